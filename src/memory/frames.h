@@ -1,0 +1,60 @@
+/*
+ * frames.h: machine frames, the memory of the machine that a lodge-vm process is.
+ *
+ * All frames lie in one memory file (memfd), mapped once, shared, with no reserve: the host gives a page when
+ * it is first touched. Frames are numbered from 0; node k owns one contiguous range. Guest RAM, the tables of
+ * second-level maps and replicas all come from here, so that "which node is it on" has an answer for each.
+ *
+ * Allocation is by order: 0 (4 KiB), 9 (2 MiB), 18 (1 GiB), naturally aligned, and gives zeroed memory.
+ * Threads: all calls may be made from any thread. Errors: -ENOMEM when the node (or every node) has no run of
+ * that order; -EINVAL for nonsense.
+ *
+ * Bookkeeping is small and lazily touched: it must not cost more than 1 byte a frame in use.
+ */
+#ifndef LODGE_MEMORY_FRAMES_H
+#define LODGE_MEMORY_FRAMES_H
+
+#include <stddef.h>
+
+#include "memory/addr.h"
+
+#define FRAMES_MAX_NODES 16
+#define FRAME_ORDER_4K 0
+#define FRAME_ORDER_2M 9
+#define FRAME_ORDER_1G 18
+#define FRAMES_NODE_ANY (-1)
+
+struct err;
+struct frames;
+
+struct frames_opts {
+	unsigned nodes;				/* 1..FRAMES_MAX_NODES */
+	uint64_t node_bytes[FRAMES_MAX_NODES];	/* each a multiple of 2 MiB */
+	const char *name;			/* of the memory file, for /proc/PID/maps */
+};
+
+struct frames_node_stat {
+	uint64_t total, free; /* frames */
+};
+
+int frames_create(struct frames **out, const struct frames_opts *opts, struct err *e);
+void frames_destroy(struct frames *f);
+
+/* `node` may be FRAMES_NODE_ANY. A named node is strict: no fall back to another. */
+int frames_alloc(struct frames *f, int node, unsigned order, mfn_t *out);
+void frames_free(struct frames *f, mfn_t m, unsigned order);
+
+/* Gives the host its pages back (hole punch); the frames stay allocated and read as zero. */
+int frames_discard(struct frames *f, mfn_t m, uint64_t count);
+
+/* Host address of frame m; adjacent frames are adjacent there. Aborts on a frame that does not exist (broken invariant). */
+void *frames_ptr(const struct frames *f, mfn_t m);
+/* First host address of frame 0; constant for the life of `f`. The JIT and the software TLB add to it. */
+void *frames_base(const struct frames *f);
+uint64_t frames_count(const struct frames *f);
+unsigned frames_nodes(const struct frames *f);
+unsigned frames_node_of(const struct frames *f, mfn_t m);
+void frames_node_stat(const struct frames *f, unsigned node, struct frames_node_stat *st);
+int frames_fd(const struct frames *f);
+
+#endif

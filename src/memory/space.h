@@ -1,0 +1,112 @@
+/*
+ * space.h: a VM's guest-physical memory: the one way in for everybody (decision D6).
+ *
+ * A space owns the frames, the views and write tracking. Devices, loaders, the agent and debuggers use the
+ * checked accessors below; CPU engines fill their software TLBs through space_page(). Nobody else
+ * turns a gpa into a pointer.
+ *
+ *   loader, virtio, DMA --> space_read/write/span --+
+ *                                                   +--> view --> frames
+ *   vCPU store miss ------> space_page(WRITE) ------+
+ *                               |
+ *                               +--> write tracking: marks the page before it is written
+ *
+ * Write tracking. Each writer announces a write *before* it makes it. While a tracker is on, the first announced write to a page
+ * since the tracker last looked at that page calls its `before` hook (which may copy the old contents: S38) and sets the page's bit.
+ * An engine may keep writing through a cached translation only when space_page() said so; when a tracker starts or re-arms
+ * pages, space_invalidate() makes engines drop cached write permission, and returns when they have.
+ *
+ * Invalidation: engines register a listener. space_invalidate() calls each; a listener returns only when no vCPU can use
+ * an older translation of the range any more. It must not be called from a vCPU's own thread with device locks held.
+ *
+ * Threads: all calls from any thread unless said. Errors: -EFAULT (nothing there, or not permitted), -EINVAL (wraps).
+ */
+#ifndef LODGE_MEMORY_SPACE_H
+#define LODGE_MEMORY_SPACE_H
+
+#include <stddef.h>
+#include <sys/uio.h>
+
+#include "memory/addr.h"
+#include "memory/view.h"
+
+struct err;
+struct space;
+
+enum mem_access { MEM_READ = VIEW_R, MEM_WRITE = VIEW_W, MEM_EXEC = VIEW_X };
+
+int space_create(struct space **out, struct frames *f, struct err *e);
+void space_destroy(struct space *s);
+struct frames *space_frames(const struct space *s);
+
+/* View 0 exists from the start. */
+struct view *space_view(const struct space *s, unsigned tag);
+int space_view_add(struct space *s, struct view **out, struct err *e);
+
+/* Allocates frames of `node` and maps them RWX at a in view 0. The space frees them when it goes. */
+int space_add_ram(struct space *s, gpa_t a, uint64_t len, int node, const char *name, struct err *e);
+
+struct space_ram {
+	gpa_t base;
+	uint64_t len;
+	int node;
+	const char *name;
+};
+/* The i-th RAM range in address order, or NULL. */
+const struct space_ram *space_ram(const struct space *s, unsigned i);
+
+/* Copying accessors through view 0. Nothing is written unless the whole range may be. */
+int space_read(struct space *s, gpa_t a, void *buf, uint64_t len);
+int space_write(struct space *s, gpa_t a, const void *buf, uint64_t len);
+int space_fill(struct space *s, gpa_t a, uint8_t byte, uint64_t len);
+
+/* Naturally aligned single accesses that other vCPUs see whole (ring indices, PTEs). */
+int space_load16(struct space *s, gpa_t a, uint16_t *out);
+int space_store16(struct space *s, gpa_t a, uint16_t v);
+int space_load64(struct space *s, gpa_t a, uint64_t *out);
+int space_store64(struct space *s, gpa_t a, uint64_t v);
+
+/*
+ * Host addresses for I/O without a copy: appends at most `max - *n` pieces of [a, a+len) to iov, joining adjacent ones. With MEM_WRITE the
+ * pages are announced as written now. The pointers stay valid while the RAM stays mapped (RAM is not removed while devices run).
+ * -E2BIG when the pieces do not fit, -EFAULT when any byte is not RAM of that permission; *n is then unchanged.
+ */
+int space_span(struct space *s, gpa_t a, uint64_t len, enum mem_access acc, struct iovec *iov, unsigned *n,
+	unsigned max);
+
+/* What an engine needs to fill a TLB entry for one 4 KiB page. */
+struct space_page {
+	void *host;	/* start of the page */
+	mfn_t mfn;
+	unsigned perm;	/* of the leaf */
+	unsigned order; /* size of the leaf */
+	bool write_free; /* may cache a write entry: no tracker wants to hear of the next write */
+};
+/* acc is what is about to happen; with MEM_WRITE the write is announced. -EFAULT: no RAM there, or not permitted (out->perm tells). */
+int space_page(struct space *s, unsigned view_tag, gpa_t a, enum mem_access acc, struct space_page *out);
+
+/* Write tracking, one bit a 4 KiB page of RAM in the order of space_ram(). */
+struct tracker;
+struct tracker_ops {
+	/* Called in the writer's thread before a page is first written. May block briefly. May be NULL. */
+	void (*before)(void *ctx, gpa_t page, const void *host);
+	void *ctx;
+};
+int tracker_start(struct tracker **out, struct space *s, const struct tracker_ops *ops, struct err *e);
+void tracker_stop(struct tracker *t);
+/* Calls fn for each page written since the start or the last collect, and re-arms it. Returns their number. */
+uint64_t tracker_collect(struct tracker *t, void (*fn)(void *ctx, gpa_t page), void *ctx);
+
+struct space_listener {
+	/* what was taken away: MEM_WRITE only (tracking), or MEM_READ|MEM_WRITE|MEM_EXEC (unmap, remap) */
+	void (*invalidate)(struct space_listener *l, unsigned view_tag, gpa_t a, uint64_t len, unsigned what);
+	struct space_listener *next; /* the space's */
+};
+void space_listen(struct space *s, struct space_listener *l);
+void space_unlisten(struct space *s, struct space_listener *l);
+void space_invalidate(struct space *s, unsigned view_tag, gpa_t a, uint64_t len, unsigned what);
+
+/* Balloon and free page reporting: the contents of whole pages are no longer wanted. */
+int space_discard(struct space *s, gpa_t a, uint64_t len);
+
+#endif
