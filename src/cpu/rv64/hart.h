@@ -1,0 +1,84 @@
+/*
+ * hart.h: one RISC-V hart, and the line between the two halves of the rv64 engine.
+ *
+ *   engine.c   the cpu_engine_ops; vcpu_run(): interrupts? -> blocks -> exits
+ *   isa half   insn.def (the one instruction table, D9) -> decode.c -> block.c (decoded-block cache) -> interp_*.c
+ *   priv half  mmu.c (software TLB, walks, PMP) csr.c trap.c imsic.c sbi.c timer.c
+ *
+ * Data flow of one step, all in the vCPU's thread:
+ *   run loop: if (h->poll) serve interrupts, kicks, time
+ *   block = block_find(h)           jump cache (va) -> physical table (pa) -> decode; may trap (fetch fault)
+ *   block->ops[0].fn(h, ops)        handlers tail-call the next op's fn; the last one sets h->pc and returns
+ *   load/store handlers: inline TLB hit, else mem_load()/mem_store() (mmu.c), false = trap taken or exit posted
+ *
+ * Handlers return to the run loop in three ways: end of block (h->pc is the next instruction); trap taken (rv64_trap() has
+ * set pc to the vector); exit posted (h->exit.reason set; pc is the instruction that will be made again or completed).
+ * No longjmp anywhere.
+ *
+ * Precise state: inside a block h->pc is the pc of the block's first instruction; an op knows its own offset (pc2), so
+ * op_pc(h, op) is exact at each op. instret likewise: h->instret is brought up to date at block end or trap from pc2's op index.
+ *
+ * Registers: x[0] is read as zero because nobody writes it: the decoder sends writes to x0 to x[32].
+ */
+#ifndef LODGE_CPU_RV64_HART_H
+#define LODGE_CPU_RV64_HART_H
+
+#include <stdatomic.h>
+
+#include "cpu/cpu.h"
+
+struct hart;
+struct rv64_block;
+
+/* One decoded instruction; 16 bytes. `imm` also carries rm | rs3 << 8 (FP), aq/rl, csr number: see insn.def. */
+struct rv64_op {
+	void (*fn)(struct hart *h, const struct rv64_op *op);
+	int32_t imm;
+	uint8_t rd, rs1, rs2;
+	uint8_t pc2; /* offset of this instruction from the block's start, in halfwords */
+};
+
+enum rv64_priv { PRIV_U = 0, PRIV_S = 1, PRIV_M = 3 };
+
+/*
+ * Software TLB: direct-mapped, one table for each (regime, access). A regime is what decides permission beside
+ * the entry: effective privilege with SUM and MXR, MPRV. The inline hit is one compare and one add:
+ *	e = &h->tlb[regime].r[(va >> 12) & MASK];  if ((va & (~PAGE_MASK | (size - 1))) == e->tag) p = va + e->add;
+ * so that a misaligned access misses and goes the slow way. Write entries exist only where space_page() said write_free and the
+ * PTE is dirty. Tags of empty entries are all ones.
+ */
+#define TLB_BITS 8
+#define TLB_SIZE (1u << TLB_BITS)
+struct tlb_entry {
+	uint64_t tag;
+	uint64_t add; /* host address - va */
+};
+struct tlb {
+	struct tlb_entry r[TLB_SIZE], w[TLB_SIZE];
+};
+enum tlb_regime { REGIME_U, REGIME_S, REGIME_S_SUM, REGIME_M, REGIMES };
+
+/* Bits of hart.poll: reasons to leave block chaining. Set by any thread (atomic or), cleared by the run loop. */
+enum {
+	POLL_KICK = 1,		/* leave run() */
+	POLL_IRQ = 2,		/* interrupt state changed: look again */
+	POLL_TLB_W = 4,		/* drop cached write permission (acknowledge through tlb_ack) */
+	POLL_TLB_ALL = 8,	/* drop every translation */
+	POLL_FENCE_I = 16,	/* instruction memory may have changed */
+	POLL_TIME = 32,		/* a deadline may have passed */
+};
+
+struct hart {
+	uint64_t x[33];			/* x[32] is the sink for writes to x0 */
+	uint64_t pc;
+	_Atomic uint32_t poll;
+	uint32_t fs_on;			/* mstatus.FS != off (and misa.F): FP instructions may run */
+	struct tlb *cur;		/* data regime now: &tlb[...]; follows mode, SUM, MXR, MPRV */
+	uint64_t f[32];			/* NaN-boxed */
+	uint64_t instret;		/* retired, exact at block ends */
+	uint64_t block_budget;		/* blocks left before the run loop looks at the clock */
+	/* ... the priv half adds: privilege, CSRs, exit, pending access, timers, imsic files, block cache pointer,
+	 * vcpu_head, statistics. Keep what handlers touch in the first cache lines. */
+};
+
+#endif
