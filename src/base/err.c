@@ -31,7 +31,8 @@ int err_sys(struct err *e, int code, const char *fmt, ...)
 	vsnprintf(e->msg, sizeof(e->msg), fmt, ap);
 	va_end(ap);
 	len = strlen(e->msg);
-	snprintf(e->msg + len, sizeof(e->msg) - len, ": %s", strerrordesc_np(-code) ?: "unknown error");
+	snprintf(e->msg + len, sizeof(e->msg) - len, ": %s",
+		strerrordesc_np(-code) ?: "unknown error");
 	return code;
 }
 

@@ -48,7 +48,8 @@ static inline void list_del(struct list *item)
 
 #define list_entry(ptr, type, member) container_of(ptr, type, member)
 #define list_for_each(it, head) for (struct list *it = (head)->next; it != (head); it = it->next)
-#define list_for_each_safe(it, tmp, head)                                                          \
-	for (struct list *it = (head)->next, *tmp = it->next; it != (head); it = tmp, tmp = it->next)
+#define list_for_each_safe(it, tmp, head) \
+	for (struct list *it = (head)->next, *tmp = it->next; it != (head); \
+		it = tmp, tmp = it->next)
 
 #endif

@@ -18,20 +18,20 @@
 #include <unistd.h>
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
-#define container_of(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
+#define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
-#define MIN(a, b)                                                                                  \
-	({                                                                                         \
-		__typeof__(a) min_a = (a);                                                         \
-		__typeof__(b) min_b = (b);                                                         \
-		min_a < min_b ? min_a : min_b;                                                     \
+#define MIN(a, b) \
+	({ \
+		__typeof__(a) min_a = (a); \
+		__typeof__(b) min_b = (b); \
+		min_a < min_b ? min_a : min_b; \
 	})
-#define MAX(a, b)                                                                                  \
-	({                                                                                         \
-		__typeof__(a) max_a = (a);                                                         \
-		__typeof__(b) max_b = (b);                                                         \
-		max_a > max_b ? max_a : max_b;                                                     \
+#define MAX(a, b) \
+	({ \
+		__typeof__(a) max_a = (a); \
+		__typeof__(b) max_b = (b); \
+		max_a > max_b ? max_a : max_b; \
 	})
 #define KiB (1ull << 10)
 #define MiB (1ull << 20)
@@ -66,11 +66,11 @@ static inline void close_fd(const int *fd)
 		close(*fd);
 }
 
-#define steal_ptr(p)                                                                               \
-	({                                                                                         \
-		__typeof__(p) steal_tmp = (p);                                                     \
-		(p) = NULL;                                                                        \
-		steal_tmp;                                                                         \
+#define steal_ptr(p) \
+	({ \
+		__typeof__(p) steal_tmp = (p); \
+		(p) = NULL; \
+		steal_tmp; \
 	})
 
 static inline int steal_fd(int *fd)

@@ -28,17 +28,17 @@ struct bus_ops {
 	/* `off` from the region's start; size 1, 2, 4 or 8; the bus has checked widths and alignment. */
 	uint64_t (*read)(void *dev, uint64_t off, unsigned size);
 	void (*write)(void *dev, uint64_t off, unsigned size, uint64_t val);
-	uint8_t min_size, max_size;	/* 0, 0: 1..8 */
-	bool unaligned;			/* also unaligned accesses inside the region */
+	uint8_t min_size, max_size; /* 0, 0: 1..8 */
+	bool unaligned; /* also unaligned accesses inside the region */
 };
 
 struct bus_region {
 	const char *name;
 	const struct bus_ops *ops;
 	void *dev;
-	pthread_mutex_t *lock;	/* NULL: safe by itself */
+	pthread_mutex_t *lock; /* NULL: safe by itself */
 	enum bus_space space;
-	uint64_t base, len;	/* the bus's while claimed */
+	uint64_t base, len; /* the bus's while claimed */
 };
 
 int bus_create(struct bus **out, struct err *e);
@@ -51,7 +51,8 @@ void bus_release(struct bus *b, struct bus_region *r);
 int bus_move(struct bus *b, struct bus_region *r, uint64_t base);
 
 /* 0, or -ENXIO (nobody, or width refused; *data of a read is then all ones). */
-int bus_access(struct bus *b, enum bus_space sp, uint64_t addr, unsigned size, bool write, uint64_t *data);
+int bus_access(
+	struct bus *b, enum bus_space sp, uint64_t addr, unsigned size, bool write, uint64_t *data);
 
 /* Calls fn for each claimed region in address order (lodge inspect). */
 void bus_each(struct bus *b, void (*fn)(void *ctx, const struct bus_region *r), void *ctx);

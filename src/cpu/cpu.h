@@ -20,15 +20,15 @@
 
 struct err;
 struct log;
-struct cpu_vm;	/* engine's view of a VM; begins with struct cpu_vm_head */
-struct vcpu;	/* begins with struct vcpu_head */
+struct cpu_vm; /* engine's view of a VM; begins with struct cpu_vm_head */
+struct vcpu; /* begins with struct vcpu_head */
 
 #define CPU_MAX_VCPUS 128
 
 /* Wired interrupt inputs of a vCPU, by meaning rather than number. */
 enum cpu_irq {
-	CPU_IRQ_M_SOFT,		/* ACLINT MSIP */
-	CPU_IRQ_M_TIMER,	/* ACLINT MTIMER; level, made by the engine from CPU_TIMER_M */
+	CPU_IRQ_M_SOFT, /* ACLINT MSIP */
+	CPU_IRQ_M_TIMER, /* ACLINT MTIMER; level, made by the engine from CPU_TIMER_M */
 	CPU_IRQ_M_EXT,
 	CPU_IRQ_S_EXT,
 	CPU_IRQS
@@ -43,11 +43,11 @@ struct cpu_vm_opts {
 	struct space *space;
 	struct log *log;
 	unsigned vcpus;
-	unsigned timebase_hz;		/* of the guest's time counter; 10,000,000 on rv64 */
+	unsigned timebase_hz; /* of the guest's time counter; 10,000,000 on rv64 */
 	enum cpu_clock clock;
-	const char *cpu_model;		/* "rv64" or "rv64,zbb=off"; NULL: everything */
-	bool builtin_firmware;		/* rv64: the engine serves SBI; kernels start in S-mode */
-	uint64_t seed;			/* what the engine makes up (seed CSR) follows from it */
+	const char *cpu_model; /* "rv64" or "rv64,zbb=off"; NULL: everything */
+	bool builtin_firmware; /* rv64: the engine serves SBI; kernels start in S-mode */
+	uint64_t seed; /* what the engine makes up (seed CSR) follows from it */
 	/* A vCPU that was idle or stopped has something to do. ANY thread; must not call back. */
 	void (*wake)(void *ctx, unsigned vcpu);
 	void *wake_ctx;
@@ -56,7 +56,7 @@ struct cpu_vm_opts {
 struct cpu_boot {
 	uint64_t pc;
 	uint64_t arg0, arg1, arg2; /* rv64: a0 hart id, a1 device tree, a2 (fw_dynamic info) */
-	bool running;		/* false: parked until started by another vCPU (HSM, SIPI) */
+	bool running; /* false: parked until started by another vCPU (HSM, SIPI) */
 };
 
 struct cpu_stats {
@@ -67,8 +67,8 @@ struct cpu_stats {
 };
 
 struct cpu_engine_ops {
-	const char *name;	/* "rv64" */
-	const char *isa;	/* of its guests: "riscv64" */
+	const char *name; /* "rv64" */
+	const char *isa; /* of its guests: "riscv64" */
 
 	/* 0 when this host can run it; otherwise says what is missing and how to get it. */
 	int (*available)(struct err *e);
@@ -120,9 +120,9 @@ struct cpu_engine_ops {
 	int (*vcpu_reg_set)(struct vcpu *v, unsigned regno, uint64_t val);
 
 	/* What firmware tables say of this CPU: rv64: the ISA string and extension list for the device tree. */
-	const char *(*isa_string)(struct cpu_vm *vm);	/* "rv64imafdc_zba_..." */
-	const char *(*mmu_type)(struct cpu_vm *vm);	/* "riscv,sv48" */
-	unsigned (*msi_ids)(struct cpu_vm *vm);		/* highest id of an interrupt file: 255 */
+	const char *(*isa_string)(struct cpu_vm *vm); /* "rv64imafdc_zba_..." */
+	const char *(*mmu_type)(struct cpu_vm *vm); /* "riscv,sv48" */
+	unsigned (*msi_ids)(struct cpu_vm *vm); /* highest id of an interrupt file: 255 */
 };
 
 struct vcpu_head {

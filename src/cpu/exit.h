@@ -19,44 +19,44 @@
 #include "memory/addr.h"
 
 enum cpu_exit_reason {
-	CPU_EXIT_BUDGET,	/* time slice used up, or kicked: nothing to handle */
-	CPU_EXIT_IDLE,		/* nothing to do until an interrupt or `deadline_ns` (host monotonic; UINT64_MAX: none) */
-	CPU_EXIT_PAUSE,		/* the guest spins (pause, wrs.nto): let another vCPU run */
-	CPU_EXIT_STOPPED,	/* this vCPU is parked (HSM stopped, INIT) until another starts it */
-	CPU_EXIT_MMIO,		/* answer: mmio.data for reads, mmio.error for both */
-	CPU_EXIT_PIO,		/* answer, as MMIO; mmio.gpa is the port */
-	CPU_EXIT_VIEW_FAULT,	/* second-level permission or absence on RAM that the VM knows of */
-	CPU_EXIT_HYPERCALL,	/* answer: hcall.ret; calls that the engine does not serve itself */
-	CPU_EXIT_CONSOLE,	/* answer: console.done bytes moved (SBI DBCN) */
-	CPU_EXIT_SYSTEM,	/* shutdown, reboot, suspend: system.event */
-	CPU_EXIT_DEBUG,		/* breakpoint, watchpoint or single step asked for by a debugger */
-	CPU_EXIT_ERROR,		/* the engine cannot go on: `text` says why; the VM is paused and reported, never aborted */
+	CPU_EXIT_BUDGET, /* time slice used up, or kicked: nothing to handle */
+	CPU_EXIT_IDLE, /* nothing to do until an interrupt or `deadline_ns` (host monotonic; UINT64_MAX: none) */
+	CPU_EXIT_PAUSE, /* the guest spins (pause, wrs.nto): let another vCPU run */
+	CPU_EXIT_STOPPED, /* this vCPU is parked (HSM stopped, INIT) until another starts it */
+	CPU_EXIT_MMIO, /* answer: mmio.data for reads, mmio.error for both */
+	CPU_EXIT_PIO, /* answer, as MMIO; mmio.gpa is the port */
+	CPU_EXIT_VIEW_FAULT, /* second-level permission or absence on RAM that the VM knows of */
+	CPU_EXIT_HYPERCALL, /* answer: hcall.ret; calls that the engine does not serve itself */
+	CPU_EXIT_CONSOLE, /* answer: console.done bytes moved (SBI DBCN) */
+	CPU_EXIT_SYSTEM, /* shutdown, reboot, suspend: system.event */
+	CPU_EXIT_DEBUG, /* breakpoint, watchpoint or single step asked for by a debugger */
+	CPU_EXIT_ERROR, /* the engine cannot go on: `text` says why; the VM is paused and reported, never aborted */
 	CPU_EXIT_REASONS
 };
 
 enum cpu_system_event {
 	CPU_SYSTEM_SHUTDOWN,
 	CPU_SYSTEM_REBOOT,
-	CPU_SYSTEM_CRASH,	/* the guest says that it failed (SBI SRST reason "system failure", triple fault) */
+	CPU_SYSTEM_CRASH, /* the guest says that it failed (SBI SRST reason "system failure", triple fault) */
 	CPU_SYSTEM_SUSPEND,
 };
 
 struct cpu_exit {
 	enum cpu_exit_reason reason;
-	uint64_t raw;		/* the code of the guest's ISA (mcause, KVM exit reason) */
-	uint64_t pc;		/* of the instruction that left */
-	uint64_t gva;		/* guest-virtual address involved, if any */
+	uint64_t raw; /* the code of the guest's ISA (mcause, KVM exit reason) */
+	uint64_t pc; /* of the instruction that left */
+	uint64_t gva; /* guest-virtual address involved, if any */
 	union {
 		struct {
 			gpa_t gpa;
-			uint8_t size;	/* 1, 2, 4, 8 */
+			uint8_t size; /* 1, 2, 4, 8 */
 			bool write;
-			bool error;	/* answer: nobody there; the guest takes an access fault */
+			bool error; /* answer: nobody there; the guest takes an access fault */
 			uint64_t data;
 		} mmio;
 		struct {
 			gpa_t gpa;
-			unsigned access;	/* enum mem_access that failed */
+			unsigned access; /* enum mem_access that failed */
 			unsigned view;
 		} fault;
 		struct {
@@ -65,11 +65,11 @@ struct cpu_exit {
 		struct {
 			gpa_t gpa;
 			uint64_t len, done;
-			bool write;	/* true: guest to console */
+			bool write; /* true: guest to console */
 		} console;
 		struct {
 			enum cpu_system_event event;
-			uint64_t code;	/* exit code or reset reason */
+			uint64_t code; /* exit code or reset reason */
 		} system;
 		struct {
 			uint64_t deadline_ns;

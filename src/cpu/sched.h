@@ -20,10 +20,10 @@ struct err;
 struct sched;
 struct sched_task;
 
-enum sched_verdict { SCHED_AGAIN, SCHED_YIELD, SCHED_IDLE, SCHED_STOP };
+enum sched_verdict { VERDICT_AGAIN, VERDICT_YIELD, VERDICT_IDLE, VERDICT_STOP };
 
 struct sched_task_ops {
-	/* One slice; with SCHED_IDLE sets *deadline_ns (host monotonic; UINT64_MAX: until woken). */
+	/* One slice; with VERDICT_IDLE sets *deadline_ns (host monotonic; UINT64_MAX: until woken). */
 	enum sched_verdict (*run)(void *ctx, uint64_t budget_ns, uint64_t *deadline_ns);
 	/* Makes a run() in progress return soon. ANY thread. */
 	void (*kick)(void *ctx);
@@ -31,15 +31,17 @@ struct sched_task_ops {
 };
 
 struct sched_opts {
-	unsigned workers;	/* 0: as many as the host has processors, at most one a task */
-	uint64_t slice_ns;	/* 0: 4 ms */
-	const char *name;	/* threads are called name-0, name-1 ... */
+	unsigned workers; /* 0: as many as the host has processors, at most one a task */
+	uint64_t slice_ns; /* 0: 4 ms */
+	const char *name; /* threads are called name-0, name-1 ... */
 };
 
 int sched_create(struct sched **out, const struct sched_opts *o, struct err *e);
-void sched_destroy(struct sched *s); /* stops and joins the workers; tasks must not be running guests any more */
+void sched_destroy(struct sched
+		*s); /* stops and joins the workers; tasks must not be running guests any more */
 /* Tasks are added parked; all before sched_resume(). */
-int sched_add(struct sched *s, const struct sched_task_ops *ops, struct sched_task **out, struct err *e);
+int sched_add(
+	struct sched *s, const struct sched_task_ops *ops, struct sched_task **out, struct err *e);
 /* ANY. An idle task becomes runnable; a wake that comes while it is going idle is not lost. */
 void sched_wake(struct sched_task *t);
 /* Returns when no task runs and none will. Nestable. Must not be called by a worker. */

@@ -35,9 +35,9 @@ struct device_env {
 	struct uv_loop_s *loop;
 	struct space *space;
 	struct bus *bus;
-	struct pci_host *pci;	/* NULL on a machine without PCI */
+	struct pci_host *pci; /* NULL on a machine without PCI */
 	struct log *log;
-	uint64_t seed;		/* 0: use the host's randomness */
+	uint64_t seed; /* 0: use the host's randomness */
 	/* Guest-caused: shutdown, reset (enum cpu_system_event in `event`). Any thread. */
 	void (*system_event)(void *ctx, int event, uint64_t code);
 	/* Something that people should see in events and logs ("virtio-blk.0: needs reset: descriptor loop"). Any thread. */
@@ -46,9 +46,9 @@ struct device_env {
 };
 
 struct device_class {
-	const char *name;	/* "virtio-blk" */
-	const char *help;	/* one line */
-	size_t size;		/* of the struct that begins with struct device */
+	const char *name; /* "virtio-blk" */
+	const char *help; /* one line */
+	size_t size; /* of the struct that begins with struct device */
 	/* `opts` is the class's own option struct (its header says which); valid during the call only. */
 	int (*realize)(struct device *d, const void *opts, struct err *e);
 	void (*unrealize)(struct device *d);
@@ -66,8 +66,8 @@ struct device_class {
 struct device {
 	const struct device_class *cls;
 	struct device_env *env;
-	char id[32];		/* "virtio-blk.0": unique in the machine, the id in state streams */
-	pthread_mutex_t lock;	/* see above; recursive it is not */
+	char id[32]; /* "virtio-blk.0": unique in the machine, the id in state streams */
+	pthread_mutex_t lock; /* see above; recursive it is not */
 };
 
 /* The static table: NULL-terminated. */
@@ -75,8 +75,8 @@ extern const struct device_class *const device_classes[];
 const struct device_class *device_class_find(const char *name);
 int device_class_check(const struct device_class *c, struct err *e);
 
-int device_create(struct device **out, const char *cls, const char *id, struct device_env *env, const void *opts,
-	struct err *e);
+int device_create(struct device **out, const char *cls, const char *id, struct device_env *env,
+	const void *opts, struct err *e);
 void device_destroy(struct device *d);
 
 #endif

@@ -28,9 +28,9 @@ struct err;
 struct frames;
 
 struct frames_opts {
-	unsigned nodes;				/* 1..FRAMES_MAX_NODES */
-	uint64_t node_bytes[FRAMES_MAX_NODES];	/* each a multiple of 2 MiB */
-	const char *name;			/* of the memory file, for /proc/PID/maps */
+	unsigned nodes; /* 1..FRAMES_MAX_NODES */
+	uint64_t node_bytes[FRAMES_MAX_NODES]; /* each a multiple of 2 MiB */
+	const char *name; /* of the memory file, for /proc/PID/maps */
 };
 
 struct frames_node_stat {

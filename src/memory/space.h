@@ -44,7 +44,8 @@ struct view *space_view(const struct space *s, unsigned tag);
 int space_view_add(struct space *s, struct view **out, struct err *e);
 
 /* Allocates frames of `node` and maps them RWX at a in view 0. The space frees them when it goes. */
-int space_add_ram(struct space *s, gpa_t a, uint64_t len, int node, const char *name, struct err *e);
+int space_add_ram(
+	struct space *s, gpa_t a, uint64_t len, int node, const char *name, struct err *e);
 
 struct space_ram {
 	gpa_t base;
@@ -71,19 +72,20 @@ int space_store64(struct space *s, gpa_t a, uint64_t v);
  * pages are announced as written now. The pointers stay valid while the RAM stays mapped (RAM is not removed while devices run).
  * -E2BIG when the pieces do not fit, -EFAULT when any byte is not RAM of that permission; *n is then unchanged.
  */
-int space_span(struct space *s, gpa_t a, uint64_t len, enum mem_access acc, struct iovec *iov, unsigned *n,
-	unsigned max);
+int space_span(struct space *s, gpa_t a, uint64_t len, enum mem_access acc, struct iovec *iov,
+	unsigned *n, unsigned max);
 
 /* What an engine needs to fill a TLB entry for one 4 KiB page. */
 struct space_page {
-	void *host;	/* start of the page */
+	void *host; /* start of the page */
 	mfn_t mfn;
-	unsigned perm;	/* of the leaf */
+	unsigned perm; /* of the leaf */
 	unsigned order; /* size of the leaf */
 	bool write_free; /* may cache a write entry: no tracker wants to hear of the next write */
 };
 /* acc is what is about to happen; with MEM_WRITE the write is announced. -EFAULT: no RAM there, or not permitted (out->perm tells). */
-int space_page(struct space *s, unsigned view_tag, gpa_t a, enum mem_access acc, struct space_page *out);
+int space_page(
+	struct space *s, unsigned view_tag, gpa_t a, enum mem_access acc, struct space_page *out);
 
 /* Write tracking, one bit a 4 KiB page of RAM in the order of space_ram(). */
 struct tracker;
@@ -92,14 +94,16 @@ struct tracker_ops {
 	void (*before)(void *ctx, gpa_t page, const void *host);
 	void *ctx;
 };
-int tracker_start(struct tracker **out, struct space *s, const struct tracker_ops *ops, struct err *e);
+int tracker_start(
+	struct tracker **out, struct space *s, const struct tracker_ops *ops, struct err *e);
 void tracker_stop(struct tracker *t);
 /* Calls fn for each page written since the start or the last collect, and re-arms it. Returns their number. */
 uint64_t tracker_collect(struct tracker *t, void (*fn)(void *ctx, gpa_t page), void *ctx);
 
 struct space_listener {
 	/* what was taken away: MEM_WRITE only (tracking), or MEM_READ|MEM_WRITE|MEM_EXEC (unmap, remap) */
-	void (*invalidate)(struct space_listener *l, unsigned view_tag, gpa_t a, uint64_t len, unsigned what);
+	void (*invalidate)(
+		struct space_listener *l, unsigned view_tag, gpa_t a, uint64_t len, unsigned what);
 	struct space_listener *next; /* the space's */
 };
 void space_listen(struct space *s, struct space_listener *l);

@@ -33,8 +33,8 @@ enum view_perm {
 struct view;
 
 struct view_leaf {
-	mfn_t mfn;	/* of the 4 KiB page that was asked for, not of the leaf's start */
-	unsigned perm;	/* enum view_perm bits */
+	mfn_t mfn; /* of the 4 KiB page that was asked for, not of the leaf's start */
+	unsigned perm; /* enum view_perm bits */
 	unsigned order; /* size of the leaf: FRAME_ORDER_* */
 };
 
@@ -57,7 +57,8 @@ unsigned view_coalesce(struct view *v, gpa_t a, uint64_t len);
 /* -ENOENT when nothing is mapped there. Lock-free. */
 int view_lookup(const struct view *v, gpa_t a, struct view_leaf *out);
 /* Calls fn for each leaf in address order; stops and returns when fn returns non-zero. */
-int view_walk(const struct view *v, int (*fn)(void *ctx, gpa_t a, uint64_t len, const struct view_leaf *), void *ctx);
+int view_walk(const struct view *v,
+	int (*fn)(void *ctx, gpa_t a, uint64_t len, const struct view_leaf *), void *ctx);
 
 struct view_stat {
 	uint64_t tables, leaves_4k, leaves_2m, leaves_1g;

@@ -60,23 +60,23 @@ enum tlb_regime { REGIME_U, REGIME_S, REGIME_S_SUM, REGIME_M, REGIMES };
 
 /* Bits of hart.poll: reasons to leave block chaining. Set by any thread (atomic or), cleared by the run loop. */
 enum {
-	POLL_KICK = 1,		/* leave run() */
-	POLL_IRQ = 2,		/* interrupt state changed: look again */
-	POLL_TLB_W = 4,		/* drop cached write permission (acknowledge through tlb_ack) */
-	POLL_TLB_ALL = 8,	/* drop every translation */
-	POLL_FENCE_I = 16,	/* instruction memory may have changed */
-	POLL_TIME = 32,		/* a deadline may have passed */
+	POLL_KICK = 1, /* leave run() */
+	POLL_IRQ = 2, /* interrupt state changed: look again */
+	POLL_TLB_W = 4, /* drop cached write permission (acknowledge through tlb_ack) */
+	POLL_TLB_ALL = 8, /* drop every translation */
+	POLL_FENCE_I = 16, /* instruction memory may have changed */
+	POLL_TIME = 32, /* a deadline may have passed */
 };
 
 struct hart {
-	uint64_t x[33];			/* x[32] is the sink for writes to x0 */
+	uint64_t x[33]; /* x[32] is the sink for writes to x0 */
 	uint64_t pc;
 	_Atomic uint32_t poll;
-	uint32_t fs_on;			/* mstatus.FS != off (and misa.F): FP instructions may run */
-	struct tlb *cur;		/* data regime now: &tlb[...]; follows mode, SUM, MXR, MPRV */
-	uint64_t f[32];			/* NaN-boxed */
-	uint64_t instret;		/* retired, exact at block ends */
-	uint64_t block_budget;		/* blocks left before the run loop looks at the clock */
+	uint32_t fs_on; /* mstatus.FS != off (and misa.F): FP instructions may run */
+	struct tlb *cur; /* data regime now: &tlb[...]; follows mode, SUM, MXR, MPRV */
+	uint64_t f[32]; /* NaN-boxed */
+	uint64_t instret; /* retired, exact at block ends */
+	uint64_t block_budget; /* blocks left before the run loop looks at the clock */
 	/* ... the priv half adds: privilege, CSRs, exit, pending access, timers, imsic files, block cache pointer,
 	 * vcpu_head, statistics. Keep what handlers touch in the first cache lines. */
 };
