@@ -1,0 +1,60 @@
+# Makefile: the few words to type. Meson and Ninja do the work; `make help` lists the words.
+BUILD ?= build
+FUZZ_TIME ?= 60
+PREFIX ?= /usr/local
+MESON_ARGS ?=
+JOBS ?= $(shell nproc)
+NINJA = ninja -C $(BUILD) -j $(JOBS)
+
+.PHONY: all setup build run test bench check sanitize fuzz format install clean help
+
+all: build ## install what is missing and build (the default)
+
+setup: ## install the packages that the build needs
+	@tools/setup
+
+build: setup
+	@[ -f $(BUILD)/build.ninja ] || meson setup $(BUILD) --prefix $(PREFIX) $(MESON_ARGS)
+	@$(NINJA)
+
+run: ## set up, build, pull debian:mini and boot it to a shell
+	@BUILD=$(BUILD) tools/first-run
+
+test: build ## all tests: unit, guest, fuzz seeds, system
+	@tools/setup --test || echo "test: going on without what is missing; its tests say SKIP"
+	@tests/run --build $(BUILD) --jobs $(JOBS)
+
+bench: build ## Lodge beside its peers: figures as JSON and SVG
+	@tools/setup --test || echo "bench: going on without what is missing"
+	@if [ -x bench/run ]; then bench/run --build $(BUILD); else \
+		echo "bench: no bench/run in this tree yet" >&2; exit 1; fi
+
+check: build ## the rules of the house: tools/check and its own tests
+	@tools/check --build $(BUILD)
+	@tools/check-selftest
+
+sanitize: setup ## unit and fuzz tests under ASan and UBSan, in build-asan
+	@[ -f build-asan/build.ninja ] || \
+		meson setup build-asan -Db_sanitize=address,undefined -Db_lundef=false $(MESON_ARGS)
+	@ninja -C build-asan -j $(JOBS)
+	@tests/run --build build-asan --jobs $(JOBS) --suite unit,fuzz
+
+fuzz: ## every libFuzzer target for FUZZ_TIME seconds (60), in build-fuzz
+	@tools/setup --test
+	@[ -f build-fuzz/build.ninja ] || \
+		CC=clang meson setup build-fuzz -Dfuzz=true -Db_lundef=false $(MESON_ARGS)
+	@ninja -C build-fuzz -j $(JOBS)
+	@tests/fuzz/run --build build-fuzz --time $(FUZZ_TIME) --jobs $(JOBS) $(TARGETS)
+
+format: ## clang-format over the tree
+	@tools/check --fix-format
+
+install: build ## into PREFIX (/usr/local), below DESTDIR where one is given
+	@DESTDIR=$(DESTDIR) meson install -C $(BUILD) --no-rebuild
+
+clean: ## remove the build folders
+	rm -rf $(BUILD) build-asan build-fuzz
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo 'Variables: BUILD=build JOBS=N FUZZ_TIME=60 TARGETS="err ..." PREFIX DESTDIR MESON_ARGS'
