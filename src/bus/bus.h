@@ -30,6 +30,7 @@ struct bus_ops {
 	void (*write)(void *dev, uint64_t off, unsigned size, uint64_t val);
 	uint8_t min_size, max_size; /* 0, 0: 1..8 */
 	bool unaligned; /* also unaligned accesses inside the region */
+	bool msi_sink; /* bus_msi() may store here: takes no lock, calls no device (interrupt files) */
 };
 
 struct bus_region {
@@ -54,7 +55,7 @@ int bus_move(struct bus *b, struct bus_region *r, uint64_t base);
 int bus_access(
 	struct bus *b, enum bus_space sp, uint64_t addr, unsigned size, bool write, uint64_t *data);
 
-/* Calls fn for each claimed region in address order (lodge inspect). */
+/* Calls fn for each claimed region in address order (lodge inspect), with the bus locked: fn claims and moves nothing. */
 void bus_each(struct bus *b, void (*fn)(void *ctx, const struct bus_region *r), void *ctx);
 
 /* Wired interrupts: one input pin of a controller. Level-sensitive callers say 1 and later 0. */
@@ -70,7 +71,11 @@ static inline void irq_set(const struct irq_line *l, bool level)
 		l->set(l->ctrl, l->pin, level);
 }
 
-/* A message-signalled interrupt: a 32-bit little-endian store to the MMIO space. Any thread. Lost when nobody answers there. */
+/*
+ * A message-signalled interrupt: a 32-bit little-endian store to the MMIO space. Any thread, also
+ * with device locks held: it reaches only regions whose ops say msi_sink, so that a guest which aims a message at a
+ * device's registers cannot make a device wait for itself. Anywhere else it is lost.
+ */
 void bus_msi(struct bus *b, uint64_t addr, uint32_t data);
 
 #endif
