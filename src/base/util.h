@@ -21,6 +21,9 @@
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
+/* <sys/param.h>, which libuv brings in, has its own that evaluate twice. */
+#undef MIN
+#undef MAX
 #define MIN(a, b) \
 	({ \
 		__typeof__(a) min_a = (a); \

@@ -1,0 +1,243 @@
+#include "vm/console.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+#include <uv.h>
+
+#include "base/err.h"
+#include "base/list.h"
+#include "base/util.h"
+#include "vm/rpc.h"
+
+#define CHUNK 16384u
+#define INPUT_MAX 65536u
+
+struct reader {
+	struct list link;
+	struct console *con;
+	struct rpc_conn *conn;
+	unsigned long long pos; /* next byte to send, counted from the first ever written */
+};
+
+struct console {
+	uv_async_t async;
+	pthread_mutex_t lock; /* ring and head */
+	unsigned char ring[CONSOLE_HISTORY];
+	unsigned long long head; /* bytes written ever */
+	unsigned long long logged;
+	int log_fd;
+	struct list readers;
+	size_t (*sink)(void *ctx, const void *buf, size_t len);
+	void *sink_ctx;
+	unsigned char input[INPUT_MAX]; /* what the device had no room for */
+	size_t input_len;
+	bool closing;
+};
+
+/* Copies from `*pos` on into buf; skips what the ring no longer holds and says how much that was. */
+static size_t ring_read(struct console *c, unsigned long long *pos, unsigned char *buf, size_t max,
+	unsigned long long *lost)
+{
+	size_t n, at, first;
+
+	pthread_mutex_lock(&c->lock);
+	*lost = c->head - *pos > CONSOLE_HISTORY ? c->head - CONSOLE_HISTORY - *pos : 0;
+	*pos += *lost;
+	n = MIN((unsigned long long)max, c->head - *pos);
+	at = *pos % CONSOLE_HISTORY;
+	first = MIN(n, CONSOLE_HISTORY - at);
+	memcpy(buf, c->ring + at, first);
+	memcpy(buf + first, c->ring, n - first);
+	pthread_mutex_unlock(&c->lock);
+	*pos += n;
+	return n;
+}
+
+static void feed_reader(struct reader *r)
+{
+	unsigned char buf[CHUNK];
+	unsigned long long lost;
+	size_t n;
+
+	while (rpc_conn_queued(r->conn) < 4 * CHUNK &&
+		(n = ring_read(r->con, &r->pos, buf, sizeof(buf), &lost))) {
+		if (lost) {
+			char text[80];
+			int len = snprintf(text, sizeof(text), "\r\n[console: %llu bytes lost]\r\n", lost);
+
+			rpc_conn_write(r->conn, text, (size_t)len);
+		}
+		rpc_conn_write(r->conn, buf, n);
+	}
+}
+
+static void feed_log(struct console *c)
+{
+	unsigned char buf[CHUNK];
+	unsigned long long lost;
+	size_t n;
+
+	while (c->log_fd >= 0 && (n = ring_read(c, &c->logged, buf, sizeof(buf), &lost)))
+		if (write(c->log_fd, buf, n) < 0) {
+			/* Disk full: the machine goes on without its console log. */
+			close(c->log_fd);
+			c->log_fd = -1;
+		}
+}
+
+static void offer_input(struct console *c)
+{
+	size_t took;
+
+	if (!c->input_len || !c->sink)
+		return;
+	took = c->sink(c->sink_ctx, c->input, c->input_len);
+	memmove(c->input, c->input + took, c->input_len - took);
+	c->input_len -= took;
+}
+
+static void pump(struct console *c)
+{
+	feed_log(c);
+	list_for_each_safe (it, tmp, &c->readers)
+		feed_reader(list_entry(it, struct reader, link));
+	offer_input(c);
+}
+
+static void on_async(uv_async_t *a)
+{
+	pump(container_of(a, struct console, async));
+}
+
+int console_create(struct console **out, uv_loop_t *loop, int log_fd, struct err *e)
+{
+	struct console *c = calloc(1, sizeof(*c));
+	int rc;
+
+	if (!c)
+		return err_set(e, -ENOMEM, "console: out of memory");
+	rc = uv_async_init(loop, &c->async, on_async);
+	if (rc) {
+		free(c);
+		return err_set(e, rc, "console: %s", uv_strerror(rc));
+	}
+	pthread_mutex_init(&c->lock, NULL);
+	list_init(&c->readers);
+	c->log_fd = log_fd;
+	*out = c;
+	return 0;
+}
+
+static void console_closed(uv_handle_t *h)
+{
+	struct console *c = container_of((uv_async_t *)h, struct console, async);
+
+	pthread_mutex_destroy(&c->lock);
+	free(c);
+}
+
+void console_close(struct console *c)
+{
+	if (!c || c->closing)
+		return;
+	c->closing = true;
+	pump(c);
+	list_for_each_safe (it, tmp, &c->readers)
+		rpc_conn_close(list_entry(it, struct reader, link)->conn);
+	if (c->log_fd >= 0)
+		close(c->log_fd);
+	uv_close((uv_handle_t *)&c->async, console_closed);
+}
+
+void console_output(struct console *c, const void *buf, size_t len)
+{
+	const unsigned char *p = buf;
+
+	pthread_mutex_lock(&c->lock);
+	while (len) {
+		size_t at = c->head % CONSOLE_HISTORY;
+		size_t n = MIN(len, CONSOLE_HISTORY - at);
+
+		memcpy(c->ring + at, p, n);
+		c->head += n;
+		p += n;
+		len -= n;
+	}
+	pthread_mutex_unlock(&c->lock);
+	uv_async_send(&c->async);
+}
+
+void console_set_sink(
+	struct console *c, size_t (*sink)(void *ctx, const void *buf, size_t len), void *ctx)
+{
+	c->sink = sink;
+	c->sink_ctx = ctx;
+}
+
+void console_input_ready(struct console *c)
+{
+	uv_async_send(&c->async);
+}
+
+void console_input(struct console *c, const void *buf, size_t len)
+{
+	size_t n = MIN(len, sizeof(c->input) - c->input_len);
+
+	/* More than that typed ahead of a guest that does not read is dropped, as a terminal does. */
+	memcpy(c->input + c->input_len, buf, n);
+	c->input_len += n;
+	offer_input(c);
+}
+
+static void reader_data(void *ctx, struct rpc_conn *conn, const char *buf, size_t len)
+{
+	struct reader *r = ctx;
+
+	console_input(r->con, buf, len);
+}
+
+static void reader_closed(void *ctx, struct rpc_conn *conn)
+{
+	struct reader *r = ctx;
+
+	list_del(&r->link);
+	free(r);
+}
+
+static void reader_drained(void *ctx, struct rpc_conn *conn)
+{
+	feed_reader(ctx);
+}
+
+int console_attach(struct console *c, struct rpc_conn *conn, bool history, struct err *e)
+{
+	struct reader *r = calloc(1, sizeof(*r));
+
+	if (!r)
+		return err_set(e, -ENOMEM, "console: out of memory");
+	r->con = c;
+	r->conn = conn;
+	pthread_mutex_lock(&c->lock);
+	r->pos = history && c->head > CONSOLE_HISTORY ? c->head - CONSOLE_HISTORY : 0;
+	if (!history)
+		r->pos = c->head;
+	pthread_mutex_unlock(&c->lock);
+	list_add_tail(&c->readers, &r->link);
+	rpc_conn_raw(conn, &(struct rpc_raw){reader_data, reader_closed, reader_drained, r});
+	/* The reply goes out first: the history follows at the loop's next turn. */
+	uv_async_send(&c->async);
+	return 0;
+}
+
+unsigned long long console_written(struct console *c)
+{
+	unsigned long long n;
+
+	pthread_mutex_lock(&c->lock);
+	n = c->head;
+	pthread_mutex_unlock(&c->lock);
+	return n;
+}

@@ -1,0 +1,372 @@
+#include "vm/rpc.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <uv.h>
+
+#include "base/err.h"
+#include "base/list.h"
+#include "base/util.h"
+
+enum {
+	RPC_PARSE = -32700,
+	RPC_REQUEST = -32600,
+	RPC_METHOD = -32601,
+	RPC_PARAMS = -32602,
+	RPC_FAILED = -32000,
+};
+
+struct rpc_server {
+	uv_pipe_t pipe;
+	const struct rpc_method *methods;
+	void *ctx;
+	struct list conns;
+	unsigned nconns;
+	char *path;
+};
+
+struct rpc_conn {
+	uv_pipe_t pipe;
+	struct rpc_server *server;
+	struct list link;
+	bool subscribed, closing, is_raw;
+	struct rpc_raw raw;
+	char *line; /* what has come without a newline so far */
+	size_t line_len, line_cap;
+	char rbuf[16384];
+};
+
+struct rpc_write {
+	uv_write_t req;
+	struct rpc_conn *conn;
+	char data[];
+};
+
+static void conn_closed(uv_handle_t *h)
+{
+	struct rpc_conn *c = container_of((uv_pipe_t *)h, struct rpc_conn, pipe);
+
+	free(c->line);
+	free(c);
+}
+
+void rpc_conn_close(struct rpc_conn *c)
+{
+	if (c->closing)
+		return;
+	c->closing = true;
+	list_del(&c->link);
+	c->server->nconns--;
+	if (c->is_raw && c->raw.closed)
+		c->raw.closed(c->raw.ctx, c);
+	uv_close((uv_handle_t *)&c->pipe, conn_closed);
+}
+
+static void write_done(uv_write_t *req, int status)
+{
+	struct rpc_write *w = container_of(req, struct rpc_write, req);
+	struct rpc_conn *c = w->conn;
+
+	free(w);
+	if (c->is_raw && !c->closing && c->raw.drained && !rpc_conn_queued(c))
+		c->raw.drained(c->raw.ctx, c);
+}
+
+void rpc_conn_write(struct rpc_conn *c, const void *buf, size_t len)
+{
+	struct rpc_write *w;
+	uv_buf_t b;
+
+	if (c->closing || !len)
+		return;
+	if (uv_stream_get_write_queue_size((uv_stream_t *)&c->pipe) + len > RPC_QUEUE_MAX) {
+		rpc_conn_close(c);
+		return;
+	}
+	w = malloc(sizeof(*w) + len);
+	if (!w) {
+		rpc_conn_close(c);
+		return;
+	}
+	w->conn = c;
+	memcpy(w->data, buf, len);
+	b = uv_buf_init(w->data, (unsigned)len);
+	if (uv_write(&w->req, (uv_stream_t *)&c->pipe, &b, 1, write_done)) {
+		free(w);
+		rpc_conn_close(c);
+	}
+}
+
+size_t rpc_conn_queued(const struct rpc_conn *c)
+{
+	return uv_stream_get_write_queue_size((const uv_stream_t *)&c->pipe);
+}
+
+/* Steals msg. */
+static void send_json(struct rpc_conn *c, json_t *msg)
+{
+	char *text = json_dumps(msg, JSON_COMPACT);
+	size_t len;
+
+	json_decref(msg);
+	if (!text) {
+		rpc_conn_close(c);
+		return;
+	}
+	len = strlen(text);
+	text[len] = '\n'; /* over the NUL: the length travels */
+	rpc_conn_write(c, text, len + 1);
+	free(text);
+}
+
+static void send_error(struct rpc_conn *c, json_t *id, int code, const char *text, int errnum)
+{
+	json_t *err = json_pack("{s:i, s:s}", "code", code, "message", text);
+
+	if (errnum)
+		json_object_set_new(err, "data",
+			json_pack("{s:s}", "errno", strerrorname_np(errnum) ?: "EIO"));
+	send_json(c, json_pack("{s:s, s:O?, s:o}", "jsonrpc", "2.0", "id", id, "error", err));
+}
+
+static const struct rpc_method *method_find(const struct rpc_server *s, const char *name)
+{
+	for (const struct rpc_method *m = s->methods; m->name; m++)
+		if (!strcmp(m->name, name))
+			return m;
+	return NULL;
+}
+
+static void dispatch(struct rpc_conn *c, json_t *req)
+{
+	const char *name = json_string_value(json_object_get(req, "method"));
+	const char *version = json_string_value(json_object_get(req, "jsonrpc"));
+	json_t *id = json_object_get(req, "id");
+	json_t *params = json_object_get(req, "params");
+	const struct rpc_method *m;
+	json_t *result = NULL;
+	struct err e = {0};
+	char text[128];
+	int rc;
+
+	if (!name || !version || strcmp(version, "2.0")) {
+		send_error(c, id, RPC_REQUEST,
+			"not a JSON-RPC 2.0 request: \"jsonrpc\": \"2.0\" and \"method\" are needed", 0);
+		return;
+	}
+	if (params && !json_is_object(params)) {
+		send_error(c, id, RPC_PARAMS, "\"params\" must be an object", 0);
+		return;
+	}
+	m = method_find(c->server, name);
+	if (!m) {
+		snprintf(text, sizeof(text), "no method \"%.64s\"", name);
+		send_error(c, id, RPC_METHOD, text, 0);
+		return;
+	}
+	rc = m->call(c->server->ctx, c, params, &result, &e);
+	if (c->closing) {
+		json_decref(result);
+		return;
+	}
+	if (!id) { /* a notification wants no answer */
+		json_decref(result);
+		return;
+	}
+	if (rc)
+		send_error(c, id, rc == -EINVAL ? RPC_PARAMS : RPC_FAILED, err_msg(&e), -rc);
+	else
+		send_json(c, json_pack("{s:s, s:O, s:o}", "jsonrpc", "2.0", "id", id, "result",
+				     result ?: json_object()));
+}
+
+static void take_line(struct rpc_conn *c, const char *line, size_t len)
+{
+	json_error_t je;
+	json_t *req;
+
+	if (!len)
+		return;
+	req = json_loadb(line, len, JSON_REJECT_DUPLICATES, &je);
+	if (!json_is_object(req))
+		send_error(c, NULL, req ? RPC_REQUEST : RPC_PARSE,
+			req ? "a request is one JSON object a line" : je.text, 0);
+	else
+		dispatch(c, req);
+	json_decref(req);
+}
+
+static bool keep_rest(struct rpc_conn *c, const char *buf, size_t len)
+{
+	if (c->line_len + len > RPC_LINE_MAX)
+		return false;
+	if (c->line_len + len > c->line_cap) {
+		size_t cap = MAX(4096ul, 2 * (c->line_len + len));
+		char *p = realloc(c->line, cap);
+
+		if (!p)
+			return false;
+		c->line = p;
+		c->line_cap = cap;
+	}
+	memcpy(c->line + c->line_len, buf, len);
+	c->line_len += len;
+	return true;
+}
+
+static void take_bytes(struct rpc_conn *c, const char *buf, size_t len)
+{
+	while (len && !c->closing) {
+		const char *nl;
+		size_t part;
+
+		if (c->is_raw) {
+			if (c->raw.data)
+				c->raw.data(c->raw.ctx, c, buf, len);
+			return;
+		}
+		nl = memchr(buf, '\n', len);
+		part = nl ? (size_t)(nl - buf) : len;
+		if (!keep_rest(c, buf, part)) {
+			send_error(c, NULL, RPC_REQUEST, "line too long", 0);
+			rpc_conn_close(c);
+			return;
+		}
+		if (nl) {
+			size_t n = c->line_len;
+
+			c->line_len = 0;
+			take_line(c, c->line, n);
+			part++;
+		}
+		buf += part;
+		len -= part;
+	}
+}
+
+static void on_alloc(uv_handle_t *h, size_t want, uv_buf_t *b)
+{
+	struct rpc_conn *c = container_of((uv_pipe_t *)h, struct rpc_conn, pipe);
+
+	*b = uv_buf_init(c->rbuf, sizeof(c->rbuf));
+}
+
+static void on_read(uv_stream_t *st, ssize_t n, const uv_buf_t *b)
+{
+	struct rpc_conn *c = container_of((uv_pipe_t *)st, struct rpc_conn, pipe);
+
+	if (n < 0)
+		rpc_conn_close(c);
+	else
+		take_bytes(c, b->base, (size_t)n);
+}
+
+static void on_connect(uv_stream_t *st, int status)
+{
+	struct rpc_server *s = container_of((uv_pipe_t *)st, struct rpc_server, pipe);
+	struct rpc_conn *c;
+
+	if (status)
+		return;
+	c = calloc(1, sizeof(*c));
+	if (!c)
+		return;
+	c->server = s;
+	list_init(&c->link);
+	uv_pipe_init(st->loop, &c->pipe, 0);
+	list_add_tail(&s->conns, &c->link);
+	s->nconns++;
+	if (uv_accept(st, (uv_stream_t *)&c->pipe) || s->nconns > RPC_CONNS_MAX ||
+		uv_read_start((uv_stream_t *)&c->pipe, on_alloc, on_read))
+		rpc_conn_close(c);
+}
+
+void rpc_conn_subscribe(struct rpc_conn *c)
+{
+	c->subscribed = true;
+}
+
+void rpc_conn_raw(struct rpc_conn *c, const struct rpc_raw *raw)
+{
+	c->raw = *raw;
+	c->is_raw = true;
+}
+
+void rpc_notify(struct rpc_server *s, const char *event, json_t *params)
+{
+	list_for_each_safe (it, tmp, &s->conns) {
+		struct rpc_conn *c = list_entry(it, struct rpc_conn, link);
+
+		if (c->subscribed)
+			send_json(c, json_pack("{s:s, s:s, s:O}", "jsonrpc", "2.0", "method", event,
+					     "params", params));
+	}
+	json_decref(params);
+}
+
+/* True when somebody answers at the path: a socket file that a dead process left is not in the way. */
+static bool socket_alive(const char *path)
+{
+	struct sockaddr_un sa = {.sun_family = AF_UNIX};
+	cleanup(close_fd) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	snprintf(sa.sun_path, sizeof(sa.sun_path), "%s", path);
+	return fd >= 0 && connect(fd, (struct sockaddr *)&sa, sizeof(sa)) == 0;
+}
+
+static void server_closed(uv_handle_t *h)
+{
+	struct rpc_server *s = container_of((uv_pipe_t *)h, struct rpc_server, pipe);
+
+	free(s->path);
+	free(s);
+}
+
+int rpc_server_create(struct rpc_server **out, uv_loop_t *loop, const char *path,
+	const struct rpc_method *methods, void *ctx, struct err *e)
+{
+	struct rpc_server *s;
+	int rc;
+
+	if (strlen(path) >= sizeof(((struct sockaddr_un *)0)->sun_path))
+		return err_set(e, -ENAMETOOLONG,
+			"control socket %s: longer than the %zu bytes that a Unix socket may have", path,
+			sizeof(((struct sockaddr_un *)0)->sun_path) - 1);
+	if (socket_alive(path))
+		return err_set(e, -EADDRINUSE, "control socket %s: another machine answers there", path);
+	unlink(path);
+	s = calloc(1, sizeof(*s));
+	if (!s || !(s->path = strdup(path))) {
+		free(s);
+		return err_set(e, -ENOMEM, "control socket: out of memory");
+	}
+	list_init(&s->conns);
+	s->methods = methods;
+	s->ctx = ctx;
+	uv_pipe_init(loop, &s->pipe, 0);
+	rc = uv_pipe_bind(&s->pipe, path);
+	if (!rc && chmod(path, 0600))
+		rc = -errno;
+	if (!rc)
+		rc = uv_listen((uv_stream_t *)&s->pipe, 16, on_connect);
+	if (rc) {
+		uv_close((uv_handle_t *)&s->pipe, server_closed);
+		return err_set(e, rc, "control socket %s: %s", path, uv_strerror(rc));
+	}
+	*out = s;
+	return 0;
+}
+
+void rpc_server_close(struct rpc_server *s)
+{
+	if (!s)
+		return;
+	list_for_each_safe (it, tmp, &s->conns)
+		rpc_conn_close(list_entry(it, struct rpc_conn, link));
+	unlink(s->path);
+	uv_close((uv_handle_t *)&s->pipe, server_closed);
+}

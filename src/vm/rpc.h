@@ -1,0 +1,64 @@
+/*
+ * rpc.h: JSON-RPC 2.0, one object a line, on a Unix socket (DESIGN section 6).
+ *
+ * The transport only: which methods there are is the caller's table (control.c). Everything runs in the event loop
+ * thread. A connection may turn into one of two other things for good:
+ *
+ *   subscribed: it also gets notifications (rpc_notify)
+ *   raw:        after the reply, bytes flow both ways without framing (console)
+ *
+ * Limits: a line of at most RPC_LINE_MAX bytes, RPC_CONNS_MAX connections, RPC_QUEUE_MAX bytes waiting to be read by a
+ * slow peer; beyond these the connection is closed. A peer cannot make the machine wait.
+ *
+ * Errors on the wire: -32700 not JSON, -32600 not a request, -32601 no such method (nearest named), -32602 parameters, and
+ * -32000 with the message of `struct err` and {"errno": "ENOENT"} in data.
+ */
+#ifndef LODGE_VM_RPC_H
+#define LODGE_VM_RPC_H
+
+#include <stddef.h>
+
+#define RPC_LINE_MAX (1u << 20)
+#define RPC_CONNS_MAX 64
+#define RPC_QUEUE_MAX (4u << 20)
+
+struct err;
+struct json_t;
+struct uv_loop_s;
+struct rpc_server;
+struct rpc_conn;
+
+struct rpc_method {
+	const char *name;
+	const char *help;
+	const char *params; /* "{follow: bool}"; NULL: none */
+	/* `params` is an object or NULL (borrowed). *result: new reference, or NULL for {}. */
+	int (*call)(void *ctx, struct rpc_conn *c, const struct json_t *params, struct json_t **result,
+		struct err *e);
+};
+
+/* `methods` ends with a NULL name and must outlive the server. The socket is made with mode 0600; -EADDRINUSE when a live server has it. */
+int rpc_server_create(struct rpc_server **out, struct uv_loop_s *loop, const char *path,
+	const struct rpc_method *methods, void *ctx, struct err *e);
+/* Closes every connection and removes the socket file. Freed at the next turn of the loop. */
+void rpc_server_close(struct rpc_server *s);
+
+/* To each subscriber: {"jsonrpc":"2.0","method":event,"params":params}. Steals `params`. */
+void rpc_notify(struct rpc_server *s, const char *event, struct json_t *params);
+void rpc_conn_subscribe(struct rpc_conn *c);
+
+struct rpc_raw {
+	void (*data)(void *ctx, struct rpc_conn *c, const char *buf, size_t len);
+	void (*closed)(void *ctx, struct rpc_conn *c);
+	/* Everything that was queued has gone out. May be NULL. */
+	void (*drained)(void *ctx, struct rpc_conn *c);
+	void *ctx;
+};
+/* From inside a method call: the connection is raw once the reply is sent. */
+void rpc_conn_raw(struct rpc_conn *c, const struct rpc_raw *raw);
+/* Queues a copy of the bytes. */
+void rpc_conn_write(struct rpc_conn *c, const void *buf, size_t len);
+size_t rpc_conn_queued(const struct rpc_conn *c);
+void rpc_conn_close(struct rpc_conn *c);
+
+#endif
