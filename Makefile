@@ -3,6 +3,7 @@ BUILD ?= build
 FUZZ_TIME ?= 60
 PREFIX ?= /usr/local
 MESON_ARGS ?=
+TEST_ARGS ?=
 JOBS ?= $(shell nproc)
 NINJA = ninja -C $(BUILD) -j $(JOBS)
 
@@ -17,12 +18,14 @@ build: setup
 	@[ -f $(BUILD)/build.ninja ] || meson setup $(BUILD) --prefix $(PREFIX) $(MESON_ARGS)
 	@$(NINJA)
 
+# The set-up comes first and by itself: tools/first-run is Python, which it may have to install.
 run: ## set up, build, pull debian:mini and boot it to a shell
-	@BUILD=$(BUILD) tools/first-run
+	@start=$$(date +%s); tools/setup && \
+		BUILD=$(BUILD) SETUP_SECONDS=$$(($$(date +%s) - start)) tools/first-run
 
 test: build ## all tests: unit, guest, fuzz seeds, system
 	@tools/setup --test || echo "test: going on without what is missing; its tests say SKIP"
-	@tests/run --build $(BUILD) --jobs $(JOBS)
+	@tests/run --build $(BUILD) --jobs $(JOBS) $(TEST_ARGS)
 
 bench: build ## Lodge beside its peers: figures as JSON and SVG
 	@tools/setup --test || echo "bench: going on without what is missing"
@@ -57,4 +60,5 @@ clean: ## remove the build folders
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
-	@echo 'Variables: BUILD=build JOBS=N FUZZ_TIME=60 TARGETS="err ..." PREFIX DESTDIR MESON_ARGS'
+	@echo 'Variables: BUILD=build JOBS=N FUZZ_TIME=60 TARGETS="err ..." PREFIX DESTDIR MESON_ARGS '
+	@echo '           TEST_ARGS="--suite unit mmu" (tests/run --help)'
