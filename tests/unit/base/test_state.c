@@ -2,7 +2,7 @@
  * Described state: round trip, versions, every corruption, digest, diff, JSON.
  *
  * `test_state --write-fixture FILE` writes the stream of the version 1 program; the one in fixtures/ was written when
- * version 1 was current and is not to be written again.
+ * version 1 was current and is not to be written again. `--write-seed FILE` writes a current one, for the fuzzer.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -481,14 +481,14 @@ static void json_shows_every_field(void **state)
 	drop(&s);
 }
 
-static int write_fixture(const char *path)
+static int write_stream(const struct state_desc *d, const char *path)
 {
 	struct sample s;
 	struct stream st;
 	FILE *f = fopen(path, "wb");
 
 	fill(&s);
-	st = save(&sample_v1, &s);
+	st = save(d, &s);
 	return !f || fwrite(st.p, 1, st.len, f) != st.len || fclose(f);
 }
 
@@ -510,6 +510,8 @@ int main(int argc, char **argv)
 	};
 
 	if (argc == 3 && !strcmp(argv[1], "--write-fixture"))
-		return write_fixture(argv[2]);
+		return write_stream(&sample_v1, argv[2]);
+	if (argc == 3 && !strcmp(argv[1], "--write-seed"))
+		return write_stream(&sample_state, argv[2]);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

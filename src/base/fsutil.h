@@ -1,0 +1,51 @@
+/*
+ * fsutil.h: whole files, directories, and where Lodge keeps its things.
+ *
+ * All functions answer 0 or -errno with a message that names the path. Thread-safe, except that fs_place_path()
+ * reads the environment (do not setenv at the same time).
+ */
+#ifndef LODGE_BASE_FSUTIL_H
+#define LODGE_BASE_FSUTIL_H
+
+#include <stddef.h>
+#include <sys/types.h>
+
+struct err;
+
+/*
+ * Reads a regular file (or what can be read like one, as /proc files) of at most `max` bytes; more is -EFBIG. *out is
+ * malloc'ed, has a NUL after the data, and belongs to the caller; len may be NULL.
+ */
+int fs_read_file(const char *path, size_t max, char **out, size_t *len, struct err *e);
+
+/*
+ * Replaces the file in one step: a reader, or the next start after a crash, sees the old content or the new one. Written
+ * beside it, synced, renamed, directory synced. What went wrong leaves no temporary file.
+ */
+int fs_write_file_atomic(
+	const char *path, const void *data, size_t len, mode_t mode, struct err *e);
+
+/* Makes the directory and its parents with `mode`; those that are there are left as they are. */
+int fs_mkdir_p(const char *path, mode_t mode, struct err *e);
+
+/* Syncs the directory that holds `path`, so that a rename or unlink in it lasts. */
+int fs_sync_parent(const char *path, struct err *e);
+
+enum fs_place {
+	FS_RUNTIME, /* sockets, pid files; gone after a reboot */
+	FS_DATA, /* images, machines, disks */
+	FS_CACHE, /* may be deleted at any time */
+};
+
+/*
+ * The path of a place, not made yet: for root /run/lodge, /var/lib/lodge, /var/cache/lodge; for others
+ * $XDG_RUNTIME_DIR/lodge (else /tmp/lodge-UID), $XDG_DATA_HOME/lodge (else ~/.local/share/lodge), $XDG_CACHE_HOME/lodge (else
+ * ~/.cache/lodge). $LODGE_HOME, when set, replaces them all: $LODGE_HOME/run, /data, /cache.
+ * -ENOENT when HOME is needed and not set; -ENAMETOOLONG.
+ */
+int fs_place_path(enum fs_place place, char *path, size_t size, struct err *e);
+
+/* As fs_place_path(), then makes it (0700; 0755 for root's data and cache) and checks that it is ours and not a link. */
+int fs_place_make(enum fs_place place, char *path, size_t size, struct err *e);
+
+#endif
