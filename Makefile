@@ -23,12 +23,16 @@ run: ## set up, build, pull debian:mini and boot it to a shell
 	@start=$$(date +%s); tools/setup && \
 		BUILD=$(BUILD) SETUP_SECONDS=$$(($$(date +%s) - start)) tools/first-run
 
-test: build ## all tests: unit, guest, fuzz seeds, system
-	@tools/setup --test || echo "test: going on without what is missing; its tests say SKIP"
+# Optional tools come before the build, which has to find them.
+test: ## all tests: unit, guest, fuzz seeds, system
+	@tools/setup --test --reconfigure $(BUILD) || \
+		echo "test: going on without what is missing; its tests say SKIP or are left out"
+	@$(MAKE) --no-print-directory build
 	@tests/run --build $(BUILD) --jobs $(JOBS) $(TEST_ARGS)
 
-bench: build ## Lodge beside its peers: figures as JSON and SVG
-	@tools/setup --test || echo "bench: going on without what is missing"
+bench: ## Lodge beside its peers: figures as JSON and SVG
+	@tools/setup --test --reconfigure $(BUILD) || echo "bench: going on without what is missing"
+	@$(MAKE) --no-print-directory build
 	@if [ -x bench/run ]; then bench/run --build $(BUILD); else \
 		echo "bench: no bench/run in this tree yet" >&2; exit 1; fi
 
