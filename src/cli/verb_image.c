@@ -1,0 +1,317 @@
+#include <errno.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/signalfd.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/json.h"
+#include "base/size.h"
+#include "base/util.h"
+#include "cli/verb.h"
+#include "image/image.h"
+
+enum {
+	PULL_MIRROR,
+	PULL_KEYRING,
+	PULL_WITH,
+	PULL_PASSWORD,
+	PULL_SIZE,
+	PULL_FORCE,
+	PULL_MACHINE,
+	PULL_JSON
+};
+
+static const struct opt pull_opts[] = {
+	{"mirror", "URL", "a Debian mirror; without it, that of the host's apt configuration"},
+	{"keyring", "FILE", "trust this keyring instead of apt's keys for Debian"},
+	{"with", "PKG,...", "install further packages, such as openssh-server"},
+	{"root-password", "WORD",
+		"root's password (- reads a line); without it the console needs none"},
+	{"size", "SIZE", "size of the disk that the guest sees (8G)"},
+	{"force", NULL, "build again, even when the cache has the result"},
+	{"machine", "PROGRAM", "what boots the second stage (lodge-vm)"},
+	{"json", NULL, "print one JSON object a line instead of a progress bar"},
+	{NULL},
+};
+
+static const struct opt json_opts[] = {
+	{"json", NULL, "print JSON"},
+	{NULL},
+};
+
+/* What a pull shows, and how Ctrl-C reaches it. */
+struct watch {
+	int sigfd;
+	bool tty, json;
+	char stage[16];
+	uint64_t shown; /* when, ns */
+	uint64_t begun; /* of this stage, ns */
+	uint64_t first; /* bytes that were there when the stage began */
+	bool line; /* something is on the line */
+};
+
+static void end_line(struct watch *w)
+{
+	if (w->line)
+		fputs("\r\033[K", stderr);
+	w->line = false;
+}
+
+static const char *stage_text(const char *stage)
+{
+	static const struct {
+		const char *stage, *text;
+	} t[] = {
+		{"wait", "waiting for another pull"},
+		{"index", "package index"},
+		{"fetch", "fetching"},
+		{"unpack", "unpacking"},
+		{"disk", "making the disk"},
+		{"configure", "configuring packages"},
+		{"publish", "publishing"},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(t); i++)
+		if (!strcmp(t[i].stage, stage))
+			return t[i].text;
+	return stage;
+}
+
+static void draw(struct watch *w, uint64_t done, uint64_t total, bool bytes, uint64_t now)
+{
+	static const char full[] = "##############################";
+	int cells = total ? (int)(30 * MIN(done, total) / total) : 0;
+	double s = (double)(now - w->begun) / 1e9;
+
+	fprintf(stderr, "\r\033[K%-24s [%-30.*s] ", stage_text(w->stage), cells, full);
+	if (bytes)
+		fprintf(stderr, "%.1f / %.1f MiB", (double)done / MiB, (double)total / MiB);
+	else if (total)
+		fprintf(stderr, "%" PRIu64 " / %" PRIu64, done, total);
+	if (bytes && s > 0.5 && done > w->first)
+		fprintf(stderr, "  %.1f MiB/s", (double)(done - w->first) / MiB / s);
+	w->line = true;
+}
+
+static void print_json(const struct watch *w, uint64_t done, uint64_t total, bool bytes)
+{
+	printf("{\"event\":\"progress\",\"stage\":\"%s\",\"done\":%" PRIu64 ",\"total\":%" PRIu64
+	       ",\"unit\":\"%s\"}\n",
+		w->stage, done, total, bytes ? "bytes" : "steps");
+	fflush(stdout);
+}
+
+static int on_progress(void *ctx, const char *stage, uint64_t done, uint64_t total, int bytes)
+{
+	struct watch *w = ctx;
+	struct pollfd p = {w->sigfd, POLLIN, 0};
+	uint64_t now = clock_mono_ns();
+	bool fresh = strcmp(stage, w->stage) != 0;
+
+	if (fresh) {
+		snprintf(w->stage, sizeof(w->stage), "%s", stage);
+		w->begun = now;
+		w->first = done;
+	}
+	if (fresh || now - w->shown > 200000000ull) {
+		w->shown = now;
+		if (w->json)
+			print_json(w, done, total, bytes);
+		else if (w->tty)
+			draw(w, done, total, bytes, now);
+		else if (fresh)
+			fprintf(stderr, "%s\n", stage_text(stage));
+	}
+	return w->sigfd >= 0 && poll(&p, 1, 0) > 0;
+}
+
+static int watch_signals(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGHUP);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+static const char *read_password(const char *opt, char *line, size_t n)
+{
+	if (!opt || strcmp(opt, "-"))
+		return opt;
+	if (!fgets(line, (int)n, stdin))
+		return "";
+	line[strcspn(line, "\n")] = 0;
+	return line;
+}
+
+static enum exit_code pulled(
+	const struct image_dirs *d, const char *name, enum image_pulled how, bool json, double s)
+{
+	static const char *const text[] = {"built", "taken from the cache", "up to date"};
+	struct err e = {0};
+	cleanup(json_drop) json_t *m = image_manifest(d, name, &e);
+
+	if (!m)
+		return fail(&e);
+	name = json_string_value(json_object_get(m, "name"));
+	if (json)
+		printf("{\"event\":\"done\",\"image\":\"%s\",\"how\":\"%s\",\"seconds\":%.1f}\n",
+			name, text[how], s);
+	else
+		printf("%s: %s in %.1f s; login: %s\n", name, text[how], s,
+			json_string_value(json_object_get(m, "login")) ?: "");
+	return EXIT_DONE;
+}
+
+static enum exit_code run_pull(const struct verb_call *c)
+{
+	cleanup(image_dirs_free) struct image_dirs d = {0};
+	struct err e = {0};
+	char pw[256];
+	struct watch w = {.sigfd = -1, .tty = isatty(2), .json = c->opt[PULL_JSON].set};
+	uint64_t t0 = clock_mono_ns();
+	enum image_pulled how;
+	struct image_pull o = {
+		.name = c->args[0],
+		.mirror = c->opt[PULL_MIRROR].text,
+		.keyring = c->opt[PULL_KEYRING].text,
+		.with = c->opt[PULL_WITH].text,
+		.root_password = read_password(c->opt[PULL_PASSWORD].text, pw, sizeof(pw)),
+		.force = c->opt[PULL_FORCE].set,
+		.machine = c->opt[PULL_MACHINE].text,
+		.progress = {on_progress, &w},
+	};
+	int r;
+
+	if (c->opt[PULL_SIZE].text && size_parse(c->opt[PULL_SIZE].text, &o.disk_size, &e)) {
+		err_wrap(&e, "--size");
+		fail(&e);
+		return EXIT_USAGE;
+	}
+	if (image_dirs_default(&d, &e))
+		return fail(&e);
+	w.sigfd = watch_signals();
+	r = image_pull(&d, &o, &how, &e);
+	end_line(&w);
+	if (w.sigfd >= 0)
+		close(w.sigfd);
+	if (r)
+		return fail(&e);
+	return pulled(&d, o.name, how, w.json, (double)(clock_mono_ns() - t0) / 1e9);
+}
+
+static uint64_t total_size(const json_t *m, const char *key)
+{
+	uint64_t n = 0;
+	size_t i;
+	json_t *f;
+
+	json_array_foreach(json_object_get(m, "files"), i, f)
+		n += (uint64_t)json_integer_value(json_object_get(f, key));
+	return n;
+}
+
+static const char *str(const json_t *m, const char *key)
+{
+	return json_string_value(json_object_get(m, key)) ?: "-";
+}
+
+static enum exit_code print_whole(const json_t *j)
+{
+	json_dumpf(j, stdout, JSON_INDENT(1));
+	putchar('\n');
+	return EXIT_DONE;
+}
+
+static enum exit_code run_ls(const struct verb_call *c)
+{
+	cleanup(image_dirs_free) struct image_dirs d = {0};
+	cleanup(json_drop) json_t *all = NULL;
+	struct err e = {0};
+	size_t i;
+	json_t *m;
+
+	if (image_dirs_default(&d, &e))
+		return fail(&e);
+	all = image_list(&d, &e);
+	if (!all)
+		return fail(&e);
+	if (c->opt[0].set)
+		return print_whole(all);
+	if (!json_array_size(all)) {
+		printf("no images yet: lodge image pull debian:mini\n");
+		return EXIT_DONE;
+	}
+	printf("%-16s %-8s %-28s %10s  %s\n", "IMAGE", "ARCH", "KERNEL", "ON DISK", "CREATED");
+	json_array_foreach(all, i, m) printf("%-16s %-8s %-28s %6" PRIu64 " MiB  %s\n",
+		str(m, "name"), str(m, "arch"), str(m, "kernel_release"),
+		(uint64_t)(total_size(m, "allocated") / MiB), str(m, "created"));
+	return EXIT_DONE;
+}
+
+static enum exit_code run_show(const struct verb_call *c)
+{
+	cleanup(image_dirs_free) struct image_dirs d = {0};
+	cleanup(json_drop) json_t *m = NULL;
+	struct err e = {0};
+	const json_t *disk;
+
+	if (image_dirs_default(&d, &e))
+		return fail(&e);
+	m = image_manifest(&d, c->args[0], &e);
+	if (!m)
+		return fail(&e);
+	if (c->opt[0].set)
+		return print_whole(m);
+	disk = json_object_get(m, "disk");
+	printf("image      %s (%s)\n", str(m, "name"), str(m, "arch"));
+	printf("made       %s from %s\n", str(m, "created"), str(m, "mirror"));
+	printf("directory  %s\n", str(m, "directory"));
+	printf("kernel     %s (Linux %s)\n", str(m, "kernel"), str(m, "kernel_release"));
+	printf("initrd     %s\n", str(m, "initrd"));
+	printf("append     %s\n", str(m, "append"));
+	if (disk)
+		printf("disk       %s (%s, %" PRIu64 " MiB)\n", str(disk, "file"),
+			str(disk, "format"),
+			(uint64_t)((uint64_t)json_integer_value(json_object_get(disk, "size")) /
+				   MiB));
+	printf("memory     %" PRIu64 " MiB or more\n",
+		(uint64_t)((uint64_t)json_integer_value(json_object_get(m, "memory")) / MiB));
+	printf("packages   %zu\n", json_array_size(json_object_get(m, "packages")));
+	printf("login      %s\n", str(m, "login"));
+	return EXIT_DONE;
+}
+
+static enum exit_code run_rm(const struct verb_call *c)
+{
+	cleanup(image_dirs_free) struct image_dirs d = {0};
+	struct err e = {0};
+
+	if (image_dirs_default(&d, &e) || image_remove(&d, c->args[0], &e))
+		return fail(&e);
+	if (c->opt[0].set)
+		printf("{\"removed\":\"%s\"}\n", c->args[0]);
+	else
+		printf("%s removed\n", c->args[0]);
+	return EXIT_DONE;
+}
+
+const struct verb verbs_image[] = {
+	{"image pull", "IMAGE", "build or renew an image from Debian's own packages",
+		"IMAGE is debian:mini (kernel and busybox) or debian:trixie (also: debian).\n"
+		"Signatures are checked with apt's keys. An interrupted pull goes on where it was.",
+		pull_opts, 1, 1, run_pull},
+	{"image ls", NULL, "list the images that are here", NULL, json_opts, 0, 0, run_ls},
+	{"image show", "IMAGE", "show what an image is made of and how to log in", NULL, json_opts,
+		1, 1, run_show},
+	{"image rm", "IMAGE", "remove an image", NULL, json_opts, 1, 1, run_rm},
+	{NULL},
+};

@@ -1,0 +1,50 @@
+/*
+ * pull.h: one pull under way; for the files of this folder.
+ */
+#ifndef LODGE_IMAGE_PULL_H
+#define LODGE_IMAGE_PULL_H
+
+#include "image/aptsrc.h"
+#include "image/fetch.h"
+#include "image/image.h"
+#include "image/kernel.h"
+#include "image/pkgindex.h"
+
+struct pull {
+	const struct image_dirs *dirs;
+	const struct image_pull *o;
+	const char *name;
+	struct apt_mirror mirror;
+	struct pkgindex index;
+	struct pkgset set;
+	struct kernel kernel;
+	char *work; /* <cache>/work/NAME: emptied at the start, removed at the end */
+	char *out; /* <work>/out: becomes the image */
+	char key[SHA256_HEX];
+};
+
+/* Path of a package's file in the cache; NULL without memory. */
+char *pull_deb(const struct pull *p, const struct pkg *pkg);
+
+/* The chosen package with this name, or NULL. */
+const struct pkg *pull_pkg(const struct pull *p, const char *name);
+
+/* The package with the kernel: what linux-image-riscv64 depends on. */
+const struct pkg *pull_kernel_pkg(const struct pull *p, struct err *e);
+
+/* Reads busybox-static's binary. */
+int pull_busybox(const struct pull *p, struct buf *out, struct err *e);
+
+/* Fails with -ECANCELED when the caller no longer wants the image. */
+int pull_step(
+	const struct pull *p, const char *stage, uint64_t done, uint64_t total, struct err *e);
+
+/* The two recipes: fill p->out and add their part to the manifest. */
+int recipe_mini(struct pull *p, json_t *manifest, struct err *e);
+int recipe_debian(struct pull *p, json_t *manifest, struct err *e);
+
+/* What the full image installs beside Essential, required and important packages. */
+extern const char *const recipe_debian_names[];
+extern const char *const recipe_debian_without[];
+
+#endif
