@@ -39,6 +39,7 @@ bench: ## Lodge beside its peers: figures as JSON and SVG
 check: build ## the rules of the house: tools/check and its own tests
 	@tools/check --build $(BUILD)
 	@tools/check-selftest
+	@tests/run-selftest
 
 sanitize: setup ## unit and fuzz tests under ASan and UBSan, in build-asan
 	@[ -f build-asan/build.ninja ] || \

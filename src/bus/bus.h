@@ -48,7 +48,7 @@ void bus_destroy(struct bus *b);
 /* The region object is the device's and must stay until bus_release(). -EBUSY names the region that it would overlap. */
 int bus_claim(struct bus *b, struct bus_region *r, struct err *e);
 void bus_release(struct bus *b, struct bus_region *r);
-/* Moves a claimed region (PCI BAR). On overlap the region is left unclaimed and -EBUSY returned: the guest did it. */
+/* Moves a claimed region, claims an unclaimed one (PCI BAR). On overlap the region is left unclaimed and -EBUSY returned: the guest did it. */
 int bus_move(struct bus *b, struct bus_region *r, uint64_t base);
 
 /* 0, or -ENXIO (nobody, or width refused; *data of a read is then all ones). */

@@ -156,7 +156,7 @@ struct pci_func {
 	struct pci_bar bar[PCI_BARS];
 	struct pci_msix msix;
 	_Atomic bool master; /* copy of the command register's bus master bit */
-	bool intx_level, intx_out; /* asked for by the device; driven. INTx lock */
+	bool intx_level, intx_off, intx_out; /* asked for, disabled by command, driven. INTx lock */
 };
 
 /*
@@ -190,6 +190,9 @@ void pci_cfg_writable(struct pci_func *f, unsigned off, const void *mask, unsign
 /* Little-endian register, 1, 2 or 4 bytes; for hooks. */
 uint32_t pci_cfg_get(const struct pci_func *f, unsigned off, unsigned size);
 void pci_cfg_put(struct pci_func *f, unsigned off, unsigned size, uint32_t v);
+
+/* Optional: power management with D0 and D3hot (nothing decoded, no DMA; config space is kept). */
+int pci_pm_init(struct pci_func *f, struct err *e);
 
 /* MSI-X with `vectors` (1..2048) whose table and pending bits fill BAR `bar`, which must be free (32-bit memory). */
 int pci_msix_init(struct pci_func *f, unsigned bar, unsigned vectors, struct err *e);

@@ -22,26 +22,26 @@ struct uv_loop_s;
 struct topology;
 
 struct board_device {
-	const char *cls;	/* "virtio-blk" */
-	const char *id;		/* "virtio-blk.0" */
-	const void *opts;	/* the class's options; must live until board_create() returns */
+	const char *cls; /* "virtio-blk" */
+	const char *id; /* "virtio-blk.0" */
+	const void *opts; /* the class's options; must live until board_create() returns */
 };
 
 struct board_opts {
 	const struct cpu_engine_ops *engine;
 	const char *cpu_model;
 	unsigned vcpus;
-	uint64_t memory;	/* bytes of guest RAM, over all nodes */
-	unsigned nodes;		/* NUMA nodes; at least 1 */
+	uint64_t memory; /* bytes of guest RAM, over all nodes */
+	unsigned nodes; /* NUMA nodes; at least 1 */
 	enum cpu_clock clock;
-	uint64_t seed;		/* 0: host randomness */
+	uint64_t seed; /* 0: host randomness */
 	const char *kernel, *initrd, *append, *firmware; /* paths and text; NULL: none */
-	struct chardev *uart;	/* back end of the first UART; may be NULL */
+	struct chardev *uart; /* back end of the first UART; may be NULL */
 	const struct board_device *devices; /* PCI devices, in slot order */
 	unsigned ndevices;
 	struct uv_loop_s *loop;
 	struct log *log;
-	void (*wake)(void *ctx, unsigned vcpu);	/* cpu_vm_opts.wake */
+	void (*wake)(void *ctx, unsigned vcpu); /* cpu_vm_opts.wake */
 	void (*system_event)(void *ctx, int event, uint64_t code); /* device_env.system_event */
 	void (*report)(void *ctx, const char *device, const char *text);
 	void *ctx;
@@ -60,7 +60,7 @@ struct board {
 	struct device **devices; /* all of them, platform devices first, in creation order */
 	unsigned ndevices;
 	struct device_env env;
-	void *priv;		/* the board class's own */
+	void *priv; /* the board class's own */
 };
 
 int board_create(struct board **out, const char *cls, const struct board_opts *o, struct err *e);

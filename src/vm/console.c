@@ -66,7 +66,8 @@ static void feed_reader(struct reader *r)
 		(n = ring_read(r->con, &r->pos, buf, sizeof(buf), &lost))) {
 		if (lost) {
 			char text[80];
-			int len = snprintf(text, sizeof(text), "\r\n[console: %llu bytes lost]\r\n", lost);
+			int len = snprintf(
+				text, sizeof(text), "\r\n[console: %llu bytes lost]\r\n", lost);
 
 			rpc_conn_write(r->conn, text, (size_t)len);
 		}
@@ -145,8 +146,13 @@ void console_close(struct console *c)
 		return;
 	c->closing = true;
 	pump(c);
-	list_for_each_safe (it, tmp, &c->readers)
-		rpc_conn_close(list_entry(it, struct reader, link)->conn);
+	list_for_each_safe (it, tmp, &c->readers) {
+		struct reader *r = list_entry(it, struct reader, link);
+
+		list_del(&r->link);
+		r->con = NULL; /* the connection may outlive the console while it drains */
+		rpc_conn_finish(r->conn);
+	}
 	if (c->log_fd >= 0)
 		close(c->log_fd);
 	uv_close((uv_handle_t *)&c->async, console_closed);
@@ -196,7 +202,8 @@ static void reader_data(void *ctx, struct rpc_conn *conn, const char *buf, size_
 {
 	struct reader *r = ctx;
 
-	console_input(r->con, buf, len);
+	if (r->con)
+		console_input(r->con, buf, len);
 }
 
 static void reader_closed(void *ctx, struct rpc_conn *conn)
@@ -209,7 +216,10 @@ static void reader_closed(void *ctx, struct rpc_conn *conn)
 
 static void reader_drained(void *ctx, struct rpc_conn *conn)
 {
-	feed_reader(ctx);
+	struct reader *r = ctx;
+
+	if (r->con)
+		feed_reader(r);
 }
 
 int console_attach(struct console *c, struct rpc_conn *conn, bool history, struct err *e)

@@ -30,7 +30,8 @@ void console_close(struct console *c);
 void console_output(struct console *c, const void *buf, size_t len);
 
 /* Where input goes: returns how many bytes the device took; the rest is kept (bounded) and offered again by console_input_ready(). */
-void console_set_sink(struct console *c, size_t (*sink)(void *ctx, const void *buf, size_t len), void *ctx);
+void console_set_sink(
+	struct console *c, size_t (*sink)(void *ctx, const void *buf, size_t len), void *ctx);
 /* The device has room again. Any thread. */
 void console_input_ready(struct console *c);
 void console_input(struct console *c, const void *buf, size_t len);

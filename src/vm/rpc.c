@@ -33,7 +33,7 @@ struct rpc_conn {
 	uv_pipe_t pipe;
 	struct rpc_server *server;
 	struct list link;
-	bool subscribed, closing, is_raw;
+	bool subscribed, closing, finishing, is_raw;
 	struct rpc_raw raw;
 	char *line; /* what has come without a newline so far */
 	size_t line_len, line_cap;
@@ -72,6 +72,8 @@ static void write_done(uv_write_t *req, int status)
 	struct rpc_conn *c = w->conn;
 
 	free(w);
+	if (c->finishing && !rpc_conn_queued(c))
+		rpc_conn_close(c);
 	if (c->is_raw && !c->closing && c->raw.drained && !rpc_conn_queued(c))
 		c->raw.drained(c->raw.ctx, c);
 }
@@ -101,6 +103,14 @@ void rpc_conn_write(struct rpc_conn *c, const void *buf, size_t len)
 	}
 }
 
+void rpc_conn_finish(struct rpc_conn *c)
+{
+	c->finishing = true;
+	uv_read_stop((uv_stream_t *)&c->pipe);
+	if (!rpc_conn_queued(c))
+		rpc_conn_close(c);
+}
+
 size_t rpc_conn_queued(const struct rpc_conn *c)
 {
 	return uv_stream_get_write_queue_size((const uv_stream_t *)&c->pipe);
@@ -128,8 +138,8 @@ static void send_error(struct rpc_conn *c, json_t *id, int code, const char *tex
 	json_t *err = json_pack("{s:i, s:s}", "code", code, "message", text);
 
 	if (errnum)
-		json_object_set_new(err, "data",
-			json_pack("{s:s}", "errno", strerrorname_np(errnum) ?: "EIO"));
+		json_object_set_new(
+			err, "data", json_pack("{s:s}", "errno", strerrorname_np(errnum) ?: "EIO"));
 	send_json(c, json_pack("{s:s, s:O?, s:o}", "jsonrpc", "2.0", "id", id, "error", err));
 }
 
@@ -155,7 +165,9 @@ static void dispatch(struct rpc_conn *c, json_t *req)
 
 	if (!name || !version || strcmp(version, "2.0")) {
 		send_error(c, id, RPC_REQUEST,
-			"not a JSON-RPC 2.0 request: \"jsonrpc\": \"2.0\" and \"method\" are needed", 0);
+			"not a JSON-RPC 2.0 request: \"jsonrpc\": \"2.0\" and \"method\" are "
+			"needed",
+			0);
 		return;
 	}
 	if (params && !json_is_object(params)) {
@@ -334,10 +346,11 @@ int rpc_server_create(struct rpc_server **out, uv_loop_t *loop, const char *path
 
 	if (strlen(path) >= sizeof(((struct sockaddr_un *)0)->sun_path))
 		return err_set(e, -ENAMETOOLONG,
-			"control socket %s: longer than the %zu bytes that a Unix socket may have", path,
-			sizeof(((struct sockaddr_un *)0)->sun_path) - 1);
+			"control socket %s: longer than the %zu bytes that a Unix socket may have",
+			path, sizeof(((struct sockaddr_un *)0)->sun_path) - 1);
 	if (socket_alive(path))
-		return err_set(e, -EADDRINUSE, "control socket %s: another machine answers there", path);
+		return err_set(
+			e, -EADDRINUSE, "control socket %s: another machine answers there", path);
 	unlink(path);
 	s = calloc(1, sizeof(*s));
 	if (!s || !(s->path = strdup(path))) {

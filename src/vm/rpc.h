@@ -33,8 +33,8 @@ struct rpc_method {
 	const char *help;
 	const char *params; /* "{follow: bool}"; NULL: none */
 	/* `params` is an object or NULL (borrowed). *result: new reference, or NULL for {}. */
-	int (*call)(void *ctx, struct rpc_conn *c, const struct json_t *params, struct json_t **result,
-		struct err *e);
+	int (*call)(void *ctx, struct rpc_conn *c, const struct json_t *params,
+		struct json_t **result, struct err *e);
 };
 
 /* `methods` ends with a NULL name and must outlive the server. The socket is made with mode 0600; -EADDRINUSE when a live server has it. */
@@ -60,5 +60,7 @@ void rpc_conn_raw(struct rpc_conn *c, const struct rpc_raw *raw);
 void rpc_conn_write(struct rpc_conn *c, const void *buf, size_t len);
 size_t rpc_conn_queued(const struct rpc_conn *c);
 void rpc_conn_close(struct rpc_conn *c);
+/* Closes when everything that was queued has gone out. */
+void rpc_conn_finish(struct rpc_conn *c);
 
 #endif

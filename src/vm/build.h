@@ -1,0 +1,30 @@
+/*
+ * build.h: from a VM definition (config.h) to a board: which devices it gets, with which back ends.
+ */
+#ifndef LODGE_VM_BUILD_H
+#define LODGE_VM_BUILD_H
+
+#include <stdint.h>
+
+struct board;
+struct err;
+struct json_t;
+struct vm;
+struct vm_config;
+
+/* Fills vm->board. Back ends are opened here; what fails is unwound. */
+int build_board(struct vm *vm, void (*wake)(void *ctx, unsigned vcpu),
+	void (*system_event)(void *ctx, int event, uint64_t code),
+	void (*report)(void *ctx, const char *device, const char *text), struct err *e);
+int build_power_button(struct board *b, struct err *e);
+unsigned build_workers(const struct vm_config *cfg);
+uint64_t build_memory(const struct vm_config *cfg);
+
+/* Memory of this process: guest RAM in use and what Lodge itself takes beyond it. New reference. */
+struct json_t *build_host_stats(struct vm *vm);
+
+/* The console hub and its character device. */
+int vm_console_build(struct vm *vm, struct err *e);
+void vm_console_free(struct vm *vm);
+
+#endif

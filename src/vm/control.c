@@ -1,0 +1,229 @@
+#include "vm/control.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <string.h>
+#include <uv.h>
+
+#include "base/err.h"
+#include "base/util.h"
+#include "vm/console.h"
+#include "vm/rpc.h"
+#include "vm/vm.h"
+
+#define HISTORY 64
+
+struct control {
+	struct rpc_server *server;
+	struct vm *vm;
+	json_t *history; /* the last events, oldest first: a late subscriber sees what happened */
+	unsigned long long nevents;
+	char name[64];
+};
+
+static int need_vm(struct control *c, struct err *e)
+{
+	return c->vm ? 0 : err_set(e, -EBUSY, "machine %s is still being built", c->name);
+}
+
+static bool flag(const json_t *params, const char *key)
+{
+	return json_is_true(json_object_get(params, key));
+}
+
+static int m_status(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
+{
+	struct control *c = ctx;
+
+	if (need_vm(c, e))
+		return -EBUSY;
+	*res = vm_status(c->vm);
+	json_object_set_new(*res, "name", json_string(c->name));
+	json_object_set_new(*res, "pid", json_integer(getpid()));
+	return 0;
+}
+
+static int m_pause(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
+{
+	struct control *c = ctx;
+
+	return need_vm(c, e) ?: vm_pause(c->vm, e);
+}
+
+static int m_resume(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
+{
+	struct control *c = ctx;
+
+	return need_vm(c, e) ?: vm_resume(c->vm, e);
+}
+
+static int m_stop(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
+{
+	struct control *c = ctx;
+
+	return need_vm(c, e) ?: vm_power_button(c->vm, e);
+}
+
+static int m_reset(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
+{
+	struct control *c = ctx;
+
+	return need_vm(c, e) ?: vm_reset(c->vm, e);
+}
+
+static int m_kill(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
+{
+	struct control *c = ctx;
+
+	if (need_vm(c, e))
+		return -EBUSY;
+	vm_kill(c->vm);
+	return 0;
+}
+
+static int m_stats(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
+{
+	struct control *c = ctx;
+
+	if (need_vm(c, e))
+		return -EBUSY;
+	*res = vm_stats(c->vm);
+	return 0;
+}
+
+static int m_inspect(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
+{
+	struct control *c = ctx;
+
+	return need_vm(c, e) ?: vm_inspect(c->vm, res, e);
+}
+
+static int m_console(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
+{
+	struct control *c = ctx;
+
+	if (need_vm(c, e))
+		return -EBUSY;
+	return console_attach(vm_console(c->vm), conn, flag(p, "history"), e);
+}
+
+static int m_events(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
+{
+	struct control *c = ctx;
+
+	if (flag(p, "follow"))
+		rpc_conn_subscribe(conn);
+	*res = json_pack("{s:O}", "events", c->history);
+	return 0;
+}
+
+static int send_chunk(void *ctx, const void *buf, uint64_t len)
+{
+	int fd = *(const int *)ctx;
+
+	for (const char *p = buf; len;) {
+		ssize_t n = write(fd, p, len);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		p += n;
+		len -= (uint64_t)n;
+	}
+	return 0;
+}
+
+/* Into a descriptor that came with the start (--save-fd): inside the sandbox no file can be opened. */
+static int m_save(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
+{
+	struct control *c = ctx;
+	int fd = (int)json_integer_value(json_object_get(p, "fd"));
+
+	if (need_vm(c, e))
+		return -EBUSY;
+	if (!json_is_integer(json_object_get(p, "fd")) || fd < 3)
+		return err_set(e, -EINVAL,
+			"save: \"fd\" must be the number of a descriptor that was passed at the "
+			"start");
+	return vm_save(c->vm, send_chunk, &fd, e);
+}
+
+static int m_methods(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
+{
+	*res = control_methods();
+	return 0;
+}
+
+static const struct rpc_method methods[] = {
+	{"status", "state, uptime, shape of the machine", NULL, m_status},
+	{"pause", "stops the vCPUs and the guest's clock", NULL, m_pause},
+	{"resume", "lets them run on", NULL, m_resume},
+	{"stop", "presses the power button: the guest shuts itself down", NULL, m_stop},
+	{"reset", "resets the machine and boots it again", NULL, m_reset},
+	{"kill", "ends the machine at once; what the guest has not flushed is lost", NULL, m_kill},
+	{"stats", "counters of vCPUs, devices, exits and the process", NULL, m_stats},
+	{"inspect", "every register and device field by name; the machine must be paused", NULL,
+		m_inspect},
+	{"console", "turns this connection into the console", "{\"history\": bool}", m_console},
+	{"events", "what happened, and with follow what happens", "{\"follow\": bool}", m_events},
+	{"save", "writes the paused machine to a descriptor that was passed at the start",
+		"{\"fd\": int}", m_save},
+	{"methods", "this list", NULL, m_methods},
+	{0},
+};
+
+json_t *control_methods(void)
+{
+	json_t *j = json_object();
+
+	for (const struct rpc_method *m = methods; m->name; m++)
+		json_object_set_new(j, m->name,
+			json_pack("{s:s, s:s}", "help", m->help, "params", m->params ?: "{}"));
+	return j;
+}
+
+int control_create(
+	struct control **out, uv_loop_t *loop, const char *path, const char *name, struct err *e)
+{
+	struct control *c = calloc(1, sizeof(*c));
+	int rc;
+
+	if (!c)
+		return err_set(e, -ENOMEM, "control socket: out of memory");
+	snprintf(c->name, sizeof(c->name), "%s", name);
+	c->history = json_array();
+	rc = rpc_server_create(&c->server, loop, path, methods, c, e);
+	if (rc) {
+		json_decref(c->history);
+		free(c);
+		return rc;
+	}
+	*out = c;
+	return 0;
+}
+
+void control_set_vm(struct control *c, struct vm *vm)
+{
+	c->vm = vm;
+}
+
+void control_event(struct control *c, const char *event, json_t *params)
+{
+	json_t *one = json_pack(
+		"{s:s, s:I, s:O}", "event", event, "n", (json_int_t)++c->nevents, "params", params);
+
+	json_array_append_new(c->history, one);
+	if (json_array_size(c->history) > HISTORY)
+		json_array_remove(c->history, 0);
+	rpc_notify(c->server, event, json_incref(params));
+}
+
+void control_close(struct control *c)
+{
+	if (!c)
+		return;
+	rpc_server_close(c->server);
+	json_decref(c->history);
+	free(c);
+}

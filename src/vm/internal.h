@@ -1,0 +1,64 @@
+/*
+ * internal.h: what the files of a running VM share among themselves.
+ *
+ * Threads: fields marked (any) may be touched by workers; the rest is the event loop's.
+ */
+#ifndef LODGE_VM_INTERNAL_H
+#define LODGE_VM_INTERNAL_H
+
+#include <stdatomic.h>
+#include <uv.h>
+
+#include "cpu/cpu.h"
+#include "cpu/sched.h"
+#include "machine/board.h"
+#include "vm/console.h"
+#include "vm/vm.h"
+
+struct vm_vcpu {
+	struct vm *vm;
+	struct vcpu *cpu;
+	struct sched_task *task;
+	_Atomic uint64_t exits[CPU_EXIT_REASONS]; /* (any) */
+};
+
+/* What a worker wants the event loop to do. One at a time: the first one wins. */
+struct vm_post {
+	bool set;
+	int event; /* enum cpu_system_event, or VM_POST_ERROR */
+	uint64_t code;
+	char text[256];
+};
+#define VM_POST_ERROR (-1)
+
+struct vm {
+	struct vm_opts o;
+	struct board *board;
+	struct sched *sched;
+	struct vm_vcpu *vcpus;
+	unsigned nvcpus;
+	struct console *console;
+	struct chardev *uart;
+	enum vm_state state;
+	enum vm_cause cause;
+	int code;
+	bool held; /* the vCPUs are paused in the scheduler */
+	uint64_t started_ns;
+	uint64_t reboots;
+
+	uv_async_t async;
+	pthread_mutex_t post_lock;
+	struct vm_post post; /* (any) under post_lock */
+	_Atomic bool halted; /* (any) an event is posted: vCPUs stay out until the loop has acted */
+};
+
+/* What the scheduler is to do after an exit; EXIT_GO_ON re-enters the guest. */
+enum exit_verdict { EXIT_GO_ON, EXIT_AGAIN, EXIT_YIELD, EXIT_IDLE, EXIT_PARK };
+
+/* The one table of handlers (D3). In the worker's thread. */
+enum exit_verdict exit_handle(struct vm_vcpu *vc, struct cpu_exit *x);
+
+/* From any thread: halts the vCPUs and gets the loop to act. */
+void vm_post_event(struct vm *vm, int event, uint64_t code, const char *text);
+
+#endif

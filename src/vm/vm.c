@@ -1,0 +1,478 @@
+#include <errno.h>
+#include <jansson.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "vm/build.h"
+#include "vm/internal.h"
+
+const char *vm_state_name(enum vm_state s)
+{
+	static const char *const names[] = {"built", "running", "paused", "ended"};
+
+	return names[s];
+}
+
+const char *vm_cause_name(enum vm_cause c)
+{
+	static const char *const names[] = {"none", "shutdown", "crash", "error", "killed"};
+
+	return names[c];
+}
+
+enum vm_state vm_state(const struct vm *vm)
+{
+	return vm->state;
+}
+
+struct console *vm_console(struct vm *vm)
+{
+	return vm->console;
+}
+
+/* Steals params. */
+static void emit(struct vm *vm, const char *name, json_t *params)
+{
+	char *text = json_dumps(params, JSON_COMPACT);
+
+	log_info(vm->o.log, "vm", "%s %s", name, text ?: "");
+	free(text);
+	if (vm->o.event)
+		vm->o.event(vm->o.ctx, name, params);
+	json_decref(params);
+}
+
+/* ---- vCPUs as tasks: in the workers' threads ---- */
+
+static enum sched_verdict vcpu_slice(void *ctx, uint64_t budget_ns, uint64_t *deadline_ns)
+{
+	struct vm_vcpu *vc = ctx;
+	const struct cpu_engine_ops *ops = vc->vm->board->engine;
+	uint64_t end = clock_mono_ns() + budget_ns;
+	struct cpu_exit x;
+
+	for (;;) {
+		uint64_t now = clock_mono_ns();
+
+		/* An answered access is always completed (budget 0), so that nothing is half done between slices. */
+		if (vc->vm->halted)
+			now = end;
+		ops->vcpu_run(vc->cpu, now < end ? end - now : 0, &x);
+		switch (exit_handle(vc, &x)) {
+		case EXIT_GO_ON:
+			continue;
+		case EXIT_AGAIN:
+			return vc->vm->halted ? VERDICT_STOP : VERDICT_AGAIN;
+		case EXIT_YIELD:
+			return VERDICT_YIELD;
+		case EXIT_IDLE:
+			*deadline_ns = x.idle.deadline_ns;
+			return VERDICT_IDLE;
+		case EXIT_PARK:
+			return VERDICT_STOP;
+		}
+	}
+}
+
+static void vcpu_kick(void *ctx)
+{
+	struct vm_vcpu *vc = ctx;
+
+	vc->vm->board->engine->vcpu_kick(vc->cpu);
+}
+
+static void on_wake(void *ctx, unsigned vcpu)
+{
+	struct vm *vm = ctx;
+
+	if (vm->vcpus && vcpu < vm->nvcpus && vm->vcpus[vcpu].task)
+		sched_wake(vm->vcpus[vcpu].task);
+}
+
+static void wake_all(struct vm *vm)
+{
+	for (unsigned i = 0; vm->sched && i < vm->nvcpus; i++)
+		sched_wake(vm->vcpus[i].task);
+}
+
+/* ---- what workers and devices want of the event loop ---- */
+
+void vm_post_event(struct vm *vm, int event, uint64_t code, const char *text)
+{
+	pthread_mutex_lock(&vm->post_lock);
+	if (!vm->post.set) {
+		vm->post.set = true;
+		vm->post.event = event;
+		vm->post.code = code;
+		snprintf(vm->post.text, sizeof(vm->post.text), "%s", text ?: "");
+	}
+	pthread_mutex_unlock(&vm->post_lock);
+	vm->halted = true;
+	for (unsigned i = 0; i < vm->nvcpus; i++)
+		vm->board->engine->vcpu_kick(vm->vcpus[i].cpu);
+	uv_async_send(&vm->async);
+}
+
+static void on_system_event(void *ctx, int event, uint64_t code)
+{
+	vm_post_event(ctx, event, code, NULL);
+}
+
+static void on_report(void *ctx, const char *device, const char *text)
+{
+	struct vm *vm = ctx;
+
+	/* Any thread: only the log is safe from here. */
+	log_warn(vm->o.log, device, "%s", text);
+}
+
+static void hold(struct vm *vm)
+{
+	if (vm->held || !vm->sched)
+		return;
+	sched_pause(vm->sched);
+	vm->board->engine->time_stop(vm->board->cpu_vm);
+	vm->held = true;
+}
+
+static void let_go(struct vm *vm)
+{
+	if (!vm->held)
+		return;
+	vm->board->engine->time_start(vm->board->cpu_vm);
+	vm->held = false;
+	sched_resume(vm->sched);
+}
+
+static void end(struct vm *vm, enum vm_cause cause, int code, const char *text)
+{
+	if (vm->state == VM_ENDED)
+		return;
+	hold(vm);
+	vm->state = VM_ENDED;
+	vm->cause = cause;
+	vm->code = code;
+	emit(vm, "ended",
+		json_pack("{s:s, s:i, s:s}", "cause", vm_cause_name(cause), "code", code, "text",
+			text ?: ""));
+	if (vm->o.ended)
+		vm->o.ended(vm->o.ctx, cause, code);
+}
+
+static int reboot(struct vm *vm, struct err *e)
+{
+	int rc;
+
+	hold(vm);
+	vm->reboots++;
+	board_reset(vm->board);
+	rc = board_boot(vm->board, e);
+	if (rc)
+		return rc;
+	vm->halted = false;
+	emit(vm, "reboot", json_pack("{s:I}", "count", (json_int_t)vm->reboots));
+	wake_all(vm);
+	if (vm->state == VM_RUNNING)
+		let_go(vm);
+	return 0;
+}
+
+static void act(struct vm *vm, const struct vm_post *p)
+{
+	struct err e = {0};
+
+	switch (p->event) {
+	case CPU_SYSTEM_SHUTDOWN:
+		end(vm, VM_CAUSE_SHUTDOWN, (int)(p->code & 0xff), "guest powered off");
+		return;
+	case CPU_SYSTEM_CRASH:
+		end(vm, VM_CAUSE_CRASH, p->code ? (int)(p->code & 0xff) : 1,
+			"guest reported a failure");
+		return;
+	case CPU_SYSTEM_REBOOT:
+		if (reboot(vm, &e))
+			end(vm, VM_CAUSE_ERROR, 1, err_msg(&e));
+		return;
+	case CPU_SYSTEM_SUSPEND:
+		hold(vm);
+		vm->halted = false;
+		vm->state = VM_PAUSED;
+		emit(vm, "suspended", json_object());
+		return;
+	default:
+		/* Left as it is, so that it can be looked at (inspect) before it is killed. */
+		hold(vm);
+		vm->state = VM_PAUSED;
+		emit(vm, "error", json_pack("{s:s}", "text", p->text));
+		log_error(vm->o.log, "vm", "%s", p->text);
+		return;
+	}
+}
+
+static void on_async(uv_async_t *a)
+{
+	struct vm *vm = container_of(a, struct vm, async);
+	struct vm_post p;
+
+	pthread_mutex_lock(&vm->post_lock);
+	p = vm->post;
+	vm->post.set = false;
+	pthread_mutex_unlock(&vm->post_lock);
+	if (p.set && vm->state != VM_ENDED)
+		act(vm, &p);
+}
+
+/* ---- life cycle ---- */
+
+static void closed(uv_handle_t *h)
+{
+	struct vm *vm = container_of((uv_async_t *)h, struct vm, async);
+
+	pthread_mutex_destroy(&vm->post_lock);
+	free(vm->vcpus);
+	free(vm);
+}
+
+void vm_destroy(struct vm *vm)
+{
+	if (!vm)
+		return;
+	if (vm->sched) {
+		hold(vm);
+		sched_destroy(vm->sched);
+	}
+	board_destroy(vm->board);
+	vm_console_free(vm);
+	uv_close((uv_handle_t *)&vm->async, closed);
+}
+
+static int add_tasks(struct vm *vm, struct err *e)
+{
+	struct sched_opts so = {.workers = build_workers(vm->o.cfg), .name = "vcpu"};
+	int rc = sched_create(&vm->sched, &so, e);
+
+	if (rc)
+		return rc;
+	for (unsigned i = 0; i < vm->nvcpus; i++) {
+		struct vm_vcpu *vc = &vm->vcpus[i];
+		struct sched_task_ops ops = {vcpu_slice, vcpu_kick, vc};
+
+		rc = sched_add(vm->sched, &ops, &vc->task, e);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+int vm_create(struct vm **out, const struct vm_opts *o, struct err *e)
+{
+	struct vm *vm = calloc(1, sizeof(*vm));
+	int rc;
+
+	if (!vm)
+		return err_set(e, -ENOMEM, "machine: out of memory");
+	vm->o = *o;
+	pthread_mutex_init(&vm->post_lock, NULL);
+	rc = uv_async_init(o->loop, &vm->async, on_async);
+	if (rc) {
+		pthread_mutex_destroy(&vm->post_lock);
+		free(vm);
+		return err_set(e, rc, "machine: %s", uv_strerror(rc));
+	}
+	rc = vm_console_build(vm, e);
+	if (!rc)
+		rc = build_board(vm, on_wake, on_system_event, on_report, e);
+	if (!rc) {
+		vm->vcpus = calloc(vm->board->nvcpus, sizeof(*vm->vcpus));
+		if (!vm->vcpus)
+			rc = err_set(e, -ENOMEM, "machine: out of memory");
+	}
+	if (!rc) {
+		vm->nvcpus = vm->board->nvcpus;
+		for (unsigned i = 0; i < vm->nvcpus; i++) {
+			vm->vcpus[i].vm = vm;
+			vm->vcpus[i].cpu = vm->board->vcpus[i];
+		}
+		vm->board->engine->time_stop(vm->board->cpu_vm);
+		vm->held = true;
+		rc = board_boot(vm->board, e);
+	}
+	if (rc) {
+		vm_destroy(vm);
+		return rc;
+	}
+	*out = vm;
+	return 0;
+}
+
+int vm_start(struct vm *vm, bool paused, struct err *e)
+{
+	int rc;
+
+	if (vm->state != VM_BUILT)
+		return err_set(e, -EBUSY, "machine is %s, not new", vm_state_name(vm->state));
+	rc = add_tasks(vm, e);
+	if (rc)
+		return rc;
+	vm->started_ns = clock_mono_ns();
+	vm->state = paused ? VM_PAUSED : VM_RUNNING;
+	emit(vm, "started", json_pack("{s:b}", "paused", paused));
+	if (!paused)
+		let_go(vm);
+	return 0;
+}
+
+int vm_pause(struct vm *vm, struct err *e)
+{
+	if (vm->state == VM_PAUSED)
+		return 0;
+	if (vm->state != VM_RUNNING)
+		return err_set(e, -EBUSY, "machine is %s: only a running one can be paused",
+			vm_state_name(vm->state));
+	hold(vm);
+	vm->state = VM_PAUSED;
+	emit(vm, "paused", json_object());
+	return 0;
+}
+
+int vm_resume(struct vm *vm, struct err *e)
+{
+	if (vm->state == VM_RUNNING)
+		return 0;
+	if (vm->state != VM_PAUSED)
+		return err_set(e, -EBUSY, "machine is %s: only a paused one can be resumed",
+			vm_state_name(vm->state));
+	if (vm->halted)
+		return err_set(
+			e, -EIO, "machine stopped on an error and cannot go on: reset or kill it");
+	vm->state = VM_RUNNING;
+	emit(vm, "resumed", json_object());
+	let_go(vm);
+	return 0;
+}
+
+int vm_reset(struct vm *vm, struct err *e)
+{
+	if (vm->state == VM_ENDED)
+		return err_set(e, -EBUSY, "machine has ended");
+	return reboot(vm, e);
+}
+
+int vm_power_button(struct vm *vm, struct err *e)
+{
+	if (vm->state != VM_RUNNING)
+		return err_set(e, -EBUSY,
+			"machine is %s: a guest that does not run cannot shut itself down; resume "
+			"or kill it",
+			vm_state_name(vm->state));
+	return build_power_button(vm->board, e);
+}
+
+void vm_kill(struct vm *vm)
+{
+	end(vm, VM_CAUSE_KILLED, 137, "killed");
+}
+
+/* ---- looking at it ---- */
+
+json_t *vm_status(struct vm *vm)
+{
+	json_t *j = json_pack("{s:s, s:i, s:I, s:I, s:s}", "state", vm_state_name(vm->state),
+		"vcpus", (int)vm->nvcpus, "memory", (json_int_t)build_memory(vm->o.cfg), "reboots",
+		(json_int_t)vm->reboots, "engine", vm->board->engine->name);
+
+	if (vm->started_ns)
+		json_object_set_new(j, "uptime_ms",
+			json_integer((json_int_t)((clock_mono_ns() - vm->started_ns) / 1000000)));
+	if (vm->state == VM_ENDED) {
+		json_object_set_new(j, "cause", json_string(vm_cause_name(vm->cause)));
+		json_object_set_new(j, "code", json_integer(vm->code));
+	}
+	return j;
+}
+
+static json_t *vcpu_stats(struct vm *vm, struct vm_vcpu *vc)
+{
+	struct cpu_stats st = {0};
+	struct sched_task_stat ts = {0};
+	json_t *exits = json_object();
+	json_t *j;
+
+	vm->board->engine->vcpu_stats(vc->cpu, &st);
+	if (vc->task)
+		sched_task_stat(vc->task, &ts);
+	for (unsigned i = 0; i < CPU_EXIT_REASONS; i++)
+		json_object_set_new(
+			exits, cpu_exit_name(i), json_integer((json_int_t)vc->exits[i]));
+	j = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "instructions", (json_int_t)st.instructions,
+		"traps", (json_int_t)st.traps, "interrupts", (json_int_t)st.interrupts,
+		"tlb_misses", (json_int_t)st.tlb_misses, "page_walks", (json_int_t)st.page_walks,
+		"blocks_decoded", (json_int_t)st.blocks_decoded);
+	json_object_set_new(j, "run_ms", json_real((double)ts.run_ns / 1e6));
+	json_object_set_new(j, "wait_ms", json_real((double)ts.wait_ns / 1e6));
+	json_object_set_new(j, "idle_ms", json_real((double)ts.idle_ns / 1e6));
+	json_object_set_new(j, "exits", exits);
+	return j;
+}
+
+json_t *vm_stats(struct vm *vm)
+{
+	json_t *vcpus = json_array();
+	json_t *devices = json_object();
+	json_t *j = vm_status(vm);
+
+	for (unsigned i = 0; i < vm->nvcpus; i++)
+		json_array_append_new(vcpus, vcpu_stats(vm, &vm->vcpus[i]));
+	for (unsigned i = 0; i < vm->board->ndevices; i++) {
+		struct device *d = vm->board->devices[i];
+		json_t *dj;
+
+		if (!d->cls->stats)
+			continue;
+		dj = json_object();
+		d->cls->stats(d, dj);
+		json_object_set_new(devices, d->id, dj);
+	}
+	json_object_set_new(j, "vcpu", vcpus);
+	json_object_set_new(j, "devices", devices);
+	json_object_set_new(j, "host", build_host_stats(vm));
+	return j;
+}
+
+int vm_inspect(struct vm *vm, json_t **out, struct err *e)
+{
+	cleanup(free_ptr) struct state_obj *objs = NULL;
+	json_t *about = json_object();
+	unsigned n;
+	int rc;
+
+	if (!vm->held) {
+		json_decref(about);
+		return err_set(e, -EBUSY,
+			"machine is running: pause it first, its registers change while they are "
+			"read");
+	}
+	rc = board_quiesce(vm->board, e);
+	if (!rc)
+		rc = board_state(vm->board, &objs, &n);
+	if (rc) {
+		json_decref(about);
+		return err_wrap(e, "inspect");
+	}
+	for (unsigned i = 0; i < vm->board->ndevices; i++) {
+		struct device *d = vm->board->devices[i];
+		json_t *dj = json_object();
+
+		json_object_set_new(dj, "class", json_string(d->cls->name));
+		if (d->cls->describe)
+			d->cls->describe(d, dj);
+		json_object_set_new(about, d->id, dj);
+	}
+	*out = json_pack("{s:o, s:o, s:o}", "status", vm_status(vm), "about", about, "state",
+		state_json(objs, n));
+	board_resume(vm->board);
+	return 0;
+}

@@ -1,0 +1,83 @@
+/*
+ * vm.h: a running virtual machine: a board whose vCPUs are tasks, with a life cycle.
+ *
+ *             vm_start            vm_pause
+ *   BUILT ------------> RUNNING <----------> PAUSED
+ *                          |    vm_resume      |
+ *                          +---- ENDED <-------+      (guest shut down, failed, killed: cause and code say which)
+ *
+ * Data flow: workers (cpu/sched) run vCPUs and handle their exits by one table (exits.c) in the worker's thread. What
+ * concerns the whole machine (shutdown, reboot, errors) is posted to the event loop, which pauses the workers and acts.
+ *
+ * Threads: every call belongs to the event loop's thread. `cfg`, `loop` and `log` must outlive the VM.
+ */
+#ifndef LODGE_VM_VM_H
+#define LODGE_VM_VM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct console;
+struct err;
+struct json_t;
+struct log;
+struct uv_loop_s;
+struct vm;
+struct vm_config;
+
+enum vm_state { VM_BUILT, VM_RUNNING, VM_PAUSED, VM_ENDED };
+
+enum vm_cause {
+	VM_CAUSE_NONE,
+	VM_CAUSE_SHUTDOWN, /* the guest powered off; code from the guest (test finisher), else 0 */
+	VM_CAUSE_CRASH, /* the guest said that it failed */
+	VM_CAUSE_ERROR, /* the engine could not go on */
+	VM_CAUSE_KILLED, /* somebody said kill */
+};
+
+struct vm_opts {
+	const struct vm_config *cfg;
+	struct uv_loop_s *loop;
+	struct log *log;
+	int console_fd; /* console log, owned from now on; -1: none */
+	/* Something happened; `params` is borrowed. May be NULL. */
+	void (*event)(void *ctx, const char *name, struct json_t *params);
+	/* The machine has ended. Called once, from the loop; the callee may vm_destroy(). */
+	void (*ended)(void *ctx, enum vm_cause cause, int code);
+	void *ctx;
+};
+
+/* Opens and builds everything; nothing runs yet. After this no file needs to be opened any more (sandbox). */
+int vm_create(struct vm **out, const struct vm_opts *o, struct err *e);
+void vm_destroy(struct vm *vm);
+
+int vm_start(struct vm *vm, bool paused, struct err *e);
+int vm_pause(struct vm *vm, struct err *e);
+int vm_resume(struct vm *vm, struct err *e);
+/* Presses the power button; -ENOTSUP when the machine has none. What the guest makes of it is its business. */
+int vm_power_button(struct vm *vm, struct err *e);
+int vm_reset(struct vm *vm, struct err *e);
+/* Ends at once, as pulling the plug. */
+void vm_kill(struct vm *vm);
+
+enum vm_state vm_state(const struct vm *vm);
+const char *vm_state_name(enum vm_state s);
+const char *vm_cause_name(enum vm_cause c);
+struct console *vm_console(struct vm *vm);
+
+/* New references. */
+struct json_t *vm_status(struct vm *vm);
+struct json_t *vm_stats(struct vm *vm);
+/* Every register and device field by name; the machine must be paused (-EBUSY). */
+int vm_inspect(struct vm *vm, struct json_t **out, struct err *e);
+
+/*
+ * The whole machine (described state and RAM) as a stream; the machine must be paused. `write` returns 0 or a negative
+ * errno and may be called many times. Format: save.c.
+ */
+int vm_save(struct vm *vm, int (*write)(void *ctx, const void *buf, uint64_t len), void *ctx,
+	struct err *e);
+/* Into a VM just created from the same configuration; the VM is then PAUSED. `fd` is read from its position on. */
+int vm_load(struct vm *vm, int fd, struct err *e);
+
+#endif
