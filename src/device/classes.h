@@ -1,0 +1,13 @@
+/*
+ * classes.h: every device class that this build has, for table.c. One line a class.
+ */
+#ifndef LODGE_DEVICE_CLASSES_H
+#define LODGE_DEVICE_CLASSES_H
+
+#include "device/device.h"
+
+extern const struct device_class finisher_class;
+extern const struct device_class rtc_class;
+extern const struct device_class uart_class;
+
+#endif
