@@ -90,7 +90,7 @@ static int parse(struct all *a, struct args *args, struct err *e, int argc, char
 }
 #define PARSE(...) \
 	({ \
-		char *argv_[] = {"run", __VA_ARGS__, NULL}; \
+		static char *argv_[] = {"run", __VA_ARGS__, NULL}; /* args point into it */ \
 		parse(&a, &args, &e, ARRAY_SIZE(argv_) - 1, argv_); \
 	})
 
