@@ -1,0 +1,240 @@
+#include "cli/client.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/fsutil.h"
+#include "base/json.h"
+#include "base/spell.h"
+#include "base/util.h"
+#include "vm/rundir.h"
+
+int client_path(const char *name, const char *file, char *path, size_t size, struct err *e)
+{
+	return rundir_path(name, file, path, size, e);
+}
+
+static int by_text(const void *a, const void *b)
+{
+	return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+int client_names(char ***names, size_t *n, struct err *e)
+{
+	char path[4096];
+	DIR *d;
+	int rc = fs_place_path(FS_RUNTIME, path, sizeof(path), e);
+
+	*names = NULL;
+	*n = 0;
+	if (rc)
+		return rc;
+	d = opendir(path);
+	if (!d)
+		return errno == ENOENT ? 0 : err_sys(e, -errno, "%s", path);
+	for (struct dirent *de; (de = readdir(d));) {
+		char **more;
+
+		if (de->d_name[0] == '.' || !rundir_alive(de->d_name))
+			continue;
+		more = realloc(*names, (*n + 1) * sizeof(**names));
+		if (!more)
+			break;
+		*names = more;
+		more[*n] = strdup(de->d_name);
+		if (more[*n])
+			(*n)++;
+	}
+	closedir(d);
+	if (*n)
+		qsort(*names, *n, sizeof(**names), by_text);
+	return 0;
+}
+
+static int no_such(const char *name, struct err *e)
+{
+	char **names;
+	size_t n;
+	const char *near = NULL;
+	int rc;
+
+	if (client_names(&names, &n, NULL))
+		return err_set(e, -ENOENT, "no machine %s is running", name);
+	near = spell_nearest(name, (const char *const *)names, n);
+	if (near)
+		rc = err_set(e, -ENOENT, "no machine %s is running; did you mean %s?", name, near);
+	else if (n)
+		rc = err_set(e, -ENOENT,
+			"no machine %s is running; `lodge ps` lists those that are", name);
+	else
+		rc = err_set(e, -ENOENT,
+			"no machine %s is running; in fact none is (start one: lodge run)", name);
+	for (size_t i = 0; i < n; i++)
+		free(names[i]);
+	free(names);
+	return rc;
+}
+
+int client_open(struct client *c, const char *name, struct err *e)
+{
+	struct sockaddr_un sa = {.sun_family = AF_UNIX};
+	char path[4096];
+	int rc;
+
+	memset(c, 0, sizeof(*c));
+	c->fd = -1;
+	snprintf(c->name, sizeof(c->name), "%s", name);
+	rc = rundir_check_name(name, e) ?: rundir_path(name, "control.sock", path, sizeof(path), e);
+	if (rc)
+		return rc;
+	if (!rundir_alive(name))
+		return no_such(name, e);
+	if (strlen(path) >= sizeof(sa.sun_path))
+		return err_set(e, -ENAMETOOLONG,
+			"machine %s: the path of its control socket is too long", name);
+	memcpy(sa.sun_path, path, strlen(path) + 1);
+	c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (c->fd < 0 || connect(c->fd, (struct sockaddr *)&sa, sizeof(sa))) {
+		rc = err_sys(e, -errno, "machine %s: its control socket does not answer", name);
+		client_close(c);
+		return rc;
+	}
+	return 0;
+}
+
+void client_close(struct client *c)
+{
+	if (c->fd >= 0)
+		close(c->fd);
+	c->fd = -1;
+	free(c->buf);
+	c->buf = NULL;
+}
+
+static int send_all(int fd, const char *p, size_t len)
+{
+	while (len) {
+		ssize_t n = send(fd, p, len, MSG_NOSIGNAL);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		p += n;
+		len -= (size_t)n;
+	}
+	return 0;
+}
+
+/* One line without its newline into *line (malloc'ed). Byte by byte after a partial line: a raw stream may follow. */
+static int read_line(struct client *c, char **line, size_t *len, struct err *e)
+{
+	for (;;) {
+		char ch;
+		ssize_t n = read(c->fd, &ch, 1);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return err_set(e, -EPIPE, "machine %s has gone", c->name);
+		if (ch == '\n')
+			break;
+		if (c->len == c->cap) {
+			size_t cap = MAX(4096ul, 2 * c->cap);
+			char *p = realloc(c->buf, cap);
+
+			if (!p)
+				return err_set(e, -ENOMEM, "out of memory");
+			c->buf = p;
+			c->cap = cap;
+		}
+		c->buf[c->len++] = ch;
+	}
+	*line = c->buf;
+	*len = c->len;
+	c->len = 0;
+	return 0;
+}
+
+static int read_message(struct client *c, json_t **msg, struct err *e)
+{
+	char *line;
+	size_t len;
+	int rc = read_line(c, &line, &len, e);
+
+	if (rc)
+		return rc;
+	*msg = json_loadb(line, len, 0, NULL);
+	return *msg ? 0
+		    : err_set(e, -EPROTO, "machine %s answered something that is not JSON",
+			      c->name);
+}
+
+static int take_error(const struct client *c, const json_t *error, struct err *e)
+{
+	const char *text = json_string_value(json_object_get(error, "message"));
+	const char *num = json_string_value(
+		json_object_get(json_object_get(error, "data"), "errno"));
+	int code = num && !strcmp(num, "EBUSY")	   ? -EBUSY
+		   : num && !strcmp(num, "ENOENT") ? -ENOENT
+						   : -EREMOTEIO;
+
+	return err_set(e, code, "machine %s: %s", c->name, text ?: "it refused");
+}
+
+int client_call(
+	struct client *c, const char *method, json_t *params, json_t **result, struct err *e)
+{
+	json_t *req = json_pack("{s:s, s:i, s:s, s:o*}", "jsonrpc", "2.0", "id", (int)++c->id,
+		"method", method, "params", params);
+	char *text = json_dumps(req, JSON_COMPACT);
+	int rc;
+
+	json_decref(req);
+	if (!text)
+		return err_set(e, -ENOMEM, "out of memory");
+	rc = send_all(c->fd, text, strlen(text)) ?: send_all(c->fd, "\n", 1);
+	free(text);
+	if (rc)
+		return err_sys(e, rc, "machine %s", c->name);
+	for (;;) {
+		cleanup(json_drop) json_t *msg = NULL;
+
+		rc = read_message(c, &msg, e);
+		if (rc)
+			return rc;
+		if (json_integer_value(json_object_get(msg, "id")) != (json_int_t)c->id)
+			continue;
+		if (json_object_get(msg, "error"))
+			return take_error(c, json_object_get(msg, "error"), e);
+		if (result)
+			*result = json_incref(json_object_get(msg, "result"));
+		return 0;
+	}
+}
+
+int client_event(struct client *c, char *event, size_t size, json_t **params, struct err *e)
+{
+	for (;;) {
+		cleanup(json_drop) json_t *msg = NULL;
+		const char *name;
+		int rc = read_message(c, &msg, e);
+
+		if (rc)
+			return rc;
+		name = json_string_value(json_object_get(msg, "method"));
+		if (!name)
+			continue;
+		snprintf(event, size, "%s", name);
+		*params = json_incref(json_object_get(msg, "params"));
+		return 0;
+	}
+}

@@ -1,0 +1,273 @@
+#include "memory/frames.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/util.h"
+
+#define CHUNK_ORDER 9u
+#define CHUNK_FRAMES (1u << CHUNK_ORDER)
+#define WORDS (CHUNK_FRAMES / 64)
+
+/* 2 MiB of frames: free, given out whole, or split into small runs (a bitmap, made when first needed). */
+struct chunk {
+	uint64_t *used; /* NULL: not split */
+	uint16_t nused;
+	bool whole;
+};
+
+struct node {
+	uint64_t first, chunks; /* in chunks */
+	uint64_t free; /* frames */
+};
+
+struct frames {
+	pthread_mutex_t lock;
+	int fd;
+	uint8_t *base;
+	uint64_t count;
+	struct chunk *chunks;
+	struct node node[FRAMES_MAX_NODES];
+	unsigned nodes;
+};
+
+int frames_create(struct frames **out, const struct frames_opts *o, struct err *e)
+{
+	struct frames *f;
+	uint64_t bytes = 0;
+	int rc;
+
+	if (!o->nodes || o->nodes > FRAMES_MAX_NODES)
+		return err_set(e, -EINVAL, "machine memory: %u nodes; 1 to %d are possible",
+			o->nodes, FRAMES_MAX_NODES);
+	for (unsigned i = 0; i < o->nodes; i++) {
+		if (!o->node_bytes[i] || o->node_bytes[i] % (2 * MiB) ||
+			bytes + o->node_bytes[i] < bytes)
+			return err_set(e, -EINVAL,
+				"machine memory: node %u has %llu bytes, not a multiple of 2 MiB",
+				i, (unsigned long long)o->node_bytes[i]);
+		bytes += o->node_bytes[i];
+	}
+	f = calloc(1, sizeof(*f));
+	if (!f)
+		return err_set(e, -ENOMEM, "machine memory: out of memory");
+	pthread_mutex_init(&f->lock, NULL);
+	f->count = bytes / PAGE_SIZE;
+	f->nodes = o->nodes;
+	f->chunks = calloc(f->count / CHUNK_FRAMES, sizeof(*f->chunks));
+	f->base = MAP_FAILED;
+	f->fd = memfd_create(o->name ?: "lodge-ram", MFD_CLOEXEC);
+	rc = f->fd < 0 ? -errno : 0;
+	if (!rc && ftruncate(f->fd, (off_t)bytes))
+		rc = -errno;
+	if (!rc) {
+		f->base = mmap(
+			NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, f->fd, 0);
+		rc = f->base == MAP_FAILED ? -errno : 0;
+	}
+	if (!rc && !f->chunks)
+		rc = -ENOMEM;
+	if (rc) {
+		frames_destroy(f);
+		return err_sys(
+			e, rc, "machine memory: %llu MiB", (unsigned long long)(bytes / MiB));
+	}
+	for (uint64_t i = 0, at = 0; i < o->nodes; i++) {
+		f->node[i].first = at;
+		f->node[i].chunks = o->node_bytes[i] / (2 * MiB);
+		f->node[i].free = f->node[i].chunks * CHUNK_FRAMES;
+		at += f->node[i].chunks;
+	}
+	*out = f;
+	return 0;
+}
+
+void frames_destroy(struct frames *f)
+{
+	if (!f)
+		return;
+	for (uint64_t i = 0; f->chunks && i < f->count / CHUNK_FRAMES; i++)
+		free(f->chunks[i].used);
+	free(f->chunks);
+	if (f->base != MAP_FAILED)
+		munmap(f->base, f->count * PAGE_SIZE);
+	if (f->fd >= 0)
+		close(f->fd);
+	pthread_mutex_destroy(&f->lock);
+	free(f);
+}
+
+static bool run_free(const uint64_t *used, unsigned at, unsigned n)
+{
+	for (unsigned i = at; i < at + n; i++)
+		if (used[i / 64] >> (i % 64) & 1)
+			return false;
+	return true;
+}
+
+static void run_mark(uint64_t *used, unsigned at, unsigned n, bool set)
+{
+	for (unsigned i = at; i < at + n; i++)
+		if (set)
+			used[i / 64] |= 1ull << (i % 64);
+		else
+			used[i / 64] &= ~(1ull << (i % 64));
+}
+
+static bool take_small(struct chunk *c, unsigned order, unsigned *at)
+{
+	unsigned n = 1u << order;
+
+	if (c->whole || c->nused + n > CHUNK_FRAMES)
+		return false;
+	if (!c->used) {
+		c->used = calloc(WORDS, sizeof(*c->used));
+		if (!c->used)
+			return false;
+	}
+	for (*at = 0; *at < CHUNK_FRAMES; *at += n)
+		if (run_free(c->used, *at, n)) {
+			run_mark(c->used, *at, n, true);
+			c->nused += n;
+			return true;
+		}
+	return false;
+}
+
+static int alloc_small(struct frames *f, struct node *nd, unsigned order, mfn_t *out)
+{
+	unsigned at;
+
+	/* Started chunks first, and from the top, so that whole ones stay together at the bottom. */
+	for (int split = 1; split >= 0; split--)
+		for (uint64_t i = nd->chunks; i-- > 0;) {
+			struct chunk *c = &f->chunks[nd->first + i];
+
+			if ((c->nused > 0) == split && take_small(c, order, &at)) {
+				out->n = (nd->first + i) * CHUNK_FRAMES + at;
+				return 0;
+			}
+		}
+	return -ENOMEM;
+}
+
+static int alloc_chunks(struct frames *f, struct node *nd, unsigned order, mfn_t *out)
+{
+	uint64_t n = 1ull << (order - CHUNK_ORDER);
+
+	for (uint64_t i = align_up(nd->first, n); i + n <= nd->first + nd->chunks; i += n) {
+		uint64_t k = 0;
+
+		while (k < n && !f->chunks[i + k].whole && !f->chunks[i + k].nused)
+			k++;
+		if (k < n)
+			continue;
+		for (k = 0; k < n; k++)
+			f->chunks[i + k].whole = true;
+		out->n = i * CHUNK_FRAMES;
+		return 0;
+	}
+	return -ENOMEM;
+}
+
+int frames_alloc(struct frames *f, int node, unsigned order, mfn_t *out)
+{
+	int rc = -ENOMEM;
+
+	if (order > FRAME_ORDER_1G || node < FRAMES_NODE_ANY || node >= (int)f->nodes)
+		return -EINVAL;
+	pthread_mutex_lock(&f->lock);
+	for (unsigned i = 0; rc && i < f->nodes; i++) {
+		struct node *nd = &f->node[i];
+
+		if (node != FRAMES_NODE_ANY && node != (int)i)
+			continue;
+		rc = order < CHUNK_ORDER ? alloc_small(f, nd, order, out)
+					 : alloc_chunks(f, nd, order, out);
+		if (!rc)
+			nd->free -= 1ull << order;
+	}
+	pthread_mutex_unlock(&f->lock);
+	/* Larger runs were never touched, or were punched out when they were freed. */
+	if (!rc && order < CHUNK_ORDER)
+		memset(frames_ptr(f, *out), 0, PAGE_SIZE << order);
+	return rc;
+}
+
+void frames_free(struct frames *f, mfn_t m, unsigned order)
+{
+	struct chunk *c;
+
+	if (m.n + (1ull << order) > f->count)
+		abort(); /* broken invariant */
+	if (order >= CHUNK_ORDER)
+		frames_discard(f, m, 1ull << order);
+	pthread_mutex_lock(&f->lock);
+	c = &f->chunks[m.n / CHUNK_FRAMES];
+	f->node[frames_node_of(f, m)].free += 1ull << order;
+	if (order < CHUNK_ORDER) {
+		run_mark(c->used, m.n % CHUNK_FRAMES, 1u << order, false);
+		c->nused -= 1u << order;
+	} else {
+		for (uint64_t k = 0; k < 1ull << (order - CHUNK_ORDER); k++)
+			c[k].whole = false;
+	}
+	pthread_mutex_unlock(&f->lock);
+}
+
+int frames_discard(struct frames *f, mfn_t m, uint64_t count)
+{
+	if (m.n > f->count || count > f->count - m.n)
+		return -EINVAL;
+	if (fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(m.n * PAGE_SIZE),
+		    (off_t)(count * PAGE_SIZE)))
+		return -errno;
+	return 0;
+}
+
+void *frames_ptr(const struct frames *f, mfn_t m)
+{
+	if (m.n >= f->count)
+		abort(); /* broken invariant */
+	return f->base + m.n * PAGE_SIZE;
+}
+
+void *frames_base(const struct frames *f)
+{
+	return f->base;
+}
+
+uint64_t frames_count(const struct frames *f)
+{
+	return f->count;
+}
+
+unsigned frames_nodes(const struct frames *f)
+{
+	return f->nodes;
+}
+
+unsigned frames_node_of(const struct frames *f, mfn_t m)
+{
+	for (unsigned i = f->nodes; i-- > 0;)
+		if (m.n / CHUNK_FRAMES >= f->node[i].first)
+			return i;
+	return 0;
+}
+
+void frames_node_stat(const struct frames *f, unsigned node, struct frames_node_stat *st)
+{
+	st->total = f->node[node].chunks * CHUNK_FRAMES;
+	st->free = f->node[node].free;
+}
+
+int frames_fd(const struct frames *f)
+{
+	return f->fd;
+}

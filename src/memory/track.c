@@ -1,0 +1,164 @@
+/*
+ * track.c: write tracking (space.h). One bit a page; a writer sets it before it writes.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/err.h"
+#include "base/util.h"
+#include "memory/space_impl.h"
+
+struct tracker {
+	struct space *s;
+	struct tracker_ops ops;
+	/* Two bits a page: `seen` is what writers test; `busy` makes the others wait while one runs the hook. */
+	_Atomic uint64_t *seen, *busy;
+	uint64_t words;
+};
+
+static bool page_index(const struct space *s, gpa_t page, uint64_t *i)
+{
+	for (unsigned k = 0; k < s->nrams; k++) {
+		const struct ram *r = &s->rams[k];
+
+		if (page.v >= r->pub.base.v && page.v - r->pub.base.v < r->pub.len) {
+			*i = r->first_page + (page.v - r->pub.base.v) / PAGE_SIZE;
+			return true;
+		}
+	}
+	return false;
+}
+
+static void mark(struct tracker *t, uint64_t i, gpa_t page, const void *host)
+{
+	uint64_t bit = 1ull << (i % 64);
+	_Atomic uint64_t *seen = &t->seen[i / 64], *busy = &t->busy[i / 64];
+
+	if (atomic_load_explicit(seen, memory_order_acquire) & bit)
+		return;
+	if (!t->ops.before) {
+		atomic_fetch_or(seen, bit);
+		return;
+	}
+	/* The hook may be copying the page: nobody writes until it has. */
+	while (atomic_fetch_or(busy, bit) & bit)
+		while (atomic_load_explicit(busy, memory_order_acquire) & bit)
+			;
+	if (!(atomic_load(seen) & bit)) {
+		t->ops.before(t->ops.ctx, page, host);
+		atomic_fetch_or(seen, bit);
+	}
+	atomic_fetch_and(busy, ~bit);
+}
+
+bool track_write(struct space *s, gpa_t page, const void *host)
+{
+	uint64_t i;
+
+	if (!page_index(s, page, &i))
+		return false;
+	pthread_rwlock_rdlock(&s->lock);
+	for (unsigned k = 0; k < SPACE_TRACKERS; k++)
+		if (s->trackers[k])
+			mark(s->trackers[k], i, page, host);
+	pthread_rwlock_unlock(&s->lock);
+	return true;
+}
+
+static void invalidate_all(struct space *s)
+{
+	for (unsigned v = 0; v < s->nviews; v++)
+		for (unsigned k = 0; k < s->nrams; k++)
+			space_invalidate(s, v, s->rams[k].pub.base, s->rams[k].pub.len, MEM_WRITE);
+}
+
+int tracker_start(
+	struct tracker **out, struct space *s, const struct tracker_ops *ops, struct err *e)
+{
+	struct tracker *t = calloc(1, sizeof(*t));
+	unsigned slot = 0;
+
+	if (!t)
+		return err_set(e, -ENOMEM, "write tracking: out of memory");
+	t->s = s;
+	if (ops)
+		t->ops = *ops;
+	t->words = (s->pages + 63) / 64;
+	t->seen = calloc(t->words, sizeof(*t->seen));
+	t->busy = calloc(t->words, sizeof(*t->busy));
+	if (!t->seen || !t->busy) {
+		free((void *)t->seen);
+		free((void *)t->busy);
+		free(t);
+		return err_set(e, -ENOMEM, "write tracking: out of memory");
+	}
+	pthread_rwlock_wrlock(&s->lock);
+	while (slot < SPACE_TRACKERS && s->trackers[slot])
+		slot++;
+	if (slot < SPACE_TRACKERS) {
+		s->trackers[slot] = t;
+		atomic_fetch_add(&s->ntrackers, 1);
+	}
+	pthread_rwlock_unlock(&s->lock);
+	if (slot == SPACE_TRACKERS) {
+		free((void *)t->seen);
+		free((void *)t->busy);
+		free(t);
+		return err_set(
+			e, -EBUSY, "write tracking: %d trackers are on already", SPACE_TRACKERS);
+	}
+	invalidate_all(s);
+	*out = t;
+	return 0;
+}
+
+void tracker_stop(struct tracker *t)
+{
+	struct space *s;
+
+	if (!t)
+		return;
+	s = t->s;
+	pthread_rwlock_wrlock(&s->lock);
+	for (unsigned k = 0; k < SPACE_TRACKERS; k++)
+		if (s->trackers[k] == t) {
+			s->trackers[k] = NULL;
+			atomic_fetch_sub(&s->ntrackers, 1);
+		}
+	pthread_rwlock_unlock(&s->lock);
+	free((void *)t->seen);
+	free((void *)t->busy);
+	free(t);
+}
+
+static gpa_t page_at(const struct space *s, uint64_t i)
+{
+	unsigned k = s->nrams - 1;
+
+	while (s->rams[k].first_page > i)
+		k--;
+	return gpa(s->rams[k].pub.base.v + (i - s->rams[k].first_page) * PAGE_SIZE);
+}
+
+uint64_t tracker_collect(struct tracker *t, void (*fn)(void *ctx, gpa_t page), void *ctx)
+{
+	uint64_t *got = calloc(t->words, sizeof(*got));
+	uint64_t n = 0;
+
+	/* Without memory for a copy nothing is taken: the bits stay for the next time. */
+	if (!got)
+		return 0;
+	for (uint64_t w = 0; w < t->words; w++)
+		if (atomic_load_explicit(&t->seen[w], memory_order_relaxed))
+			got[w] = atomic_exchange(&t->seen[w], 0);
+	/* Only now can no writer go on through a cached translation: what fn reads includes what it wrote. */
+	invalidate_all(t->s);
+	for (uint64_t w = 0; w < t->words; w++)
+		for (uint64_t bits = got[w]; bits; bits &= bits - 1) {
+			n++;
+			if (fn)
+				fn(ctx, page_at(t->s, w * 64 + (uint64_t)__builtin_ctzll(bits)));
+		}
+	free(got);
+	return n;
+}
