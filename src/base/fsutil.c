@@ -176,10 +176,10 @@ int fs_place_path(enum fs_place place, char *path, size_t size, struct err *e)
 
 	if (env("LODGE_HOME"))
 		n = snprintf(path, size, "%s/%s", env("LODGE_HOME"), places[place].sub);
-	else if (geteuid() == 0)
-		n = snprintf(path, size, "%s", places[place].root);
 	else if (env(places[place].xdg))
 		n = snprintf(path, size, "%s/lodge", env(places[place].xdg));
+	else if (geteuid() == 0)
+		n = snprintf(path, size, "%s", places[place].root);
 	else if (place == FS_RUNTIME)
 		n = snprintf(path, size, "/tmp/lodge-%u", (unsigned)geteuid());
 	else if (env("HOME"))

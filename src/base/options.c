@@ -105,24 +105,56 @@ static int set_bool(const struct opt *o, void *obj, const char *text, struct err
 static int set_enum(const struct opt *o, void *obj, const char *text, struct err *e)
 {
 	cleanup(strbuf_free) struct strbuf all = {0};
+	unsigned n = 0;
 
 	for (int i = 0; o->values[i]; i++) {
+		if (!o->values[i][0])
+			continue; /* stands for "not given" and cannot be given */
 		if (!strcmp(o->values[i], text)) {
 			*(int *)at(o, obj) = i;
 			return 0;
 		}
-		strbuf_addf(&all, "%s%s", i ? ", " : "", o->values[i]);
+		strbuf_addf(&all, "%s%s", n++ ? ", " : "", o->values[i]);
 	}
-	return err_set(e, -EINVAL, "\"%s\" is not known: give %s%s", text,
-		o->values[1] ? "one of " : "", strbuf_text(&all));
+	return err_set(e, -EINVAL, "\"%s\" is not known: give %s%s", text, n > 1 ? "one of " : "",
+		strbuf_text(&all));
+}
+
+/* RFC 3629: what JSON and YAML can carry. */
+static bool is_utf8(const char *text)
+{
+	const unsigned char *p = (const unsigned char *)text;
+
+	while (*p) {
+		unsigned more = *p < 0x80   ? 0
+				: *p < 0xc2 ? 9
+				: *p < 0xe0 ? 1
+				: *p < 0xf0 ? 2
+				: *p < 0xf5 ? 3
+					    : 9;
+		unsigned first = *p++;
+
+		if (more == 9)
+			return false;
+		for (unsigned i = 0; i < more; i++, p++) {
+			unsigned lo = i ? 0x80 : first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80;
+			unsigned hi = i ? 0xbf : first == 0xed ? 0x9f : first == 0xf4 ? 0x8f : 0xbf;
+
+			if (*p < lo || *p > hi)
+				return false;
+		}
+	}
+	return true;
 }
 
 static int set_text(const struct opt *o, void *obj, const char *text, struct err *e)
 {
 	char **p = at(o, obj);
 	char *copy;
-	int r = o->check ? o->check(text, e) : 0;
+	int r = is_utf8(text) ? 0 : err_set(e, -EINVAL, "the text is not UTF-8");
 
+	if (!r && o->check)
+		r = o->check(text, e);
 	if (r)
 		return r;
 	copy = strdup(text);

@@ -120,7 +120,10 @@ static void places(void **state)
 	setenv("XDG_CACHE_HOME", "relative", 1);
 	setenv("HOME", "/x/home", 1);
 	assert_int_equal(fs_place_path(FS_DATA, path, sizeof(path), &e), 0);
-	assert_string_equal(path, geteuid() ? "/x/data/lodge" : "/var/lib/lodge");
+	assert_string_equal(path, "/x/data/lodge");
+	unsetenv("XDG_DATA_HOME");
+	assert_int_equal(fs_place_path(FS_DATA, path, sizeof(path), &e), 0);
+	assert_string_equal(path, geteuid() ? "/x/home/.local/share/lodge" : "/var/lib/lodge");
 	assert_int_equal(fs_place_path(FS_CACHE, path, sizeof(path), &e), 0);
 	assert_string_equal(path, geteuid() ? "/x/home/.cache/lodge" : "/var/cache/lodge");
 	unsetenv("XDG_RUNTIME_DIR");

@@ -88,11 +88,8 @@ static int parse(struct all *a, struct args *args, struct err *e, int argc, char
 	assert_int_equal(command_defaults(&cmd, a, e), 0);
 	return command_parse(&cmd, a, argc, argv, args, e);
 }
-#define PARSE(...) \
-	({ \
-		static char *argv_[] = {"run", __VA_ARGS__, NULL}; /* args point into it */ \
-		parse(&a, &args, &e, ARRAY_SIZE(argv_) - 1, argv_); \
-	})
+#define WORDS(...) ((char *[]){"run", __VA_ARGS__, NULL})
+#define PARSE(...) parse(&a, &args, &e, ARRAY_SIZE(WORDS(__VA_ARGS__)) - 1, WORDS(__VA_ARGS__))
 
 static void tables_are_well_formed(void **state)
 {

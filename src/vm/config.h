@@ -1,0 +1,157 @@
+/*
+ * config.h: the definition of a machine, and every way to write it down.
+ *
+ * One static table (vm_config_opts) has every option once: its flag, its key in YAML and in JSON, type, default,
+ * range and help. The flags of `lodge run` and `lodge-vm`, the YAML file, the JSON of the control socket and
+ * of the persisted definition, help, man page and completion are all made from it (base/options.h), so the
+ * same words work everywhere:
+ *
+ *	--memory 2G --disk root.img:raw,cache=none --net user,hostfwd=tcp::2222-:22
+ *
+ *	memory: 2G
+ *	disks:
+ *	  - {file: root.img, format: raw, cache: none}
+ *	nets:
+ *	  - {user: on, hostfwd: ["tcp::2222-:22"]}
+ *
+ * In YAML an element of a list may also be the text of the flag: `disks: ["root.img:raw,cache=none"]`.
+ *
+ * Ownership: a struct vm_config owns all that it points to; vm_config_free() releases it. Threads: one at a time.
+ * Errors: one line with what, where and remedy; -EINVAL for what the user wrote, else the errno of the file.
+ */
+#ifndef LODGE_VM_CONFIG_H
+#define LODGE_VM_CONFIG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/options.h"
+
+struct err;
+struct json_t;
+
+#define VM_MAX_DISKS 16
+#define VM_MAX_NETS 8
+#define VM_MAX_FWDS 64
+#define VM_MAX_VCPUS 128
+#define VM_MAX_NODES 8
+#define VM_MAX_QUEUES 16
+#define VM_NAME_MAX 63
+#define VM_CONFIG_FILE_MAX (1u << 20) /* bytes of a definition file */
+
+enum vm_engine { VM_ENGINE_AUTO, VM_ENGINE_RV64 };
+enum vm_console { VM_CONSOLE_UART, VM_CONSOLE_VIRTIO };
+enum vm_clock { VM_CLOCK_HOST, VM_CLOCK_MODEL };
+enum vm_format { VM_FORMAT_NONE, VM_FORMAT_RAW };
+enum vm_cache {
+	VM_CACHE_WRITEBACK, /* host page cache; guest flushes reach the medium */
+	VM_CACHE_NONE, /* O_DIRECT */
+	VM_CACHE_WRITETHROUGH, /* each write is on the medium when it completes */
+};
+
+struct vm_disk {
+	char *id; /* NULL: the machine makes one, "disk0" */
+	char *file;
+	int format; /* enum vm_format; vm_config_validate() refuses NONE */
+	bool readonly;
+	int cache; /* enum vm_cache */
+	bool discard; /* guest discards free space in the file */
+	unsigned queues; /* 0: one for each vCPU, at most VM_MAX_QUEUES */
+};
+
+/* Host port to guest port. Addresses are IPv4 text; "" in guest is the guest's first address. */
+struct vm_fwd {
+	bool udp;
+	char host[16];
+	uint16_t host_port;
+	char guest[16];
+	uint16_t guest_port;
+};
+
+struct vm_net {
+	char *id; /* NULL: "net0" */
+	bool user; /* user networking; else tap */
+	char *tap; /* name of the host's interface */
+	char *mac; /* "52:54:00:12:34:56"; NULL: the machine makes one (from the seed if there is one) */
+	struct vm_fwd *fwds; /* user networking only */
+	unsigned nfwds;
+};
+
+struct vm_config {
+	char *name; /* NULL: the one that starts it makes one */
+	char *image; /* name of an image, not a path; its parts become kernel, initrd, disks */
+	uint64_t memory; /* bytes */
+	unsigned smp;
+	unsigned nodes; /* NUMA nodes */
+	int engine; /* enum vm_engine */
+	char *cpu; /* "rv64,zbb=off": see vm_config_cpu_next() */
+	char *kernel, *initrd, *append, *firmware;
+	struct vm_disk *disks;
+	unsigned ndisks;
+	struct vm_net *nets;
+	unsigned nnets;
+	int console; /* enum vm_console */
+	int clock; /* enum vm_clock */
+	uint64_t seed; /* with has_seed: random numbers and addresses repeat */
+	bool has_seed;
+	bool balloon, rng, sandbox;
+	unsigned
+		workers; /* host threads that run vCPUs; 0: as many as vCPUs or host cores, the smaller */
+	char *log; /* NULL: standard error */
+	int log_level; /* enum log_level (base/log.h) */
+	bool detach; /* a flag only */
+};
+
+/* The table; objects are struct vm_config. */
+extern const struct opt vm_config_opts[];
+extern const struct opt vm_disk_opts[];
+extern const struct opt vm_net_opts[];
+
+/* Sets every default; `c` is overwritten. */
+int vm_config_init(struct vm_config *c, struct err *e);
+void vm_config_free(struct vm_config *c); /* fit for cleanup() */
+
+/*
+ * A command whose groups include vm_config_opts (base: where the struct vm_config lies in obj) and an OPT_TEXT flag
+ * "config": reads that file first if it is named, then the flags over it; lists are appended to. `obj` has its defaults.
+ */
+int vm_config_parse_args(const struct command *cmd, void *obj, struct vm_config *c, int argc,
+	char **argv, struct args *a, struct err *e);
+
+/* YAML (JSON is a subset of it). What is in the file replaces what `c` has; lists are appended to. */
+int vm_config_load(struct vm_config *c, const char *path, struct err *e);
+int vm_config_parse_yaml(
+	struct vm_config *c, const char *text, size_t len, const char *name, struct err *e);
+
+/* One object with the keys of the table; values at their default are left out. NULL: out of memory. Caller decrefs. */
+struct json_t *vm_config_to_json(const struct vm_config *c);
+int vm_config_from_json(struct vm_config *c, const struct json_t *j, struct err *e);
+
+/* What the checks need to know of the host. */
+struct vm_host {
+	uint64_t memory; /* bytes of RAM */
+};
+int vm_host_read(struct vm_host *h, struct err *e);
+
+/*
+ * What no single option can tell: something to boot, memory within the host's, files that are there, readable, not empty and,
+ * for disks that are written, writable; ids and files not twice. Does not touch names of machines, locks, ports, taps.
+ * An `image` must have been resolved (kernel set) unless `image_ok`.
+ */
+int vm_config_validate(
+	const struct vm_config *c, const struct vm_host *h, bool image_ok, struct err *e);
+
+/*
+ * Switches of instruction-set extensions after the model's name in `cpu`. Start with *pos = NULL; each call gives one
+ * ("zbb", off). false at the end. The engine knows which names there are.
+ */
+bool vm_config_cpu_next(const char *cpu, const char **pos, char ext[32], bool *on);
+
+/* "52:54:00:12:34:56" -> 6 bytes; multicast addresses are refused. */
+int vm_mac_parse(const char *text, uint8_t mac[6], struct err *e);
+
+/* "tcp:[addr]:port-[guest]:port" */
+int vm_fwd_parse(struct vm_fwd *f, const char *text, struct err *e);
+
+#endif
