@@ -76,9 +76,92 @@ struct hart {
 	struct tlb *cur; /* data regime now: &tlb[...]; follows mode, SUM, MXR, MPRV */
 	uint64_t f[32]; /* NaN-boxed */
 	uint64_t instret; /* retired, exact at block ends */
-	uint64_t block_budget; /* blocks left before the run loop looks at the clock */
+	uint64_t
+		instret_stop; /* blocks are not chained past this: the run loop looks at the clock */
+	uint64_t code_gen; /* names the translations that code now runs under: block.h */
+	struct rv64_icache *ic; /* decoded blocks: block.h */
+	uint64_t
+		tmp; /* out-arguments of handlers: the address of a local would forbid tail calls */
+	uint64_t resv_va,
+		resv_val; /* LR/SC: address (UINT64_MAX: none) and the value that LR saw */
 	/* ... the priv half adds: privilege, CSRs, exit, pending access, timers, imsic files, block cache pointer,
 	 * vcpu_head, statistics. Keep what handlers touch in the first cache lines. */
 };
+
+/* The pc of an op of the block that runs. */
+static inline uint64_t op_pc(const struct hart *h, const struct rv64_op *op)
+{
+	return h->pc + 2u * op->pc2;
+}
+
+/* Its length in bytes. Not for jumps and branches, which end a block and never need it. */
+static inline unsigned op_len(const struct rv64_op *op)
+{
+	return 2u * (uint8_t)(op[1].pc2 - op->pc2);
+}
+
+/* Number of the block's instructions before this one: ops and instructions correspond one to one, and only the first has pc2 0. */
+static inline unsigned op_index(const struct rv64_op *op)
+{
+	unsigned n = 0;
+
+	for (; op->pc2; op--)
+		n++;
+	return n;
+}
+
+/*
+ * Leaves the block before `op` has retired: counts what has retired, sets h->pc to the op's own and returns it. Every helper
+ * below that returns false has done this (once), then taken a trap or posted an exit.
+ */
+static inline uint64_t op_leave(struct hart *h, const struct rv64_op *op)
+{
+	h->instret += op_index(op);
+	return h->pc = op_pc(h, op);
+}
+
+/* What the isa half needs of the priv half. */
+
+/* Added to `size` in mem_load(): what a load that leaves as MMIO does with the answer. MEM_LR: never MMIO (access fault). */
+enum { MEM_SIZE = 15, MEM_SIGNED = 16, MEM_FP = 32, MEM_LR = 64 };
+
+/*
+ * The slow paths: TLB miss, misaligned, across pages, MMIO. *out is zero-extended. False: trap taken or exit posted; the
+ * handler returns at once.
+ */
+bool mem_load(struct hart *h, const struct rv64_op *op, uint64_t va, unsigned size, uint64_t *out);
+bool mem_store(struct hart *h, const struct rv64_op *op, uint64_t va, unsigned size, uint64_t val);
+/* Host address for an aligned atomic read-modify-write; NULL: trap taken. */
+void *mem_amo(struct hart *h, const struct rv64_op *op, uint64_t va, unsigned size);
+/*
+ * Translates for instruction fetch: host address and guest-physical address of `va` itself, good to the end of its
+ * 4 KiB page. False: trap taken with epc h->pc and tval `va`.
+ */
+bool mem_fetch_page(struct hart *h, uint64_t va, const void **host, gpa_t *out);
+
+enum cbo_kind { CBO_INVAL, CBO_CLEAN, CBO_FLUSH, CBO_ZERO = 4 };
+bool mem_cbo(struct hart *h, const struct rv64_op *op, uint64_t va, enum cbo_kind kind);
+
+/* Takes a trap. Leave the block first: rv64_trap(h, op_leave(h, op), cause, tval). */
+void rv64_trap(struct hart *h, uint64_t pc, uint64_t cause, uint64_t tval);
+
+enum csr_kind { CSR_RW, CSR_RS, CSR_RC };
+/* `write` false: only read (csrrs with x0). Illegal: trap taken, false. */
+bool csr_access(struct hart *h, const struct rv64_op *op, unsigned csr, enum csr_kind kind,
+	bool write, uint64_t val, uint64_t *old);
+
+/* System instructions. True: done, go on with the next op. False: as above. */
+bool op_wfi(struct hart *h, const struct rv64_op *op);
+bool op_wrs(struct hart *h, const struct rv64_op *op, bool timeout);
+bool op_pause(struct hart *h, const struct rv64_op *op);
+bool op_sfence_vma(struct hart *h, const struct rv64_op *op, bool has_va, uint64_t va,
+	bool has_asid, uint64_t asid);
+bool op_sinval_order(
+	struct hart *h, const struct rv64_op *op); /* sfence.w.inval, sfence.inval.ir */
+/* These always leave the block; a return counts as retired. */
+void op_ecall(struct hart *h, const struct rv64_op *op);
+void op_ebreak(struct hart *h, const struct rv64_op *op);
+void op_mret(struct hart *h, const struct rv64_op *op);
+void op_sret(struct hart *h, const struct rv64_op *op);
 
 #endif

@@ -1,0 +1,121 @@
+/*
+ * block.h: the decoded-block cache of one hart.
+ *
+ *   pc --> jump cache (direct-mapped, by virtual pc) --hit--> block
+ *            | miss
+ *            v
+ *          code page cache --> physical table (by guest-physical pc) --hit--> block
+ *            | miss: mem_fetch_page(), may trap     | miss
+ *            v                                      v
+ *                                                 decode, up to a jump, the end of the page or BLOCK_MAX instructions
+ *
+ * A block is entered only when its `va` is the pc and its `gen` is h->code_gen. That one comparison also guards the links
+ * by which jumps remember where they went, so links need no undoing.
+ *
+ * Invalidation:
+ *   - translations change (satp, sfence.vma, PMP, unmap): rv64_code_flush() takes new generation numbers; blocks stay and are
+ *     found again through the physical table.
+ *   - mode changes: rv64_code_mode(); each mode has a generation of its own, so that a trap and its return cost nothing.
+ *   - fence.i (or another frame under the same address): rv64_code_fence_i() begins a new epoch; a block of an older epoch is
+ *     compared with memory before its first use. Stores to code therefore need no watching.
+ *   - memory of the cache used up: everything is dropped.
+ *
+ * Threads: the hart's own. Others ask through hart.poll.
+ */
+#ifndef LODGE_CPU_RV64_BLOCK_H
+#define LODGE_CPU_RV64_BLOCK_H
+
+#include "cpu/rv64/decode.h"
+#include "cpu/rv64/hart.h"
+
+struct err;
+
+#define BLOCK_MAX 64 /* instructions */
+#define BLOCK_JUMP_BITS 12
+#define BLOCK_HASH_BITS 13
+#define BLOCK_PAGES 64
+#define BLOCK_ARENA (4ull << 20)
+
+struct rv64_block {
+	uint64_t va; /* virtual pc under which it was last found */
+	uint64_t gen; /* generation for which `va` is right; 0: none */
+	uint64_t pa; /* guest-physical address of its first byte */
+	uint64_t pa2; /* of the second page, when its one instruction crosses into it; else 0 */
+	struct rv64_block *hash_next;
+	uint32_t epoch; /* in which it was last compared with memory */
+	uint16_t bytes; /* of guest code */
+	uint8_t nops; /* instructions */
+	uint8_t slots; /* nops, an end op unless the last is a jump, the links */
+	/* ... then a copy of the guest code */
+	struct rv64_op ops[];
+};
+
+/* Behind the last op: where the block went last. Never NULL; only to be entered after comparing va and gen. */
+struct rv64_links {
+	struct rv64_block *taken, *fall;
+};
+_Static_assert(
+	sizeof(struct rv64_links) == sizeof(struct rv64_op), "links take the place of an op");
+
+struct rv64_icache {
+	struct rv64_block *jump[1u << BLOCK_JUMP_BITS];
+	struct rv64_block *hash[1u << BLOCK_HASH_BITS];
+	struct code_page {
+		uint64_t va, gen;
+		const uint8_t *host;
+		uint64_t pa;
+	} pages[BLOCK_PAGES];
+	struct rv64_block none; /* what empty slots point to: never matches */
+	uint64_t gens[4]; /* by mode */
+	uint64_t last_gen;
+	unsigned mode;
+	uint32_t epoch;
+	uint8_t *arena;
+	uint64_t used;
+	uint64_t drops; /* times everything was dropped */
+	uint64_t decoded, checked; /* blocks; statistics */
+	struct rv64_decoder decoder;
+};
+
+int rv64_icache_create(struct rv64_icache **out, uint64_t exts, struct err *e);
+void rv64_icache_destroy(struct rv64_icache *ic);
+
+/* The hart now runs in `mode` (enum rv64_priv). */
+void rv64_code_mode(struct hart *h, unsigned mode);
+void rv64_code_flush(struct hart *h);
+void rv64_code_fence_i(struct hart *h);
+
+static inline unsigned rv64_jump_slot(uint64_t pc)
+{
+	return (unsigned)((pc >> 1) ^ (pc >> (BLOCK_JUMP_BITS + 1))) &
+	       ((1u << BLOCK_JUMP_BITS) - 1);
+}
+
+static inline bool rv64_block_is(const struct rv64_block *b, const struct hart *h, uint64_t pc)
+{
+	return b->va == pc && b->gen == h->code_gen;
+}
+
+/* The block at h->pc; NULL: a trap was taken instead (h->pc is its vector). */
+struct rv64_block *rv64_block_lookup(struct hart *h);
+
+static inline struct rv64_block *rv64_block_find(struct hart *h)
+{
+	struct rv64_block *b = h->ic->jump[rv64_jump_slot(h->pc)];
+
+	return __builtin_expect(rv64_block_is(b, h, h->pc), 1) ? b : rv64_block_lookup(h);
+}
+
+/* The word of an op of a block, for the trap value of an illegal instruction. 16-bit encodings are zero-extended. */
+uint32_t rv64_op_raw(const struct rv64_op *op);
+
+/* Runs from h->pc until a poll bit, instret_stop, a trap or an exit. */
+static inline void rv64_block_run(struct hart *h)
+{
+	struct rv64_block *b = rv64_block_find(h);
+
+	if (b)
+		b->ops[0].fn(h, b->ops);
+}
+
+#endif
