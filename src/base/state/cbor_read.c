@@ -1,4 +1,4 @@
-#include "base/cbor_read.h"
+#include "base/state/cbor_read.h"
 
 #include <errno.h>
 #include <inttypes.h>

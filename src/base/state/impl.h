@@ -1,5 +1,5 @@
 /*
- * state_impl.h: what the state_*.c files share; see state.h for the contract. Not for users of described state.
+ * impl.h: what the files of this folder share; see state.h for the contract. Not for users of described state.
  *
  * Callers have passed the table through state_desc_check(), so sizes and depth are sane here.
  */

@@ -7,9 +7,9 @@
 
 #include <openssl/evp.h>
 
-#include "base/cbor_read.h"
+#include "base/state/cbor_read.h"
 #include "base/err.h"
-#include "base/state_impl.h"
+#include "base/state/impl.h"
 #include "base/util.h"
 
 /* Version of a run of inner objects in the stream, kept from parsing until their post_load. */

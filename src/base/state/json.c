@@ -7,7 +7,7 @@
 #include <jansson.h>
 
 #include "base/hex.h"
-#include "base/state_impl.h"
+#include "base/state/impl.h"
 #include "base/util.h"
 
 static json_t *hex_json(const void *data, size_t n)

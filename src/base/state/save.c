@@ -7,7 +7,7 @@
 #include <openssl/evp.h>
 
 #include "base/err.h"
-#include "base/state_impl.h"
+#include "base/state/impl.h"
 #include "base/util.h"
 
 /* A growing byte buffer; the first failure stays in `failed` and later writes do nothing. */

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/err.h"
-#include "base/state_impl.h"
+#include "base/state/impl.h"
 #include "base/util.h"
 
 struct state_int state_int_of(enum state_type t)
