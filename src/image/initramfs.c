@@ -213,8 +213,8 @@ int initramfs_mini(
 	const struct kernel *k, const struct buf *busybox, const char *path, struct err *e)
 {
 	static const char *const dirs[] = {"bin", "dev", "etc", "etc/acpi", "etc/acpi/PWRF", "mnt",
-		"proc", "root", "run", "sys", "tmp", "usr", "usr/share", "usr/share/udhcpc", "var",
-		"var/log", "var/run", NULL};
+		"proc", "root", "run", "sys", "tmp", "usr", "etc/udhcpc", "var", "var/log",
+		"var/run", NULL};
 	struct cpio c;
 
 	if (cpio_open(&c, path, e))
@@ -228,7 +228,7 @@ int initramfs_mini(
 	put_text(&c, "etc/group", 0644, "root:x:0:\n");
 	put_text(&c, "etc/hosts", 0644, "127.0.0.1 localhost lodge\n::1 localhost\n");
 	put_text(&c, "etc/acpi/PWRF/00000080", 0755, "#!/bin/sh\npoweroff\n");
-	put_text(&c, "usr/share/udhcpc/default.script", 0755, script_udhcpc);
+	put_text(&c, "etc/udhcpc/default.script", 0755, script_udhcpc);
 	put_applets(&c, busybox);
 	put_modules(&c, k,
 		"virtio_blk virtio_net virtio_input evdev virtio_balloon virtio_rng ext4 "

@@ -478,7 +478,7 @@ static bool up_to_date(const struct pull *p)
 
 static int make_dirs(struct pull *p, struct err *e)
 {
-	static const char *const sub[] = {"debs", "index", "kernel", "built", "work"};
+	static const char *const sub[] = {"debs", "index", "kernel", "built", "making"};
 	int r = 0;
 
 	for (size_t i = 0; !r && i < ARRAY_SIZE(sub); i++) {
@@ -486,7 +486,7 @@ static int make_dirs(struct pull *p, struct err *e)
 
 		r = s ? dir_make(s, 0755, e) : err_set(e, -ENOMEM, "out of memory");
 	}
-	p->work = text_fmt("%s/work/%s", p->dirs->cache, p->name);
+	p->work = text_fmt("%s/making/%s", p->dirs->cache, p->name);
 	for (char *c = p->work ? strrchr(p->work, '/') : NULL; c && *c; c++)
 		if (*c == ':')
 			*c = '-';

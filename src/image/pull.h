@@ -18,7 +18,7 @@ struct pull {
 	struct pkgindex index;
 	struct pkgset set;
 	struct kernel kernel;
-	char *work; /* <cache>/work/NAME: emptied at the start, removed at the end */
+	char *work; /* <cache>/making/NAME: emptied at the start, removed at the end */
 	char *out; /* <work>/out: becomes the image */
 	char key[SHA256_HEX];
 };

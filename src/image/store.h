@@ -7,7 +7,7 @@
  *	<cache>/index/<sha256>.xz		Packages files
  *	<cache>/kernel/<sha256>-<version>/	see kernel.h
  *	<cache>/built/<key>/			finished images, by what they were made from
- *	<cache>/work/debian-mini/		of the pull that holds the lock
+ *	<cache>/making/debian-mini/		of the pull that holds the lock
  */
 #ifndef LODGE_IMAGE_STORE_H
 #define LODGE_IMAGE_STORE_H
