@@ -8,7 +8,17 @@
 #include "base/util.h"
 #include "cli/verb.h"
 
-static const struct verb *const tables[] = {verbs_image};
+static const struct verb *const tables[] = {verbs_image, verbs_help};
+
+size_t verbs_all(const struct verb **list, size_t max)
+{
+	size_t n = 0;
+
+	for (size_t t = 0; t < ARRAY_SIZE(tables); t++)
+		for (const struct verb *v = tables[t]; v->cmd.verb && n < max; v++)
+			list[n++] = v;
+	return n;
+}
 
 enum exit_code exit_code_of(int code)
 {
@@ -30,34 +40,29 @@ enum exit_code fail(const struct err *e)
 	return exit_code_of(e->code ?: -EIO);
 }
 
-static void print_verbs(FILE *f)
+/* The verbs whose names begin with `word`, or all. */
+static void print_verbs(FILE *f, const char *word)
 {
-	fputs("usage: lodge VERB [OPTIONS] [ARGUMENTS]\n\n", f);
-	for (size_t t = 0; t < ARRAY_SIZE(tables); t++)
-		for (const struct verb *v = tables[t]; v->name; v++)
-			fprintf(f, "  %-28s %s\n", v->name, v->help);
-	fputs("\nlodge VERB --help tells more about one.\n", f);
-}
+	const struct verb *all[VERBS_MAX];
+	size_t n = verbs_all(all, VERBS_MAX), len = strlen(word);
 
-static void print_verb(const struct verb *v)
-{
-	printf("usage: lodge %s%s%s%s\n\n%s\n", v->name, v->opts ? " [OPTIONS]" : "",
-		v->args ? " " : "", v->args ?: "", v->help);
-	if (v->opts)
-		putchar('\n');
-	for (const struct opt *o = v->opts; o && o->name; o++) {
-		int n = printf("  --%s%s%s", o->name, o->arg ? " " : "", o->arg ?: "");
+	fputs("Usage: lodge VERB [OPTION...] [ARGUMENT...]\n\n", f);
+	for (size_t i = 0; i < n; i++) {
+		const struct command *c = &all[i]->cmd;
+		int width;
 
-		printf("%*s%s\n", n < 30 ? 30 - n : 1, "", o->help);
+		if (strncmp(c->verb, word, len))
+			continue;
+		width = fprintf(f, "  %s%s%s", c->verb, c->args ? " " : "", c->args ?: "");
+		fprintf(f, "%*s%s\n", width < 29 ? 30 - width : 1, "", c->summary);
 	}
-	if (v->more)
-		printf("\n%s\n", v->more);
+	fputs("\nlodge VERB --help tells more about one.\n", f);
 }
 
 /* How many words of argv the verb's name takes; 0 when it is another verb. */
 static int name_words(const struct verb *v, int argc, char **argv)
 {
-	const char *s = v->name;
+	const char *s = v->cmd.verb;
 	int n = 0;
 
 	while (*s) {
@@ -71,91 +76,79 @@ static int name_words(const struct verb *v, int argc, char **argv)
 	return n;
 }
 
-static int find_opt(const struct verb *v, const char *name, size_t n)
+/* argv[0] is the last word of the verb. */
+static int run_verb(const struct verb *v, int argc, char **argv)
 {
-	for (int i = 0; v->opts && v->opts[i].name; i++)
-		if (strlen(v->opts[i].name) == n && !memcmp(v->opts[i].name, name, n))
-			return i;
-	return -1;
-}
+	cleanup(free_ptr) void *opts = calloc(1, v->size ?: 1);
+	struct err e = {0};
+	struct args a;
+	int r, code;
 
-static enum exit_code usage(
-	const struct verb *v, const char *what, const char *arg, const char *nearest)
-{
-	fprintf(stderr, "lodge %s: %s %s%s%s%s; see lodge %s --help\n", v->name, what, arg,
-		nearest ? " (did you mean --" : "", nearest ?: "", nearest ? "?)" : "", v->name);
-	return EXIT_USAGE;
-}
-
-static enum exit_code unknown_opt(const struct verb *v, const char *arg)
-{
-	struct spell s = {0};
-
-	for (const struct opt *o = v->opts; o && o->name; o++)
-		spell_offer(&s, arg + 2, o->name);
-	return usage(v, "unknown option", arg, s.best);
-}
-
-static enum exit_code run_verb(const struct verb *v, int argc, char **argv)
-{
-	struct opt_value opt[32] = {0};
-	const char *args[64] = {0};
-	struct verb_call c = {opt, args, 0};
-
-	for (int i = 0; i < argc; i++) {
-		char *a = argv[i], *eq;
-		int k;
-
-		if (!strcmp(a, "--help") || !strcmp(a, "-h")) {
-			print_verb(v);
-			return EXIT_DONE;
-		}
-		if (strncmp(a, "--", 2) || !a[2]) {
-			if (c.nargs + 1 == ARRAY_SIZE(args))
-				return usage(v, "too many arguments from", a, NULL);
-			args[c.nargs++] = a;
-			continue;
-		}
-		eq = strchr(a, '=');
-		k = find_opt(v, a + 2, eq ? (size_t)(eq - a - 2) : strlen(a + 2));
-		if (k < 0)
-			return unknown_opt(v, a);
-		opt[k].set = true;
-		if (!v->opts[k].arg)
-			continue;
-		opt[k].text = eq ? eq + 1 : i + 1 < argc ? argv[++i] : NULL;
-		if (!opt[k].text)
-			return usage(v, "nothing follows", a, NULL);
+	if (!opts)
+		return EXIT_FAILED;
+	r = command_defaults(&v->cmd, opts, &e);
+	if (!r)
+		r = (v->parse ?: command_parse)(&v->cmd, opts, argc, argv, &a, &e);
+	if (r) {
+		fprintf(stderr, "lodge %s: %s\n", v->cmd.verb, err_msg(&e));
+		code = r == -EINVAL ? EXIT_USAGE : (int)exit_code_of(r);
+	} else if (a.help) {
+		command_print_help(&v->cmd, stdout);
+		code = EXIT_DONE;
+	} else {
+		code = v->run(opts, &a);
 	}
-	if (c.nargs < v->min_args)
-		return usage(v, "missing", v->args ?: "argument", NULL);
-	if (c.nargs > v->max_args)
-		return usage(v, "too many arguments from", args[v->max_args], NULL);
-	return v->run(&c);
+	command_free(&v->cmd, opts);
+	return code;
+}
+
+static int unknown_verb(int argc, char **argv, const struct verb *const *all, size_t n)
+{
+	struct spell near = {0};
+	char two[80];
+
+	/* "image" alone, or with a second word that it does not have: show the family */
+	for (size_t i = 0; i < n; i++) {
+		size_t len = strlen(argv[1]);
+
+		if (!strncmp(all[i]->cmd.verb, argv[1], len) && all[i]->cmd.verb[len] == ' ' &&
+			argc == 2) {
+			print_verbs(stderr, argv[1]);
+			return EXIT_USAGE;
+		}
+	}
+	snprintf(two, sizeof(two), "%s %s", argv[1], argc > 2 ? argv[2] : "");
+	for (size_t i = 0; i < n; i++) {
+		spell_offer(&near, argv[1], all[i]->cmd.verb);
+		spell_offer(&near, two, all[i]->cmd.verb);
+	}
+	fprintf(stderr, "lodge: unknown verb %s%s%s%s; see lodge --help\n", argv[1],
+		near.best ? " (did you mean " : "", near.best ?: "", near.best ? "?)" : "");
+	return EXIT_USAGE;
 }
 
 int main(int argc, char **argv)
 {
-	struct spell s = {0};
+	const struct verb *all[VERBS_MAX];
+	size_t n = verbs_all(all, VERBS_MAX);
 
 	if (argc < 2) {
-		print_verbs(stderr);
+		print_verbs(stderr, "");
 		return EXIT_USAGE;
 	}
 	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
-		print_verbs(stdout);
+		print_verbs(stdout, "");
 		return EXIT_DONE;
 	}
-	for (size_t t = 0; t < ARRAY_SIZE(tables); t++) {
-		for (const struct verb *v = tables[t]; v->name; v++) {
-			int n = name_words(v, argc - 1, argv + 1);
-
-			if (n)
-				return run_verb(v, argc - 1 - n, argv + 1 + n);
-			spell_offer(&s, argv[1], v->name);
-		}
+	if (!strcmp(argv[1], "--version")) {
+		puts("lodge " LODGE_VERSION);
+		return EXIT_DONE;
 	}
-	fprintf(stderr, "lodge: unknown verb %s%s%s%s; see lodge --help\n", argv[1],
-		s.best ? " (did you mean " : "", s.best ?: "", s.best ? "?)" : "");
-	return EXIT_USAGE;
+	for (size_t i = 0; i < n; i++) {
+		int words = name_words(all[i], argc - 1, argv + 1);
+
+		if (words)
+			return run_verb(all[i], argc - words, argv + words);
+	}
+	return unknown_verb(argc, argv, all, n);
 }

@@ -1,14 +1,25 @@
 /*
- * verb.h: the table that the command line, its help, the man pages and shell completion are made from.
+ * verb.h: the verbs of `lodge`.
  *
- * One struct verb for each verb, in a file of its own, named in the table of main.c. Options are declared,
- * not parsed by hand: the parser fills one `struct opt_value` for each row, in the same order.
+ * One table of struct verb in each verb_*.c, named in main.c. Options are declared (base/options.h), not parsed by hand; the
+ * parser fills an object of `size` bytes and main.c releases it. Help, man page and completion come from the same tables.
+ *
+ *	struct stop { bool force; };
+ *	static const struct opt stop_opts[] = {...};
+ *	static const struct opt_group stop_groups[] = {{"Options", stop_opts}, {0}};
+ *	const struct verb verbs_stop[] = {
+ *		{VERB("stop", "NAME", "shut a machine down"), .cmd.min_args = 1, .cmd.max_args = 1,
+ *			.cmd.groups = stop_groups, .size = sizeof(struct stop), .run = run_stop},
+ *		VERBS_END,
+ *	};
  */
 #ifndef LODGE_CLI_VERB_H
 #define LODGE_CLI_VERB_H
 
 #include <stdbool.h>
 #include <stddef.h>
+
+#include "base/options.h"
 
 /* Exit codes of `lodge` (docs: DESIGN section 6). */
 enum exit_code {
@@ -19,36 +30,31 @@ enum exit_code {
 	EXIT_LOCKED = 4
 };
 
-struct opt {
-	const char *name; /* "mirror", typed as --mirror */
-	const char *arg; /* what it takes, as help shows it ("URL"); NULL: a switch */
-	const char *help; /* one line, no final dot */
-	const char *words; /* values to complete, blanks between; NULL: none */
-};
-
-struct opt_value {
-	bool set;
-	const char *text; /* of the last time it was given; NULL for a switch */
-};
-
-struct verb_call {
-	const struct opt_value *opt; /* by the row of the table */
-	const char *const *args; /* what is not an option, NULL-terminated */
-	size_t nargs;
-};
-
 struct verb {
-	const char *name; /* "image pull": words as typed */
-	const char *args; /* "IMAGE", "[IMAGE...]"; NULL: none */
-	const char *help; /* one line */
-	const char *more; /* paragraphs for the man page and `--help` of the verb; may be NULL */
-	const struct opt *opts; /* ends with a row whose name is NULL; NULL: none */
-	size_t min_args, max_args;
-	enum exit_code (*run)(const struct verb_call *c);
+	struct command cmd; /* cmd.verb: "image pull", words as typed; NULL ends a table */
+	size_t size; /* of the object that the groups describe; 0 without options */
+	/* The exit code is 0..255, so that `lodge run` can pass the guest's on. */
+	int (*run)(void *opts, const struct args *a);
+	/* Instead of command_parse(), for what must be read before flags; may be NULL. */
+	int (*parse)(const struct command *c, void *opts, int argc, char **argv, struct args *a,
+		struct err *e);
 };
 
-/* The verbs of each file, each ending with a row whose name is NULL. */
+#define VERB(name, arguments, text) \
+	.cmd.program = "lodge", .cmd.verb = name, .cmd.args = arguments, .cmd.summary = text
+
+#define VERBS_END \
+	{ \
+		.cmd.verb = NULL \
+	}
+
+/* The verbs of each file, each ending with VERBS_END. */
 extern const struct verb verbs_image[];
+extern const struct verb verbs_help[];
+
+/* All verbs in the order of the help; fills at most `max`, returns how many there are. main.c. */
+size_t verbs_all(const struct verb **list, size_t max);
+#define VERBS_MAX 128
 
 /* The exit code that fits a negative errno. */
 enum exit_code exit_code_of(int code);

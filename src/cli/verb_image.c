@@ -15,34 +15,44 @@
 #include "cli/verb.h"
 #include "image/image.h"
 
-enum {
-	PULL_MIRROR,
-	PULL_KEYRING,
-	PULL_WITH,
-	PULL_PASSWORD,
-	PULL_SIZE,
-	PULL_FORCE,
-	PULL_MACHINE,
-	PULL_JSON
+struct pull {
+	char *mirror, *keyring, *with, *password, *machine;
+	uint64_t size;
+	bool force, json;
 };
 
+#define P(m) OPT_AT(struct pull, m)
+
 static const struct opt pull_opts[] = {
-	{"mirror", "URL", "a Debian mirror; without it, that of the host's apt configuration"},
-	{"keyring", "FILE", "trust this keyring instead of apt's keys for Debian"},
-	{"with", "PKG,...", "install further packages, such as openssh-server"},
-	{"root-password", "WORD",
-		"root's password (- reads a line); without it the console needs none"},
-	{"size", "SIZE", "size of the disk that the guest sees (8G)"},
-	{"force", NULL, "build again, even when the cache has the result"},
-	{"machine", "PROGRAM", "what boots the second stage (lodge-vm)"},
-	{"json", NULL, "print one JSON object a line instead of a progress bar"},
-	{NULL},
+	{"mirror", .type = OPT_TEXT, P(mirror), .arg = "URL",
+		.help = "a Debian mirror; without it, that of the host's apt configuration"},
+	{"keyring", .type = OPT_TEXT, P(keyring), .arg = "FILE", .complete = OPT_COMPLETE_FILE,
+		.help = "trust this keyring instead of apt's keys for Debian"},
+	{"with", .type = OPT_TEXT, P(with), .arg = "PKG,...",
+		.help = "install further packages, such as openssh-server"},
+	{"root-password", .type = OPT_TEXT, P(password), .arg = "WORD",
+		.help = "root's password (- reads a line); without it the console needs none"},
+	{"size", .type = OPT_SIZE, P(size), .arg = "SIZE", .min = GiB, .dflt = "8G",
+		.help = "size of the disk that the guest sees"},
+	{"force", .type = OPT_FLAG, P(force),
+		.help = "build again, even when the cache has the result"},
+	{"machine", .type = OPT_TEXT, P(machine), .arg = "PROGRAM", .complete = OPT_COMPLETE_FILE,
+		.help = "what boots the second stage; without it lodge-vm"},
+	{"json", .type = OPT_FLAG, P(json),
+		.help = "print one JSON object a line instead of a progress bar"},
+	OPT_DONE,
+};
+static const struct opt_group pull_groups[] = {{"Options", pull_opts}, {0}};
+
+struct json_only {
+	bool json;
 };
 
 static const struct opt json_opts[] = {
-	{"json", NULL, "print JSON"},
-	{NULL},
+	{"json", .type = OPT_FLAG, OPT_AT(struct json_only, json), .help = "print JSON"},
+	OPT_DONE,
 };
+static const struct opt_group json_groups[] = {{"Options", json_opts}, {0}};
 
 /* What a pull shows, and how Ctrl-C reaches it. */
 struct watch {
@@ -171,31 +181,28 @@ static enum exit_code pulled(
 	return EXIT_DONE;
 }
 
-static enum exit_code run_pull(const struct verb_call *c)
+static int run_pull(void *opts, const struct args *a)
 {
+	const struct pull *p = opts;
 	cleanup(image_dirs_free) struct image_dirs d = {0};
 	struct err e = {0};
 	char pw[256];
-	struct watch w = {.sigfd = -1, .tty = isatty(2), .json = c->opt[PULL_JSON].set};
+	struct watch w = {.sigfd = -1, .tty = isatty(2), .json = p->json};
 	uint64_t t0 = clock_mono_ns();
 	enum image_pulled how;
 	struct image_pull o = {
-		.name = c->args[0],
-		.mirror = c->opt[PULL_MIRROR].text,
-		.keyring = c->opt[PULL_KEYRING].text,
-		.with = c->opt[PULL_WITH].text,
-		.root_password = read_password(c->opt[PULL_PASSWORD].text, pw, sizeof(pw)),
-		.force = c->opt[PULL_FORCE].set,
-		.machine = c->opt[PULL_MACHINE].text,
+		.name = a->v[0],
+		.mirror = p->mirror,
+		.keyring = p->keyring,
+		.with = p->with,
+		.root_password = read_password(p->password, pw, sizeof(pw)),
+		.disk_size = p->size,
+		.force = p->force,
+		.machine = p->machine,
 		.progress = {on_progress, &w},
 	};
 	int r;
 
-	if (c->opt[PULL_SIZE].text && size_parse(c->opt[PULL_SIZE].text, &o.disk_size, &e)) {
-		err_wrap(&e, "--size");
-		fail(&e);
-		return EXIT_USAGE;
-	}
 	if (image_dirs_default(&d, &e))
 		return fail(&e);
 	w.sigfd = watch_signals();
@@ -231,8 +238,9 @@ static enum exit_code print_whole(const json_t *j)
 	return EXIT_DONE;
 }
 
-static enum exit_code run_ls(const struct verb_call *c)
+static int run_ls(void *opts, const struct args *a)
 {
+	const struct json_only *o = opts;
 	cleanup(image_dirs_free) struct image_dirs d = {0};
 	cleanup(json_drop) json_t *all = NULL;
 	struct err e = {0};
@@ -244,7 +252,7 @@ static enum exit_code run_ls(const struct verb_call *c)
 	all = image_list(&d, &e);
 	if (!all)
 		return fail(&e);
-	if (c->opt[0].set)
+	if (o->json)
 		return print_whole(all);
 	if (!json_array_size(all)) {
 		printf("no images yet: lodge image pull debian:mini\n");
@@ -257,8 +265,9 @@ static enum exit_code run_ls(const struct verb_call *c)
 	return EXIT_DONE;
 }
 
-static enum exit_code run_show(const struct verb_call *c)
+static int run_show(void *opts, const struct args *a)
 {
+	const struct json_only *o = opts;
 	cleanup(image_dirs_free) struct image_dirs d = {0};
 	cleanup(json_drop) json_t *m = NULL;
 	struct err e = {0};
@@ -266,10 +275,10 @@ static enum exit_code run_show(const struct verb_call *c)
 
 	if (image_dirs_default(&d, &e))
 		return fail(&e);
-	m = image_manifest(&d, c->args[0], &e);
+	m = image_manifest(&d, a->v[0], &e);
 	if (!m)
 		return fail(&e);
-	if (c->opt[0].set)
+	if (o->json)
 		return print_whole(m);
 	disk = json_object_get(m, "disk");
 	printf("image      %s (%s)\n", str(m, "name"), str(m, "arch"));
@@ -290,28 +299,35 @@ static enum exit_code run_show(const struct verb_call *c)
 	return EXIT_DONE;
 }
 
-static enum exit_code run_rm(const struct verb_call *c)
+static int run_rm(void *opts, const struct args *a)
 {
+	const struct json_only *o = opts;
 	cleanup(image_dirs_free) struct image_dirs d = {0};
 	struct err e = {0};
 
-	if (image_dirs_default(&d, &e) || image_remove(&d, c->args[0], &e))
+	if (image_dirs_default(&d, &e) || image_remove(&d, a->v[0], &e))
 		return fail(&e);
-	if (c->opt[0].set)
-		printf("{\"removed\":\"%s\"}\n", c->args[0]);
+	if (o->json)
+		printf("{\"removed\":\"%s\"}\n", a->v[0]);
 	else
-		printf("%s removed\n", c->args[0]);
+		printf("%s removed\n", a->v[0]);
 	return EXIT_DONE;
 }
 
 const struct verb verbs_image[] = {
-	{"image pull", "IMAGE", "build or renew an image from Debian's own packages",
-		"IMAGE is debian:mini (kernel and busybox) or debian:trixie (also: debian).\n"
-		"Signatures are checked with apt's keys. An interrupted pull goes on where it was.",
-		pull_opts, 1, 1, run_pull},
-	{"image ls", NULL, "list the images that are here", NULL, json_opts, 0, 0, run_ls},
-	{"image show", "IMAGE", "show what an image is made of and how to log in", NULL, json_opts,
-		1, 1, run_show},
-	{"image rm", "IMAGE", "remove an image", NULL, json_opts, 1, 1, run_rm},
-	{NULL},
+	{VERB("image pull", "IMAGE", "build or renew an image from Debian's own packages"),
+		.cmd.text = "IMAGE is debian:mini (kernel and busybox) or debian:trixie (also: "
+			    "debian). "
+			    "Signatures are checked with apt's keys. An interrupted pull goes on "
+			    "where it was.",
+		.cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = pull_groups,
+		.size = sizeof(struct pull), .run = run_pull},
+	{VERB("image ls", NULL, "list the images that are here"), .cmd.groups = json_groups,
+		.size = sizeof(struct json_only), .run = run_ls},
+	{VERB("image show", "IMAGE", "show what an image is made of and how to log in"),
+		.cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = json_groups,
+		.size = sizeof(struct json_only), .run = run_show},
+	{VERB("image rm", "IMAGE", "remove an image"), .cmd.min_args = 1, .cmd.max_args = 1,
+		.cmd.groups = json_groups, .size = sizeof(struct json_only), .run = run_rm},
+	VERBS_END,
 };
