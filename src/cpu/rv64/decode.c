@@ -247,7 +247,6 @@ static bool decode_16(uint32_t w, unsigned fmt, struct rv64_insn *o)
 	switch (fmt) {
 	case FMT_NONE:
 		return true;
-	case FMT_CNOP:
 	case FMT_CI:
 		o->imm = imm_ci(w);
 		return true;

@@ -77,7 +77,6 @@ enum rv64_fmt {
 	FMT_CSW,
 	FMT_CSD,
 	FMT_CFSD,
-	FMT_CNOP,
 	FMT_CI,
 	FMT_CIW_NZ, /* c.addiw: rd must not be 0 */
 	FMT_CLI,
