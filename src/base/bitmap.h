@@ -1,12 +1,12 @@
 /*
  * bitmap.h: bits in an array of 64-bit words; bit 0 is the lowest of word 0.
  *
- * The caller owns the words (BITMAP_WORDS(n) of them) and says in each call how many bits there are where that matters; bits
- * of the last word above that are never looked at. No function checks a single bit number against the size:
- * that is the caller's.
+ * The caller owns the words (BITMAP_WORDS(n) of them) and says in each call how many bits there are
+ * where that matters; bits of the last word above that are never looked at. No function checks a
+ * single bit number against the size: that is the caller's.
  *
- * Plain calls want the owner's lock. The bitmap_atomic_* calls may run in any number of threads at once;
- * they order nothing but the bit itself unless said otherwise.
+ * Plain calls want the owner's lock. The bitmap_atomic_* calls may run in any number of threads at
+ * once; they order nothing but the bit itself unless said otherwise.
  */
 #ifndef LODGE_BASE_BITMAP_H
 #define LODGE_BASE_BITMAP_H

@@ -1,8 +1,8 @@
 /*
  * bytes.h: integers at any address, in the byte order that a format or device names.
  *
- * get_le32(p) reads 4 bytes at p, put_le32(p, v) writes them; p needs no alignment. Not atomic: rings that a guest
- * writes at the same time are read with the accessors of memory/.
+ * get_le32(p) reads 4 bytes at p, put_le32(p, v) writes them; p needs no alignment. Not atomic:
+ * rings that a guest writes at the same time are read with the accessors of memory/.
  */
 #ifndef LODGE_BASE_BYTES_H
 #define LODGE_BASE_BYTES_H

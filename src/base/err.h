@@ -1,8 +1,9 @@
 /*
  * err.h: the one error object.
  *
- * A function that can fail returns 0 or a negative errno and, where the caller passed a `struct err`,
- * leaves in it one line that says what failed, on what, why, and where it helps what to do next.
+ * A function that can fail returns 0 or a negative errno and, where the caller passed a `struct
+ * err`, leaves in it one line that says what failed, on what, why, and where it helps what to do
+ * next.
  *
  *	return err_set(e, -EINVAL, "disk %s: size %llu is not a multiple of 512", path, size);
  *

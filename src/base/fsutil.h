@@ -1,8 +1,8 @@
 /*
  * fsutil.h: whole files, directories, and where Lodge keeps its things.
  *
- * All functions answer 0 or -errno with a message that names the path. Thread-safe, except that fs_place_path()
- * reads the environment (do not setenv at the same time).
+ * All functions answer 0 or -errno with a message that names the path. Thread-safe, except that
+ * fs_place_path() reads the environment (do not setenv at the same time).
  */
 #ifndef LODGE_BASE_FSUTIL_H
 #define LODGE_BASE_FSUTIL_H
@@ -13,14 +13,16 @@
 struct err;
 
 /*
- * Reads a regular file (or what can be read like one, as /proc files) of at most `max` bytes; more is -EFBIG. *out is
- * malloc'ed, has a NUL after the data, and belongs to the caller; len may be NULL.
+ * Reads a regular file (or what can be read like one, as /proc files) of at most `max` bytes; more
+ * is -EFBIG. *out is malloc'ed, has a NUL after the data, and belongs to the caller; len may be
+ * NULL.
  */
 int fs_read_file(const char *path, size_t max, char **out, size_t *len, struct err *e);
 
 /*
- * Replaces the file in one step: a reader, or the next start after a crash, sees the old content or the new one. Written
- * beside it, synced, renamed, directory synced. What went wrong leaves no temporary file.
+ * Replaces the file in one step: a reader, or the next start after a crash, sees the old content or
+ * the new one. Written beside it, synced, renamed, directory synced. What went wrong leaves no
+ * temporary file.
  */
 int fs_write_file_atomic(
 	const char *path, const void *data, size_t len, mode_t mode, struct err *e);
@@ -38,14 +40,18 @@ enum fs_place {
 };
 
 /*
- * The path of a place, not made yet: $XDG_RUNTIME_DIR/lodge, $XDG_DATA_HOME/lodge, $XDG_CACHE_HOME/lodge where these are
- * set; else for root /run/lodge, /var/lib/lodge, /var/cache/lodge and for others /tmp/lodge-UID,
- * ~/.local/share/lodge, ~/.cache/lodge. $LODGE_HOME, when set, replaces them all: $LODGE_HOME/run, /data, /cache.
+ * The path of a place, not made yet: $XDG_RUNTIME_DIR/lodge, $XDG_DATA_HOME/lodge,
+ * $XDG_CACHE_HOME/lodge where these are set; else for root /run/lodge, /var/lib/lodge,
+ * /var/cache/lodge and for others /tmp/lodge-UID, ~/.local/share/lodge, ~/.cache/lodge.
+ * $LODGE_HOME, when set, replaces them all: $LODGE_HOME/run, /data, /cache.
  * -ENOENT when HOME is needed and not set; -ENAMETOOLONG.
  */
 int fs_place_path(enum fs_place place, char *path, size_t size, struct err *e);
 
-/* As fs_place_path(), then makes it (0700; 0755 for root's data and cache) and checks that it is ours and not a link. */
+/*
+ * As fs_place_path(), then makes it (0700; 0755 for root's data and cache) and checks that it is
+ * ours and not a link.
+ */
 int fs_place_make(enum fs_place place, char *path, size_t size, struct err *e);
 
 #endif

@@ -1,8 +1,9 @@
 /*
  * json.h: typed access to JSON objects that came from outside.
  *
- * `where` is the text in front of messages: "stop" gives "stop: \"timeout\" is a text instead of a number". Getters leave *out
- * untouched when the key is absent and not `must`. Texts and objects are borrowed from `obj`. 0 or -EINVAL.
+ * `where` is the text in front of messages: "stop" gives "stop: \"timeout\" is a text instead of a
+ * number". Getters leave *out untouched when the key is absent and not `must`. Texts and objects
+ * are borrowed from `obj`. 0 or -EINVAL.
  */
 #ifndef LODGE_BASE_JSON_H
 #define LODGE_BASE_JSON_H
@@ -38,7 +39,10 @@ int json_only_keys(
 /* "a text", "an array" ... */
 const char *json_type_name(const json_t *j);
 
-/* Parses one JSON value that is all of the text; duplicate keys are refused; message with line and column. */
+/*
+ * Parses one JSON value that is all of the text; duplicate keys are refused; message with line and
+ * column.
+ */
 int json_parse(const char *text, size_t len, json_t **out, struct err *e);
 
 #endif

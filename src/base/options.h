@@ -1,17 +1,18 @@
 /*
- * options.h: one table of options, from which come the flag parser, `--help`, the man page, shell completion, and (in vm/)
- * the YAML and JSON of a machine's definition.
+ * options.h: one table of options, from which come the flag parser, `--help`, the man page, shell
+ * completion, and (in vm/) the YAML and JSON of a machine's definition.
  *
  *	struct stop_opts { bool force; uint64_t timeout; };
  *	static const struct opt stop_opts[] = {
- *		{"force", 'f', .type = OPT_FLAG, OPT_AT(struct stop_opts, force), .help = "do not wait"},
- *		{"timeout", .type = OPT_U64, OPT_AT(struct stop_opts, timeout), .arg = "SECONDS", .max = 3600,
- *			.dflt = "30", .help = "how long to wait"},
+ *		{"force", 'f', .type = OPT_FLAG, OPT_AT(struct stop_opts, force),
+ *			.help = "do not wait"},
+ *		{"timeout", .type = OPT_U64, OPT_AT(struct stop_opts, timeout), .arg = "SECONDS",
+ *			.max = 3600, .dflt = "30", .help = "how long to wait"},
  *		OPT_DONE
  *	};
  *	static const struct opt_group stop_groups[] = {{"Options", stop_opts}, {0}};
- *	static const struct command stop = {.program = "lodge", .verb = "stop", .args = "NAME", .min_args = 1,
- *		.max_args = 1, .summary = "shut a machine down", .groups = stop_groups};
+ *	static const struct command stop = {.program = "lodge", .verb = "stop", .args = "NAME",
+ *		.min_args = 1, .max_args = 1, .summary = "shut a machine down", .groups = stop_groups};
  *
  *	struct stop_opts o = {0};
  *	struct args a;
@@ -19,11 +20,12 @@
  *	...
  *	command_free(&stop, &o);
  *
- * Values live in the caller's struct at the offsets that the table names. Texts and lists are malloc'ed and belong to that
- * struct; options_free() releases them. Tables are static and never written. A struct belongs to one thread.
+ * Values live in the caller's struct at the offsets that the table names. Texts and lists are
+ * malloc'ed and belong to that struct; options_free() releases them. Tables are static and never
+ * written. A struct belongs to one thread.
  *
- * Errors are one line with what, where and what to do: they name the nearest flag, the allowed values or the
- * range. -EINVAL stands for every error of the user, -ENOMEM for ours.
+ * Errors are one line with what, where and what to do: they name the nearest flag, the allowed
+ * values or the range. -EINVAL stands for every error of the user, -ENOMEM for ours.
  */
 #ifndef LODGE_BASE_OPTIONS_H
 #define LODGE_BASE_OPTIONS_H
@@ -45,7 +47,11 @@ enum opt_type {
 	OPT_SIZE, /* uint64_t bytes, min..max, written as 512M */
 	OPT_ENUM, /* int: index into `values` */
 	OPT_TEXT, /* char *; NULL when never set */
-	OPT_LIST, /* pointer to `elem_size` elements, their number an unsigned at count_offset; each use appends */
+	/*
+	 * pointer to `elem_size` elements, their number an unsigned at count_offset; each use
+	 * appends
+	 */
+	OPT_LIST,
 };
 
 enum opt_complete { OPT_COMPLETE_NONE, OPT_COMPLETE_FILE, OPT_COMPLETE_DIR };
@@ -57,7 +63,8 @@ struct opt {
 	enum opt_type type;
 	size_t offset;
 	size_t width; /* of the member; options_check() compares it with the type */
-	size_t set_offset; /* a bool that becomes true when a value is given; 0: none (so never the first member) */
+	/* a bool that becomes true when a value is given; 0: none (so never the first member) */
+	size_t set_offset;
 	const char *arg; /* how help calls the value: "FILE" */
 	const char *help; /* one sentence without final stop; lower case */
 	const char *dflt; /* in the same writing as the user's; NULL: zero */
@@ -68,8 +75,9 @@ struct opt {
 	/* OPT_TEXT: may this be a value? Message without the name of the option. */
 	int (*check)(const char *text, struct err *e);
 	/*
-	 * OPT_LIST: elements have the options of `sub` (a mapping in YAML, "k=v,k,k=v" in a flag, where `sub` flags have
-	 * names as keys), or parse and format themselves, or both: then `parse` takes the text of a flag.
+	 * OPT_LIST: elements have the options of `sub` (a mapping in YAML, "k=v,k,k=v" in a flag,
+	 * where `sub` flags have names as keys), or parse and format themselves, or both: then
+	 * `parse` takes the text of a flag.
 	 */
 	const struct opt *sub;
 	size_t elem_size;
@@ -140,20 +148,27 @@ void command_free(const struct command *c, void *obj);
 int command_check(const struct command *c, struct err *e);
 
 /*
- * Reads argv[1..]: "--flag value", "--flag=value", "-f value", "-fvalue", "-ab" for flags; "--" ends the flags. `obj` has its
- * defaults already. Also checks the number of arguments. -EINVAL: a usage error (exit code 2).
+ * Reads argv[1..]: "--flag value", "--flag=value", "-f value", "-fvalue", "-ab" for flags; "--"
+ * ends the flags. `obj` has its defaults already. Also checks the number of arguments. -EINVAL: a
+ * usage error (exit code 2).
  */
 int command_parse(
 	const struct command *c, void *obj, int argc, char **argv, struct args *a, struct err *e);
 
-/* The last value of a flag on this line, without setting anything; NULL when it is not there (for --config). */
+/*
+ * The last value of a flag on this line, without setting anything; NULL when it is not there (for
+ * --config).
+ */
 const char *command_peek(const struct command *c, int argc, char *const *argv, const char *flag);
 
 void command_print_help(const struct command *c, FILE *f);
 /* "lodge run [OPTION...] [IMAGE]" */
 void command_usage(const struct command *c, struct strbuf *out);
 
-/* A page of section 1 in man(7) macros over one program and its n commands (n = 1 and no verb: a plain program). */
+/*
+ * A page of section 1 in man(7) macros over one program and its n commands (n = 1 and no verb: a
+ * plain program).
+ */
 struct man_page {
 	const char *program, *version, *date, *summary;
 	const char *text; /* DESCRIPTION; paragraphs */

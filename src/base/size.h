@@ -1,8 +1,8 @@
 /*
  * size.h: sizes as people write them: 512M, 2G, 64KiB, 4096B. Units are powers of 1024.
  *
- * A number without unit is refused (but 0), because "memory 512" never means what it says; the message
- * names what to write.
+ * A number without unit is refused (but 0), because "memory 512" never means what it says; the
+ * message names what to write.
  */
 #ifndef LODGE_BASE_SIZE_H
 #define LODGE_BASE_SIZE_H
@@ -11,7 +11,10 @@
 
 struct err;
 
-/* B, K, M, G, T in either case, each also as KiB or KB. 0 or -EINVAL; the message starts with the text itself. */
+/*
+ * B, K, M, G, T in either case, each also as KiB or KB. 0 or -EINVAL; the message starts with the
+ * text itself.
+ */
 int size_parse(const char *text, uint64_t *bytes, struct err *e);
 
 #define SIZE_TEXT 24

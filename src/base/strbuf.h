@@ -6,8 +6,8 @@
  *	...
  *	char *text = strbuf_steal(&sb);		// malloc'ed, or NULL when memory ran out
  *
- * All-zero is empty and ready. When memory runs out the buffer stays valid, `failed` is set and later
- * additions do nothing, so that one check at the end is enough. One thread at a time.
+ * All-zero is empty and ready. When memory runs out the buffer stays valid, `failed` is set and
+ * later additions do nothing, so that one check at the end is enough. One thread at a time.
  */
 #ifndef LODGE_BASE_STRBUF_H
 #define LODGE_BASE_STRBUF_H

@@ -1,8 +1,9 @@
 /*
  * verb.h: the verbs of `lodge`.
  *
- * One table of struct verb in each verb_*.c, named in main.c. Options are declared (base/options.h), not parsed by hand; the
- * parser fills an object of `size` bytes and main.c releases it. Help, man page and completion come from the same tables.
+ * One table of struct verb in each verb_*.c, named in main.c. Options are declared
+ * (base/options.h), not parsed by hand; the parser fills an object of `size` bytes and main.c
+ * releases it. Help, man page and completion come from the same tables.
  *
  *	struct stop { bool force; };
  *	static const struct opt stop_opts[] = {...};

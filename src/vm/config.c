@@ -170,7 +170,9 @@ static void fwd_format(const void *elem, struct strbuf *out)
 		f->guest_port);
 }
 
-/* FILE:format[,option...]: the format is what follows the last colon before the first single comma. */
+/*
+ * FILE:format[,option...]: the format is what follows the last colon before the first single comma.
+ */
 static int disk_parse(void *elem, const char *text, struct err *e)
 {
 	cleanup(strbuf_free) struct strbuf file = {0};

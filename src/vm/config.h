@@ -1,10 +1,10 @@
 /*
  * config.h: the definition of a machine, and every way to write it down.
  *
- * One static table (vm_config_opts) has every option once: its flag, its key in YAML and in JSON, type, default,
- * range and help. The flags of `lodge run` and `lodge-vm`, the YAML file, the JSON of the control socket and
- * of the persisted definition, help, man page and completion are all made from it (base/options.h), so the
- * same words work everywhere:
+ * One static table (vm_config_opts) has every option once: its flag, its key in YAML and in JSON,
+ * type, default, range and help. The flags of `lodge run` and `lodge-vm`, the YAML file, the JSON
+ * of the control socket and of the persisted definition, help, man page and completion are all made
+ * from it (base/options.h), so the same words work everywhere:
  *
  *	--memory 2G --disk root.img:raw,cache=none --net user,hostfwd=tcp::2222-:22
  *
@@ -14,10 +14,12 @@
  *	nets:
  *	  - {user: on, hostfwd: ["tcp::2222-:22"]}
  *
- * In YAML an element of a list may also be the text of the flag: `disks: ["root.img:raw,cache=none"]`.
+ * In YAML an element of a list may also be the text of the flag: `disks:
+ * ["root.img:raw,cache=none"]`.
  *
- * Ownership: a struct vm_config owns all that it points to; vm_config_free() releases it. Threads: one at a time.
- * Errors: one line with what, where and remedy; -EINVAL for what the user wrote, else the errno of the file.
+ * Ownership: a struct vm_config owns all that it points to; vm_config_free() releases it. Threads:
+ * one at a time. Errors: one line with what, where and remedy; -EINVAL for what the user wrote,
+ * else the errno of the file.
  */
 #ifndef LODGE_VM_CONFIG_H
 #define LODGE_VM_CONFIG_H
@@ -73,7 +75,8 @@ struct vm_net {
 	char *id; /* NULL: "net0" */
 	bool user; /* user networking; else tap */
 	char *tap; /* name of the host's interface */
-	char *mac; /* "52:54:00:12:34:56"; NULL: the machine makes one (from the seed if there is one) */
+	/* "52:54:00:12:34:56"; NULL: the machine makes one (from the seed if there is one) */
+	char *mac;
 	struct vm_fwd *fwds; /* user networking only */
 	unsigned nfwds;
 };
@@ -97,7 +100,8 @@ struct vm_config {
 	bool has_seed;
 	bool balloon, rng, sandbox;
 	unsigned
-		workers; /* host threads that run vCPUs; 0: as many as vCPUs or host cores, the smaller */
+		/* host threads that run vCPUs; 0: as many as vCPUs or host cores, the smaller */
+		workers;
 	char *log; /* NULL: standard error */
 	int log_level; /* enum log_level (base/log.h) */
 	bool detach; /* a flag only */
@@ -113,18 +117,24 @@ int vm_config_init(struct vm_config *c, struct err *e);
 void vm_config_free(struct vm_config *c); /* fit for cleanup() */
 
 /*
- * A command whose groups include vm_config_opts (base: where the struct vm_config lies in obj) and an OPT_TEXT flag
- * "config": reads that file first if it is named, then the flags over it; lists are appended to. `obj` has its defaults.
+ * A command whose groups include vm_config_opts (base: where the struct vm_config lies in obj) and
+ * an OPT_TEXT flag "config": reads that file first if it is named, then the flags over it; lists
+ * are appended to. `obj` has its defaults.
  */
 int vm_config_parse_args(const struct command *cmd, void *obj, struct vm_config *c, int argc,
 	char **argv, struct args *a, struct err *e);
 
-/* YAML (JSON is a subset of it). What is in the file replaces what `c` has; lists are appended to. */
+/*
+ * YAML (JSON is a subset of it). What is in the file replaces what `c` has; lists are appended to.
+ */
 int vm_config_load(struct vm_config *c, const char *path, struct err *e);
 int vm_config_parse_yaml(
 	struct vm_config *c, const char *text, size_t len, const char *name, struct err *e);
 
-/* One object with the keys of the table; values at their default are left out. NULL: out of memory. Caller decrefs. */
+/*
+ * One object with the keys of the table; values at their default are left out. NULL: out of memory.
+ * Caller decrefs.
+ */
 struct json_t *vm_config_to_json(const struct vm_config *c);
 int vm_config_from_json(struct vm_config *c, const struct json_t *j, struct err *e);
 
@@ -135,16 +145,17 @@ struct vm_host {
 int vm_host_read(struct vm_host *h, struct err *e);
 
 /*
- * What no single option can tell: something to boot, memory within the host's, files that are there, readable, not empty and,
- * for disks that are written, writable; ids and files not twice. Does not touch names of machines, locks, ports, taps.
- * An `image` must have been resolved (kernel set) unless `image_ok`.
+ * What no single option can tell: something to boot, memory within the host's, files that are
+ * there, readable, not empty and, for disks that are written, writable; ids and files not twice.
+ * Does not touch names of machines, locks, ports, taps. An `image` must have been resolved (kernel
+ * set) unless `image_ok`.
  */
 int vm_config_validate(
 	const struct vm_config *c, const struct vm_host *h, bool image_ok, struct err *e);
 
 /*
- * Switches of instruction-set extensions after the model's name in `cpu`. Start with *pos = NULL; each call gives one
- * ("zbb", off). false at the end. The engine knows which names there are.
+ * Switches of instruction-set extensions after the model's name in `cpu`. Start with *pos = NULL;
+ * each call gives one ("zbb", off). false at the end. The engine knows which names there are.
  */
 bool vm_config_cpu_next(const char *cpu, const char **pos, char ext[32], bool *on);
 

@@ -10,11 +10,17 @@
 #include "base/util.h"
 #include "vm/config.h"
 
-/* There, readable (and writable when `write`), a file or, when `device`, also a block device; not empty. */
+/*
+ * There, readable (and writable when `write`), a file or, when `device`, also a block device; not
+ * empty.
+ */
 static int check_readable(
 	const char *what, const char *path, bool device, bool write, struct err *e)
 {
-	/* O_NONBLOCK: a FIFO must not hang us. The open is the test: access(2) asks for the wrong user in setuid programs. */
+	/*
+	 * O_NONBLOCK: a FIFO must not hang us. The open is the test: access(2) asks for the wrong
+	 * user in setuid programs.
+	 */
 	cleanup(close_fd) int fd = open(path, (write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK);
 	struct stat st;
 
@@ -105,6 +111,26 @@ static int check_memory(const struct vm_config *c, const struct vm_host *h, stru
 	return 0;
 }
 
+/*
+ * Together they must leave something of the memory; the loader knows more exactly and asks again.
+ */
+static int check_fits(const struct vm_config *c, struct err *e)
+{
+	const char *const files[] = {c->kernel, c->initrd, c->firmware};
+	char want[SIZE_TEXT], have[SIZE_TEXT];
+	uint64_t sum = 0;
+	struct stat st;
+
+	for (size_t i = 0; i < ARRAY_SIZE(files); i++)
+		if (files[i] && !stat(files[i], &st))
+			sum += (uint64_t)st.st_size;
+	if (sum < c->memory)
+		return 0;
+	return err_set(e, -EINVAL,
+		"kernel, initrd and firmware take %s and the guest has %s: give more --memory",
+		size_text(want, align_up(sum, MiB)), size_text(have, c->memory));
+}
+
 static int check_boot(const struct vm_config *c, bool image_ok, struct err *e)
 {
 	int r = 0;
@@ -123,7 +149,7 @@ static int check_boot(const struct vm_config *c, bool image_ok, struct err *e)
 		r = check_readable("initrd", c->initrd, false, false, e);
 	if (!r && c->firmware)
 		r = check_readable("firmware", c->firmware, false, false, e);
-	return r;
+	return r ?: check_fits(c, e);
 }
 
 int vm_config_validate(

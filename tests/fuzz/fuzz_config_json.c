@@ -1,6 +1,6 @@
 /*
- * fuzz_config_json.c: a definition in JSON, as the control socket gets it. What is taken must come out of its own JSON the same; what is
- * refused must say why in one line.
+ * fuzz_config_json.c: a definition in JSON, as the control socket gets it. What is taken must come
+ * out of its own JSON the same; what is refused must say why in one line.
  */
 #include <stdlib.h>
 #include <string.h>

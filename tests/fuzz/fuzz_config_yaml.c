@@ -1,6 +1,6 @@
 /*
- * fuzz_config_yaml.c: a definition file with anything in it. What is taken must come out of its own JSON the same; what is
- * refused must say why in one line.
+ * fuzz_config_yaml.c: a definition file with anything in it. What is taken must come out of its own
+ * JSON the same; what is refused must say why in one line.
  */
 #include <stdlib.h>
 #include <string.h>

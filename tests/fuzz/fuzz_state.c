@@ -1,6 +1,6 @@
 /*
- * fuzz_state.c: the state stream is hostile input. Whatever loads must save to a stream that loads again to the same
- * object; whatever does not must leave the object as it was.
+ * fuzz_state.c: the state stream is hostile input. Whatever loads must save to a stream that loads
+ * again to the same object; whatever does not must leave the object as it was.
  *
  * The digest at the end of the input is made right first, so that what is behind it is reached.
  */

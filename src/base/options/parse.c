@@ -43,8 +43,9 @@ static int unknown(const struct command *c, const char *name, struct err *e)
 }
 
 /*
- * One step over the command line. Sets `f` and `value` when argv[*i] is a flag, or leaves f->opt NULL for an argument;
- * `*cluster` is the place inside "-abc". Advances *i past what was used. Returns 1 for help.
+ * One step over the command line. Sets `f` and `value` when argv[*i] is a flag, or leaves f->opt
+ * NULL for an argument; `*cluster` is the place inside "-abc". Advances *i past what was used.
+ * Returns 1 for help.
  */
 static int step(const struct command *c, int argc, char *const *argv, int *i, const char **cluster,
 	struct found *f, const char **value, struct err *e)

@@ -259,7 +259,7 @@ static void complete_flags(const struct command *c, FILE *f)
 				fprintf(f, " --%s", o->flag);
 }
 
-/* The words that follow the n words of `done` in the verbs: "image" after "", "pull" after "image". */
+/* The verbs, a line each, inside a $'' text. */
 static void complete_verbs(const struct command *const *cmds, unsigned n, FILE *f)
 {
 	for (unsigned i = 0; i < n; i++)

@@ -1,12 +1,12 @@
 /*
  * cbor_read.h: a pull reader for CBOR (RFC 8949) from memory, safe on hostile input.
  *
- * It allocates nothing: byte strings and texts point into the caller's buffer. Definite lengths only;
- * a length is checked against what is left of the buffer before it is reported. No recursion except
- * cbor_read_skip(), which is bounded. On top of libcbor's streaming decoder.
+ * It allocates nothing: byte strings and texts point into the caller's buffer. Definite lengths
+ * only; a length is checked against what is left of the buffer before it is reported. No recursion
+ * except cbor_read_skip(), which is bounded. On top of libcbor's streaming decoder.
  *
- * All functions: 0, -EBADMSG (malformed or cut) or, from those that want a kind, -EINVAL (another kind).
- * Errors name the offset. A reader belongs to one thread.
+ * All functions: 0, -EBADMSG (malformed or cut) or, from those that want a kind, -EINVAL (another
+ * kind). Errors name the offset. A reader belongs to one thread.
  */
 #ifndef LODGE_BASE_CBOR_READ_H
 #define LODGE_BASE_CBOR_READ_H

@@ -1,5 +1,6 @@
 /*
- * impl.h: what the files of this folder share; see state.h for the contract. Not for users of described state.
+ * impl.h: what the files of this folder share; see state.h for the contract. Not for users of
+ * described state.
  *
  * Callers have passed the table through state_desc_check(), so sizes and depth are sane here.
  */
@@ -50,7 +51,10 @@ static inline uint32_t state_elems(const struct state_field *f, const void *obj)
 	return f->type == STATE_T_VEC ? state_len(f, obj) : f->count;
 }
 
-/* Runs pre_save of `obj` and of what is inside it, inner ones last (an outer one may fill inner fields). */
+/*
+ * Runs pre_save of `obj` and of what is inside it, inner ones last (an outer one may fill inner
+ * fields).
+ */
 void state_pre_save(const struct state_desc *desc, void *obj);
 
 /* Bytes of an object that its table reaches. */

@@ -340,7 +340,9 @@ static int read_top_object(struct loader *l, const struct state_obj *objs, unsig
 	return r ? err_wrap(l->e, "%s", objs[i].id) : 0;
 }
 
-/* What does not depend on the objects: ours, whole, not damaged. Leaves the reader at the objects. */
+/*
+ * What does not depend on the objects: ours, whole, not damaged. Leaves the reader at the objects.
+ */
 static int read_frame(struct loader *l)
 {
 	uint8_t md[STATE_DIGEST_LEN];

@@ -1,6 +1,6 @@
 /*
- * state_sample.h: one object with every type of field, as version 1 and version 2 of a program describe it. Used by the
- * unit test and the fuzzer of the state stream.
+ * state_sample.h: one object with every type of field, as version 1 and version 2 of a program
+ * describe it. Used by the unit test and the fuzzer of the state stream.
  */
 #ifndef LODGE_TESTS_STATE_SAMPLE_H
 #define LODGE_TESTS_STATE_SAMPLE_H

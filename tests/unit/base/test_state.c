@@ -1,8 +1,9 @@
 /*
  * Described state: round trip, versions, every corruption, digest, diff, JSON.
  *
- * `test_state --write-fixture FILE` writes the stream of the version 1 program; the one in fixtures/ was written when
- * version 1 was current and is not to be written again. `--write-seed FILE` writes a current one, for the fuzzer.
+ * `test_state --write-fixture FILE` writes the stream of the version 1 program; the one in
+ * fixtures/ was written when version 1 was current and is not to be written again. `--write-seed
+ * FILE` writes a current one, for the fuzzer.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -95,7 +96,9 @@ static void redigest(struct stream *st)
 	EVP_Digest(st->p, st->len - 32, st->p + st->len - 32, NULL, EVP_sha256(), NULL);
 }
 
-/* Puts `with` in the place of the first `what`; lengths may differ. The digest is made right again. */
+/*
+ * Puts `with` in the place of the first `what`; lengths may differ. The digest is made right again.
+ */
 static void patch(
 	struct stream *st, const char *what, size_t what_len, const char *with, size_t with_len)
 {

@@ -26,7 +26,7 @@ static int make_top(void **state)
 	       fs_write_file_atomic("a.raw", "A", 1, 0600, NULL) ||
 	       fs_write_file_atomic("b.raw", "B", 1, 0600, NULL) || link("a.raw", "also-a.raw") ||
 	       fs_write_file_atomic("empty", "", 0, 0600, NULL) || mkdir("dir", 0700) ||
-	       mkfifo("fifo", 0600);
+	       close(creat("big", 0600)) || truncate("big", 3 * MiB + 5) || mkfifo("fifo", 0600);
 }
 
 static int drop_top(void **state)
@@ -420,6 +420,9 @@ static void cross_checks(void **state)
 	CHECK(-EINVAL, "kernel empty is empty: was it copied completely?", "-k", "empty");
 	CHECK(-EINVAL, "kernel dir is a directory: name a file", "-k", "dir");
 	CHECK(-EINVAL, "kernel fifo is not a regular file: name a file", "-k", "fifo");
+	CHECK(-EINVAL,
+		"kernel, initrd and firmware take 4M and the guest has 2M: give more --memory",
+		"-k", "kernel", "--initrd", "big", "-m", "2M");
 	CHECK(-EINVAL, "initrd kernel without a kernel: add --kernel FILE", "--firmware", "kernel",
 		"--initrd", "kernel");
 	CHECK(-ENOENT, "disk none: No such file or directory", "-k", "kernel", "--disk",
