@@ -47,7 +47,10 @@ struct board_opts {
 	void *ctx;
 };
 
+struct board_class;
+
 struct board {
+	const struct board_class *cls;
 	const struct cpu_engine_ops *engine;
 	struct cpu_vm *cpu_vm;
 	struct vcpu *vcpus[CPU_MAX_VCPUS];
