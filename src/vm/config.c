@@ -369,11 +369,6 @@ const struct opt vm_config_opts[] = {
 		.help = "where Lodge writes its log; without it standard error"},
 	{BOTH("log-level"), .type = OPT_ENUM, C(log_level), .values = level_names, .dflt = "info",
 		.help = "how much it logs"},
-	{.flag = "detach",
-		.letter = 'd',
-		.type = OPT_FLAG,
-		C(detach),
-		.help = "run in the background"},
 	OPT_DONE,
 };
 

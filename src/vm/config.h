@@ -104,7 +104,6 @@ struct vm_config {
 		workers;
 	char *log; /* NULL: standard error */
 	int log_level; /* enum log_level (base/log.h) */
-	bool detach; /* a flag only */
 };
 
 /* The table; objects are struct vm_config. */

@@ -135,7 +135,12 @@ static int check_boot(const struct vm_config *c, bool image_ok, struct err *e)
 {
 	int r = 0;
 
-	if (!c->kernel && !c->firmware && !(c->image && image_ok))
+	if (!c->kernel && !c->firmware && c->image && !image_ok)
+		return err_set(e, -EINVAL,
+			"image %s: images are opened by lodge run; here give --kernel or "
+			"--firmware",
+			c->image);
+	if (!c->kernel && !c->firmware && !c->image)
 		return err_set(e, -EINVAL,
 			"nothing to boot: name an image, or give --kernel FILE or --firmware FILE");
 	if (c->initrd && !c->kernel && !c->image)

@@ -482,6 +482,21 @@ static void mapping_without_format(void **state)
 	assert_string_equal(e.msg, "disk 0 names no file: add file");
 }
 
+static void images_are_resolved_first(void **state)
+{
+	static const char text[] = "image: debian:mini\nappend: quiet\n";
+	const struct vm_host host = {4 * GiB};
+	cleanup(vm_config_free) struct vm_config c;
+	struct err e = {0};
+
+	assert_int_equal(vm_config_init(&c, &e), 0);
+	assert_int_equal(vm_config_parse_yaml(&c, text, strlen(text), "x", &e), 0);
+	assert_int_equal(vm_config_validate(&c, &host, true, &e), 0);
+	assert_int_equal(vm_config_validate(&c, &host, false, &e), -EINVAL);
+	assert_string_equal(e.msg, "image debian:mini: images are opened by lodge run; here give "
+				   "--kernel or --firmware");
+}
+
 static void host_is_read(void **state)
 {
 	struct vm_host h;
@@ -507,6 +522,7 @@ int main(void)
 		cmocka_unit_test(cross_checks),
 		cmocka_unit_test(unwritable_disk),
 		cmocka_unit_test(mapping_without_format),
+		cmocka_unit_test(images_are_resolved_first),
 		cmocka_unit_test(host_is_read),
 	};
 
