@@ -24,6 +24,8 @@ int device_class_check(const struct device_class *c, struct err *e)
 		return err_set(e, -EINVAL, "device class %s: quiesce without resume", c->name);
 	if (!c->state || !c->state->type || !c->state->version || !c->state->fields)
 		return err_set(e, -EINVAL, "device class %s: no described state", c->name);
+	if (state_desc_check(c->state, e))
+		return err_wrap(e, "device class %s", c->name);
 	return 0;
 }
 
