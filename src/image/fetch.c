@@ -25,7 +25,6 @@ struct xfer {
 	uint64_t have; /* bytes in the .part file */
 	uint64_t start; /* of these, from earlier attempts */
 	int tries;
-	bool checked; /* the response code was looked at */
 	struct err err;
 	char curl_msg[CURL_ERROR_SIZE];
 };
@@ -93,21 +92,8 @@ int sha256_file(const char *path, char out[SHA256_HEX], struct err *e)
 static size_t on_data(char *p, size_t one, size_t n, void *ctx)
 {
 	struct xfer *x = ctx;
-	long code = 0;
 
 	n *= one;
-	if (!x->checked) {
-		x->checked = true;
-		curl_easy_getinfo(x->h, CURLINFO_RESPONSE_CODE, &code);
-		/* 200 to a Range request: the server sends it all, from the start. */
-		if (x->have && code == 200) {
-			if (ftruncate(x->fd, 0) || lseek(x->fd, 0, SEEK_SET)) {
-				err_sys(&x->err, -errno, "write %s", x->part);
-				return 0;
-			}
-			x->have = 0;
-		}
-	}
 	if (x->it->size && n > x->it->size - MIN(x->have, x->it->size)) {
 		err_set(&x->err, -EBADMSG, "%s is longer than the %llu bytes that the index names",
 			x->it->what, (unsigned long long)x->it->size);
@@ -145,7 +131,6 @@ static int xfer_request(struct fetcher *f, struct xfer *x, struct err *e)
 		end = 0;
 	}
 	x->have = x->start = (uint64_t)end;
-	x->checked = false;
 	if (x->h) {
 		curl_multi_remove_handle(f->multi, x->h);
 		curl_easy_cleanup(x->h);
@@ -273,7 +258,9 @@ static int on_done(struct fetcher *f, struct xfer *x, CURLcode c, struct err *e)
 
 	if (c != CURLE_OK && worth_another_try(x, c)) {
 		curl_easy_getinfo(x->h, CURLINFO_RESPONSE_CODE, &code);
-		if (code == 416 && ftruncate(x->fd, 0))
+		/* The server knows no ranges (libcurl says so itself), or not this one: from the start. */
+		if ((code == 416 || c == CURLE_RANGE_ERROR || c == CURLE_BAD_DOWNLOAD_RESUME) &&
+			ftruncate(x->fd, 0))
 			return err_sys(e, -errno, "write %s", x->part);
 		x->tries++;
 		return xfer_request(f, x, e);

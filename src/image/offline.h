@@ -1,8 +1,11 @@
 /*
  * offline.h: the part of configuring packages that the host can do in the guest's place.
  *
- * A package is taken off the list of those that the second stage has to configure only where what its postinst does at
- * a first installation is done here or has no effect on a machine that has not been started yet.
+ * Most of the second stage's time goes into a few maintainer scripts (certificates, debconf, timers). For
+ * scripts that are known, by their digest, the host does what they do at a first installation, and the package counts as
+ * installed. A script that is not known, because Debian changed it, runs in the second stage as all others do:
+ * slower, never wrong. The kernel's and initramfs-tools' scripts are taken by name: all they do is run depmod, which the
+ * host has done, and build an initramfs, which is ours.
  */
 #ifndef LODGE_IMAGE_OFFLINE_H
 #define LODGE_IMAGE_OFFLINE_H
@@ -10,7 +13,10 @@
 #include "image/pull.h"
 #include "image/rootfs.h"
 
-/* Before rootfs_write_db() is final: it writes the database again. */
+/* After rootfs_write_db(): writes the database again. */
 int offline_configure(struct pull *p, struct rootfs *r, struct err *e);
+
+/* The bundle, the links by name and by hash, and the list: as update-ca-certificates(8) leaves them. */
+int offline_certificates(struct rootfs *r, struct err *e);
 
 #endif

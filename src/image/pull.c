@@ -362,7 +362,11 @@ static int add_files(json_t *m, const char *dir, struct err *e)
 		struct stat st;
 
 		if (!r && v[i]->d_name[0] != '.' && path && !stat(path, &st)) {
-			r = sha256_file(path, sha, e);
+			/* A disk is 8 GiB of mostly holes, and its manifest says so: its digest would take a
+			 * minute and prove nothing that e2fsck has not. */
+			sha[0] = 0;
+			if ((uint64_t)st.st_size <= GiB)
+				r = sha256_file(path, sha, e);
 			chmod(path, 0444);
 			json_array_append_new(
 				files, json_pack("{s:s, s:I, s:I, s:s}", "name", v[i]->d_name,
