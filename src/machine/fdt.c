@@ -156,6 +156,7 @@ static void cpu(struct writer *w, unsigned h)
 	numa(w, w->o->topology->hart[h].node);
 	u32(w, "phandle", HART + h);
 	begin(w, "interrupt-controller");
+	u32(w, "#address-cells", 0);
 	u32(w, "#interrupt-cells", 1);
 	flag(w, "interrupt-controller");
 	text(w, "compatible", "riscv,cpu-intc");
@@ -269,6 +270,7 @@ static void imsic(struct writer *w, enum virt_region r, uint32_t phandle, uint32
 	begin(w, "interrupt-controller@%llx", (unsigned long long)virt_map[r].base);
 	text(w, "compatible", "riscv,imsics");
 	reg(w, virt_map[r].base, (uint64_t)harts << 12);
+	u32(w, "#address-cells", 0);
 	u32(w, "#interrupt-cells", 0);
 	flag(w, "interrupt-controller");
 	flag(w, "msi-controller");

@@ -162,7 +162,9 @@ int image_header_parse(
 	h->flags = get_le64(head + 24);
 	if (h->flags & IMAGE_BIG_ENDIAN)
 		return err_set(e, -EINVAL, "kernel %s: it is big-endian; " WANTED, path);
-	if (!h->image_size || h->image_size > INT64_MAX || h->text_offset > INT64_MAX)
+	/* Linux maps itself with leaves of 2 MiB and asks to be placed so. */
+	if (!h->image_size || h->image_size > INT64_MAX || h->text_offset > INT64_MAX ||
+		h->text_offset % (2 * MiB))
 		return err_set(e, -EINVAL,
 			"kernel %s: its header is damaged (size 0x%llx, offset 0x%llx); copy it "
 			"again",

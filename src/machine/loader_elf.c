@@ -130,40 +130,50 @@ static int segment_load(
 	return rc;
 }
 
-int loader_elf(struct space *s, const struct boot_file *f, const struct loader_place *p,
-	struct loaded *out, struct err *e)
+/* Checks every segment (load false), or puts every segment into memory. */
+static int segments(struct space *s, const struct boot_file *f, const struct loader_place *p,
+	const struct header *h, bool load, struct loaded *out, struct err *e)
 {
 	bool entry_found = false;
-	struct header h = {0};
 	Elf64_Phdr ph = {0};
-	int rc = header_read(f, p, &h, e);
+	int rc;
 
-	if (rc)
-		return rc;
-	*out = (struct loaded){.start = UINT64_MAX};
-	/* Everything is checked before the first byte is written. */
-	for (unsigned pass = 0; pass < 2; pass++)
-		for (unsigned i = 0; i < h.phnum; i++) {
-			rc = segment_read(f, &h, i, &ph, e);
-			if (rc)
-				return rc;
-			if (ph.p_type != PT_LOAD || !ph.p_memsz)
-				continue;
-			rc = pass ? segment_load(s, f, &ph, e) : segment_check(f, p, i, &ph, e);
-			if (rc)
-				return rc;
-			out->start = MIN(out->start, ph.p_paddr);
-			out->end = MAX(out->end, ph.p_paddr + ph.p_memsz);
-			if (h.entry >= ph.p_vaddr && h.entry - ph.p_vaddr < ph.p_memsz) {
-				out->entry = h.entry - ph.p_vaddr + ph.p_paddr;
-				entry_found = true;
-			}
+	for (unsigned i = 0; i < h->phnum; i++) {
+		rc = segment_read(f, h, i, &ph, e);
+		if (rc)
+			return rc;
+		if (ph.p_type != PT_LOAD || !ph.p_memsz)
+			continue;
+		rc = segment_check(f, p, i, &ph, e);
+		if (!rc && load)
+			rc = segment_load(s, f, &ph, e);
+		if (rc)
+			return rc;
+		out->start = MIN(out->start, ph.p_paddr);
+		out->end = MAX(out->end, ph.p_paddr + ph.p_memsz);
+		if (h->entry >= ph.p_vaddr && h->entry - ph.p_vaddr < ph.p_memsz) {
+			out->entry = h->entry - ph.p_vaddr + ph.p_paddr;
+			entry_found = true;
 		}
+	}
 	if (!out->end)
 		return err_set(e, -EINVAL, "%s %s: it has nothing to load; link it again", f->what,
 			f->path);
 	if (!entry_found)
 		return err_set(e, -EINVAL, "%s %s: its entry point 0x%llx is in no segment",
-			f->what, f->path, (unsigned long long)h.entry);
+			f->what, f->path, (unsigned long long)h->entry);
 	return 0;
+}
+
+int loader_elf(struct space *s, const struct boot_file *f, const struct loader_place *p,
+	struct loaded *out, struct err *e)
+{
+	struct header h = {0};
+	int rc = header_read(f, p, &h, e);
+
+	*out = (struct loaded){.start = UINT64_MAX};
+	/* Everything is checked before the first byte is written; and again, for a file may change. */
+	if (!rc)
+		rc = segments(s, f, p, &h, false, out, e);
+	return rc ? rc : segments(s, f, p, &h, true, out, e);
 }
