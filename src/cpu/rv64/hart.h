@@ -26,6 +26,7 @@
 #include <stdatomic.h>
 
 #include "cpu/cpu.h"
+#include "cpu/rv64/fp_host.h"
 
 struct hart;
 struct rv64_block;
@@ -72,9 +73,10 @@ struct hart {
 	uint64_t x[33]; /* x[32] is the sink for writes to x0 */
 	uint64_t pc;
 	_Atomic uint32_t poll;
-	uint32_t fs_on; /* mstatus.FS != off (and misa.F): FP instructions may run */
+	uint32_t fs; /* mstatus.FS itself: 0 off (FP instructions trap); handlers set it to 3, dirty */
 	struct tlb *cur; /* data regime now: &tlb[...]; follows mode, SUM, MXR, MPRV */
 	uint64_t f[32]; /* NaN-boxed */
+	struct fp_host fp; /* rounding mode and flags */
 	uint64_t instret; /* retired, exact at block ends */
 	uint64_t
 		instret_stop; /* blocks are not chained past this: the run loop looks at the clock */

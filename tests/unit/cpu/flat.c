@@ -24,7 +24,7 @@ struct flat *flat_new(uint64_t exts)
 	for (unsigned i = 0; i < FLAT_PAGES; i++)
 		f->map[i] = (uint16_t)i;
 	f->h.cur = &f->tlb;
-	f->h.fs_on = 1;
+	f->h.fs = 1;
 	f->h.resv_va = UINT64_MAX;
 	rv64_code_mode(&f->h, PRIV_M);
 	return f;
