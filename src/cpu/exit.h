@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/system_event.h"
 #include "memory/addr.h"
 
 enum cpu_exit_reason {
@@ -32,13 +33,6 @@ enum cpu_exit_reason {
 	CPU_EXIT_DEBUG, /* breakpoint, watchpoint or single step asked for by a debugger */
 	CPU_EXIT_ERROR, /* the engine cannot go on: `text` says why; the VM is paused and reported, never aborted */
 	CPU_EXIT_REASONS
-};
-
-enum cpu_system_event {
-	CPU_SYSTEM_SHUTDOWN,
-	CPU_SYSTEM_REBOOT,
-	CPU_SYSTEM_CRASH, /* the guest says that it failed (SBI SRST reason "system failure", triple fault) */
-	CPU_SYSTEM_SUSPEND,
 };
 
 struct cpu_exit {

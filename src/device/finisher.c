@@ -1,6 +1,6 @@
 #include "device/finisher.h"
 
-#include "cpu/exit.h"
+#include "base/system_event.h"
 #include "device/classes.h"
 
 struct finisher {
