@@ -319,8 +319,8 @@ GENERIC uint64_t g_div(struct fmt f, uint64_t x, uint64_t y, unsigned rm, uint32
 GENERIC uint64_t g_sqrt(struct fmt f, uint64_t x, unsigned rm, uint32_t *flags)
 {
 	struct num a = unpack(f, x);
-	u128 rest, root = 0;
-	int bit, last;
+	uint64_t hi, lo, rest = 0, root = 0;
+	int bits = f.frac + 3;
 
 	if (a.kind == SNAN || (a.sign && (a.kind == FINITE || a.kind == INF)))
 		return invalid(f, flags);
@@ -329,21 +329,24 @@ GENERIC uint64_t g_sqrt(struct fmt f, uint64_t x, unsigned rm, uint32_t *flags)
 	if (a.kind != FINITE)
 		return x;
 	/*
-	 * Bit by bit, as by hand: rest is sig * 2^63, or 2^64 when the exponent is odd, so that its root has 64 bits. The bits below what
-	 * rounding looks at stay zero: there the remainder says all.
+	 * Bit by bit, as by hand: each step brings down two bits of sig * 2^63 (2^64 when the exponent is odd, so that the root has 64
+	 * bits) and finds one of the root. `bits` are as many as rounding looks at; the rest of the root is zeros and what
+	 * remains says whether that is exact. All of sig's bits have come down by then: it has frac + 1.
 	 */
-	rest = (u128)a.sig << (a.exp & 1 ? 64 : 63);
-	last = 63 - f.frac - 2;
-	for (bit = 63; bit >= last; bit--) {
-		/* (root + b)^2 - root^2 = (2 * root + b) * b; without 2^bit common to both sides. */
-		u128 step = 2 * root + ((u128)1 << bit);
+	hi = a.exp & 1 ? a.sig : a.sig >> 1;
+	lo = a.exp & 1 ? 0 : a.sig << 63;
+	for (int i = 0; i < bits; i++) {
+		uint64_t trial = root << 2 | 1;
+		uint64_t one; /* as a mask: a branch on it would be wrong half of the time */
 
-		if (rest >> bit >= step) {
-			rest -= step << bit;
-			root += (u128)1 << bit;
-		}
+		rest = rest << 2 | hi >> 62;
+		hi = hi << 2 | lo >> 62;
+		lo <<= 2;
+		one = -(uint64_t)(rest >= trial);
+		rest -= trial & one;
+		root = root << 1 | (one & 1);
 	}
-	return round_pack(f, false, a.exp >> 1, (uint64_t)root | !!rest, rm, flags);
+	return round_pack(f, false, a.exp >> 1, root << (64 - bits) | !!rest, rm, flags);
 }
 
 /* Orders all but NaNs; both zeros are 0. */
