@@ -73,7 +73,8 @@ struct hart {
 	uint64_t x[33]; /* x[32] is the sink for writes to x0 */
 	uint64_t pc;
 	_Atomic uint32_t poll;
-	uint32_t fs; /* mstatus.FS itself: 0 off (FP instructions trap); handlers set it to 3, dirty */
+	uint32_t
+		fs; /* mstatus.FS itself: 0 off (FP instructions trap); handlers set it to 3, dirty */
 	struct tlb *cur; /* data regime now: &tlb[...]; follows mode, SUM, MXR, MPRV */
 	uint64_t f[32]; /* NaN-boxed */
 	struct fp_host fp; /* rounding mode and flags */
@@ -137,9 +138,10 @@ bool mem_store(struct hart *h, const struct rv64_op *op, uint64_t va, unsigned s
 void *mem_amo(struct hart *h, const struct rv64_op *op, uint64_t va, unsigned size);
 /*
  * Translates for instruction fetch: host address and guest-physical address of `va` itself, good to the end of its
- * 4 KiB page. False: trap taken with epc h->pc and tval `va`.
+ * 4 KiB page. *global: the PTE that maps it, or one above, has G set (false when nothing is translated). False: trap taken with
+ * epc h->pc and tval `va`.
  */
-bool mem_fetch_page(struct hart *h, uint64_t va, const void **host, gpa_t *out);
+bool mem_fetch_page(struct hart *h, uint64_t va, const void **host, gpa_t *out, bool *global);
 
 enum cbo_kind { CBO_INVAL, CBO_CLEAN, CBO_FLUSH, CBO_ZERO = 4 };
 bool mem_cbo(struct hart *h, const struct rv64_op *op, uint64_t va, enum cbo_kind kind);
