@@ -60,6 +60,7 @@ struct cpu_exit {
 			gpa_t gpa;
 			uint64_t len, done;
 			bool write; /* true: guest to console */
+			bool byte; /* one byte, and gpa is not its address but the byte itself */
 		} console;
 		struct {
 			enum cpu_system_event event;

@@ -30,8 +30,7 @@ struct console {
 	unsigned long long logged;
 	int log_fd;
 	struct list readers;
-	size_t (*sink)(void *ctx, const void *buf, size_t len);
-	void *sink_ctx;
+	struct console_device dev; /* take is NULL: none */
 	unsigned char input[INPUT_MAX]; /* what the device had no room for */
 	size_t input_len;
 	bool closing;
@@ -93,15 +92,42 @@ static void offer_input(struct console *c)
 {
 	size_t took;
 
-	if (!c->input_len || !c->sink)
+	if (!c->input_len || !c->dev.give)
 		return;
-	took = c->sink(c->sink_ctx, c->input, c->input_len);
+	took = c->dev.give(c->dev.ctx, c->input, c->input_len);
 	memmove(c->input, c->input + took, c->input_len - took);
 	c->input_len -= took;
 }
 
+static void ring_append(struct console *c, const unsigned char *p, size_t len)
+{
+	pthread_mutex_lock(&c->lock);
+	while (len) {
+		size_t at = c->head % CONSOLE_HISTORY;
+		size_t n = MIN(len, CONSOLE_HISTORY - at);
+
+		memcpy(c->ring + at, p, n);
+		c->head += n;
+		p += n;
+		len -= n;
+	}
+	pthread_mutex_unlock(&c->lock);
+}
+
+static void take_output(struct console *c)
+{
+	unsigned char buf[CHUNK];
+	size_t n;
+
+	while (c->dev.take && (n = c->dev.take(c->dev.ctx, buf, sizeof(buf)))) {
+		ring_append(c, buf, n);
+		feed_log(c);
+	}
+}
+
 static void pump(struct console *c)
 {
+	take_output(c);
 	feed_log(c);
 	list_for_each_safe (it, tmp, &c->readers)
 		feed_reader(list_entry(it, struct reader, link));
@@ -160,30 +186,16 @@ void console_close(struct console *c)
 
 void console_output(struct console *c, const void *buf, size_t len)
 {
-	const unsigned char *p = buf;
-
-	pthread_mutex_lock(&c->lock);
-	while (len) {
-		size_t at = c->head % CONSOLE_HISTORY;
-		size_t n = MIN(len, CONSOLE_HISTORY - at);
-
-		memcpy(c->ring + at, p, n);
-		c->head += n;
-		p += n;
-		len -= n;
-	}
-	pthread_mutex_unlock(&c->lock);
+	ring_append(c, buf, len);
 	uv_async_send(&c->async);
 }
 
-void console_set_sink(
-	struct console *c, size_t (*sink)(void *ctx, const void *buf, size_t len), void *ctx)
+void console_set_device(struct console *c, const struct console_device *d)
 {
-	c->sink = sink;
-	c->sink_ctx = ctx;
+	c->dev = *d;
 }
 
-void console_input_ready(struct console *c)
+void console_poke(struct console *c)
 {
 	uv_async_send(&c->async);
 }

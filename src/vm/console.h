@@ -1,7 +1,8 @@
 /*
  * console.h: the guest's console between the device and people.
  *
- *   UART / SBI console (vCPU threads) --console_output()--> history ring --async--> log file, attached connections
+ *   UART --console_poke(), take--> history ring <--console_output()-- SBI console (vCPU threads)
+ *                                  | --async--> log file, attached connections
  *   attached connection (event loop)  --console_input()---> sink of the device
  *
  * The guest never waits for a reader: what is written goes into a ring of CONSOLE_HISTORY bytes. A reader that falls behind
@@ -29,11 +30,17 @@ void console_close(struct console *c);
 
 void console_output(struct console *c, const void *buf, size_t len);
 
-/* Where input goes: returns how many bytes the device took; the rest is kept (bounded) and offered again by console_input_ready(). */
-void console_set_sink(
-	struct console *c, size_t (*sink)(void *ctx, const void *buf, size_t len), void *ctx);
-/* The device has room again. Any thread. */
-void console_input_ready(struct console *c);
+/*
+ * The device's end. Both move what fits and return how much. Call console_poke() (any thread) when there is something to take,
+ * or room again; input that found no room is kept, bounded, and offered again then.
+ */
+struct console_device {
+	size_t (*take)(void *ctx, void *buf, size_t len);
+	size_t (*give)(void *ctx, const void *buf, size_t len);
+	void *ctx;
+};
+void console_set_device(struct console *c, const struct console_device *d);
+void console_poke(struct console *c);
 void console_input(struct console *c, const void *buf, size_t len);
 
 /* Takes the connection over (rpc_conn_raw): output to it, its bytes to the device. */

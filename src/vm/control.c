@@ -18,6 +18,7 @@ struct control {
 	struct vm *vm;
 	json_t *history; /* the last events, oldest first: a late subscriber sees what happened */
 	unsigned long long nevents;
+	int save_fd;
 	char name[64];
 };
 
@@ -134,19 +135,19 @@ static int send_chunk(void *ctx, const void *buf, uint64_t len)
 	return 0;
 }
 
-/* Into a descriptor that came with the start (--save-fd): inside the sandbox no file can be opened. */
 static int m_save(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
 {
 	struct control *c = ctx;
-	int fd = (int)json_integer_value(json_object_get(p, "fd"));
 
 	if (need_vm(c, e))
 		return -EBUSY;
-	if (!json_is_integer(json_object_get(p, "fd")) || fd < 3)
-		return err_set(e, -EINVAL,
-			"save: \"fd\" must be the number of a descriptor that was passed at the "
-			"start");
-	return vm_save(c->vm, send_chunk, &fd, e);
+	if (c->save_fd < 0)
+		return err_set(e, -ENOTSUP,
+			"save: start the machine with --save-to FILE: inside its sandbox it cannot "
+			"make one");
+	if (lseek(c->save_fd, 0, SEEK_SET) < 0 || ftruncate(c->save_fd, 0))
+		return err_sys(e, -errno, "save");
+	return vm_save(c->vm, send_chunk, &c->save_fd, e);
 }
 
 static int m_methods(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
@@ -183,8 +184,8 @@ json_t *control_methods(void)
 	return j;
 }
 
-int control_create(
-	struct control **out, uv_loop_t *loop, const char *path, const char *name, struct err *e)
+int control_create(struct control **out, uv_loop_t *loop, const char *path, const char *name,
+	int save_fd, struct err *e)
 {
 	struct control *c = calloc(1, sizeof(*c));
 	int rc;
@@ -192,6 +193,7 @@ int control_create(
 	if (!c)
 		return err_set(e, -ENOMEM, "control socket: out of memory");
 	snprintf(c->name, sizeof(c->name), "%s", name);
+	c->save_fd = save_fd;
 	c->history = json_array();
 	rc = rpc_server_create(&c->server, loop, path, methods, c, e);
 	if (rc) {

@@ -56,7 +56,7 @@ static const struct rule rules[] = {
 	ALLOW(fallocate, "discard and write zeroes; memory that the balloon gives back"),
 	ALLOW(fdatasync, "disk flush"),
 	ALLOW(fsync, "disk flush"),
-	ALLOW(ftruncate, "none of the disks grows; memory file of a reset"),
+	ALLOW(ftruncate, "a saved machine replaces the one before"),
 	ALLOW(fstat, "disk size after a resize"),
 	ALLOW(io_uring_enter, "disk requests"),
 	ALLOW(close, "connections that end"),
@@ -110,7 +110,8 @@ static const struct rule rules[] = {
 	ALLOW(getrandom, "entropy for the guest"),
 	ALLOW(getpid, "log, libuv"),
 	ALLOW(gettid, "locks"),
-	ALLOW(getuid, "user networking"),
+	ALLOW(getuid, "user networking; whose runtime directory"),
+	ALLOW(geteuid, "whose runtime directory"),
 	ALLOW(rt_sigaction, "signals at the end"),
 	ALLOW(rt_sigprocmask, "thread start"),
 	ALLOW(rt_sigreturn, "signals"),
@@ -123,6 +124,7 @@ static const struct rule rules[] = {
 	ALLOW(stat, "has the name-server configuration changed"),
 	ALLOW(unlink, "control socket at the end (Landlock says where)"),
 	ALLOW(unlinkat, "control socket at the end (Landlock says where)"),
+	ALLOW(rmdir, "runtime directory at the end (Landlock says where)"),
 	ALLOW(exit, "thread end"),
 	ALLOW(exit_group, "end"),
 };
@@ -182,7 +184,8 @@ static int enter_landlock(const struct sandbox_opts *o, struct err *e)
 	/* Missing ones simply stay closed. */
 	allow_path(fd, "/etc/resolv.conf", LANDLOCK_ACCESS_FS_READ_FILE);
 	if (o->runtime_dir)
-		allow_path(fd, o->runtime_dir, LANDLOCK_ACCESS_FS_REMOVE_FILE);
+		allow_path(fd, o->runtime_dir,
+			LANDLOCK_ACCESS_FS_REMOVE_FILE | LANDLOCK_ACCESS_FS_REMOVE_DIR);
 	if (syscall(SYS_landlock_restrict_self, fd, 0))
 		return err_sys(e, -errno, "sandbox: Landlock");
 	return 0;

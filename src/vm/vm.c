@@ -275,6 +275,7 @@ int vm_create(struct vm **out, const struct vm_opts *o, struct err *e)
 	if (!vm)
 		return err_set(e, -ENOMEM, "machine: out of memory");
 	vm->o = *o;
+	vm->proc_fd = -1;
 	pthread_mutex_init(&vm->post_lock, NULL);
 	rc = uv_async_init(o->loop, &vm->async, on_async);
 	if (rc) {

@@ -39,8 +39,8 @@ int rv64_icache_create(struct rv64_icache **out, uint64_t exts, struct err *e)
 			BLOCK_ARENA >> 20);
 	}
 	ic->none.va = 1; /* no pc is odd */
-	for (unsigned i = 1; i < BLOCK_SPACES; i++)
-		ic->spaces[i].key = UINT64_MAX; /* no satp: its mode would be reserved */
+	for (unsigned i = 0; i < ARRAY_SIZE(ic->gens); i++)
+		ic->gens[i] = ++ic->last_gen;
 	ic->epoch = 1;
 	rv64_decoder_init(&ic->decoder, exts);
 	drop_all(ic);
@@ -56,52 +56,19 @@ void rv64_icache_destroy(struct rv64_icache *ic)
 	free(ic);
 }
 
-/* Numbers are given when they are first wanted and never again: 64 bits do not run out. */
-static void choose_gen(struct hart *h)
-{
-	struct rv64_icache *ic = h->ic;
-	uint64_t *gen = ic->mode == PRIV_U ? &ic->spaces[ic->space].gen : &ic->gens[ic->mode];
-
-	if (!*gen)
-		*gen = ++ic->last_gen;
-	h->code_gen = *gen;
-}
-
 void rv64_code_mode(struct hart *h, unsigned mode)
 {
 	h->ic->mode = mode;
-	choose_gen(h);
-}
-
-void rv64_code_space(struct hart *h, uint64_t key)
-{
-	struct rv64_icache *ic = h->ic;
-	unsigned i = 0;
-
-	while (i < BLOCK_SPACES && ic->spaces[i].key != key)
-		i++;
-	if (i == BLOCK_SPACES) {
-		/* Replaces the one after the current: the oldest, when they are used in turn. */
-		i = (ic->space + 1) % BLOCK_SPACES;
-		ic->spaces[i] = (struct code_space){.key = key};
-	}
-	ic->space = i;
-	if (ic->s_local) {
-		ic->gens[PRIV_S] = 0;
-		ic->s_local = false;
-	}
-	choose_gen(h);
+	h->code_gen = h->ic->gens[mode];
 }
 
 void rv64_code_flush(struct hart *h)
 {
 	struct rv64_icache *ic = h->ic;
 
-	for (unsigned i = 0; i < BLOCK_SPACES; i++)
-		ic->spaces[i].gen = 0;
-	memset(ic->gens, 0, sizeof(ic->gens));
-	ic->s_local = false;
-	choose_gen(h);
+	for (unsigned i = 0; i < ARRAY_SIZE(ic->gens); i++)
+		ic->gens[i] = ++ic->last_gen;
+	h->code_gen = ic->gens[ic->mode];
 }
 
 void rv64_code_fence_i(struct hart *h)
@@ -271,19 +238,15 @@ struct source {
 
 static bool fetch(struct hart *h, uint64_t va, struct source *s)
 {
-	/* Spaces that use the same addresses should not meet in one slot. */
-	struct code_page *p = &h->ic->pages[((va >> PAGE_SHIFT) + h->code_gen * 17) % BLOCK_PAGES];
+	struct code_page *p = &h->ic->pages[(va >> PAGE_SHIFT) % BLOCK_PAGES];
 	uint64_t page = va & ~PAGE_MASK, off = va & PAGE_MASK;
 
 	if (p->va != page || p->gen != h->code_gen) {
 		const void *host;
-		bool global;
 		gpa_t at;
 
-		if (!mem_fetch_page(h, va, &host, &at, &global))
+		if (!mem_fetch_page(h, va, &host, &at))
 			return false;
-		if (h->ic->mode == PRIV_S && !global)
-			h->ic->s_local = true;
 		/* Filled after the call: a trap may have changed the generation. */
 		p->va = page;
 		p->gen = h->code_gen;

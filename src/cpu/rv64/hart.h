@@ -24,12 +24,14 @@
 #define LODGE_CPU_RV64_HART_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 
 #include "cpu/cpu.h"
 #include "cpu/rv64/fp_host.h"
 
 struct hart;
 struct rv64_block;
+struct rv64_vm;
 
 /* One decoded instruction; 16 bytes. `imm` also carries rm | rs3 << 8 (FP), aq/rl, csr number: see insn.def. */
 struct rv64_op {
@@ -69,6 +71,56 @@ enum {
 	POLL_TIME = 32, /* a deadline may have passed */
 };
 
+#define PMP_ENTRIES 16
+#define IMSIC_IDS 255
+
+/* CSRs that are nothing but storage (csr.c says which bits can be written). */
+struct rv64_csrs {
+	uint64_t mtvec, mscratch, mepc, mcause, mtval, mcounteren, mcountinhibit, menvcfg, miselect;
+	uint64_t stvec, sscratch, sepc, scause, stval, scounteren, senvcfg, siselect, satp,
+		stimecmp;
+	uint64_t pmpaddr[PMP_ENTRIES];
+	uint64_t instret_base,
+		cycle_base; /* added to the hart's count: what writes to minstret, mcycle made of them */
+	uint8_t pmpcfg[PMP_ENTRIES];
+};
+
+/* A decoded PMP entry: [lo, hi] inclusive. */
+struct pmp_range {
+	uint64_t lo, hi;
+	uint8_t cfg;
+};
+
+/* An access that left as MMIO and is completed by the next run(). */
+struct rv64_pending {
+	bool active, write, is_signed, fp;
+	bool console; /* not MMIO but an SBI console call */
+	uint8_t rd, size;
+	uint64_t next_pc, gpa, data, va;
+};
+
+/* SBI hart state management; values are those of the SBI specification, chapter HSM. */
+enum {
+	HSM_STARTED,
+	HSM_STOPPED,
+	HSM_START_PENDING,
+	HSM_STOP_PENDING,
+	HSM_SUSPENDED,
+	HSM_SUSPEND_PENDING,
+	HSM_RESUME_PENDING
+};
+struct rv64_hsm {
+	_Atomic uint32_t state;
+	uint64_t pc, arg;
+	bool retentive;
+};
+
+/* One interrupt file of the hart's IMSIC (AIA chapter 3): 255 identities. */
+struct imsic_file {
+	_Atomic uint64_t eip[4], eie[4];
+	uint64_t delivery, threshold;
+};
+
 struct hart {
 	uint64_t x[33]; /* x[32] is the sink for writes to x0 */
 	uint64_t pc;
@@ -87,8 +139,34 @@ struct hart {
 		tmp; /* out-arguments of handlers: the address of a local would forbid tail calls */
 	uint64_t resv_va,
 		resv_val; /* LR/SC: address (UINT64_MAX: none) and the value that LR saw */
-	/* ... the priv half adds: privilege, CSRs, exit, pending access, timers, imsic files, block cache pointer,
-	 * vcpu_head, statistics. Keep what handlers touch in the first cache lines. */
+
+	/* The priv half. */
+	uint64_t mstatus;
+	_Atomic uint64_t
+		mip; /* MSIP, MEIP, SSIP and the software SEIP, STIP; what follows from time or IMSIC is added by irq.c */
+	uint64_t mie, mideleg, medeleg;
+	uint32_t priv; /* enum rv64_priv */
+	uint32_t regime; /* of data accesses now */
+	uint32_t frm, fflags; /* copies for described state; fp has them */
+	bool posted; /* *exit is filled: run() returns it */
+	struct cpu_exit *exit; /* run()'s, while it runs */
+	struct vcpu_head *head;
+	struct rv64_vm *vm;
+	struct rv64_csrs c;
+	struct rv64_pending pend;
+	struct rv64_hsm hsm;
+	struct imsic_file imsic[2]; /* CPU_MSI_M, CPU_MSI_S */
+	_Atomic uint64_t mtimecmp;
+	_Atomic bool in_run, in_service; /* irq.c */
+	uint32_t id;
+	uint32_t pauses;
+	struct pmp_range pmp[PMP_ENTRIES]; /* decoded pmpcfg/pmpaddr; pmp_n of them are on */
+	unsigned pmp_n;
+	bool pmp_open; /* one entry lets everybody do everything: no checks needed */
+	uint64_t super_lo, super_hi; /* virtual range in which TLB entries come from superpages */
+	uint32_t tlb_used; /* regimes with entries in them */
+	struct cpu_stats stats;
+	struct tlb tlb[REGIMES];
 };
 
 /* The pc of an op of the block that runs. */
@@ -138,10 +216,9 @@ bool mem_store(struct hart *h, const struct rv64_op *op, uint64_t va, unsigned s
 void *mem_amo(struct hart *h, const struct rv64_op *op, uint64_t va, unsigned size);
 /*
  * Translates for instruction fetch: host address and guest-physical address of `va` itself, good to the end of its
- * 4 KiB page. *global: the PTE that maps it, or one above, has G set (false when nothing is translated). False: trap taken with
- * epc h->pc and tval `va`.
+ * 4 KiB page. False: trap taken with epc h->pc and tval `va`.
  */
-bool mem_fetch_page(struct hart *h, uint64_t va, const void **host, gpa_t *out, bool *global);
+bool mem_fetch_page(struct hart *h, uint64_t va, const void **host, gpa_t *out);
 
 enum cbo_kind { CBO_INVAL, CBO_CLEAN, CBO_FLUSH, CBO_ZERO = 4 };
 bool mem_cbo(struct hart *h, const struct rv64_op *op, uint64_t va, enum cbo_kind kind);

@@ -118,7 +118,7 @@ void *mem_amo(struct hart *h, const struct rv64_op *op, uint64_t va, unsigned si
 	return p;
 }
 
-bool mem_fetch_page(struct hart *h, uint64_t va, const void **host, gpa_t *out, bool *global)
+bool mem_fetch_page(struct hart *h, uint64_t va, const void **host, gpa_t *out)
 {
 	struct flat *f = of(h);
 	uint8_t *p = at(f, va, 2);
@@ -129,7 +129,6 @@ bool mem_fetch_page(struct hart *h, uint64_t va, const void **host, gpa_t *out, 
 		return false;
 	}
 	*host = p;
-	*global = va < FLAT_ALIAS;
 	*out = gpa(FLAT_BASE + (uint64_t)(p - f->ram));
 	return true;
 }
@@ -138,9 +137,7 @@ bool mem_cbo(struct hart *h, const struct rv64_op *op, uint64_t va, enum cbo_kin
 {
 	uint8_t *p = at(of(h), va & ~63ull, 64);
 
-	if (!p)
-		rv64_trap(h, op_leave(h, op), 7, va);
-	else if (kind == CBO_ZERO)
+	if (p && kind == CBO_ZERO)
 		memset(p, 0, 64);
 	return p;
 }

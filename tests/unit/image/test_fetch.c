@@ -14,9 +14,9 @@
 #include <cmocka.h>
 
 #include "base/util.h"
-#include "image/apt/fetch.h"
+#include "image/fetch.h"
 #include "image/text.h"
-#include "image/apt/verify.h"
+#include "image/verify.h"
 
 #define SIZE 300000
 

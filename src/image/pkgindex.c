@@ -1,4 +1,4 @@
-#include "image/apt/pkgindex.h"
+#include "image/pkgindex.h"
 
 #include <errno.h>
 #include <stdlib.h>

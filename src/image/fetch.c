@@ -1,4 +1,4 @@
-#include "image/apt/fetch.h"
+#include "image/fetch.h"
 
 #include <curl/curl.h>
 #include <errno.h>

@@ -1,0 +1,497 @@
+/*
+ * engine.c: the rv64 engine behind the contract of cpu/cpu.h, and its run loop.
+ *
+ *   vcpu_run: complete what the last exit left open -> [ poll? interrupt? time? -> blocks ]* -> exit
+ *
+ * The clock is read every SLICE instructions, some tens of microseconds; that bounds how late a timer or the end of the budget is
+ * seen. Everything else that must be seen at once comes through hart.poll.
+ */
+#include "cpu/rv64/engine.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/spell.h"
+#include "cpu/rv64/block.h"
+#include "cpu/rv64/priv.h"
+
+#define SLICE 8192u
+
+static struct rv64_vcpu *of(struct vcpu *v)
+{
+	return (struct rv64_vcpu *)v;
+}
+
+static struct rv64_vm *vm_of(struct cpu_vm *vm)
+{
+	return (struct rv64_vm *)vm;
+}
+
+static int available(struct err *e)
+{
+	return 0; /* runs on every host that Lodge is built for */
+}
+
+/* ---- the ISA of this VM ---- */
+
+/* Every extension that an ISA string names, beside the base. Order: RISC-V unprivileged specification, "ISA Extension Naming Conventions". */
+static const char *const always[] = {
+	"zicntr", "zihpm", "smaia", "ssaia", "sstc", "svadu", "svnapot", "svpbmt"};
+
+static const char *const order[] = {"zicbom", "zicboz", "zicntr", "zicond", "zicsr", "zifencei",
+	"zihintpause", "zihpm", "zawrs", "zba", "zbb", "zbs", "smaia", "ssaia", "sstc", "svadu",
+	"svinval", "svnapot", "svpbmt"};
+
+static bool has(const struct rv64_vm *vm, const char *name)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(always); i++)
+		if (!strcmp(always[i], name))
+			return true;
+	for (unsigned i = 0; i < EXTS; i++)
+		if (rv64_ext_name(i) && !strcmp(rv64_ext_name(i), name))
+			return vm->exts >> i & 1;
+	return false;
+}
+
+static void make_isa_string(struct rv64_vm *vm)
+{
+	size_t n = (size_t)snprintf(vm->isa, sizeof(vm->isa), "rv64imafdc");
+
+	for (unsigned i = 0; i < ARRAY_SIZE(order); i++)
+		if (has(vm, order[i]))
+			n += (size_t)snprintf(vm->isa + n, sizeof(vm->isa) - n, "_%s", order[i]);
+}
+
+/* "rv64", or "rv64,zbb=off,zba=on". */
+static int parse_model(struct rv64_vm *vm, const char *model, struct err *e)
+{
+	const char *p = strchrnul(model, ',');
+
+	if (strncmp(model, "rv64", 4) || p != model + 4)
+		return err_set(e, -EINVAL, "CPU model \"%s\": rv64 is the one there is", model);
+	while (*p) {
+		char name[32];
+		const char *eq = strchr(++p, '='), *end = strchrnul(p, ',');
+		struct spell near = {0};
+		bool found = false, on;
+
+		if (!eq || eq > end || (size_t)(eq - p) >= sizeof(name))
+			return err_set(e, -EINVAL,
+				"CPU model \"%s\": write EXTENSION=on or EXTENSION=off", model);
+		snprintf(name, sizeof(name), "%.*s", (int)(eq - p), p);
+		on = end - eq == 3 && !strncmp(eq, "=on", 3);
+		if (!on && !(end - eq == 4 && !strncmp(eq, "=off", 4)))
+			return err_set(
+				e, -EINVAL, "CPU model \"%s\": %s is on or off", model, name);
+		for (unsigned i = 0; i < EXTS; i++) {
+			if (!rv64_ext_name(i))
+				continue;
+			spell_offer(&near, name, rv64_ext_name(i));
+			if (strcmp(name, rv64_ext_name(i)))
+				continue;
+			found = true;
+			vm->exts = on ? vm->exts | BIT(i) : vm->exts & ~BIT(i);
+		}
+		if (!found)
+			return err_set(e, -EINVAL,
+				"CPU model \"%s\": extension %s cannot be switched%s%s%s", model,
+				name, near.best ? " (did you mean " : "", near.best ?: "",
+				near.best ? "?)" : "");
+		p = end;
+	}
+	return 0;
+}
+
+/* ---- life ---- */
+
+static void invalidate(
+	struct space_listener *l, unsigned view_tag, gpa_t a, uint64_t len, unsigned what)
+{
+	struct rv64_vm *vm = container_of(l, struct rv64_vm, listener);
+
+	rv64_broadcast(vm, NULL, NULL, what == MEM_WRITE ? POLL_TLB_W : POLL_TLB_ALL);
+}
+
+static int vm_create(struct cpu_vm **out, const struct cpu_vm_opts *o, struct err *e)
+{
+	struct rv64_vm *vm;
+	int rc;
+
+	if (o->clock != CPU_CLOCK_HOST)
+		return err_set(e, -ENOTSUP,
+			"clock model: the rv64 engine has no cycle model yet; use --clock host");
+	if (!o->vcpus || o->vcpus > CPU_MAX_VCPUS)
+		return err_set(
+			e, -EINVAL, "%u vCPUs: 1 to %d are possible", o->vcpus, CPU_MAX_VCPUS);
+	vm = calloc(1, sizeof(*vm));
+	if (!vm)
+		return err_set(e, -ENOMEM, "rv64 engine: out of memory");
+	vm->o = *o;
+	vm->exts = RV64_EXT_ALL;
+	rc = o->cpu_model ? parse_model(vm, o->cpu_model, e) : 0;
+	if (rc) {
+		free(vm);
+		return rc;
+	}
+	vm->o.cpu_model = NULL;
+	make_isa_string(vm);
+	vm->origin_ns = clock_mono_ns();
+	vm->listener.invalidate = invalidate;
+	space_listen(o->space, &vm->listener);
+	*out = (struct cpu_vm *)vm;
+	return 0;
+}
+
+static void vm_destroy(struct cpu_vm *v)
+{
+	struct rv64_vm *vm = vm_of(v);
+
+	if (!vm)
+		return;
+	space_unlisten(vm->o.space, &vm->listener);
+	for (unsigned i = 0; i < vm->nvcpus; i++) {
+		rv64_icache_destroy(vm->vcpus[i]->h.ic);
+		free(vm->vcpus[i]);
+	}
+	free(vm);
+}
+
+static int vcpu_create(struct vcpu **out, struct cpu_vm *v, unsigned index, struct err *e)
+{
+	struct rv64_vm *vm = vm_of(v);
+	struct rv64_vcpu *c;
+	int rc;
+
+	if (index != vm->nvcpus || index >= vm->o.vcpus)
+		return err_set(e, -EINVAL, "vCPU %u: they are made in order, and there are %u",
+			index, vm->o.vcpus);
+	c = aligned_alloc(64, align_up(sizeof(*c), 64));
+	if (!c)
+		return err_set(e, -ENOMEM, "vCPU %u: out of memory", index);
+	memset(c, 0, sizeof(*c));
+	rc = rv64_icache_create(&c->h.ic, vm->exts, e);
+	if (rc) {
+		free(c);
+		return rc;
+	}
+	c->head.ops = &rv64_engine;
+	c->head.index = index;
+	c->h.head = &c->head;
+	c->h.vm = vm;
+	c->h.id = index;
+	c->h.tlb_used = ~0u; /* the first flush fills all of it */
+	vm->vcpus[vm->nvcpus++] = c;
+	rv64_engine.vcpu_reset((struct vcpu *)c, &(struct cpu_boot){0});
+	*out = (struct vcpu *)c;
+	return 0;
+}
+
+static void vcpu_reset(struct vcpu *v, const struct cpu_boot *boot)
+{
+	struct hart *h = &of(v)->h;
+
+	memset(h->x, 0, sizeof(h->x));
+	memset(h->f, 0, sizeof(h->f));
+	memset(&h->c, 0, sizeof(h->c));
+	memset(&h->pend, 0, sizeof(h->pend));
+	memset(h->imsic, 0, sizeof(h->imsic));
+	h->mstatus = 0;
+	h->fs = 0;
+	h->mip = 0;
+	h->mie = h->mideleg = h->medeleg = 0;
+	fp_host_init(&h->fp);
+	h->mtimecmp = UINT64_MAX;
+	h->c.stimecmp = UINT64_MAX;
+	h->resv_va = UINT64_MAX;
+	h->posted = false;
+	h->pauses = 0;
+	h->poll = 0;
+	h->tlb_used = ~0u;
+	pmp_update(h);
+	rv64_code_fence_i(h);
+	h->pc = boot->pc;
+	h->x[10] = boot->arg0;
+	h->x[11] = boot->arg1;
+	h->x[12] = boot->arg2;
+	rv64_set_priv(h, PRIV_M);
+	atomic_store(&h->hsm.state, boot->running ? HSM_STARTED : HSM_STOPPED);
+	if (h->vm->o.builtin_firmware)
+		sbi_reset(h, boot->running);
+}
+
+/* ---- running ---- */
+
+static void finish_pending(struct hart *h, const struct cpu_exit *x)
+{
+	if (!h->pend.active)
+		return;
+	if (h->pend.console) {
+		sbi_complete(h, x);
+	} else {
+		h->pend.data = x->mmio.data;
+		mmu_complete(h, x->mmio.error);
+	}
+}
+
+/* True while the guest may go on; false: h->exit says why not. */
+static bool ready_to_run(struct hart *h)
+{
+	uint32_t poll = rv64_serve_poll(h);
+
+	if (poll & POLL_KICK) {
+		atomic_fetch_and(&h->poll, ~(uint32_t)POLL_KICK);
+		h->exit->reason = CPU_EXIT_BUDGET;
+		return false;
+	}
+	if (unlikely(atomic_load_explicit(&h->hsm.state, memory_order_acquire) != HSM_STARTED) &&
+		!sbi_may_run(h)) {
+		if (h->hsm.state == HSM_SUSPENDED) {
+			h->exit->reason = CPU_EXIT_IDLE;
+			h->exit->idle.deadline_ns = rv64_next_deadline(h);
+		} else {
+			h->exit->reason = CPU_EXIT_STOPPED;
+		}
+		return false;
+	}
+	rv64_take_interrupt(h);
+	return !h->posted;
+}
+
+static void run_loop(struct hart *h, uint64_t end)
+{
+	while (ready_to_run(h)) {
+		h->instret_stop = h->instret + SLICE;
+		while (!h->posted && h->instret < h->instret_stop &&
+			!atomic_load_explicit(&h->poll, memory_order_relaxed))
+			rv64_block_run(h);
+		if (h->posted)
+			return;
+		if (h->instret >= h->instret_stop && clock_mono_ns() >= end) {
+			h->exit->reason = CPU_EXIT_BUDGET;
+			return;
+		}
+	}
+}
+
+static void vcpu_run(struct vcpu *v, uint64_t budget_ns, struct cpu_exit *x)
+{
+	struct hart *h = &of(v)->h;
+	uint64_t end = budget_ns ? clock_mono_ns() + budget_ns : 0;
+
+	h->exit = x;
+	h->posted = false;
+	fp_host_enter(&h->fp);
+	finish_pending(h, x);
+	x->pc = h->pc;
+	x->raw = 0;
+	if (!h->posted && !budget_ns) {
+		x->reason = CPU_EXIT_BUDGET;
+	} else if (!h->posted) {
+		atomic_store(&h->in_run, true);
+		run_loop(h, end);
+		atomic_store(&h->in_run, false);
+	}
+	fp_host_leave(&h->fp);
+	/* What came after the last look must not wait for a wake that nobody sends to a hart in run(). */
+	if (x->reason == CPU_EXIT_IDLE && rv64_mip(h) & h->mie)
+		x->reason = CPU_EXIT_BUDGET;
+	if (x->reason == CPU_EXIT_STOPPED && atomic_load(&h->hsm.state) == HSM_START_PENDING)
+		x->reason = CPU_EXIT_BUDGET;
+	h->stats.exits[x->reason]++;
+	h->posted = false;
+}
+
+static void vcpu_kick(struct vcpu *v)
+{
+	atomic_fetch_or(&of(v)->h.poll, POLL_KICK);
+}
+
+/* ---- interrupts and time, from anywhere ---- */
+
+static void vcpu_irq(struct vcpu *v, enum cpu_irq line, bool level)
+{
+	static const uint8_t bits[CPU_IRQS] = {[CPU_IRQ_M_SOFT] = IRQ_MSI,
+		[CPU_IRQ_M_TIMER] = IRQ_MTI,
+		[CPU_IRQ_M_EXT] = IRQ_MEI,
+		[CPU_IRQ_S_EXT] = IRQ_SEI};
+	struct hart *h = &of(v)->h;
+
+	if (level)
+		atomic_fetch_or(&h->mip, BIT(bits[line]));
+	else
+		atomic_fetch_and(&h->mip, ~BIT(bits[line]));
+	rv64_poke(h, POLL_IRQ);
+}
+
+static void vcpu_msi(struct vcpu *v, enum cpu_msi_file file, uint32_t id)
+{
+	struct hart *h = &of(v)->h;
+
+	if (file <= CPU_MSI_S && imsic_set(&h->imsic[file], id))
+		rv64_poke(h, POLL_IRQ);
+}
+
+static void vcpu_mtimecmp(struct vcpu *v, uint64_t when)
+{
+	struct hart *h = &of(v)->h;
+
+	h->mtimecmp = when;
+	rv64_poke(h, POLL_IRQ);
+}
+
+static uint64_t vcpu_mtimecmp_get(struct vcpu *v)
+{
+	return of(v)->h.mtimecmp;
+}
+
+static uint64_t time_get(struct cpu_vm *vm)
+{
+	return rv64_time(vm_of(vm));
+}
+
+void rv64_time_set(struct rv64_vm *vm, uint64_t t)
+{
+	vm->time_at_stop = t;
+	vm->origin_ns = clock_mono_ns() -
+			(uint64_t)((unsigned __int128)t * 1000000000u / vm->o.timebase_hz);
+}
+
+static void time_set(struct cpu_vm *vm, uint64_t t)
+{
+	rv64_time_set(vm_of(vm), t);
+}
+
+static void time_stop(struct cpu_vm *v)
+{
+	struct rv64_vm *vm = vm_of(v);
+
+	vm->time_at_stop = rv64_time(vm);
+	vm->time_stopped = true;
+}
+
+static void time_start(struct cpu_vm *v)
+{
+	struct rv64_vm *vm = vm_of(v);
+
+	if (!vm->time_stopped)
+		return;
+	vm->time_stopped = false;
+	rv64_time_set(vm, vm->time_at_stop);
+}
+
+/* ---- state, debugging, description ---- */
+
+static const struct state_desc *vcpu_state(void)
+{
+	return &rv64_hart_state;
+}
+
+static const struct state_desc *vm_state(void)
+{
+	return &rv64_vm_state;
+}
+
+static void *vcpu_state_obj(struct vcpu *v)
+{
+	return &of(v)->h;
+}
+
+static void *vm_state_obj(struct cpu_vm *vm)
+{
+	return vm;
+}
+
+static void vcpu_stats(struct vcpu *v, struct cpu_stats *st)
+{
+	struct hart *h = &of(v)->h;
+
+	*st = h->stats;
+	st->instructions = st->cycles = h->instret;
+	st->blocks_decoded = h->ic->decoded;
+}
+
+static int vcpu_translate(struct vcpu *v, uint64_t gva, enum mem_access acc, gpa_t *out)
+{
+	return mmu_probe(&of(v)->h, gva, acc, out);
+}
+
+/* gdb's numbering for riscv: 0-31 x, 32 pc, 33-64 f. */
+static uint64_t *reg(struct hart *h, unsigned n)
+{
+	if (n < 32)
+		return &h->x[n];
+	if (n == 32)
+		return &h->pc;
+	return n < 65 ? &h->f[n - 33] : NULL;
+}
+
+static int vcpu_reg_get(struct vcpu *v, unsigned n, uint64_t *val)
+{
+	uint64_t *p = reg(&of(v)->h, n);
+
+	if (!p)
+		return -ENOENT;
+	*val = *p;
+	return 0;
+}
+
+static int vcpu_reg_set(struct vcpu *v, unsigned n, uint64_t val)
+{
+	uint64_t *p = reg(&of(v)->h, n);
+
+	if (!p)
+		return -ENOENT;
+	if (n)
+		*p = val;
+	return 0;
+}
+
+static const char *isa_string(struct cpu_vm *vm)
+{
+	return vm_of(vm)->isa;
+}
+
+static const char *mmu_type(struct cpu_vm *vm)
+{
+	return "riscv,sv48";
+}
+
+static unsigned msi_ids(struct cpu_vm *vm)
+{
+	return IMSIC_IDS;
+}
+
+const struct cpu_engine_ops rv64_engine = {
+	.name = "rv64",
+	.isa = "riscv64",
+	.available = available,
+	.vm_create = vm_create,
+	.vm_destroy = vm_destroy,
+	.vcpu_create = vcpu_create,
+	.vcpu_reset = vcpu_reset,
+	.vcpu_run = vcpu_run,
+	.vcpu_kick = vcpu_kick,
+	.vcpu_irq = vcpu_irq,
+	.vcpu_msi = vcpu_msi,
+	.vcpu_mtimecmp = vcpu_mtimecmp,
+	.vcpu_mtimecmp_get = vcpu_mtimecmp_get,
+	.time_get = time_get,
+	.time_set = time_set,
+	.time_stop = time_stop,
+	.time_start = time_start,
+	.vcpu_state = vcpu_state,
+	.vm_state = vm_state,
+	.vcpu_state_obj = vcpu_state_obj,
+	.vm_state_obj = vm_state_obj,
+	.vcpu_stats = vcpu_stats,
+	.vcpu_translate = vcpu_translate,
+	.vcpu_reg_get = vcpu_reg_get,
+	.vcpu_reg_set = vcpu_reg_set,
+	.isa_string = isa_string,
+	.mmu_type = mmu_type,
+	.msi_ids = msi_ids,
+};

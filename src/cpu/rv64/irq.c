@@ -1,0 +1,137 @@
+/*
+ * irq.c: pending interrupts, the time counter, and how other threads reach a hart.
+ *
+ * A hart that runs looks at `poll` at block ends. Whoever changes something for it first stores the change, then sets its poll bits, then
+ * looks whether it runs; the hart first says that it runs, then looks at the bits. So one of the two always sees the other
+ * (sequentially consistent atomics), and nobody waits for a hart that is not inside run().
+ */
+#include <sched.h>
+
+#include "base/clock.h"
+#include "cpu/rv64/block.h"
+#include "cpu/rv64/priv.h"
+
+uint64_t rv64_time(const struct rv64_vm *vm)
+{
+	uint64_t ns;
+
+	if (vm->time_stopped)
+		return vm->time_at_stop;
+	ns = clock_mono_ns() - vm->origin_ns;
+	return (uint64_t)((unsigned __int128)ns * vm->o.timebase_hz / 1000000000u);
+}
+
+uint64_t rv64_time_to_host(const struct rv64_vm *vm, uint64_t t)
+{
+	unsigned __int128 ns = ((unsigned __int128)t * 1000000000u + vm->o.timebase_hz - 1) /
+			       vm->o.timebase_hz;
+
+	ns += vm->origin_ns;
+	return ns > UINT64_MAX - 1 ? UINT64_MAX : (uint64_t)ns;
+}
+
+static bool stce(const struct hart *h)
+{
+	return h->c.menvcfg & MENVCFG_STCE;
+}
+
+uint64_t rv64_mip(struct hart *h)
+{
+	uint64_t v = atomic_load_explicit(&h->mip, memory_order_acquire);
+	uint64_t mtimecmp = atomic_load_explicit(&h->mtimecmp, memory_order_relaxed);
+
+	/* Reading the clock costs more than all the rest: only for timers that are set. */
+	if ((stce(h) && h->c.stimecmp != UINT64_MAX) || mtimecmp != UINT64_MAX) {
+		uint64_t now = rv64_time(h->vm);
+
+		if (stce(h))
+			v = (v & ~BIT(IRQ_STI)) | (now >= h->c.stimecmp ? BIT(IRQ_STI) : 0);
+		if (now >= mtimecmp)
+			v |= BIT(IRQ_MTI);
+	} else if (stce(h)) {
+		v &= ~BIT(IRQ_STI);
+	}
+	if (h->imsic[CPU_MSI_S].delivery == 1 && imsic_top(&h->imsic[CPU_MSI_S]))
+		v |= BIT(IRQ_SEI);
+	if (h->imsic[CPU_MSI_M].delivery == 1 && imsic_top(&h->imsic[CPU_MSI_M]))
+		v |= BIT(IRQ_MEI);
+	return v;
+}
+
+void rv64_irq_changed(struct hart *h)
+{
+	atomic_fetch_or_explicit(&h->poll, POLL_IRQ, memory_order_relaxed);
+}
+
+void rv64_poke(struct hart *h, uint32_t poll_bits)
+{
+	atomic_fetch_or(&h->poll, poll_bits);
+	if (!atomic_load(&h->in_run) && h->vm->o.wake)
+		h->vm->o.wake(h->vm->o.wake_ctx, h->id);
+}
+
+uint64_t rv64_next_deadline(struct hart *h)
+{
+	uint64_t t = UINT64_MAX, mtimecmp = h->mtimecmp;
+
+	if (stce(h) && h->mie & BIT(IRQ_STI))
+		t = h->c.stimecmp;
+	if (h->mie & BIT(IRQ_MTI))
+		t = MIN(t, mtimecmp);
+	return t == UINT64_MAX ? t : rv64_time_to_host(h->vm, t);
+}
+
+uint32_t rv64_serve_poll(struct hart *h)
+{
+	uint32_t bits;
+
+	if (!atomic_load_explicit(&h->poll, memory_order_relaxed))
+		return 0;
+	atomic_store(&h->in_service, true);
+	bits = atomic_fetch_and(&h->poll, POLL_KICK);
+	if (bits & POLL_TLB_ALL) {
+		mmu_flush(h);
+		rv64_code_flush(h);
+	} else if (bits & POLL_TLB_W) {
+		mmu_flush_writes(h);
+	}
+	if (bits & POLL_FENCE_I)
+		rv64_code_fence_i(h);
+	atomic_store(&h->in_service, false);
+	return bits;
+}
+
+static bool in_mask(const uint64_t mask[2], unsigned id)
+{
+	return !mask || (mask[id / 64] >> (id % 64) & 1);
+}
+
+void rv64_broadcast(
+	struct rv64_vm *vm, struct hart *self, const uint64_t mask[2], uint32_t poll_bits)
+{
+	for (unsigned i = 0; i < vm->nvcpus; i++)
+		if (in_mask(mask, i))
+			atomic_fetch_or(&vm->vcpus[i]->h.poll, poll_bits);
+	for (unsigned i = 0; i < vm->nvcpus; i++) {
+		struct hart *h = &vm->vcpus[i]->h;
+
+		if (h == self || !in_mask(mask, i))
+			continue;
+		/* A hart outside run() serves its bits before it runs the guest again. */
+		for (unsigned spins = 0;
+			atomic_load(&h->in_run) &&
+			((atomic_load(&h->poll) & poll_bits) || atomic_load(&h->in_service));
+			spins++) {
+			/* Two harts may wait for each other. */
+			if (self)
+				atomic_fetch_or(&self->poll,
+					rv64_serve_poll(self) &
+						~(POLL_TLB_ALL | POLL_TLB_W | POLL_FENCE_I));
+			if (spins > 100)
+				sched_yield();
+		}
+	}
+	if (self && in_mask(mask, self->id))
+		atomic_fetch_or(&self->poll,
+			rv64_serve_poll(self) & ~(POLL_TLB_ALL | POLL_TLB_W | POLL_FENCE_I));
+}

@@ -1,0 +1,526 @@
+/*
+ * mmu.c: address translation and the software TLB (privileged specification, "Sv39", "Sv48", "Svnapot", "Svpbmt", "Svadu").
+ *
+ *   va --TLB miss--> translate(): walk, checks, A/D --> pa --PMP--> space_page() --> host address --> TLB entry
+ *                                                                  | no RAM there
+ *                                                                  v
+ *                                                           MMIO exit (loads and stores)
+ *
+ * All page-table reads go through the space, as every other access does; A and D are set by compare-exchange on
+ * memory, so that harts that walk at the same time never lose each other's bits.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "cpu/rv64/block.h"
+#include "cpu/rv64/priv.h"
+
+#define PTE_V BIT(0)
+#define PTE_R BIT(1)
+#define PTE_W BIT(2)
+#define PTE_X BIT(3)
+#define PTE_U BIT(4)
+#define PTE_A BIT(6)
+#define PTE_D BIT(7)
+#define PTE_PBMT (3ull << 61)
+#define PTE_N BIT(63)
+#define PTE_RESERVED (0x7full << 54)
+#define PTE_PPN(p) ((p) >> 10 & ((1ull << 44) - 1))
+
+/* What kind of fault a failed access becomes. */
+enum fail { OK, FAIL_PAGE, FAIL_ACCESS };
+
+struct where {
+	uint64_t pa;
+	uint64_t span; /* bytes that its leaf maps; 0: no translation */
+};
+
+static uint64_t fault_cause(enum fail f, unsigned acc)
+{
+	if (f == FAIL_PAGE)
+		return acc == MEM_EXEC	  ? CAUSE_FETCH_PAGE
+		       : acc == MEM_WRITE ? CAUSE_STORE_PAGE
+					  : CAUSE_LOAD_PAGE;
+	return acc == MEM_EXEC	  ? CAUSE_FETCH_ACCESS
+	       : acc == MEM_WRITE ? CAUSE_STORE_ACCESS
+				  : CAUSE_LOAD_ACCESS;
+}
+
+/* The page-table entry at `pa`, as a host address. */
+static _Atomic uint64_t *pte_at(struct hart *h, uint64_t pa, enum mem_access acc)
+{
+	struct space_page pg;
+
+	if (!pmp_check(h, pa, 8, acc, PRIV_S) || space_page(h->vm->o.space, 0, gpa(pa), acc, &pg))
+		return NULL;
+	return (_Atomic uint64_t *)((char *)pg.host + (pa & PAGE_MASK));
+}
+
+static bool leaf_allows(const struct hart *h, uint64_t pte, unsigned acc, unsigned priv)
+{
+	bool sum = h->mstatus & MSTATUS_SUM, mxr = h->mstatus & MSTATUS_MXR;
+
+	if (priv == PRIV_U && !(pte & PTE_U))
+		return false;
+	if (priv == PRIV_S && pte & PTE_U && (acc == MEM_EXEC || !sum))
+		return false;
+	switch (acc) {
+	case MEM_EXEC:
+		return pte & PTE_X;
+	case MEM_WRITE:
+		return pte & PTE_W;
+	default:
+		return pte & PTE_R || (mxr && pte & PTE_X);
+	}
+}
+
+static bool pbmt_ok(const struct hart *h, uint64_t pte)
+{
+	if (!(pte & PTE_PBMT))
+		return true;
+	return h->c.menvcfg & MENVCFG_PBMTE && (pte & PTE_PBMT) != PTE_PBMT;
+}
+
+enum step { STEP_DOWN, STEP_LEAF, STEP_FAULT };
+
+/* What an entry is, before permissions. */
+static enum step classify(const struct hart *h, uint64_t pte, unsigned level)
+{
+	uint64_t low = (1ull << (9 * level)) - 1;
+
+	if (!(pte & PTE_V) || (!(pte & PTE_R) && pte & PTE_W) || pte & PTE_RESERVED ||
+		!pbmt_ok(h, pte))
+		return STEP_FAULT;
+	if (!(pte & (PTE_R | PTE_X)))
+		return level && !(pte & (PTE_A | PTE_D | PTE_U | PTE_N | PTE_PBMT)) ? STEP_DOWN
+										    : STEP_FAULT;
+	if (PTE_PPN(pte) & low)
+		return STEP_FAULT;
+	/* Svnapot: 64 KiB is the only size, at the lowest level. */
+	if (pte & PTE_N && (level || (PTE_PPN(pte) & 15) != 8))
+		return STEP_FAULT;
+	return STEP_LEAF;
+}
+
+static uint64_t leaf_pa(uint64_t pte, uint64_t va, unsigned level)
+{
+	uint64_t ppn = PTE_PPN(pte), vpn = va >> PAGE_SHIFT;
+	uint64_t low = pte & PTE_N ? 15 : (1ull << (9 * level)) - 1;
+
+	return (ppn & ~low) << PAGE_SHIFT | (vpn & low) << PAGE_SHIFT | (va & PAGE_MASK);
+}
+
+/* `probe`: change nothing in the guest. */
+static enum fail walk(
+	struct hart *h, uint64_t va, unsigned acc, unsigned priv, bool probe, struct where *w)
+{
+	unsigned levels = h->c.satp >> 60 == SATP_SV48 ? 4 : 3;
+	unsigned bits = 12 + 9 * levels;
+	uint64_t table = (h->c.satp & ((1ull << 44) - 1)) << PAGE_SHIFT;
+
+	if ((int64_t)(va << (64 - bits)) >> (64 - bits) != (int64_t)va)
+		return FAIL_PAGE;
+	h->stats.page_walks++;
+	for (unsigned level = levels; level-- > 0;) {
+		uint64_t slot = table + (va >> (12 + 9 * level) & 511) * 8;
+		_Atomic uint64_t *p = pte_at(h, slot, MEM_READ);
+		uint64_t pte, want;
+
+		if (!p)
+			return FAIL_ACCESS;
+	again:
+		pte = atomic_load_explicit(p, memory_order_acquire);
+		switch (classify(h, pte, level)) {
+		case STEP_FAULT:
+			return FAIL_PAGE;
+		case STEP_DOWN:
+			table = PTE_PPN(pte) << PAGE_SHIFT;
+			continue;
+		case STEP_LEAF:
+			break;
+		}
+		if (!leaf_allows(h, pte, acc, priv))
+			return FAIL_PAGE;
+		want = pte | PTE_A | (acc == MEM_WRITE ? PTE_D : 0);
+		if (want != pte && !probe) {
+			if (!(h->c.menvcfg & MENVCFG_ADUE))
+				return FAIL_PAGE;
+			p = pte_at(h, slot, MEM_WRITE);
+			if (!p)
+				return FAIL_ACCESS;
+			if (!atomic_compare_exchange_strong(p, &pte, want))
+				goto again;
+		}
+		w->pa = leaf_pa(pte, va, level);
+		w->span = pte & PTE_N ? 16 * PAGE_SIZE : PAGE_SIZE << (9 * level);
+		return OK;
+	}
+	return FAIL_PAGE;
+}
+
+static enum fail translate(
+	struct hart *h, uint64_t va, unsigned acc, unsigned priv, bool probe, struct where *w)
+{
+	if (priv == PRIV_M || h->c.satp >> 60 == SATP_BARE) {
+		w->pa = va;
+		w->span = 0;
+		/* 56 bits of physical address are all there can be. */
+		return va >> 56 ? FAIL_ACCESS : OK;
+	}
+	return walk(h, va, acc, priv, probe, w);
+}
+
+static unsigned data_priv(const struct hart *h)
+{
+	return h->mstatus & MSTATUS_MPRV ? (h->mstatus & MSTATUS_MPP) >> MSTATUS_MPP_SHIFT
+					 : h->priv;
+}
+
+static void fill(
+	struct hart *h, struct tlb_entry *e, uint64_t va, const void *host_page, uint64_t span)
+{
+	uint64_t page = va & ~PAGE_MASK;
+
+	e->tag = page;
+	e->add = (uint64_t)(uintptr_t)host_page - page;
+	h->tlb_used |= 1u << h->regime;
+	if (span > PAGE_SIZE) {
+		h->super_lo = MIN(h->super_lo, page & ~(span - 1));
+		h->super_hi = MAX(h->super_hi, page | (span - 1));
+	}
+}
+
+/*
+ * Translates one piece of a data access that lies inside one page. OK with *host NULL: no RAM there, pa in w. Fills the TLB where the
+ * entry holds for the whole page.
+ */
+static enum fail data_piece(
+	struct hart *h, uint64_t va, unsigned len, unsigned acc, struct where *w, void **host)
+{
+	unsigned priv = data_priv(h);
+	struct space_page pg;
+	enum fail f = translate(h, va, acc, priv, false, w);
+
+	h->stats.tlb_misses++;
+	if (f)
+		return f;
+	if (!pmp_check(h, w->pa, len, acc, priv))
+		return FAIL_ACCESS;
+	*host = NULL;
+	if (space_page(h->vm->o.space, 0, gpa(w->pa), (enum mem_access)acc, &pg))
+		return pg.perm ? FAIL_ACCESS
+			       : OK; /* RAM that may not be used so: see view faults */
+	*host = (char *)pg.host + (w->pa & PAGE_MASK);
+	if (pmp_page_uniform(h, w->pa) && (acc == MEM_READ || pg.write_free)) {
+		struct tlb_entry *t = acc == MEM_READ ? h->cur->r : h->cur->w;
+
+		fill(h, &t[(va >> PAGE_SHIFT) & (TLB_SIZE - 1)], va, pg.host, w->span);
+	}
+	return OK;
+}
+
+static bool fault(struct hart *h, const struct rv64_op *op, enum fail f, unsigned acc, uint64_t va)
+{
+	rv64_trap(h, op_leave(h, op), fault_cause(f, acc), va);
+	return false;
+}
+
+static bool leave_as_mmio(struct hart *h, const struct rv64_op *op, uint64_t va, uint64_t pa,
+	unsigned size, bool write, uint64_t val)
+{
+	struct cpu_exit *x = h->exit;
+
+	h->pend = (struct rv64_pending){
+		.active = true,
+		.write = write,
+		.is_signed = size & MEM_SIGNED,
+		.fp = size & MEM_FP,
+		.rd = op->rd,
+		.size = size & MEM_SIZE,
+		.next_pc = op_pc(h, op) + op_len(op),
+		.gpa = pa,
+		.data = val,
+		.va = va,
+	};
+	x->pc = op_leave(h, op);
+	x->reason = CPU_EXIT_MMIO;
+	x->raw = write ? CAUSE_STORE_ACCESS : CAUSE_LOAD_ACCESS;
+	x->gva = va;
+	x->mmio.gpa = gpa(pa);
+	x->mmio.size = size & MEM_SIZE;
+	x->mmio.write = write;
+	x->mmio.error = false;
+	x->mmio.data = val;
+	h->posted = true;
+	return false;
+}
+
+void mmu_complete(struct hart *h, bool error)
+{
+	struct rv64_pending p = h->pend;
+	uint64_t v = p.data;
+
+	h->pend.active = false;
+	if (error) {
+		rv64_trap(h, h->pc, p.write ? CAUSE_STORE_ACCESS : CAUSE_LOAD_ACCESS, p.va);
+		return;
+	}
+	if (!p.write) {
+		if (p.size < 8)
+			v &= (1ull << (8 * p.size)) - 1;
+		if (p.is_signed && p.size < 8)
+			v = (uint64_t)((int64_t)(v << (64 - 8 * p.size)) >> (64 - 8 * p.size));
+		if (p.fp) {
+			h->f[p.rd] = p.size == 4 ? v | 0xffffffff00000000 : v;
+			h->fs = 3;
+		} else {
+			h->x[p.rd] = v;
+		}
+	}
+	h->instret++;
+	h->pc = p.next_pc;
+}
+
+static uint64_t load_host(const void *p, unsigned n)
+{
+	uint64_t v = 0;
+
+	/* One access where the guest's is aligned: other harts must never see half of it. */
+	if (!((uintptr_t)p & (n - 1)))
+		switch (n) {
+		case 1:
+			return *(const uint8_t *)p;
+		case 2:
+			return __atomic_load_n((const uint16_t *)p, __ATOMIC_RELAXED);
+		case 4:
+			return __atomic_load_n((const uint32_t *)p, __ATOMIC_RELAXED);
+		case 8:
+			return __atomic_load_n((const uint64_t *)p, __ATOMIC_RELAXED);
+		}
+	memcpy(&v, p, n);
+	return v;
+}
+
+static void store_host(void *p, unsigned n, uint64_t v)
+{
+	if (!((uintptr_t)p & (n - 1)))
+		switch (n) {
+		case 1:
+			*(uint8_t *)p = (uint8_t)v;
+			return;
+		case 2:
+			__atomic_store_n((uint16_t *)p, (uint16_t)v, __ATOMIC_RELAXED);
+			return;
+		case 4:
+			__atomic_store_n((uint32_t *)p, (uint32_t)v, __ATOMIC_RELAXED);
+			return;
+		case 8:
+			__atomic_store_n((uint64_t *)p, v, __ATOMIC_RELAXED);
+			return;
+		}
+	memcpy(p, &v, n);
+}
+
+/* Both pages of an access that crosses: nothing is done unless both can be used. -1: trapped. */
+static bool two_pieces(struct hart *h, const struct rv64_op *op, uint64_t va, unsigned n,
+	unsigned acc, void *host[2])
+{
+	unsigned first = (unsigned)(PAGE_SIZE - (va & PAGE_MASK));
+	struct where w;
+	enum fail f = data_piece(h, va, first, acc, &w, &host[0]);
+
+	if (f)
+		return fault(h, op, f, acc, va);
+	f = data_piece(h, va + first, n - first, acc, &w, &host[1]);
+	if (f)
+		return fault(h, op, f, acc, va + first);
+	if (!host[0] || !host[1])
+		return fault(h, op, FAIL_ACCESS, acc, host[0] ? va + first : va);
+	return true;
+}
+
+bool mem_load(struct hart *h, const struct rv64_op *op, uint64_t va, unsigned size, uint64_t *out)
+{
+	unsigned n = size & MEM_SIZE;
+	struct where w;
+	void *host[2];
+	enum fail f;
+
+	if ((va & PAGE_MASK) + n > PAGE_SIZE) {
+		unsigned first = (unsigned)(PAGE_SIZE - (va & PAGE_MASK));
+
+		if (!two_pieces(h, op, va, n, MEM_READ, host))
+			return false;
+		*out = 0;
+		memcpy(out, host[0], first);
+		memcpy((char *)out + first, host[1], n - first);
+		return true;
+	}
+	f = data_piece(h, va, n, MEM_READ, &w, &host[0]);
+	if (f)
+		return fault(h, op, f, MEM_READ, va);
+	if (host[0]) {
+		*out = load_host(host[0], n);
+		return true;
+	}
+	if (size & MEM_LR || va & (n - 1))
+		return fault(h, op, FAIL_ACCESS, MEM_READ, va);
+	return leave_as_mmio(h, op, va, w.pa, size, false, 0);
+}
+
+bool mem_store(struct hart *h, const struct rv64_op *op, uint64_t va, unsigned size, uint64_t val)
+{
+	unsigned n = size & MEM_SIZE;
+	struct where w;
+	void *host[2];
+	enum fail f;
+
+	if ((va & PAGE_MASK) + n > PAGE_SIZE) {
+		unsigned first = (unsigned)(PAGE_SIZE - (va & PAGE_MASK));
+
+		if (!two_pieces(h, op, va, n, MEM_WRITE, host))
+			return false;
+		memcpy(host[0], &val, first);
+		memcpy(host[1], (char *)&val + first, n - first);
+		return true;
+	}
+	f = data_piece(h, va, n, MEM_WRITE, &w, &host[0]);
+	if (f)
+		return fault(h, op, f, MEM_WRITE, va);
+	if (host[0]) {
+		store_host(host[0], n, val);
+		return true;
+	}
+	if (va & (n - 1))
+		return fault(h, op, FAIL_ACCESS, MEM_WRITE, va);
+	return leave_as_mmio(h, op, va, w.pa, n, true, n < 8 ? val & ((1ull << (8 * n)) - 1) : val);
+}
+
+void *mem_amo(struct hart *h, const struct rv64_op *op, uint64_t va, unsigned size)
+{
+	struct where w;
+	void *host;
+	enum fail f;
+
+	if (va & (size - 1)) {
+		rv64_trap(h, op_leave(h, op), CAUSE_STORE_MISALIGNED, va);
+		return NULL;
+	}
+	f = data_piece(h, va, size, MEM_WRITE, &w, &host);
+	/* It reads too; R is implied by W in page tables, not in PMP. */
+	if (!f && !pmp_check(h, w.pa, size, MEM_READ, data_priv(h)))
+		f = FAIL_ACCESS;
+	if (!f && !host)
+		f = FAIL_ACCESS; /* atomics are for RAM */
+	if (f) {
+		fault(h, op, f, MEM_WRITE, va);
+		return NULL;
+	}
+	return host;
+}
+
+bool mem_fetch_page(struct hart *h, uint64_t va, const void **host, gpa_t *out)
+{
+	struct space_page pg;
+	struct where w;
+	enum fail f = translate(h, va, MEM_EXEC, h->priv, false, &w);
+
+	/* The whole page must be executable or nothing is cached of it: block.c decodes to its end. */
+	if (!f &&
+		!pmp_check(h, w.pa, pmp_page_uniform(h, w.pa) ? 2 : PAGE_SIZE - (w.pa & PAGE_MASK),
+			MEM_EXEC, h->priv))
+		f = FAIL_ACCESS;
+	if (!f && space_page(h->vm->o.space, 0, gpa(w.pa), MEM_EXEC, &pg))
+		f = FAIL_ACCESS;
+	if (f) {
+		rv64_trap(h, h->pc, fault_cause(f, MEM_EXEC), va);
+		return false;
+	}
+	*host = (const char *)pg.host + (w.pa & PAGE_MASK);
+	*out = gpa(w.pa);
+	return true;
+}
+
+static bool cbo_allowed(const struct hart *h, enum cbo_kind kind)
+{
+	uint64_t bit = kind == CBO_ZERO	   ? ENVCFG_CBZE
+		       : kind == CBO_INVAL ? ENVCFG_CBIE
+					   : ENVCFG_CBCFE;
+
+	if (h->priv != PRIV_M && !(h->c.menvcfg & bit))
+		return false;
+	return h->priv != PRIV_U || h->c.senvcfg & bit;
+}
+
+/* Caches are coherent here: clean, flush and inval only check; zero writes. */
+bool mem_cbo(struct hart *h, const struct rv64_op *op, uint64_t va, enum cbo_kind kind)
+{
+	uint64_t line = va & ~(uint64_t)(CBO_BLOCK - 1);
+	struct where w;
+	void *host;
+	enum fail f;
+
+	if (!cbo_allowed(h, kind)) {
+		rv64_illegal(h, op);
+		return false;
+	}
+	if (kind != CBO_ZERO) {
+		f = data_piece(h, line, CBO_BLOCK, MEM_READ, &w, &host);
+		if (f == FAIL_PAGE)
+			f = data_piece(h, line, CBO_BLOCK, MEM_WRITE, &w, &host);
+		return f ? fault(h, op, f, MEM_WRITE, va) : true;
+	}
+	f = data_piece(h, line, CBO_BLOCK, MEM_WRITE, &w, &host);
+	if (!f && !host)
+		f = FAIL_ACCESS;
+	if (f)
+		return fault(h, op, f, MEM_WRITE, va);
+	memset(host, 0, CBO_BLOCK);
+	return true;
+}
+
+/* ---- the TLB ---- */
+
+void mmu_flush(struct hart *h)
+{
+	for (unsigned r = 0; r < REGIMES; r++)
+		if (h->tlb_used >> r & 1)
+			memset(&h->tlb[r], 0xff, sizeof(h->tlb[r]));
+	h->tlb_used = 0;
+	h->super_lo = UINT64_MAX;
+	h->super_hi = 0;
+}
+
+void mmu_flush_writes(struct hart *h)
+{
+	for (unsigned r = 0; r < REGIMES; r++)
+		memset(h->tlb[r].w, 0xff, sizeof(h->tlb[r].w));
+}
+
+void mmu_flush_va(struct hart *h, uint64_t va)
+{
+	unsigned slot = (va >> PAGE_SHIFT) & (TLB_SIZE - 1);
+	uint64_t page = va & ~PAGE_MASK;
+
+	/* An address inside a superpage stands for all of it, and its entries are spread over the table. */
+	if (page >= h->super_lo && page <= h->super_hi) {
+		mmu_flush(h);
+		return;
+	}
+	for (unsigned r = 0; r < REGIMES; r++) {
+		if (h->tlb[r].r[slot].tag == page)
+			h->tlb[r].r[slot].tag = UINT64_MAX;
+		if (h->tlb[r].w[slot].tag == page)
+			h->tlb[r].w[slot].tag = UINT64_MAX;
+	}
+}
+
+int mmu_probe(struct hart *h, uint64_t va, enum mem_access acc, gpa_t *out)
+{
+	struct where w;
+
+	if (translate(h, va, acc, acc == MEM_EXEC ? h->priv : data_priv(h), true, &w))
+		return -EFAULT;
+	*out = gpa(w.pa);
+	return 0;
+}

@@ -1,0 +1,164 @@
+/*
+ * priv.h: inside the privileged half of the rv64 engine: constants of the privileged specification and the
+ * calls between its files.
+ *
+ *   engine.c  run loop, contract          csr.c   control and status registers
+ *   irq.c     pending interrupts, time    imsic.c interrupt files (AIA)
+ *   trap.c    traps, returns, system instructions
+ *   mmu.c     translation, software TLB   pmp.c   physical memory protection
+ *   sbi.c     built-in firmware           state.c described state
+ */
+#ifndef LODGE_CPU_RV64_PRIV_H
+#define LODGE_CPU_RV64_PRIV_H
+
+#include <pthread.h>
+
+#include "base/util.h"
+#include "cpu/rv64/hart.h"
+
+/* Exceptions (privileged specification, table of mcause). */
+enum {
+	CAUSE_FETCH_MISALIGNED = 0,
+	CAUSE_FETCH_ACCESS = 1,
+	CAUSE_ILLEGAL = 2,
+	CAUSE_BREAK = 3,
+	CAUSE_LOAD_MISALIGNED = 4,
+	CAUSE_LOAD_ACCESS = 5,
+	CAUSE_STORE_MISALIGNED = 6,
+	CAUSE_STORE_ACCESS = 7,
+	CAUSE_ECALL_U = 8,
+	CAUSE_ECALL_S = 9,
+	CAUSE_ECALL_M = 11,
+	CAUSE_FETCH_PAGE = 12,
+	CAUSE_LOAD_PAGE = 13,
+	CAUSE_STORE_PAGE = 15,
+};
+#define CAUSE_IRQ (1ull << 63)
+
+enum { IRQ_SSI = 1, IRQ_MSI = 3, IRQ_STI = 5, IRQ_MTI = 7, IRQ_SEI = 9, IRQ_MEI = 11 };
+#define BIT(n) (1ull << (n))
+#define S_IRQS (BIT(IRQ_SSI) | BIT(IRQ_STI) | BIT(IRQ_SEI))
+#define M_IRQS (BIT(IRQ_MSI) | BIT(IRQ_MTI) | BIT(IRQ_MEI))
+
+#define MSTATUS_SIE BIT(1)
+#define MSTATUS_MIE BIT(3)
+#define MSTATUS_SPIE BIT(5)
+#define MSTATUS_MPIE BIT(7)
+#define MSTATUS_SPP BIT(8)
+#define MSTATUS_MPP_SHIFT 11
+#define MSTATUS_MPP (3ull << MSTATUS_MPP_SHIFT)
+#define MSTATUS_FS_SHIFT 13
+#define MSTATUS_FS (3ull << MSTATUS_FS_SHIFT)
+#define MSTATUS_MPRV BIT(17)
+#define MSTATUS_SUM BIT(18)
+#define MSTATUS_MXR BIT(19)
+#define MSTATUS_TVM BIT(20)
+#define MSTATUS_TW BIT(21)
+#define MSTATUS_TSR BIT(22)
+#define MSTATUS_UXL (2ull << 32)
+#define MSTATUS_SXL (2ull << 34)
+#define MSTATUS_SD BIT(63)
+
+#define ENVCFG_FIOM BIT(0)
+#define ENVCFG_CBIE (3ull << 4)
+#define ENVCFG_CBCFE BIT(6)
+#define ENVCFG_CBZE BIT(7)
+#define MENVCFG_ADUE BIT(61)
+#define MENVCFG_PBMTE BIT(62)
+#define MENVCFG_STCE BIT(63)
+
+#define SATP_BARE 0ull
+#define SATP_SV39 8ull
+#define SATP_SV48 9ull
+
+#define CBO_BLOCK 64u
+
+struct rv64_vcpu {
+	struct vcpu_head head;
+	struct hart h;
+};
+
+struct rv64_vm {
+	struct cpu_vm_opts o;
+	struct rv64_vcpu *vcpus[CPU_MAX_VCPUS];
+	unsigned nvcpus;
+	uint64_t exts; /* of decode.h */
+	char isa[256];
+	struct space_listener listener;
+	/* time = stopped_at, or (host ns - origin_ns) in ticks */
+	bool time_stopped;
+	uint64_t time_at_stop, origin_ns;
+	/* described state of the VM */
+	uint64_t saved_time;
+	char *model;
+};
+
+/* ---- trap.c ---- */
+void rv64_set_priv(struct hart *h, unsigned priv);
+/* mstatus or the mode changed: which regime do data accesses use now? */
+void rv64_update_regime(struct hart *h);
+/* Takes the interrupt if one may be taken now. */
+bool rv64_take_interrupt(struct hart *h);
+/* Leaves the block behind `op`, which has retired. */
+static inline void op_done(struct hart *h, const struct rv64_op *op)
+{
+	uint64_t next = op_pc(h, op) + op_len(op);
+
+	h->instret += op_index(op) + 1;
+	h->pc = next;
+}
+void rv64_illegal(struct hart *h, const struct rv64_op *op);
+
+/* ---- irq.c ---- */
+uint64_t rv64_time(const struct rv64_vm *vm);
+/* Host monotonic time at which the guest's time counter reaches `t`; UINT64_MAX: never. */
+uint64_t rv64_time_to_host(const struct rv64_vm *vm, uint64_t t);
+/* mip as software reads it: with timers and interrupt files. */
+uint64_t rv64_mip(struct hart *h);
+/* Something about interrupts changed in this hart's own thread: make the run loop look when one may be taken. */
+void rv64_irq_changed(struct hart *h);
+/* From any thread. */
+void rv64_poke(struct hart *h, uint32_t poll_bits);
+/* Earliest timer that could wake the hart. */
+uint64_t rv64_next_deadline(struct hart *h);
+/* Does what poll asks for about memory; returns the other bits. */
+uint32_t rv64_serve_poll(struct hart *h);
+/* Makes every hart of the mask (bit i: hart base + i; NULL vm mask: all) do it, and waits until none can run on without having. */
+void rv64_broadcast(
+	struct rv64_vm *vm, struct hart *self, const uint64_t mask[2], uint32_t poll_bits);
+
+/* ---- imsic.c ---- */
+unsigned imsic_top(const struct imsic_file *f); /* pending, enabled, above the threshold; 0: none */
+bool imsic_set(struct imsic_file *f, uint32_t id); /* any thread; false: no such identity */
+bool imsic_reg(
+	struct imsic_file *f, unsigned sel, bool write, uint64_t val, uint64_t mask, uint64_t *old);
+
+/* ---- mmu.c ---- */
+void mmu_flush(struct hart *h);
+void mmu_flush_writes(struct hart *h);
+void mmu_flush_va(struct hart *h, uint64_t va);
+/* For debuggers: 0 and the guest-physical address, or -EFAULT. No side effects on the guest. */
+int mmu_probe(struct hart *h, uint64_t va, enum mem_access acc, gpa_t *out);
+void mmu_complete(struct hart *h, bool error);
+
+/* ---- pmp.c ---- */
+void pmp_update(struct hart *h);
+bool pmp_check(const struct hart *h, uint64_t pa, uint64_t len, unsigned acc, unsigned priv);
+/* Permissions that hold for every byte of the page; *uniform false: they differ inside it. */
+bool pmp_page_uniform(const struct hart *h, uint64_t pa);
+
+/* ---- sbi.c ---- */
+/* ecall from S-mode: true when handled (pc is then behind it), or an exit was posted. */
+void sbi_call(struct hart *h);
+void sbi_reset(struct hart *h, bool running);
+/* Before the guest runs: a hart that was started or resumed takes its new state. False: it is stopped. */
+bool sbi_may_run(struct hart *h);
+void sbi_complete(struct hart *h, const struct cpu_exit *x);
+
+/* ---- engine.c ---- */
+void rv64_time_set(struct rv64_vm *vm, uint64_t t);
+
+/* ---- state.c ---- */
+extern const struct state_desc rv64_hart_state, rv64_vm_state;
+
+#endif

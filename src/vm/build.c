@@ -1,0 +1,143 @@
+#include "vm/build.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/util.h"
+#include "device/chardev.h"
+#include "vm/config.h"
+#include "vm/internal.h"
+
+#define UART_OUT_RING (256u << 10)
+#define UART_IN_RING (4u << 10)
+
+unsigned build_workers(const struct vm_config *cfg)
+{
+	long cores = sysconf(_SC_NPROCESSORS_ONLN);
+
+	return cfg->workers ?: MIN(cfg->smp, (unsigned)MAX(cores, 1L));
+}
+
+uint64_t build_memory(const struct vm_config *cfg)
+{
+	return cfg->memory;
+}
+
+static const struct cpu_engine_ops *choose_engine(const struct vm_config *cfg, struct err *e)
+{
+	/* One engine so far; `auto` will ask the image's ISA and the host when there are two. */
+	const struct cpu_engine_ops *ops = cpu_engine_find("rv64");
+
+	if (!ops) {
+		err_set(e, -ENOTSUP, "engine rv64 is not built in");
+		return NULL;
+	}
+	return ops->available(e) ? NULL : ops;
+}
+
+int build_board(struct vm *vm, void (*wake)(void *ctx, unsigned vcpu),
+	void (*system_event)(void *ctx, int event, uint64_t code),
+	void (*report)(void *ctx, const char *device, const char *text), struct err *e)
+{
+	const struct vm_config *cfg = vm->o.cfg;
+	struct board_opts o = {
+		.engine = choose_engine(cfg, e),
+		.cpu_model = cfg->cpu,
+		.vcpus = cfg->smp,
+		.memory = cfg->memory,
+		.nodes = cfg->nodes,
+		.clock = cfg->clock == VM_CLOCK_MODEL ? CPU_CLOCK_MODEL : CPU_CLOCK_HOST,
+		.seed = cfg->has_seed ? cfg->seed : 0,
+		.kernel = cfg->kernel,
+		.initrd = cfg->initrd,
+		.append = cfg->append,
+		.firmware = cfg->firmware,
+		.uart = vm->uart,
+		.loop = vm->o.loop,
+		.log = vm->o.log,
+		.wake = wake,
+		.system_event = system_event,
+		.report = report,
+		.ctx = vm,
+	};
+
+	if (!o.engine)
+		return e->code;
+	return board_create(&vm->board, "virt", &o, e);
+}
+
+int build_power_button(struct board *b, struct err *e)
+{
+	return err_set(e, -ENOTSUP, "this machine has no power button");
+}
+
+/* "VmRSS:  123 kB" lines of /proc/self/status; the descriptor was opened before the sandbox. */
+static json_int_t status_kb(const char *text, const char *key)
+{
+	const char *p = strstr(text, key);
+
+	return p ? strtoll(p + strlen(key), NULL, 10) : 0;
+}
+
+json_t *build_host_stats(struct vm *vm)
+{
+	char text[4096] = "";
+	ssize_t n = vm->proc_fd < 0 ? -1 : pread(vm->proc_fd, text, sizeof(text) - 1, 0);
+
+	if (n < 0)
+		return json_object();
+	text[n] = 0;
+	/* Guest RAM is one shared memory file; all that is not shared memory is Lodge's own. */
+	return json_pack("{s:I, s:I, s:I}", "guest_ram_kib", status_kb(text, "RssShmem:"),
+		"own_kib", status_kb(text, "RssAnon:") + status_kb(text, "RssFile:"), "threads",
+		status_kb(text, "Threads:"));
+}
+
+/* ---- the console: chardev of the UART <-> hub ---- */
+
+static size_t uart_take(void *ctx, void *buf, size_t len)
+{
+	return chardev_take(ctx, buf, len);
+}
+
+static size_t uart_give(void *ctx, const void *buf, size_t len)
+{
+	return chardev_give(ctx, buf, len);
+}
+
+static void uart_wants(void *ctx)
+{
+	console_poke(ctx);
+}
+
+int vm_console_build(struct vm *vm, struct err *e)
+{
+	int rc;
+
+	vm->proc_fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+	rc = console_create(&vm->console, vm->o.loop, vm->o.console_fd, e);
+	if (rc)
+		return rc;
+	rc = chardev_create(&vm->uart, UART_OUT_RING, UART_IN_RING, e);
+	if (rc)
+		return rc;
+	chardev_attach_back(vm->uart, &(struct chardev_back){uart_wants, uart_wants, vm->console});
+	console_set_device(vm->console, &(struct console_device){uart_take, uart_give, vm->uart});
+	return 0;
+}
+
+void vm_console_free(struct vm *vm)
+{
+	if (vm->uart)
+		chardev_attach_back(vm->uart, NULL);
+	console_close(vm->console);
+	if (vm->uart)
+		chardev_destroy(vm->uart);
+	if (vm->proc_fd >= 0)
+		close(vm->proc_fd);
+}

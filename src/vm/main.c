@@ -1,0 +1,342 @@
+/*
+ * main.c: lodge-vm: one process, one machine (D2).
+ *
+ *   flags, --config --> definition --> name and lock (rundir) --> control socket --> build --> sandbox --> run the event loop
+ *
+ * Everything is opened before the sandbox is entered. The exit code is the guest's: 0 for a clean power-off, the code that it gave to
+ * the test finisher, 1 when something failed here, 137 when the machine was killed.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+#include <uv.h>
+
+#include "base/err.h"
+#include "base/fsutil.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "vm/config.h"
+#include "vm/console.h"
+#include "vm/control.h"
+#include "vm/rundir.h"
+#include "vm/sandbox.h"
+#include "vm/vm.h"
+
+/* What a process has beside the machine's definition. */
+struct process {
+	struct vm_config cfg;
+	char *config, *console_log, *load, *save_to, *rundir;
+	unsigned ready_fd;
+	bool paused, explain, no_stdio;
+
+	uv_loop_t loop;
+	uv_signal_t sigterm, sigint;
+	uv_poll_t input;
+	uv_timer_t last_words;
+	struct log log;
+	struct control *control;
+	struct vm *vm;
+	char name[64];
+	int lock_fd, save_fd;
+	int code;
+};
+
+static const struct opt process_opts[] = {
+	{"config", .type = OPT_TEXT, OPT_AT(struct process, config), .arg = "FILE",
+		.complete = OPT_COMPLETE_FILE,
+		.help = "read the definition from this YAML or JSON file; flags come on top"},
+	{"console-log", .type = OPT_TEXT, OPT_AT(struct process, console_log), .arg = "FILE",
+		.complete = OPT_COMPLETE_FILE, .help = "keep what the guest writes to its console"},
+	{"paused", .type = OPT_FLAG, OPT_AT(struct process, paused),
+		.help = "build the machine and wait for `resume`"},
+	{"load", .type = OPT_TEXT, OPT_AT(struct process, load), .arg = "FILE",
+		.complete = OPT_COMPLETE_FILE,
+		.help = "go on from a machine that was saved with the same definition"},
+	{"save-to", .type = OPT_TEXT, OPT_AT(struct process, save_to), .arg = "FILE",
+		.complete = OPT_COMPLETE_FILE, .help = "where the control method `save` writes to"},
+	{"ready-fd", .type = OPT_UINT, OPT_AT(struct process, ready_fd), .arg = "FD", .max = 1023,
+		.help = "write one line of JSON to this descriptor when the machine runs or could "
+			"not be built; no console on standard input and output then"},
+	{"explain-sandbox", .type = OPT_FLAG, OPT_AT(struct process, explain),
+		.help = "print what the sandbox allows, with the reason for each rule, and end"},
+	OPT_DONE,
+};
+
+static const struct opt_group groups[] = {
+	{"Machine", vm_config_opts, offsetof(struct process, cfg)},
+	{"Process", process_opts, 0},
+	{0},
+};
+
+static const struct command command = {
+	.program = "lodge-vm",
+	.summary = "run one virtual machine",
+	.text = "Runs one machine in this process until its guest powers off. `lodge run` starts "
+		"it for you; by hand it puts the "
+		"guest's console on standard input and output.",
+	.groups = groups,
+};
+
+static void tell_ready(struct process *p, const struct err *e)
+{
+	json_t *j;
+
+	if (!p->ready_fd)
+		return;
+	j = e ? json_pack("{s:b, s:i, s:s}", "ok", 0, "errno", -e->code, "error", err_msg(e))
+	      : json_pack("{s:b, s:s, s:i}", "ok", 1, "name", p->name, "pid", (int)getpid());
+	json_dumpfd(j, (int)p->ready_fd, JSON_COMPACT);
+	json_decref(j);
+	if (write((int)p->ready_fd, "\n", 1) < 0)
+		log_warn(&p->log, "lodge-vm", "who started this machine is not listening");
+	close((int)p->ready_fd);
+	p->ready_fd = 0;
+}
+
+static void on_event(void *ctx, const char *name, json_t *params)
+{
+	struct process *p = ctx;
+
+	control_event(p->control, name, params);
+}
+
+static void close_all(uv_handle_t *h, void *arg)
+{
+	if (!uv_is_closing(h))
+		uv_close(h, NULL);
+}
+
+/* Whoever still reads has had his time. */
+static void on_last_words(uv_timer_t *t)
+{
+	uv_walk(t->loop, close_all, NULL);
+}
+
+static void on_ended(void *ctx, enum vm_cause cause, int code)
+{
+	struct process *p = ctx;
+
+	p->code = code;
+	control_set_vm(p->control, NULL);
+	vm_destroy(p->vm);
+	p->vm = NULL;
+	rundir_remove(p->name);
+	control_close(p->control);
+	p->control = NULL;
+	uv_close((uv_handle_t *)&p->sigterm, NULL);
+	uv_close((uv_handle_t *)&p->sigint, NULL);
+	if (!p->no_stdio)
+		uv_close((uv_handle_t *)&p->input, NULL);
+	uv_timer_start(&p->last_words, on_last_words, 2000, 0);
+	uv_unref((uv_handle_t *)&p->last_words);
+}
+
+static void on_signal(uv_signal_t *s, int signum)
+{
+	struct process *p = s->data;
+
+	if (p->vm)
+		vm_kill(p->vm);
+}
+
+/* By hand: what is typed goes to the guest. Ends with the input, not the machine. */
+static void on_input(uv_poll_t *h, int status, int events)
+{
+	struct process *p = h->data;
+	char buf[1024];
+	ssize_t n = read(STDIN_FILENO, buf, sizeof(buf));
+
+	if (n > 0 && p->vm)
+		console_input(vm_console(p->vm), buf, (size_t)n);
+	else if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
+		uv_poll_stop(h);
+}
+
+static int open_console_log(struct process *p, struct err *e)
+{
+	int fd;
+
+	if (!p->console_log)
+		return p->no_stdio ? -1 : dup(STDOUT_FILENO);
+	fd = open(p->console_log, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	return fd < 0 ? err_sys(e, -errno, "console log %s", p->console_log) : fd;
+}
+
+static int open_files(struct process *p, struct err *e)
+{
+	p->save_fd = -1;
+	p->log.fd = STDERR_FILENO;
+	p->log.max = (enum log_level)p->cfg.log_level;
+	if (p->cfg.log) {
+		p->log.fd = open(p->cfg.log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+		if (p->log.fd < 0)
+			return err_sys(e, -errno, "log %s", p->cfg.log);
+	}
+	if (p->save_to) {
+		p->save_fd = open(p->save_to, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+		if (p->save_fd < 0)
+			return err_sys(e, -errno, "%s", p->save_to);
+	}
+	return 0;
+}
+
+static int claim_name(struct process *p, struct err *e)
+{
+	cleanup(free_ptr) char *text = NULL;
+	char path[PATH_MAX];
+	json_t *j;
+	int rc;
+
+	if (p->cfg.name)
+		snprintf(p->name, sizeof(p->name), "%s", p->cfg.name);
+	else
+		snprintf(p->name, sizeof(p->name), "vm-%d", (int)getpid());
+	rc = rundir_claim(p->name, &p->lock_fd, e);
+	if (!rc)
+		rc = rundir_path(p->name, "config.json", path, sizeof(path), e);
+	if (rc)
+		return rc;
+	j = vm_config_to_json(&p->cfg);
+	text = j ? json_dumps(j, JSON_INDENT(2)) : NULL;
+	json_decref(j);
+	return text ? fs_write_file_atomic(path, text, strlen(text), 0600, e) : 0;
+}
+
+static int build(struct process *p, struct err *e)
+{
+	struct vm_opts o = {.cfg = &p->cfg,
+		.loop = &p->loop,
+		.log = &p->log,
+		.event = on_event,
+		.ended = on_ended,
+		.ctx = p};
+	cleanup(close_fd) int load_fd = -1;
+	char path[PATH_MAX];
+	int rc;
+
+	o.console_fd = open_console_log(p, e);
+	if (o.console_fd < -1)
+		return o.console_fd;
+	rc = rundir_path(p->name, "control.sock", path, sizeof(path), e);
+	if (!rc)
+		rc = control_create(&p->control, &p->loop, path, p->name, p->save_fd, e);
+	if (!rc)
+		rc = vm_create(&p->vm, &o, e);
+	if (rc)
+		return rc;
+	control_set_vm(p->control, p->vm);
+	if (p->load) {
+		load_fd = open(p->load, O_RDONLY | O_CLOEXEC);
+		rc = load_fd < 0 ? err_sys(e, -errno, "%s", p->load) : vm_load(p->vm, load_fd, e);
+	}
+	return rc;
+}
+
+static int enter_sandbox(struct process *p, struct err *e)
+{
+	char path[PATH_MAX];
+	int rc;
+
+	if (!p->cfg.sandbox) {
+		log_warn(&p->log, "lodge-vm", "runs without its sandbox, as it was told");
+		return 0;
+	}
+	rc = fs_place_path(FS_RUNTIME, path, sizeof(path), e);
+	return rc ?: sandbox_enter(&(struct sandbox_opts){path, &p->log}, e);
+}
+
+static void watch_signals_and_input(struct process *p)
+{
+	uv_signal_init(&p->loop, &p->sigterm);
+	uv_signal_init(&p->loop, &p->sigint);
+	p->sigterm.data = p->sigint.data = p;
+	uv_signal_start(&p->sigterm, on_signal, SIGTERM);
+	uv_signal_start(&p->sigint, on_signal, SIGINT);
+	uv_timer_init(&p->loop, &p->last_words);
+	if (p->no_stdio)
+		return;
+	/* A regular file or /dev/null cannot be polled: such input is none. */
+	if (uv_poll_init(&p->loop, &p->input, STDIN_FILENO)) {
+		p->no_stdio = true;
+		return;
+	}
+	p->input.data = p;
+	uv_poll_start(&p->input, UV_READABLE, on_input);
+}
+
+static int run(struct process *p, struct err *e)
+{
+	int rc = open_files(p, e);
+
+	if (!rc)
+		rc = claim_name(p, e);
+	if (rc)
+		return rc;
+	rc = build(p, e);
+	if (!rc) {
+		watch_signals_and_input(p);
+		rc = enter_sandbox(p, e);
+	}
+	if (!rc)
+		rc = vm_start(p->vm, p->paused, e);
+	if (rc) {
+		rundir_remove(p->name);
+		return rc;
+	}
+	tell_ready(p, NULL);
+	uv_run(&p->loop, UV_RUN_DEFAULT);
+	return 0;
+}
+
+static int read_args(struct process *p, int argc, char **argv, struct args *a, struct err *e)
+{
+	struct vm_host host;
+	int rc = command_defaults(&command, p, e);
+
+	if (!rc)
+		rc = vm_config_parse_args(&command, p, &p->cfg, argc, argv, a, e);
+	if (rc || a->help || p->explain)
+		return rc;
+	p->no_stdio = p->ready_fd != 0;
+	rc = vm_host_read(&host, e);
+	return rc ?: vm_config_validate(&p->cfg, &host, false, e);
+}
+
+int main(int argc, char **argv)
+{
+	static struct process p; /* large, and zero: no state outlives main */
+	struct args a = {0};
+	struct err e = {0};
+	int rc;
+
+	signal(SIGPIPE, SIG_IGN);
+	uv_loop_init(&p.loop);
+	rc = read_args(&p, argc, argv, &a, &e);
+	if (!rc && a.help) {
+		command_print_help(&command, stdout);
+		return 0;
+	}
+	if (!rc && p.explain) {
+		json_dumpf(sandbox_explain(), stdout, JSON_INDENT(2));
+		putchar('\n');
+		return 0;
+	}
+	if (rc) {
+		tell_ready(&p, &e);
+		fprintf(stderr, "lodge-vm: %s\n", err_msg(&e));
+		return 2;
+	}
+	rc = run(&p, &e);
+	if (rc) {
+		tell_ready(&p, &e);
+		fprintf(stderr, "lodge-vm: %s\n", err_msg(&e));
+		return 1;
+	}
+	command_free(&command, &p);
+	return p.code;
+}
