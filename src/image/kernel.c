@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "base/util.h"
-#include "image/deb.h"
+#include "image/apt/deb.h"
 
 #define MODULE_MAX (64 * MiB)
 #define NMOD_MAX 64

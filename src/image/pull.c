@@ -11,12 +11,12 @@
 #include <unistd.h>
 
 #include "base/util.h"
-#include "image/deb.h"
+#include "image/apt/deb.h"
 #include "image/store.h"
-#include "image/verify.h"
+#include "image/apt/verify.h"
 
 /* Part of each image's key: raise it when a recipe makes something else from the same packages. */
-#define RECIPE_VERSION 1
+#define RECIPE_VERSION 2
 
 #define SUITE "trixie"
 #define ARCH "riscv64"
@@ -116,7 +116,7 @@ static int fetch_one(struct pull *p, char *url, char *path, char *what, const ch
 }
 
 /* The signature says who made the file; this says that it is the one we asked for, and of today. */
-static int check_release(const struct buf *text, struct err *e)
+static int check_release(const struct buf *text, const char *suite, struct err *e)
 {
 	cleanup(free_ptr) struct deb822 *d = malloc(sizeof(*d));
 	struct slice until;
@@ -128,10 +128,10 @@ static int check_release(const struct buf *text, struct err *e)
 	deb822_init(d, "Release", text->p, text->n);
 	if (deb822_next(d, e) < 1)
 		return err_set(e, -EINVAL, "the Release file is empty or malformed");
-	if (!slice_is(deb822_get(d, "Codename"), SUITE))
+	if (!slice_is(deb822_get(d, "Codename"), suite))
 		return err_set(e, -EKEYREJECTED,
-			"the mirror answers with the suite " SLICE_FMT " for " SUITE,
-			SLICE_ARG(deb822_get(d, "Codename")));
+			"the mirror answers with the suite " SLICE_FMT " for %s",
+			SLICE_ARG(deb822_get(d, "Codename")), suite);
 	until = deb822_get(d, "Valid-Until");
 	memcpy(s, until.p ?: "", MIN(until.n, sizeof(s) - 1));
 	if (until.n && strptime(s, "%a, %d %b %Y %H:%M:%S", &tm) && timegm(&tm) < time(NULL))
@@ -142,38 +142,50 @@ static int check_release(const struct buf *text, struct err *e)
 	return 0;
 }
 
-static int read_index(struct pull *p, struct err *e)
+int pull_index(struct pull *p, const char *uri, const char *suite, char **xz, struct err *e)
 {
 	static const char *const name = "main/binary-" ARCH "/Packages.xz";
-	cleanup(free_ptr) char *rel = text_fmt("%s/InRelease", p->work);
-	cleanup(free_ptr) char *xz = NULL;
-	cleanup(buf_free) struct buf text = {0}, pk = {0};
+	cleanup(free_ptr) char *rel = text_fmt("%s/InRelease-%s", p->work, suite);
+	cleanup(buf_free) struct buf text = {0};
+	bool own = p->o->keyring != NULL;
 	struct keyrings keys = {p->o->keyring ?: p->mirror.keyring,
-		p->o->keyring ? "" : "/usr/share/keyrings",
-		p->o->keyring ? "" : "/etc/apt/trusted.gpg.d"};
+		own ? "" : "/usr/share/keyrings", own ? "" : "/etc/apt/trusted.gpg.d"};
 	char sha[SHA256_HEX];
 	unsigned long long size;
 	int r;
 
-	r = pull_step(p, "index", 0, 0, e);
+	if (!rel)
+		return err_set(e, -ENOMEM, "out of memory");
+	r = fetch_one(p, text_fmt("%s/dists/%s/InRelease", uri, suite), strdup(rel),
+		strdup("InRelease"), NULL, 0, e);
 	if (!r)
-		r = fetch_one(p, text_fmt("%s/dists/" SUITE "/InRelease", p->mirror.uri),
-			rel ? strdup(rel) : NULL, strdup("InRelease"), NULL, 0, e);
-	if (!r)
-		r = verify_inrelease(rel, &keys, p->work, &text, e) ?: check_release(&text, e);
+		r = verify_inrelease(rel, &keys, p->work, &text, e)
+			    ?: check_release(&text, suite, e);
 	if (!r)
 		r = release_find(&text, name, sha, &size, e);
 	if (r)
 		return r;
-	xz = text_fmt("%s/index/%s.xz", p->dirs->cache, sha);
+	*xz = text_fmt("%s/index/%s.xz", p->dirs->cache, sha);
+	if (!*xz)
+		return err_set(e, -ENOMEM, "out of memory");
 	/* By digest: the plain name may already be of a newer Release (Acquire-By-Hash, apt's wiki). */
 	r = fetch_one(p,
-		text_fmt("%s/dists/" SUITE "/main/binary-" ARCH "/by-hash/SHA256/%s", p->mirror.uri,
-			sha),
-		xz ? strdup(xz) : NULL, strdup("package index"), sha, size, e);
+		text_fmt("%s/dists/%s/main/binary-" ARCH "/by-hash/SHA256/%s", uri, suite, sha),
+		strdup(*xz), strdup("package index"), sha, size, e);
 	if (r == -ENOENT)
-		r = fetch_one(p, text_fmt("%s/dists/" SUITE "/%s", p->mirror.uri, name),
-			xz ? strdup(xz) : NULL, strdup("package index"), sha, size, e);
+		r = fetch_one(p, text_fmt("%s/dists/%s/%s", uri, suite, name), strdup(*xz),
+			strdup("package index"), sha, size, e);
+	return r;
+}
+
+static int read_index(struct pull *p, struct err *e)
+{
+	cleanup(free_ptr) char *xz = NULL;
+	cleanup(buf_free) struct buf pk = {0};
+	size_t size;
+	int r;
+
+	r = pull_step(p, "index", 0, 0, e) ?: pull_index(p, p->mirror.uri, SUITE, &xz, e);
 	if (!r)
 		r = unpack_file(xz, 512 * MiB, &pk, e);
 	if (r)
@@ -211,6 +223,8 @@ static int choose(struct pull *p, struct err *e)
 	if (!k)
 		return -ENOENT;
 	if (!strcmp(p->name, "debian:mini")) {
+		if (p->o->root_password)
+			return err_set(e, -EINVAL, "debian:mini has no login, so no root password");
 		if (p->o->with)
 			return err_set(e, -EINVAL,
 				"debian:mini has no package manager: --with works "
@@ -380,10 +394,18 @@ static int add_files(json_t *m, const char *dir, struct err *e)
 	return r;
 }
 
+int pull_save_manifest(const char *dir, const json_t *m, struct err *e)
+{
+	cleanup(free_ptr) char *path = text_fmt("%s/manifest.json", dir);
+	cleanup(free_ptr) char *text = json_dumps(m, JSON_INDENT(1));
+
+	if (!path || !text)
+		return err_set(e, -ENOMEM, "out of memory");
+	return file_write(path, text, strlen(text), 0444, true, e);
+}
+
 static int write_manifest(struct pull *p, json_t *m, struct err *e)
 {
-	cleanup(free_ptr) char *path = text_fmt("%s/manifest.json", p->out);
-	cleanup(free_ptr) char *text = NULL;
 	json_t *pk = json_array();
 	int r;
 
@@ -396,12 +418,7 @@ static int write_manifest(struct pull *p, json_t *m, struct err *e)
 	}
 	r = add_files(m, p->out, e);
 	json_object_set_new(m, "packages", pk);
-	text = json_dumps(m, JSON_INDENT(1));
-	if (r)
-		return r;
-	if (!path || !text)
-		return err_set(e, -ENOMEM, "out of memory");
-	return file_write(path, text, strlen(text), 0444, true, e);
+	return r ?: pull_save_manifest(p->out, m, e);
 }
 
 static json_t *new_manifest(const struct pull *p)
@@ -521,10 +538,15 @@ static int pull_locked(struct pull *p, enum image_pulled *how, struct err *e)
 	*how = IMAGE_FROM_CACHE;
 	if (p->o->force || access(manifest, F_OK)) {
 		*how = IMAGE_BUILT;
-		r = fetch_debs(p, e) ?: build(p, built, e);
+		r = strcmp(p->name, "debian:mini") ? recipe_debian_check(p, e) : 0;
+		r = r ?: fetch_debs(p, e) ?: build(p, built, e);
 	}
 	if (!r)
-		r = pull_step(p, "publish", 0, 0, e) ?: store_publish(p->dirs, p->name, built, e);
+		r = pull_step(p, "publish", 0, 0, e);
+	if (!r && p->o->root_password)
+		r = recipe_password(p, built, e) ?: store_publish(p->dirs, p->name, p->out, e);
+	else if (!r)
+		r = store_publish(p->dirs, p->name, built, e);
 	if (!r)
 		drop_old(p);
 	return r;

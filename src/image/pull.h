@@ -4,11 +4,11 @@
 #ifndef LODGE_IMAGE_PULL_H
 #define LODGE_IMAGE_PULL_H
 
-#include "image/aptsrc.h"
-#include "image/fetch.h"
+#include "image/apt/aptsrc.h"
+#include "image/apt/fetch.h"
 #include "image/image.h"
 #include "image/kernel.h"
-#include "image/pkgindex.h"
+#include "image/apt/pkgindex.h"
 
 struct pull {
 	const struct image_dirs *dirs;
@@ -39,8 +39,22 @@ int pull_busybox(const struct pull *p, struct buf *out, struct err *e);
 int pull_step(
 	const struct pull *p, const char *stage, uint64_t done, uint64_t total, struct err *e);
 
+/*
+ * Fetches and verifies a suite's InRelease and its package index; *xz becomes the index' path in the cache.
+ * Success means that the mirror serves the suite whole.
+ */
+int pull_index(struct pull *p, const char *uri, const char *suite, char **xz, struct err *e);
+
+/* Writes dir/manifest.json. */
+int pull_save_manifest(const char *dir, const json_t *m, struct err *e);
+
+/* Copies the finished image `built` to p->out and sets root's password in the copy. */
+int recipe_password(struct pull *p, const char *built, struct err *e);
+
 /* The two recipes: fill p->out and add their part to the manifest. */
 int recipe_mini(struct pull *p, json_t *manifest, struct err *e);
+/* Whether the programs are there that the full image needs. */
+int recipe_debian_check(const struct pull *p, struct err *e);
 int recipe_debian(struct pull *p, json_t *manifest, struct err *e);
 
 /* What the full image installs beside Essential, required and important packages. */

@@ -1,3 +1,4 @@
+#include <crypt.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -73,31 +74,54 @@ static int unpack_all(struct pull *p, struct rootfs *r, struct err *e)
 	return rc ?: rootfs_write_db(r, e);
 }
 
-static int write_sources(struct pull *p, struct rootfs *r, struct err *e)
+/*
+ * Updates and security archives are asked for first: one that the mirror does not serve whole would make each
+ * `apt-get update` in the guest fail. It is then written switched off, and the manifest says so.
+ */
+static int add_source(struct pull *p, struct buf *b, const char *uri, const char *suite,
+	const char *key, bool probe, json_t *notes, struct err *e)
 {
-	static const char *const key = "/usr/share/keyrings/debian-archive-keyring";
-	const char *ext = rootfs_has(r, "usr/share/keyrings/debian-archive-keyring.gpg") ? "gpg"
-											 : "pgp";
+	cleanup(free_ptr) char *xz = NULL;
+	struct err why = {0};
+	int rc = probe ? pull_index(p, uri, suite, &xz, &why) : 0;
+
+	if (rc == -ECANCELED) {
+		*e = why;
+		return rc;
+	}
+	if (rc)
+		json_array_append_new(notes,
+			json_sprintf(
+				"%s is switched off in apt's sources, because the mirror does not "
+				"serve it whole: %s",
+				suite, err_msg(&why)));
+	buf_fmt(b, "%s%sTypes: deb\nURIs: %s\nSuites: %s\nComponents: main\nSigned-By: %s\n%s",
+		b->n ? "\n" : "", rc ? "# The mirror did not serve this suite whole.\n" : "", uri,
+		suite, key, rc ? "Enabled: no\n" : "");
+	return 0;
+}
+
+static int write_sources(struct pull *p, struct rootfs *r, json_t *notes, struct err *e)
+{
+	static const char *const keys[] = {"/usr/share/keyrings/debian-archive-keyring.gpg",
+		"/usr/share/keyrings/debian-archive-keyring.pgp"};
+	const char *key = keys[rootfs_has(r, keys[0] + 1) ? 0 : 1];
 	cleanup(buf_free) struct buf b = {0};
+	int rc;
 
 	/* A directory of the host means nothing inside the guest. */
 	if (!strncmp(p->mirror.uri, "file:", 5))
 		return rootfs_put(r, "etc/apt/sources.list", 0644,
 			"# This image was made from files of its host: name a mirror here.\n", e);
-	buf_fmt(&b,
-		"Types: deb\nURIs: %s\nSuites: trixie trixie-updates\nComponents: main\n"
-		"Signed-By: %s.%s\n",
-		p->mirror.uri, key, ext);
-	if (p->mirror.security)
-		buf_fmt(&b,
-			"\nTypes: deb\nURIs: %s\nSuites: trixie-security\nComponents: main\n"
-			"Signed-By: %s.%s\n",
-			p->mirror.security, key, ext);
-	return buf_err(&b, e)
-		       ?: rootfs_put(r, "etc/apt/sources.list.d/debian.sources", 0644, b.p, e);
+	rc = add_source(p, &b, p->mirror.uri, "trixie", key, false, notes, e);
+	if (!rc)
+		rc = add_source(p, &b, p->mirror.uri, "trixie-updates", key, true, notes, e);
+	if (!rc && p->mirror.security)
+		rc = add_source(p, &b, p->mirror.security, "trixie-security", key, true, notes, e);
+	return rc ?: buf_err(&b, e) ?: rootfs_put(r, "etc/apt/sources.list.d/debian.sources", 0644, b.p, e);
 }
 
-static int write_config(struct pull *p, struct rootfs *r, struct err *e)
+static int write_config(struct pull *p, struct rootfs *r, json_t *notes, struct err *e)
 {
 	static const struct {
 		const char *path, *text;
@@ -136,7 +160,7 @@ static int write_config(struct pull *p, struct rootfs *r, struct err *e)
 		rc = rootfs_put(r, files[i].path, files[i].mode, files[i].text, e);
 	for (size_t i = 0; !rc && i < ARRAY_SIZE(links); i++)
 		rc = rootfs_link(r, links[i].path, links[i].to, e);
-	return rc ?: write_sources(p, r, e);
+	return rc ?: write_sources(p, r, notes, e);
 }
 
 /* depmod on the host: in an interpreted guest it would read 3,900 packed modules for minutes. */
@@ -175,7 +199,7 @@ static int make_boot(struct pull *p, struct rootfs *r, const char *initrd, struc
 	return rc ?: copy_file_into(r, initrd, in_boot, e);
 }
 
-static int check_tools(struct err *e)
+int recipe_debian_check(const struct pull *p, struct err *e)
 {
 	static const char *const tools[][2] = {{"mke2fs", "e2fsprogs"}, {"debugfs", "e2fsprogs"},
 		{"e2fsck", "e2fsprogs"}, {"depmod", "kmod"}};
@@ -187,7 +211,7 @@ static int check_tools(struct err *e)
 			return err_set(e, -ENOENT, "the program %s is missing: apt-get install %s",
 				tools[i][0], tools[i][1]);
 	}
-	return 0;
+	return stage2_check(p, e);
 }
 
 static void describe(json_t *m, uint64_t size)
@@ -211,13 +235,16 @@ int recipe_debian(struct pull *p, json_t *manifest, struct err *e)
 	cleanup(free_ptr) char *disk = text_fmt("%s/disk.raw", p->out);
 	cleanup(free_ptr) char *initrd = text_fmt("%s/initrd", p->out);
 	uint64_t size = p->o->disk_size ?: DISK_SIZE;
+	json_t *notes = json_array();
 	int rc;
+
+	json_object_set_new(manifest, "notes", notes);
 
 	if (!dir || !disk || !initrd)
 		return err_set(e, -ENOMEM, "out of memory");
 	if (size < GiB || size % 4096)
 		return err_set(e, -EINVAL, "--size: at least 1G and a multiple of 4K");
-	rc = check_tools(e) ?: rootfs_open(&r, dir, e) ?: unpack_all(p, &r, e) ?: write_config(p, &r, e);
+	rc = rootfs_open(&r, dir, e) ?: unpack_all(p, &r, e) ?: write_config(p, &r, notes, e);
 	if (!rc)
 		rc = make_boot(p, &r, initrd, e) ?: run_depmod(p, &r, e) ?: offline_configure(p, &r, e);
 	if (!rc)
@@ -227,5 +254,77 @@ int recipe_debian(struct pull *p, json_t *manifest, struct err *e)
 	if (!rc)
 		rc = ext4_check(disk, e);
 	describe(manifest, size);
+	return rc;
+}
+
+/* The shadow file with root's field replaced. */
+static int new_shadow(
+	const char *disk, const char *work, const char *password, struct buf *out, struct err *e)
+{
+	cleanup(buf_free) struct buf old = {0};
+	cleanup(free_ptr) struct crypt_data *cd = calloc(1, sizeof(*cd));
+	cleanup(free_ptr) char *salt = crypt_gensalt_ra("$6$", 0, NULL, 0);
+	const char *hash, *line, *end;
+	int rc = ext4_read(disk, "etc/shadow", work, &old, e);
+
+	if (rc)
+		return rc;
+	hash = cd && salt ? crypt_r(password, salt, cd) : NULL;
+	if (!hash || hash[0] == '*')
+		return err_set(e, -EINVAL, "the root password cannot be hashed");
+	line = !strncmp(old.p, "root:", 5) ? old.p : strstr(old.p, "\nroot:");
+	line += line && *line == '\n';
+	end = line ? strchr(line + 5, ':') : NULL;
+	if (!end)
+		return err_set(e, -EINVAL, "the image's /etc/shadow has no root");
+	buf_add(out, old.p, (size_t)(line - old.p));
+	buf_fmt(out, "root:%s%s", hash, end);
+	return buf_err(out, e);
+}
+
+static int set_password(struct pull *p, const char *disk, struct err *e)
+{
+	cleanup(buf_free) struct buf shadow = {0}, cmds = {0};
+	cleanup(free_ptr) char *file = text_fmt("%s/shadow", p->work);
+	int rc;
+
+	if (!file)
+		return err_set(e, -ENOMEM, "out of memory");
+	rc = new_shadow(disk, p->work, p->o->root_password, &shadow, e)
+		     ?: file_write(file, shadow.p, shadow.n, 0600, false, e);
+	if (rc)
+		return rc;
+	buf_fmt(&cmds,
+		"rm /etc/shadow\nwrite \"%s\" /etc/shadow\nsif /etc/shadow mode 0100640\n"
+		"sif /etc/shadow uid 0\nsif /etc/shadow gid 42\n",
+		file);
+	return buf_err(&cmds, e) ?: ext4_edit(disk, &cmds, p->work, e);
+}
+
+int recipe_password(struct pull *p, const char *built, struct err *e)
+{
+	static const char *const files[] = {"vmlinux", "initrd", "disk.raw"};
+	cleanup(free_ptr) char *disk = text_fmt("%s/disk.raw", p->out);
+	json_t *m = manifest_read(built, e);
+	int rc = m && disk ? dir_remove(p->out, e) ?: dir_make(p->out, 0755, e) : -EINVAL;
+
+	for (size_t i = 0; !rc && i < ARRAY_SIZE(files); i++) {
+		cleanup(free_ptr) char *from = text_fmt("%s/%s", built, files[i]);
+		cleanup(free_ptr) char *to = text_fmt("%s/%s", p->out, files[i]);
+
+		rc = from && to ? file_copy(from, to, 0644, e)
+				: err_set(e, -ENOMEM, "out of memory");
+	}
+	if (!rc)
+		rc = set_password(p, disk, e);
+	if (!rc) {
+		chmod(disk, 0400);
+		json_object_set_new(m, "root_password", json_true());
+		json_object_set_new(m, "login",
+			json_string("root with the password given to "
+				    "image pull, on the console (ttyS0, hvc0)"));
+		rc = pull_save_manifest(p->out, m, e);
+	}
+	json_decref(m);
 	return rc;
 }

@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "base/util.h"
-#include "image/deb.h"
+#include "image/apt/deb.h"
 
 #define FILE_MAX (512 * MiB)
 

@@ -15,7 +15,7 @@
 
 #include <sys/types.h>
 
-#include "image/pkgindex.h"
+#include "image/apt/pkgindex.h"
 #include "image/text.h"
 
 struct meta { /* of one path; "" is the root */

@@ -55,6 +55,17 @@ static char *find_machine(void)
 	return run_find("lodge-vm");
 }
 
+int stage2_check(const struct pull *p, struct err *e)
+{
+	cleanup(free_ptr) char *machine = p->o->machine ? run_find(p->o->machine) : find_machine();
+
+	if (p->o->boot || machine)
+		return 0;
+	return err_set(e, -ENOENT,
+		"the program %s is missing: it boots the image once to configure its packages%s",
+		p->o->machine ?: "lodge-vm", p->o->machine ? "" : "; name one with --machine");
+}
+
 struct console {
 	struct pull *p;
 	int log;
@@ -83,7 +94,7 @@ static int keep_log(struct pull *p, const char *log, struct console *c, struct e
 
 	if (!to || rename(log, to))
 		return -EIO;
-	if (e && e->code != -ECANCELED)
+	if (e && e->code != -ECANCELED && c->last[0])
 		snprintf(e->msg + n, sizeof(e->msg) - n, " (last line: \"%s\"; all of it: %s)",
 			c->last, to);
 	return e ? e->code : -EIO;
@@ -122,9 +133,7 @@ int stage2_run(struct pull *p, const char *disk, size_t packages, struct err *e)
 	if (!kernel || !initrd || !log)
 		return err_set(e, -ENOMEM, "out of memory");
 	if (!p->o->boot && !machine)
-		return err_set(e, -ENOENT,
-			"the program lodge-vm is missing: it configures the packages "
-			"of the image; name one with --machine");
+		return stage2_check(p, e);
 	c.log = fd = open(log, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return err_sys(e, -errno, "create %s", log);

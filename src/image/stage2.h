@@ -6,6 +6,9 @@
 
 #include "image/pull.h"
 
+/* Whether there is a machine to boot with: asked before anything is fetched. */
+int stage2_check(const struct pull *p, struct err *e);
+
 /* Boots the disk with p->out's kernel and initrd; `packages` are waiting. The console goes to <work>/stage2.log. */
 int stage2_run(struct pull *p, const char *disk, size_t packages, struct err *e);
 

@@ -3,9 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "image/aptsrc.h"
-#include "image/deb822.h"
-#include "image/pkgindex.h"
+#include "image/apt/aptsrc.h"
+#include "image/apt/deb822.h"
+#include "image/apt/pkgindex.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

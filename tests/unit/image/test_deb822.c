@@ -11,9 +11,9 @@
 #include <cmocka.h>
 
 #include "base/util.h"
-#include "image/aptsrc.h"
-#include "image/deb822.h"
-#include "image/pkgindex.h"
+#include "image/apt/aptsrc.h"
+#include "image/apt/deb822.h"
+#include "image/apt/pkgindex.h"
 
 static void paragraphs_and_continuations(void **state)
 {

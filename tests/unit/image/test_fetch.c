@@ -14,9 +14,9 @@
 #include <cmocka.h>
 
 #include "base/util.h"
-#include "image/fetch.h"
+#include "image/apt/fetch.h"
 #include "image/text.h"
-#include "image/verify.h"
+#include "image/apt/verify.h"
 
 #define SIZE 300000
 
@@ -113,6 +113,24 @@ static void goes_on_where_it_was(void **state)
 	assert_false(there(p, "dst.part"));
 	assert_int_equal(fetch_all(&it, 1, 4, NULL, &e), 0);
 	free(half);
+	drop(&it);
+}
+
+/* Stopped between the last byte and the rename: nothing is fetched again, and a bad one is not believed. */
+static void a_whole_part_is_checked_and_taken(void **state)
+{
+	struct place *p = *state;
+	struct fetch_item it = item_of(p, "file:///nonexistent/x");
+	struct err e = {0};
+
+	put_part(p, p->data, SIZE);
+	assert_int_equal(fetch_all(&it, 1, 4, NULL, &e), 0);
+	assert_true(there(p, "dst"));
+	unlink(it.path);
+	p->data[5]++;
+	put_part(p, p->data, SIZE);
+	assert_int_equal(fetch_all(&it, 1, 4, NULL, &e), -ENOENT);
+	assert_false(there(p, "dst"));
 	drop(&it);
 }
 
@@ -273,6 +291,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		CASE(fetches_and_publishes),
 		CASE(goes_on_where_it_was),
+		CASE(a_whole_part_is_checked_and_taken),
 		CASE(wrong_digest_deletes_the_file),
 		CASE(wrong_length_is_refused),
 		CASE(what_is_missing_and_no_network),

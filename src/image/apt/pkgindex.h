@@ -10,12 +10,12 @@
  * satisfy or what would conflict. Debian's own base system is built to be resolvable like this
  * (debootstrap does less). Source: Debian Policy 7.
  */
-#ifndef LODGE_IMAGE_PKGINDEX_H
-#define LODGE_IMAGE_PKGINDEX_H
+#ifndef LODGE_IMAGE_APT_PKGINDEX_H
+#define LODGE_IMAGE_APT_PKGINDEX_H
 
 #include <stdint.h>
 
-#include "image/deb822.h"
+#include "image/apt/deb822.h"
 #include "image/text.h"
 
 struct pkg {

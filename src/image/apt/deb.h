@@ -5,8 +5,8 @@
  * reads both levels; the members are streamed, never stored. The file's digest was checked
  * before, yet names and sizes in it are still not trusted.
  */
-#ifndef LODGE_IMAGE_DEB_H
-#define LODGE_IMAGE_DEB_H
+#ifndef LODGE_IMAGE_APT_DEB_H
+#define LODGE_IMAGE_APT_DEB_H
 
 #include <archive.h>
 #include <archive_entry.h>

@@ -1,4 +1,4 @@
-#include "image/aptsrc.h"
+#include "image/apt/aptsrc.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -6,7 +6,7 @@
 #include <stdlib.h>
 
 #include "base/util.h"
-#include "image/deb822.h"
+#include "image/apt/deb822.h"
 
 /* One parsed entry, whatever its format. */
 struct entry {

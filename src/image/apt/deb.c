@@ -1,4 +1,4 @@
-#include "image/deb.h"
+#include "image/apt/deb.h"
 
 #include <errno.h>
 #include <stdio.h>

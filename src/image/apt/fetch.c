@@ -1,4 +1,4 @@
-#include "image/fetch.h"
+#include "image/apt/fetch.h"
 
 #include <curl/curl.h>
 #include <errno.h>
@@ -280,6 +280,19 @@ static int on_done(struct fetcher *f, struct xfer *x, CURLcode c, struct err *e)
 	return 0;
 }
 
+/* A .part that is whole was left by somebody who was stopped between the last byte and the rename. */
+static bool finish_whole_part(const struct fetch_item *it)
+{
+	struct xfer x = {
+		.it = it, .fd = -1, .part = text_fmt("%s.part", it->path), .have = it->size};
+	struct stat st;
+	bool done = x.part && it->size && it->sha256[0] && !stat(x.part, &st) &&
+		    (uint64_t)st.st_size == it->size && !xfer_finish(&x, NULL);
+
+	free(x.part);
+	return done;
+}
+
 static int start_more(struct fetcher *f, struct err *e)
 {
 	int r = 0;
@@ -289,8 +302,8 @@ static int start_more(struct fetcher *f, struct err *e)
 			const struct fetch_item *it = &f->v[f->next++];
 			struct stat st;
 
-			if (!stat(it->path, &st)) {
-				f->done += (uint64_t)st.st_size;
+			if (!stat(it->path, &st) || finish_whole_part(it)) {
+				f->done += it->size;
 				continue;
 			}
 			r = xfer_start(f, &f->x[i], it, e);

@@ -9,8 +9,8 @@
  *
  * Source: sources.list(5).
  */
-#ifndef LODGE_IMAGE_APTSRC_H
-#define LODGE_IMAGE_APTSRC_H
+#ifndef LODGE_IMAGE_APT_APTSRC_H
+#define LODGE_IMAGE_APT_APTSRC_H
 
 #include "base/err.h"
 #include "image/text.h"

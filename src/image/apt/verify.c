@@ -1,4 +1,4 @@
-#include "image/verify.h"
+#include "image/apt/verify.h"
 
 #include <ctype.h>
 #include <dirent.h>
@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "base/util.h"
-#include "image/deb822.h"
+#include "image/apt/deb822.h"
 #include "image/run.h"
 
 /* The base64 body of an armoured key file (RFC 4880 section 6.2), which gpgv itself does not read. */

@@ -2,8 +2,8 @@
  * verify.h: trust. A signed InRelease file names the digests of the indexes, an index names the
  * digests of the packages; the signature is checked by gpgv with the keys that apt trusts.
  */
-#ifndef LODGE_IMAGE_VERIFY_H
-#define LODGE_IMAGE_VERIFY_H
+#ifndef LODGE_IMAGE_APT_VERIFY_H
+#define LODGE_IMAGE_APT_VERIFY_H
 
 #include "image/text.h"
 

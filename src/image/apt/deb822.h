@@ -8,8 +8,8 @@
  *
  * Sources: deb822(5); Debian Policy 4.7 sections 5.1 (syntax), 5.6.12 (versions), 7.1 (relations).
  */
-#ifndef LODGE_IMAGE_DEB822_H
-#define LODGE_IMAGE_DEB822_H
+#ifndef LODGE_IMAGE_APT_DEB822_H
+#define LODGE_IMAGE_APT_DEB822_H
 
 #include "image/text.h"
 

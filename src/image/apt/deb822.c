@@ -1,4 +1,4 @@
-#include "image/deb822.h"
+#include "image/apt/deb822.h"
 
 #include <ctype.h>
 #include <errno.h>

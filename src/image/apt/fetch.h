@@ -7,8 +7,8 @@
  *
  * Transport is libcurl: http, https, file. Proxies by the usual environment variables.
  */
-#ifndef LODGE_IMAGE_FETCH_H
-#define LODGE_IMAGE_FETCH_H
+#ifndef LODGE_IMAGE_APT_FETCH_H
+#define LODGE_IMAGE_APT_FETCH_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,4 +1,4 @@
-#include "image/pkgindex.h"
+#include "image/apt/pkgindex.h"
 
 #include <errno.h>
 #include <stdlib.h>
