@@ -272,6 +272,8 @@ static int run_show(void *opts, const struct args *a)
 	cleanup(json_drop) json_t *m = NULL;
 	struct err e = {0};
 	const json_t *disk;
+	json_t *note;
+	size_t i;
 
 	if (image_dirs_default(&d, &e))
 		return fail(&e);
@@ -296,6 +298,8 @@ static int run_show(void *opts, const struct args *a)
 		(uint64_t)((uint64_t)json_integer_value(json_object_get(m, "memory")) / MiB));
 	printf("packages   %zu\n", json_array_size(json_object_get(m, "packages")));
 	printf("login      %s\n", str(m, "login"));
+	json_array_foreach(json_object_get(m, "notes"), i, note)
+		printf("note       %s\n", json_string_value(note));
 	return EXIT_DONE;
 }
 
