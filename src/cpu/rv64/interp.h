@@ -46,22 +46,6 @@ static inline uint64_t sext32(uint64_t v)
 	return (uint64_t)(int64_t)(int32_t)v;
 }
 
-/* May blocks go on, or does the run loop have something to do? */
-static inline bool chain_ok(struct hart *h)
-{
-	return RV64_CHAIN && !atomic_load_explicit(&h->poll, memory_order_relaxed) &&
-	       h->instret < h->instret_stop;
-}
-
-/* A block's last op has set pc: goes straight on where a link is right. `twin` looks for the block, or returns to the run loop. */
-#define GO(link, twin) \
-	do { \
-		struct rv64_block *go_b = (link); \
-		if (likely(rv64_block_is(go_b, h, h->pc) && chain_ok(h))) \
-			TAIL go_b->ops[0].fn(h, go_b->ops); \
-		TAIL twin(h, op); \
-	} while (0)
-
 static inline void *tlb_read(struct hart *h, uint64_t va, unsigned size, bool *hit)
 {
 	const struct tlb_entry *t = &h->cur->r[(va >> PAGE_SHIFT) & (TLB_SIZE - 1)];
