@@ -173,6 +173,24 @@ int image_header_parse(
 	return 0;
 }
 
+/*
+ * How long a kernel with an EFI stub must be, from its PE section table (PE/COFF specification, sections 3 and 4); 0 where it does not say.
+ * The Image header cannot tell a file that was cut short from one with much zeroed data.
+ */
+static uint64_t pe_length(const uint8_t *head, size_t len)
+{
+	uint64_t pe = get_le32(head + 0x3c), at, need = 0;
+	unsigned sections;
+
+	if (head[0] != 'M' || head[1] != 'Z' || pe + 24 > len || memcmp(head + pe, "PE\0", 4))
+		return 0;
+	sections = get_le16(head + pe + 6);
+	at = pe + 24 + get_le16(head + pe + 20);
+	for (; sections && at + 40 <= len; sections--, at += 40)
+		need = MAX(need, (uint64_t)get_le32(head + at + 16) + get_le32(head + at + 20));
+	return need;
+}
+
 static int image_load(struct space *s, const struct boot_file *f, const struct loader_place *p,
 	struct loaded *out, struct err *e)
 {
@@ -190,6 +208,10 @@ static int image_load(struct space *s, const struct boot_file *f, const struct l
 		rc = image_header_parse(f->path, head, n, &h, e);
 	if (rc)
 		return rc;
+	if (pe_length(head, n) > f->size)
+		return err_set(e, -EINVAL,
+			"kernel %s: cut short, %llu of %llu bytes; copy it again", f->path,
+			(unsigned long long)f->size, (unsigned long long)pe_length(head, n));
 	/* Offset 0 is an image for M-mode; nothing may lie on firmware. */
 	out->start = p->ram + h.text_offset < p->kernel ? p->kernel : p->ram + h.text_offset;
 	room = out->start < p->ram_end ? p->ram_end - out->start : 0;

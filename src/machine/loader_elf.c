@@ -19,6 +19,7 @@
 #define EM_RISCV 243
 #endif
 #define MAX_SEGMENTS 64
+#define HEADER_PAGE_MAX (64 * KiB)
 
 static const char *machine_name(unsigned m)
 {
@@ -80,8 +81,26 @@ static int header_read(
 	return 0;
 }
 
-static int segment_read(const struct boot_file *f, const struct header *h, unsigned i,
-	Elf64_Phdr *out, struct err *e)
+/*
+ * Linkers like to put the ELF header and what pads it to a page into the first segment, in front of the text. Where the text is linked
+ * to the start of RAM that page lies before it. A bare program does not look at it: leave it out.
+ */
+static void skip_headers(const struct loader_place *p, Elf64_Phdr *s)
+{
+	uint64_t skip = p->ram - s->p_paddr;
+
+	if (s->p_type != PT_LOAD || s->p_offset || s->p_paddr >= p->ram || skip > HEADER_PAGE_MAX ||
+		skip > s->p_filesz || skip > s->p_memsz)
+		return;
+	s->p_offset += skip;
+	s->p_vaddr += skip;
+	s->p_paddr += skip;
+	s->p_filesz -= skip;
+	s->p_memsz -= skip;
+}
+
+static int segment_read(const struct boot_file *f, const struct loader_place *p,
+	const struct header *h, unsigned i, Elf64_Phdr *out, struct err *e)
 {
 	Elf64_Phdr ph = {0};
 
@@ -95,6 +114,7 @@ static int segment_read(const struct boot_file *f, const struct header *h, unsig
 		.p_paddr = le64toh(ph.p_paddr) + h->bias,
 		.p_filesz = le64toh(ph.p_filesz),
 		.p_memsz = le64toh(ph.p_memsz)};
+	skip_headers(p, out);
 	return 0;
 }
 
@@ -139,7 +159,7 @@ static int segments(struct space *s, const struct boot_file *f, const struct loa
 	int rc;
 
 	for (unsigned i = 0; i < h->phnum; i++) {
-		rc = segment_read(f, h, i, &ph, e);
+		rc = segment_read(f, p, h, i, &ph, e);
 		if (rc)
 			return rc;
 		if (ph.p_type != PT_LOAD || !ph.p_memsz)

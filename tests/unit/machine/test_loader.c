@@ -168,6 +168,26 @@ static void images_that_lie_are_refused(void **state)
 	assert_int_equal(peek(RAM + 0x200000), 0);
 }
 
+static void a_stubbed_image_that_was_cut_is_noticed(void **state)
+{
+	uint8_t *pe = rig.image + 0x40, *section = pe + 24 + 16;
+
+	memcpy(rig.image, "MZ", 2);
+	put_le32(rig.image + 0x3c, 0x40);
+	memcpy(pe, "PE\0", 4);
+	put_le16(pe + 6, 1);
+	put_le16(pe + 20, 16);
+	put_le32(section + 16, 0x1000);
+	put_le32(section + 20, 0x1000);
+	assert_int_equal(load(rig.image, sizeof(rig.image), false), 0);
+	refuse(rig.image, sizeof(rig.image) - 1, false, "cut short");
+	put_le16(pe + 6, 0xffff);
+	put_le16(pe + 20, 0xffff);
+	assert_int_equal(load(rig.image, sizeof(rig.image), false), 0);
+	put_le32(rig.image + 0x3c, UINT32_MAX);
+	assert_int_equal(load(rig.image, sizeof(rig.image), false), 0);
+}
+
 static void other_kernels_are_named(void **state)
 {
 	static const struct {
@@ -244,6 +264,16 @@ static void elf_segments_land_and_bss_is_zero(void **state)
 	eh()->e_entry = 0xffffffff80000010;
 	assert_int_equal(load(rig.elf, sizeof(rig.elf), false), 0);
 	assert_true(rig.out.entry == RAM + 0x10);
+	/* the linker has put the headers into a page before RAM */
+	elf_reset();
+	ph(0)->p_offset = 0;
+	ph(0)->p_vaddr = ph(0)->p_paddr = RAM - 1024;
+	ph(0)->p_filesz = ph(0)->p_memsz = 1024 + 512;
+	assert_int_equal(load(rig.elf, sizeof(rig.elf), true), 0);
+	assert_true(rig.out.start == RAM && rig.out.entry == RAM + 4);
+	assert_int_equal(peek(RAM), 0xcd);
+	ph(0)->p_offset = 8;
+	assert_true(load(rig.elf, sizeof(rig.elf), true) < 0);
 	/* position-independent, linked at 0 */
 	elf_reset();
 	eh()->e_type = ET_DYN;
@@ -308,6 +338,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(image_goes_where_it_says),
 		T(images_that_lie_are_refused),
+		T(a_stubbed_image_that_was_cut_is_noticed),
 		T(other_kernels_are_named),
 		T(gzip_is_unpacked_and_bounded),
 		T(elf_segments_land_and_bss_is_zero),
