@@ -250,10 +250,12 @@ static int choose(struct pull *p, struct err *e)
 
 static bool hex_digest(struct slice s)
 {
+	if (s.n != 64)
+		return false;
 	for (size_t i = 0; i < s.n; i++)
-		if (!strchr("0123456789abcdef", s.p[i]))
+		if (!s.p[i] || !strchr("0123456789abcdef", s.p[i]))
 			return false;
-	return s.n == 64;
+	return true;
 }
 
 /* What the image is made from: everything that changes its content, but the root password. */
@@ -285,7 +287,9 @@ static int make_key(struct pull *p, struct err *e)
 
 static bool path_ok(struct slice s)
 {
-	return s.n && s.p[0] != '/' && !memmem(s.p, s.n, "..", 2) && !memchr(s.p, '\n', s.n);
+	if (!s.p || !s.n || s.p[0] == '/')
+		return false;
+	return !memmem(s.p, s.n, "..", 2) && !memchr(s.p, '\n', s.n);
 }
 
 static int add_item(struct pull *p, struct fetch_item *it, const struct pkg *k, struct err *e)

@@ -81,7 +81,9 @@ static int on_line(void *ctx, const char *line)
 	if (*line) {
 		if (write(c->log, line, strlen(line)) < 0 || write(c->log, &nl, 1) < 0)
 			c->log = c->log; /* the log is a help, not a need */
-		snprintf(c->last, sizeof(c->last), "%s", line);
+		/* What the guest's own scripts say explains more than what comes after it. */
+		if (strncmp(c->last, "lodge: ", 7) || !strncmp(line, "lodge: ", 7))
+			snprintf(c->last, sizeof(c->last), "%s", line);
 	}
 	c->done += !strncmp(line, "Setting up ", 11);
 	return pull_step(c->p, "configure", MIN(c->done, c->total), c->total, NULL);
@@ -95,7 +97,7 @@ static int keep_log(struct pull *p, const char *log, struct console *c, struct e
 	if (!to || rename(log, to))
 		return -EIO;
 	if (e && e->code != -ECANCELED && c->last[0])
-		snprintf(e->msg + n, sizeof(e->msg) - n, " (last line: \"%s\"; all of it: %s)",
+		snprintf(e->msg + n, sizeof(e->msg) - n, " (the guest said \"%s\"; all of it: %s)",
 			c->last, to);
 	return e ? e->code : -EIO;
 }
