@@ -309,6 +309,15 @@ int space_span(struct space *s, gpa_t a, uint64_t len, enum mem_access acc, stru
 	return 0;
 }
 
+void space_announce(struct space *s, gpa_t a, uint64_t len)
+{
+	if (!atomic_load_explicit(&s->ntrackers, memory_order_acquire))
+		return;
+	for (uint64_t off = 0, n; off < len; off += n)
+		if (!piece(s, gpa(a.v + off), len - off, MEM_WRITE, &n))
+			return;
+}
+
 int space_page(
 	struct space *s, unsigned view_tag, gpa_t a, enum mem_access acc, struct space_page *out)
 {

@@ -75,6 +75,9 @@ int space_store64(struct space *s, gpa_t a, uint64_t v);
 int space_span(struct space *s, gpa_t a, uint64_t len, enum mem_access acc, struct iovec *iov,
 	unsigned *n, unsigned max);
 
+/* [a, a+len) is about to be, or has just been, written through a pointer of space_span(): tells the trackers. */
+void space_announce(struct space *s, gpa_t a, uint64_t len);
+
 /* What an engine needs to fill a TLB entry for one 4 KiB page. */
 struct space_page {
 	void *host; /* start of the page */
