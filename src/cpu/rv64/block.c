@@ -39,8 +39,9 @@ int rv64_icache_create(struct rv64_icache **out, uint64_t exts, struct err *e)
 			BLOCK_ARENA >> 20);
 	}
 	ic->none.va = 1; /* no pc is odd */
-	for (unsigned i = 0; i < ARRAY_SIZE(ic->gens); i++)
-		ic->gens[i] = ++ic->last_gen;
+	for (unsigned i = 1; i < BLOCK_SPACES; i++)
+		ic->spaces[i].key = UINT64_MAX; /* no satp: its mode would be reserved */
+	ic->super_lo = UINT64_MAX;
 	ic->epoch = 1;
 	rv64_decoder_init(&ic->decoder, exts);
 	drop_all(ic);
@@ -56,19 +57,55 @@ void rv64_icache_destroy(struct rv64_icache *ic)
 	free(ic);
 }
 
+/* Numbers are given when they are first wanted and never again: 64 bits do not run out. */
+static void choose_gen(struct hart *h)
+{
+	struct rv64_icache *ic = h->ic;
+	uint64_t *gen = ic->mode == PRIV_U ? &ic->spaces[ic->space].gen : &ic->gens[ic->mode];
+
+	if (!*gen)
+		*gen = ++ic->last_gen;
+	h->code_gen = *gen;
+}
+
 void rv64_code_mode(struct hart *h, unsigned mode)
 {
 	h->ic->mode = mode;
-	h->code_gen = h->ic->gens[mode];
+	choose_gen(h);
+}
+
+void rv64_code_space(struct hart *h, uint64_t key)
+{
+	struct rv64_icache *ic = h->ic;
+	unsigned i = 0;
+
+	while (i < BLOCK_SPACES && ic->spaces[i].key != key)
+		i++;
+	if (i == BLOCK_SPACES) {
+		/* Replaces the one after the current: the oldest, when they are used in turn. */
+		i = (ic->space + 1) % BLOCK_SPACES;
+		ic->spaces[i] = (struct code_space){.key = key};
+	}
+	ic->space = i;
+	if (ic->s_local) {
+		ic->gens[PRIV_S] = 0;
+		ic->s_local = false;
+	}
+	choose_gen(h);
 }
 
 void rv64_code_flush(struct hart *h)
 {
 	struct rv64_icache *ic = h->ic;
 
-	for (unsigned i = 0; i < ARRAY_SIZE(ic->gens); i++)
-		ic->gens[i] = ++ic->last_gen;
-	h->code_gen = ic->gens[ic->mode];
+	for (unsigned i = 0; i < BLOCK_SPACES; i++)
+		ic->spaces[i].gen = 0;
+	memset(ic->gens, 0, sizeof(ic->gens));
+	ic->s_local = false;
+	memset(ic->seen, 0, sizeof(ic->seen));
+	ic->super_lo = UINT64_MAX;
+	ic->super_hi = 0;
+	choose_gen(h);
 }
 
 void rv64_code_fence_i(struct hart *h)
@@ -236,22 +273,52 @@ struct source {
 	unsigned left; /* bytes to the end of the page */
 };
 
+static unsigned seen_slot(uint64_t va)
+{
+	uint64_t k = va >> PAGE_SHIFT;
+
+	return (unsigned)(k ^ k >> 12 ^ k >> 24) & (BLOCK_SEEN - 1);
+}
+
+static void note_page(struct rv64_icache *ic, uint64_t page, const struct code_at *at)
+{
+	unsigned i = seen_slot(page);
+
+	ic->seen[i / 64] |= 1ull << i % 64;
+	if (ic->mode == PRIV_S && !at->global)
+		ic->s_local = true;
+	if (at->span > PAGE_SIZE) {
+		ic->super_lo = MIN(ic->super_lo, page & ~(at->span - 1));
+		ic->super_hi = MAX(ic->super_hi, page | (at->span - 1));
+	}
+}
+
+void rv64_code_flush_va(struct hart *h, uint64_t va)
+{
+	const struct rv64_icache *ic = h->ic;
+	unsigned i = seen_slot(va);
+
+	if (ic->seen[i / 64] >> i % 64 & 1 || (va >= ic->super_lo && va <= ic->super_hi))
+		rv64_code_flush(h);
+}
+
 static bool fetch(struct hart *h, uint64_t va, struct source *s)
 {
-	struct code_page *p = &h->ic->pages[(va >> PAGE_SHIFT) % BLOCK_PAGES];
+	/* Spaces that use the same addresses should not meet in one slot. */
+	struct code_page *p = &h->ic->pages[((va >> PAGE_SHIFT) + h->code_gen * 17) % BLOCK_PAGES];
 	uint64_t page = va & ~PAGE_MASK, off = va & PAGE_MASK;
 
 	if (p->va != page || p->gen != h->code_gen) {
-		const void *host;
-		gpa_t at;
+		struct code_at at;
 
-		if (!mem_fetch_page(h, va, &host, &at))
+		if (!mem_fetch_page(h, va, &at))
 			return false;
+		note_page(h->ic, page, &at);
 		/* Filled after the call: a trap may have changed the generation. */
 		p->va = page;
 		p->gen = h->code_gen;
-		p->host = (const uint8_t *)host - off;
-		p->pa = at.v - off;
+		p->host = (const uint8_t *)at.host - off;
+		p->pa = at.gpa.v - off;
 	}
 	s->host = p->host + off;
 	s->pa = p->pa + off;

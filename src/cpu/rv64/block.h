@@ -13,8 +13,11 @@
  * by which jumps remember where they went, so links need no undoing.
  *
  * Invalidation:
- *   - translations change (satp, sfence.vma, PMP, unmap): rv64_code_flush() takes new generation numbers; blocks stay and are
+ *   - translations change (sfence.vma, PMP, unmap): rv64_code_flush() takes new generation numbers; blocks stay and are
  *     found again through the physical table.
+ *   - another address space (satp): rv64_code_space(). The last few spaces keep a generation for their U-mode code. S-mode
+ *     has one for all of them, as long as it runs code of global pages only, which are the same in every space; so a
+ *     switch of processes forgets neither the kernel nor the processes.
  *   - mode changes: rv64_code_mode(); each mode has a generation of its own, so that a trap and its return cost nothing.
  *   - fence.i (or another frame under the same address): rv64_code_fence_i() begins a new epoch; a block of an older epoch is
  *     compared with memory before its first use. Stores to code therefore need no watching.
@@ -34,6 +37,8 @@ struct err;
 #define BLOCK_JUMP_BITS 12
 #define BLOCK_HASH_BITS 13
 #define BLOCK_PAGES 64
+#define BLOCK_SPACES 8
+#define BLOCK_SEEN 4096
 #define BLOCK_ARENA (4ull << 20)
 
 struct rv64_block {
@@ -65,8 +70,16 @@ struct rv64_icache {
 		const uint8_t *host;
 		uint64_t pa;
 	} pages[BLOCK_PAGES];
-	struct rv64_block none; /* what empty slots point to: never matches */
-	uint64_t gens[4]; /* by mode */
+	struct code_space {
+		uint64_t key;
+		uint64_t gen; /* of U-mode; 0: not entered yet */
+	} spaces[BLOCK_SPACES];
+	unsigned space; /* the one that is current */
+	uint64_t gens[4]; /* of the other modes, for all spaces */
+	bool s_local; /* S-mode has run code from a page that is not global */
+	/* Virtual pages that code was fetched from since the last flush (a Bloom filter), and the range of superpages among them. */
+	uint64_t seen[BLOCK_SEEN / 64];
+	uint64_t super_lo, super_hi;
 	uint64_t last_gen;
 	unsigned mode;
 	uint32_t epoch;
@@ -75,6 +88,8 @@ struct rv64_icache {
 	uint64_t drops; /* times everything was dropped */
 	uint64_t decoded, checked; /* blocks; statistics */
 	struct rv64_decoder decoder;
+	struct rv64_block
+		none; /* what empty slots point to: never matches; last, because a block has no fixed size */
 };
 
 int rv64_icache_create(struct rv64_icache **out, uint64_t exts, struct err *e);
@@ -82,7 +97,13 @@ void rv64_icache_destroy(struct rv64_icache *ic);
 
 /* The hart now runs in `mode` (enum rv64_priv). */
 void rv64_code_mode(struct hart *h, unsigned mode);
+/* Code is now translated as `key` says: all of satp, so that address-space identifiers tell spaces apart as in a TLB. */
+void rv64_code_space(struct hart *h, uint64_t key);
+/* Forgets the translations of every mode and space. */
 void rv64_code_flush(struct hart *h);
+/* Of one address (a page, or the superpage that it is in). Free for addresses that no code came from: most are of data. */
+void rv64_code_flush_va(struct hart *h, uint64_t va);
+/* Also: code may have changed in memory. */
 void rv64_code_fence_i(struct hart *h);
 
 static inline unsigned rv64_jump_slot(uint64_t pc)

@@ -283,7 +283,7 @@ static void w_satp(struct hart *h, unsigned n, uint64_t v)
 	h->c.satp = v;
 	h->resv_va = UINT64_MAX;
 	mmu_flush(h);
-	rv64_code_flush(h);
+	rv64_code_space(h, v);
 }
 
 /* ---- interrupts ---- */

@@ -113,7 +113,8 @@ static void invalidate(
 {
 	struct rv64_vm *vm = container_of(l, struct rv64_vm, listener);
 
-	rv64_broadcast(vm, NULL, NULL, what == MEM_WRITE ? POLL_TLB_W : POLL_TLB_ALL);
+	rv64_broadcast(
+		vm, NULL, NULL, what == MEM_WRITE ? POLL_TLB_W : POLL_TLB_ALL | POLL_FENCE_I);
 }
 
 static int vm_create(struct cpu_vm **out, const struct cpu_vm_opts *o, struct err *e)
@@ -212,6 +213,7 @@ static void vcpu_reset(struct vcpu *v, const struct cpu_boot *boot)
 	h->poll = 0;
 	h->tlb_used = ~0u;
 	pmp_update(h);
+	rv64_code_space(h, 0);
 	rv64_code_fence_i(h);
 	h->pc = boot->pc;
 	h->x[10] = boot->arg0;

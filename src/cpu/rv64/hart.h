@@ -214,11 +214,16 @@ bool mem_load(struct hart *h, const struct rv64_op *op, uint64_t va, unsigned si
 bool mem_store(struct hart *h, const struct rv64_op *op, uint64_t va, unsigned size, uint64_t val);
 /* Host address for an aligned atomic read-modify-write; NULL: trap taken. */
 void *mem_amo(struct hart *h, const struct rv64_op *op, uint64_t va, unsigned size);
-/*
- * Translates for instruction fetch: host address and guest-physical address of `va` itself, good to the end of its
- * 4 KiB page. False: trap taken with epc h->pc and tval `va`.
- */
-bool mem_fetch_page(struct hart *h, uint64_t va, const void **host, gpa_t *out);
+/* Where code is. */
+struct code_at {
+	const void *host; /* of the address itself; good to the end of its 4 KiB page */
+	gpa_t gpa;
+	uint64_t
+		span; /* bytes that the leaf maps: more than 4 KiB, and an sfence.vma of any of them means all; 0: not translated */
+	bool global; /* the leaf, or a PTE above it, has G set */
+};
+/* Translates for instruction fetch. False: trap taken with epc h->pc and tval `va`. */
+bool mem_fetch_page(struct hart *h, uint64_t va, struct code_at *out);
 
 enum cbo_kind { CBO_INVAL, CBO_CLEAN, CBO_FLUSH, CBO_ZERO = 4 };
 bool mem_cbo(struct hart *h, const struct rv64_op *op, uint64_t va, enum cbo_kind kind);

@@ -20,6 +20,7 @@
 #define PTE_W BIT(2)
 #define PTE_X BIT(3)
 #define PTE_U BIT(4)
+#define PTE_G BIT(5)
 #define PTE_A BIT(6)
 #define PTE_D BIT(7)
 #define PTE_PBMT (3ull << 61)
@@ -33,6 +34,7 @@ enum fail { OK, FAIL_PAGE, FAIL_ACCESS };
 struct where {
 	uint64_t pa;
 	uint64_t span; /* bytes that its leaf maps; 0: no translation */
+	bool global;
 };
 
 static uint64_t fault_cause(enum fail f, unsigned acc)
@@ -121,6 +123,7 @@ static enum fail walk(
 	if ((int64_t)(va << (64 - bits)) >> (64 - bits) != (int64_t)va)
 		return FAIL_PAGE;
 	h->stats.page_walks++;
+	w->global = false;
 	for (unsigned level = levels; level-- > 0;) {
 		uint64_t slot = table + (va >> (12 + 9 * level) & 511) * 8;
 		_Atomic uint64_t *p = pte_at(h, slot, MEM_READ);
@@ -130,6 +133,7 @@ static enum fail walk(
 			return FAIL_ACCESS;
 	again:
 		pte = atomic_load_explicit(p, memory_order_acquire);
+		w->global |= !!(pte & PTE_G);
 		switch (classify(h, pte, level)) {
 		case STEP_FAULT:
 			return FAIL_PAGE;
@@ -164,6 +168,7 @@ static enum fail translate(
 	if (priv == PRIV_M || h->c.satp >> 60 == SATP_BARE) {
 		w->pa = va;
 		w->span = 0;
+		w->global = false;
 		/* 56 bits of physical address are all there can be. */
 		return va >> 56 ? FAIL_ACCESS : OK;
 	}
@@ -419,7 +424,7 @@ void *mem_amo(struct hart *h, const struct rv64_op *op, uint64_t va, unsigned si
 	return host;
 }
 
-bool mem_fetch_page(struct hart *h, uint64_t va, const void **host, gpa_t *out)
+bool mem_fetch_page(struct hart *h, uint64_t va, struct code_at *out)
 {
 	struct space_page pg;
 	struct where w;
@@ -436,8 +441,12 @@ bool mem_fetch_page(struct hart *h, uint64_t va, const void **host, gpa_t *out)
 		rv64_trap(h, h->pc, fault_cause(f, MEM_EXEC), va);
 		return false;
 	}
-	*host = (const char *)pg.host + (w.pa & PAGE_MASK);
-	*out = gpa(w.pa);
+	*out = (struct code_at){
+		.host = (const char *)pg.host + (w.pa & PAGE_MASK),
+		.gpa = gpa(w.pa),
+		.span = w.span,
+		.global = w.global,
+	};
 	return true;
 }
 

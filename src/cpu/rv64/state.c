@@ -115,6 +115,7 @@ static int hart_post_load(void *obj, unsigned version, struct err *e)
 	h->pend.active = false;
 	h->posted = false;
 	pmp_update(h); /* flushes translations and blocks */
+	rv64_code_space(h, h->c.satp);
 	rv64_code_fence_i(h);
 	rv64_set_priv(h, h->priv);
 	atomic_fetch_or(&h->poll, POLL_IRQ);

@@ -226,11 +226,13 @@ bool op_sfence_vma(struct hart *h, const struct rv64_op *op, bool has_va, uint64
 		rv64_illegal(h, op);
 		return false;
 	}
-	if (has_va)
+	if (has_va) {
 		mmu_flush_va(h, va);
-	else
+		rv64_code_flush_va(h, va);
+	} else {
 		mmu_flush(h);
-	rv64_code_flush(h);
+		rv64_code_flush(h);
+	}
 	return true;
 }
 

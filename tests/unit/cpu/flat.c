@@ -118,7 +118,7 @@ void *mem_amo(struct hart *h, const struct rv64_op *op, uint64_t va, unsigned si
 	return p;
 }
 
-bool mem_fetch_page(struct hart *h, uint64_t va, const void **host, gpa_t *out)
+bool mem_fetch_page(struct hart *h, uint64_t va, struct code_at *out)
 {
 	struct flat *f = of(h);
 	uint8_t *p = at(f, va, 2);
@@ -128,8 +128,10 @@ bool mem_fetch_page(struct hart *h, uint64_t va, const void **host, gpa_t *out)
 		rv64_trap(h, h->pc, 1, va);
 		return false;
 	}
-	*host = p;
-	*out = gpa(FLAT_BASE + (uint64_t)(p - f->ram));
+	out->host = p;
+	out->gpa = gpa(FLAT_BASE + (uint64_t)(p - f->ram));
+	out->global = va < FLAT_ALIAS;
+	out->span = va < FLAT_ALIAS ? 0 : f->span;
 	return true;
 }
 
@@ -137,7 +139,9 @@ bool mem_cbo(struct hart *h, const struct rv64_op *op, uint64_t va, enum cbo_kin
 {
 	uint8_t *p = at(of(h), va & ~63ull, 64);
 
-	if (p && kind == CBO_ZERO)
+	if (!p)
+		rv64_trap(h, op_leave(h, op), 7, va);
+	else if (kind == CBO_ZERO)
 		memset(p, 0, 64);
 	return p;
 }
@@ -176,7 +180,10 @@ bool op_pause(struct hart *h, const struct rv64_op *op)
 bool op_sfence_vma(struct hart *h, const struct rv64_op *op, bool has_va, uint64_t va,
 	bool has_asid, uint64_t asid)
 {
-	rv64_code_flush(h);
+	if (has_va)
+		rv64_code_flush_va(h, va);
+	else
+		rv64_code_flush(h);
 	memset(&of(h)->tlb, 0xff, sizeof(struct tlb));
 	return true;
 }

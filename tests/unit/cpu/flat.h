@@ -19,6 +19,7 @@ struct flat {
 	struct tlb tlb;
 	uint8_t *ram;
 	uint16_t map[FLAT_PAGES];
+	uint64_t span; /* what mem_fetch_page() says of the alias */
 	bool trapped;
 	uint64_t cause, epc, tval;
 	uint64_t mscratch;

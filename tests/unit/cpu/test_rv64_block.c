@@ -150,6 +150,103 @@ static void remapped_code_is_found_by_physical_address(void **state)
 	flat_free(f);
 }
 
+/* Address spaces keep what they know of code while others run; a flush forgets it for all of them. */
+static void spaces_and_modes_have_their_own_translations(void **state)
+{
+	struct flat *f = flat_new(RV64_EXT_ALL);
+	struct hart *h = &f->h;
+	uint32_t code[] = {LI(10, 0), EBREAK};
+	unsigned fetches;
+
+	for (unsigned i = 0; i < 40; i++) {
+		code[0] = LI(10, i);
+		flat_put(f, FLAT_BASE + 0x1000 * i, code, 2);
+	}
+	for (unsigned round = 0; round < 3; round++) {
+		for (unsigned i = 0; i < 40; i++) { /* more spaces than are remembered */
+			rv64_code_space(h, 100 + i);
+			rv64_code_mode(h, i & 1 ? PRIV_S : PRIV_U);
+			f->map[0] = (uint16_t)i;
+			flat_run(f, FLAT_ALIAS, 10);
+			assert_int_equal(h->x[10], i);
+		}
+	}
+	rv64_code_mode(h, PRIV_U);
+	rv64_code_space(h, 1);
+	f->map[0] = 1;
+	flat_run(f, FLAT_ALIAS, 10);
+	rv64_code_space(h, 2);
+	f->map[0] = 2;
+	flat_run(f, FLAT_ALIAS, 10);
+	fetches = f->fetches;
+	rv64_code_space(h, 1); /* as a TLB would: the old translation, without asking */
+	flat_run(f, FLAT_ALIAS, 10);
+	assert_int_equal(h->x[10], 1);
+	rv64_code_space(h, 2);
+	flat_run(f, FLAT_ALIAS, 10);
+	assert_int_equal(h->x[10], 2);
+	assert_true(f->fetches - fetches <= 2);
+	f->map[0] = 7;
+	rv64_code_flush(h);
+	for (unsigned s = 1; s <= 2; s++) {
+		rv64_code_space(h, s);
+		flat_run(f, FLAT_ALIAS, 10);
+		assert_int_equal(h->x[10], 7);
+	}
+	/* S-mode: code of global pages is known in every space, other code is not. */
+	rv64_code_mode(h, PRIV_S);
+	flat_run(f, FLAT_BASE, 10);
+	fetches = f->fetches;
+	rv64_code_space(h, 1);
+	flat_run(f, FLAT_BASE, 10);
+	assert_int_equal(f->fetches, fetches);
+	flat_run(f, FLAT_ALIAS, 10);
+	assert_int_equal(h->x[10], 7);
+	f->map[0] = 8;
+	rv64_code_space(h, 2);
+	flat_run(f, FLAT_ALIAS, 10);
+	assert_int_equal(h->x[10], 8);
+	flat_free(f);
+}
+
+/* sfence.vma of an address: code there is found anew, code elsewhere is not disturbed; in a superpage, all of it. */
+static void one_address_can_be_flushed(void **state)
+{
+	struct flat *f = flat_new(RV64_EXT_ALL);
+	struct hart *h = &f->h;
+	uint32_t code[] = {LI(10, 0), EBREAK}, flush[] = {SFENCE | 5 << 15, EBREAK};
+
+	for (unsigned i = 0; i < 8; i++) {
+		code[0] = LI(10, i);
+		flat_put(f, FLAT_BASE + 0x2000 + 0x1000 * i, code, 2);
+	}
+	flat_put(f, CODE, flush, 2);
+	for (unsigned round = 0; round < 2; round++) {
+		uint64_t gen;
+
+		f->span = round ? 0x10000 : 0x1000;
+		f->map[0] = 2;
+		f->map[1] = 3;
+		rv64_code_flush(h);
+		flat_run(f, FLAT_ALIAS, 10);
+		flat_run(f, FLAT_ALIAS + 0x1000, 10);
+		assert_int_equal(h->x[10], 1);
+		f->map[1] = 5;
+		gen = h->code_gen;
+		h->x[5] = 0x7fff0000; /* nobody ran code there */
+		flat_run(f, CODE, 10);
+		assert_int_equal(h->code_gen, gen);
+		h->x[5] = FLAT_ALIAS + 0x5000;
+		flat_run(f, CODE, 10);
+		assert_int_equal(h->code_gen != gen, round); /* only as part of a superpage */
+		h->x[5] = FLAT_ALIAS + 0x1008;
+		flat_run(f, CODE, 10);
+		flat_run(f, FLAT_ALIAS + 0x1000, 10);
+		assert_int_equal(h->x[10], 3);
+	}
+	flat_free(f);
+}
+
 /* auipc in one block that runs under two addresses: everything relative to pc must follow. */
 static void one_block_under_two_addresses(void **state)
 {
@@ -308,6 +405,8 @@ int main(void)
 		cmocka_unit_test(fence_i_shows_new_code),
 		cmocka_unit_test(fence_i_keeps_what_is_the_same),
 		cmocka_unit_test(remapped_code_is_found_by_physical_address),
+		cmocka_unit_test(spaces_and_modes_have_their_own_translations),
+		cmocka_unit_test(one_address_can_be_flushed),
 		cmocka_unit_test(one_block_under_two_addresses),
 		cmocka_unit_test(an_instruction_across_pages),
 		cmocka_unit_test(a_fault_in_the_second_half),
