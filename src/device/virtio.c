@@ -605,3 +605,42 @@ void virtio_stats(struct virtio *v, json_t *into)
 	json_object_set_new(into, "interrupts", json_integer((json_int_t)v->interrupts));
 	json_object_set_new(into, "broken", json_integer((json_int_t)v->broken));
 }
+
+/* ---- for device classes ---- */
+
+static struct virtio *of(struct device *d)
+{
+	return container_of(d, struct virtio, dev);
+}
+
+void virtio_device_unrealize(struct device *d)
+{
+	virtio_unrealize(of(d));
+}
+
+void virtio_device_reset(struct device *d)
+{
+	virtio_reset(of(d));
+}
+
+int virtio_device_quiesce(struct device *d, struct err *e)
+{
+	if (!virtio_quiesce(of(d)))
+		return err_set(e, -EBUSY, "%s: a request is still open", d->id);
+	return 0;
+}
+
+void virtio_device_resume(struct device *d)
+{
+	virtio_resume(of(d));
+}
+
+void virtio_device_describe(struct device *d, json_t *into)
+{
+	virtio_describe(of(d), into);
+}
+
+void virtio_device_stats(struct device *d, json_t *into)
+{
+	virtio_stats(of(d), into);
+}

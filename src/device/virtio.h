@@ -122,6 +122,14 @@ extern const struct state_desc virtio_state; /* object: struct virtio */
 void virtio_describe(struct virtio *v, struct json_t *into);
 void virtio_stats(struct virtio *v, struct json_t *into);
 
+/* Entries of a device class that has nothing of its own to add; a class whose struct begins with struct virtio may name them. */
+void virtio_device_unrealize(struct device *d);
+void virtio_device_reset(struct device *d);
+int virtio_device_quiesce(struct device *d, struct err *e); /* -EBUSY when a request is open */
+void virtio_device_resume(struct device *d);
+void virtio_device_describe(struct device *d, struct json_t *into);
+void virtio_device_stats(struct device *d, struct json_t *into);
+
 static inline bool virtio_has(const struct virtio *v, uint64_t feature)
 {
 	return (v->features & feature) == feature;

@@ -10,6 +10,8 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "device/chardev.h"
+#include "device/virtio_console.h"
+#include "device/virtio_input.h"
 #include "vm/config.h"
 #include "vm/internal.h"
 
@@ -40,6 +42,35 @@ static const struct cpu_engine_ops *choose_engine(const struct vm_config *cfg, s
 	return ops->available(e) ? NULL : ops;
 }
 
+#define DEVICES_MAX 64
+#define POWER_BUTTON "power"
+
+/* The PCI devices of a definition, in slot order; their options live as long as board_create() runs. */
+struct device_list {
+	struct board_device dev[DEVICES_MAX];
+	unsigned n;
+	struct virtio_console_opts console;
+};
+
+static void add_device(struct device_list *l, const char *cls, const char *id, const void *opts)
+{
+	l->dev[l->n++] = (struct board_device){cls, id, opts};
+}
+
+static int list_devices(struct device_list *l, struct vm *vm, struct err *e)
+{
+	const struct vm_config *cfg = vm->o.cfg;
+
+	add_device(l, "virtio-input", POWER_BUTTON, NULL);
+	if (cfg->rng)
+		add_device(l, "virtio-rng", "rng", NULL);
+	if (cfg->console == VM_CONSOLE_VIRTIO) {
+		l->console.chardev = vm->uart;
+		add_device(l, "virtio-console", "console", &l->console);
+	}
+	return 0;
+}
+
 int build_board(struct vm *vm, void (*wake)(void *ctx, unsigned vcpu),
 	void (*system_event)(void *ctx, int event, uint64_t code),
 	void (*report)(void *ctx, const char *device, const char *text), struct err *e)
@@ -57,7 +88,7 @@ int build_board(struct vm *vm, void (*wake)(void *ctx, unsigned vcpu),
 		.initrd = cfg->initrd,
 		.append = cfg->append,
 		.firmware = cfg->firmware,
-		.uart = vm->uart,
+		.uart = cfg->console == VM_CONSOLE_UART ? vm->uart : NULL,
 		.loop = vm->o.loop,
 		.log = vm->o.log,
 		.wake = wake,
@@ -65,14 +96,24 @@ int build_board(struct vm *vm, void (*wake)(void *ctx, unsigned vcpu),
 		.report = report,
 		.ctx = vm,
 	};
+	struct device_list list = {0};
+	int rc;
 
 	if (!o.engine)
 		return e->code;
+	rc = list_devices(&list, vm, e);
+	if (rc)
+		return rc;
+	o.devices = list.dev;
+	o.ndevices = list.n;
 	return board_create(&vm->board, "virt", &o, e);
 }
 
 int build_power_button(struct board *b, struct err *e)
 {
+	for (unsigned i = 0; i < b->ndevices; i++)
+		if (!strcmp(b->devices[i]->id, POWER_BUTTON))
+			return virtio_input_power(b->devices[i], e);
 	return err_set(e, -ENOTSUP, "this machine has no power button");
 }
 
