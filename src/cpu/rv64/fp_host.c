@@ -71,6 +71,7 @@ void fp_host_set_frm(struct fp_host *c, unsigned frm)
 		c->fits = 1u << c->frm | 1u << FP_DYN;
 	else
 		c->fits = 1u << FP_RNE;
+	c->fits_fma = c->fma ? c->fits : 0;
 	if (c->inside)
 		mxcsr_write((mxcsr_read() & MXCSR_FLAGS) | MXCSR_MASKS | rc_of(c->frm));
 }
@@ -131,22 +132,6 @@ void fp_host_raise(uint32_t flags)
 	uint##N##_t fp##N##_from_int_rm(uint64_t v, enum fp_int type, unsigned rm) \
 	{ \
 		RAISED(uint##N##_t, fp##N##_soft_from_int(v, type, rm, &flags)); \
-	} \
-	uint##N##_t fp##N##_fma_nan(uint##N##_t a, uint##N##_t b) \
-	{ \
-		/* Only this is left to do: the host has raised all other causes. */ \
-		if (((a & ~FP##N##_SIGN) == FP##N##_INF && !(b & ~FP##N##_SIGN)) || \
-			((b & ~FP##N##_SIGN) == FP##N##_INF && !(a & ~FP##N##_SIGN))) \
-			fp_host_raise(FP_NV); \
-		return FP##N##_NAN; \
-	} \
-	uint##N##_t fp##N##_fma_soft(uint##N##_t a, uint##N##_t b, uint##N##_t c) \
-	{ \
-		return fp##N##_fma_rm(a, b, c, current_rm()); \
-	} \
-	uint##N##_t fp##N##_minmax_nan(uint##N##_t a, uint##N##_t b) \
-	{ \
-		RAISED(uint##N##_t, fp##N##_soft_min(a, b, &flags)); \
 	} \
 	uint64_t fp##N##_to_int_soft(uint##N##_t a, enum fp_int type) \
 	{ \

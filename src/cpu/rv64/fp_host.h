@@ -29,8 +29,8 @@
  * Where x86 and RISC-V differ, and what is done:
  *   NaN results        x86 keeps payloads: replaced by the canonical NaN. The test is ucomis of the result with itself, which raises
  *                      nothing: a result is never a signalling NaN.
- *   fma                x86 does not raise invalid for inf * 0 + quiet NaN; checked out of line, when the result is a NaN. Hosts
- *                      without FMA3 use fp_soft (`fma` of the context).
+ *   fma                x86 does not raise invalid for inf * 0 + quiet NaN: looked for when the result is a NaN. fp_host_fits_fma(),
+ *                      which handlers ask instead of fp_host_fits(), says no on hosts without FMA3: the _rm call serves.
  *   min, max           x86's are not IEEE's: done with integers.
  *   to integer         x86 returns the most negative number for all that does not fit, RISC-V saturates: that one value is looked
  *                      at again out of line. The flags are the same. Unsigned results go quickly when they surely fit.
@@ -55,6 +55,7 @@ struct fp_host {
 	uint8_t frm; /* as written: may be a reserved value, 5..7 */
 	uint8_t fits; /* bit rm: instructions with this rm field may use the quick calls */
 	uint8_t flags; /* fflags, less what is still in MXCSR */
+	uint8_t fits_fma; /* the same for the fused multiply-adds: 0 on hosts without FMA3 */
 	bool fma; /* the host has FMA3, and the kernel lets us use it */
 	bool inside; /* between enter and leave */
 	uint32_t host; /* the host's MXCSR, while inside */
@@ -79,6 +80,11 @@ void fp_host_raise(uint32_t flags);
 static inline bool fp_host_fits(const struct fp_host *c, unsigned rm)
 {
 	return c->fits >> rm & 1;
+}
+
+static inline bool fp_host_fits_fma(const struct fp_host *c, unsigned rm)
+{
+	return c->fits_fma >> rm & 1;
 }
 
 /* The mode that it wants; above FP_RMM: reserved, the instruction is illegal. */
@@ -107,12 +113,6 @@ uint64_t fp64_to_int_rm(uint64_t a, enum fp_int type, unsigned rm);
 uint64_t fp64_from_int_rm(uint64_t v, enum fp_int type, unsigned rm);
 
 /* Out-of-line ends of the quick calls below; not for others. The mode is the one in MXCSR. */
-uint32_t fp32_fma_nan(uint32_t a, uint32_t b);
-uint64_t fp64_fma_nan(uint64_t a, uint64_t b);
-uint32_t fp32_fma_soft(uint32_t a, uint32_t b, uint32_t c);
-uint64_t fp64_fma_soft(uint64_t a, uint64_t b, uint64_t c);
-uint32_t fp32_minmax_nan(uint32_t a, uint32_t b);
-uint64_t fp64_minmax_nan(uint64_t a, uint64_t b);
 uint64_t fp32_to_int_soft(uint32_t a, enum fp_int type);
 uint64_t fp64_to_int_soft(uint64_t a, enum fp_int type);
 
@@ -189,31 +189,39 @@ static inline int64_t fp64_order(uint64_t v)
 	}
 
 /*
- *	uintN_t fpN_fmadd(const struct fp_host *h, uintN_t a, uintN_t b, uintN_t c)
- *	fmadd a * b + c, fmsub a * b - c, fnmsub -(a * b) + c, fnmadd -(a * b) - c: the last two have each other's name on x86.
+ *	uintN_t fpN_fmadd(uintN_t a, uintN_t b, uintN_t c)	only where fp_host_fits_fma()
+ * fmadd a * b + c, fmsub a * b - c, fnmsub -(a * b) + c, fnmadd -(a * b) - c: the last two have each other's name on x86.
+ * A NaN may be inf * 0 + NaN, which x86 finds valid: multiplying these two raises what is missing. No calls here: a handler
+ * that calls nothing needs no stack frame.
  */
-#define FP_FUSED(N, S, REAL, op, insn, sign_ab, sign_c) \
-	static inline uint##N##_t fp##N##_##op( \
-		const struct fp_host *h, uint##N##_t a, uint##N##_t b, uint##N##_t c) \
+#define FP_FUSED(N, S, REAL, op, insn) \
+	static inline uint##N##_t fp##N##_##op(uint##N##_t a, uint##N##_t b, uint##N##_t c) \
 	{ \
 		REAL r = fp##N##_reg(c); \
 		bool nan; \
 \
-		if (unlikely(!h->fma)) \
-			return fp##N##_fma_soft(a ^ (sign_ab), b, c ^ (sign_c)); \
 		asm volatile(insn "231s" S " %3, %2, %0\n\tucomis" S " %0, %0" \
 			     : "+x"(r), "=@ccp"(nan) \
 			     : "x"(fp##N##_reg(a)), "x"(fp##N##_reg(b))); \
-		return unlikely(nan) ? fp##N##_fma_nan(a, b) : fp##N##_bits(r); \
+		if (likely(!nan)) \
+			return fp##N##_bits(r); \
+		a &= ~FP##N##_SIGN; \
+		b &= ~FP##N##_SIGN; \
+		if ((a == FP##N##_INF && !b) || (b == FP##N##_INF && !a)) { \
+			r = fp##N##_reg(a); \
+			asm volatile("muls" S " %1, %0" : "+x"(r) : "x"(fp##N##_reg(b))); \
+		} \
+		return FP##N##_NAN; \
 	}
 
-/* uintN_t fpN_min(uintN_t a, uintN_t b), max */
-#define FP_MINMAX(N, op, cmp) \
+/* uintN_t fpN_min(uintN_t a, uintN_t b), max. The quiet comparison of NaNs is there for what it raises. */
+#define FP_MINMAX(N, S, op, cmp) \
 	static inline uint##N##_t fp##N##_##op(uint##N##_t a, uint##N##_t b) \
 	{ \
-		if (unlikely(fp##N##_is_nan(a) || fp##N##_is_nan(b))) \
-			return fp##N##_minmax_nan(a, b); \
-		return fp##N##_order(a) cmp fp##N##_order(b) ? a : b; \
+		if (likely(!fp##N##_is_nan(a) && !fp##N##_is_nan(b))) \
+			return fp##N##_order(a) cmp fp##N##_order(b) ? a : b; \
+		asm volatile("ucomis" S " %0, %1" : : "x"(fp##N##_reg(a)), "x"(fp##N##_reg(b))); \
+		return !fp##N##_is_nan(a) ? a : !fp##N##_is_nan(b) ? b : FP##N##_NAN; \
 	}
 
 /* bool fpN_eq(uintN_t a, uintN_t b), lt, le. ucomis is quiet, comis signals. */
@@ -339,12 +347,12 @@ static inline uint64_t fp64_to_int_rtz(uint64_t a, enum fp_int type)
 	FP_BINARY(N, S, REAL, mul) \
 	FP_BINARY(N, S, REAL, div) \
 	FP_SQRT(N, S, REAL) \
-	FP_FUSED(N, S, REAL, fmadd, "vfmadd", 0, 0) \
-	FP_FUSED(N, S, REAL, fmsub, "vfmsub", 0, FP##N##_SIGN) \
-	FP_FUSED(N, S, REAL, fnmsub, "vfnmadd", FP##N##_SIGN, 0) \
-	FP_FUSED(N, S, REAL, fnmadd, "vfnmsub", FP##N##_SIGN, FP##N##_SIGN) \
-	FP_MINMAX(N, min, <) \
-	FP_MINMAX(N, max, >) \
+	FP_FUSED(N, S, REAL, fmadd, "vfmadd") \
+	FP_FUSED(N, S, REAL, fmsub, "vfmsub") \
+	FP_FUSED(N, S, REAL, fnmsub, "vfnmadd") \
+	FP_FUSED(N, S, REAL, fnmadd, "vfnmsub") \
+	FP_MINMAX(N, S, min, <) \
+	FP_MINMAX(N, S, max, >) \
 	FP_COMPARE(N, S) \
 	FP_TO_INT(N, S, , "cvts", MAX_WU, MAX_LU, fp##N##_to_int_soft) \
 	FP_TO_INT(N, S, _rtz, "cvtts", MAX_WU, MAX_LU, fp##N##_to_int_rtz) \

@@ -25,9 +25,9 @@ SLOW fp_illegal(struct hart *h, const struct rv64_op *op)
 			TAIL fp_illegal(h, op); \
 	} while (0)
 #define RM ((unsigned)op->imm & 7)
-#define NEED_RM(twin) \
+#define NEED_RM(fits, twin) \
 	do { \
-		if (unlikely(!fp_host_fits(&h->fp, RM))) \
+		if (unlikely(!fits(&h->fp, RM))) \
 			TAIL twin(h, op); \
 	} while (0)
 
@@ -64,8 +64,9 @@ static inline void putx(struct hart *h, unsigned r, uint64_t v)
 #define B(N) get##N(h, op->rs2)
 #define C(N) get##N(h, (unsigned)op->imm >> 8)
 
-/* put: where the result goes; quick: in the host's mode; any: in mode rm. */
-#define ROUNDED(id, put, quick, any) \
+/* put: where the result goes; quick: in the host's mode, where it fits; any: in mode rm. */
+#define ROUNDED(id, put, quick, any) ROUNDED_IF(fp_host_fits, id, put, quick, any)
+#define ROUNDED_IF(fits, id, put, quick, any) \
 	SLOW rm_##id(struct hart *h, const struct rv64_op *op) \
 	{ \
 		unsigned rm = fp_host_rm(&h->fp, RM); \
@@ -77,7 +78,7 @@ static inline void putx(struct hart *h, unsigned r, uint64_t v)
 	HANDLER(id) \
 	{ \
 		NEED_FP; \
-		NEED_RM(rm_##id); \
+		NEED_RM(fits, rm_##id); \
 		put(h, op->rd, quick); \
 		NEXT; \
 	}
@@ -111,13 +112,13 @@ static inline void putx(struct hart *h, unsigned r, uint64_t v)
 			putx(h, op->rd, fp##N##_to_##name##_rtz(A(N))); \
 			NEXT; \
 		} \
-		NEED_RM(rm_##id); \
+		NEED_RM(fp_host_fits, rm_##id); \
 		putx(h, op->rd, fp##N##_to_##name(A(N))); \
 		NEXT; \
 	}
 
 #define FUSED(id, N, quick, sign_a, sign_c) \
-	ROUNDED(id, put##N, quick(&h->fp, A(N), B(N), C(N)), \
+	ROUNDED_IF(fp_host_fits_fma, id, put##N, quick(A(N), B(N), C(N)), \
 		fp##N##_fma_rm(A(N) ^ (sign_a), B(N), C(N) ^ (sign_c), rm))
 
 #define ARITHMETIC(s, N) \

@@ -125,16 +125,17 @@ struct op {
 #define HOST(id, expr) static uint64_t host_##id(const struct fp_host *h, uint64_t a, uint64_t b, uint64_t c) { return expr; }
 #define SOFT(id, expr) static uint64_t soft_##id(uint64_t a, uint64_t b, uint64_t c, unsigned rm, uint32_t *fl) { return expr; }
 #define ANY(id, expr) static uint64_t any_##id(uint64_t a, uint64_t b, uint64_t c, unsigned rm) { return expr; }
+#define FUSED(h, quick, any) (fp_host_fits_fma(h, FP_DYN) ? quick : any)
 #define FORMAT(N, A, B, C, SIGN) \
 	HOST(add##N, fp##N##_add(A, B)) SOFT(add##N, fp##N##_soft_add(A, B, rm, fl)) ANY(add##N, fp##N##_add_rm(A, B, rm)) \
 	HOST(sub##N, fp##N##_sub(A, B)) SOFT(sub##N, fp##N##_soft_sub(A, B, rm, fl)) ANY(sub##N, fp##N##_sub_rm(A, B, rm)) \
 	HOST(mul##N, fp##N##_mul(A, B)) SOFT(mul##N, fp##N##_soft_mul(A, B, rm, fl)) ANY(mul##N, fp##N##_mul_rm(A, B, rm)) \
 	HOST(div##N, fp##N##_div(A, B)) SOFT(div##N, fp##N##_soft_div(A, B, rm, fl)) ANY(div##N, fp##N##_div_rm(A, B, rm)) \
 	HOST(sqrt##N, fp##N##_sqrt(A)) SOFT(sqrt##N, fp##N##_soft_sqrt(A, rm, fl)) ANY(sqrt##N, fp##N##_sqrt_rm(A, rm)) \
-	HOST(fmadd##N, fp##N##_fmadd(h, A, B, C)) SOFT(fmadd##N, fp##N##_soft_fma(A, B, C, rm, fl)) ANY(fmadd##N, fp##N##_fma_rm(A, B, C, rm)) \
-	HOST(fmsub##N, fp##N##_fmsub(h, A, B, C)) SOFT(fmsub##N, fp##N##_soft_fma(A, B, C ^ SIGN, rm, fl)) \
-	HOST(fnmsub##N, fp##N##_fnmsub(h, A, B, C)) SOFT(fnmsub##N, fp##N##_soft_fma(A ^ SIGN, B, C, rm, fl)) \
-	HOST(fnmadd##N, fp##N##_fnmadd(h, A, B, C)) SOFT(fnmadd##N, fp##N##_soft_fma(A ^ SIGN, B, C ^ SIGN, rm, fl)) \
+	HOST(fmadd##N, FUSED(h, fp##N##_fmadd(A, B, C), fp##N##_fma_rm(A, B, C, h->frm))) SOFT(fmadd##N, fp##N##_soft_fma(A, B, C, rm, fl)) ANY(fmadd##N, fp##N##_fma_rm(A, B, C, rm)) \
+	HOST(fmsub##N, FUSED(h, fp##N##_fmsub(A, B, C), fp##N##_fma_rm(A, B, C ^ SIGN, h->frm))) SOFT(fmsub##N, fp##N##_soft_fma(A, B, C ^ SIGN, rm, fl)) \
+	HOST(fnmsub##N, FUSED(h, fp##N##_fnmsub(A, B, C), fp##N##_fma_rm(A ^ SIGN, B, C, h->frm))) SOFT(fnmsub##N, fp##N##_soft_fma(A ^ SIGN, B, C, rm, fl)) \
+	HOST(fnmadd##N, FUSED(h, fp##N##_fnmadd(A, B, C), fp##N##_fma_rm(A ^ SIGN, B, C ^ SIGN, h->frm))) SOFT(fnmadd##N, fp##N##_soft_fma(A ^ SIGN, B, C ^ SIGN, rm, fl)) \
 	HOST(min##N, fp##N##_min(A, B)) SOFT(min##N, fp##N##_soft_min(A, B, fl)) \
 	HOST(max##N, fp##N##_max(A, B)) SOFT(max##N, fp##N##_soft_max(A, B, fl)) \
 	HOST(eq##N, fp##N##_eq(A, B)) SOFT(eq##N, fp##N##_soft_eq(A, B, fl)) \
