@@ -14,7 +14,7 @@
 #define RESV_NONE UINT64_MAX
 
 #define LR(id, type) \
-	HANDLER(id) \
+	SLOW slow_##id(struct hart *h, const struct rv64_op *op) \
 	{ \
 		uint64_t va = RS1; \
 		h->resv_va = RESV_NONE; \
@@ -27,17 +27,34 @@
 		h->resv_va = va; \
 		RD = (uint64_t)(type)h->resv_val; \
 		NEXT; \
+	} \
+	HANDLER(id) \
+	{ \
+		uint64_t va = RS1; \
+		bool hit; \
+		const type *p = tlb_read(h, va, sizeof(type), &hit); \
+		type v; \
+		if (unlikely(!hit)) \
+			TAIL slow_##id(h, op); \
+		v = __atomic_load_n(p, __ATOMIC_SEQ_CST); \
+		h->resv_va = va; \
+		h->resv_val = (uint64_t)v; \
+		RD = (uint64_t)v; \
+		NEXT; \
 	}
 LR(lr_w, int32_t)
 LR(lr_d, int64_t)
 
+/* Permission comes first: an SC that fails still traps where a store would. */
 #define SC(id, type) \
 	HANDLER(id) \
 	{ \
 		uint64_t va = RS1; \
 		type want = (type)h->resv_val; \
-		bool ours = h->resv_va == va; \
-		type *p = mem_amo(h, op, va, sizeof(type)); \
+		bool hit, ours = h->resv_va == va; \
+		type *p = tlb_write(h, va, sizeof(type), &hit); \
+		if (!hit) \
+			p = mem_amo(h, op, va, sizeof(type)); \
 		if (!p) \
 			return; \
 		h->resv_va = RESV_NONE; \

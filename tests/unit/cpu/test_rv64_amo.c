@@ -132,6 +132,21 @@ static void reserved_and_conditional(void **state)
 	memcpy(&mem, f->ram + (DATA - FLAT_BASE), 8);
 	assert_int_equal(mem, 0x11111111ffffffff);
 
+	/* The same with both in the TLB. */
+	mem = 0x1111111180000000;
+	memcpy(f->ram + (DATA - FLAT_BASE), &mem, 8);
+	run(f, 0x0002b003 | 20 << 7); /* ld x20, 0(x5) */
+	h->x[20] = mem;
+	run(f, 0x0142b023); /* sd x20, 0(x5) */
+	flat_put(f, CODE, pair, 4);
+	rv64_code_fence_i(h);
+	flat_run(f, CODE, 10);
+	assert_int_equal(h->x[7], 0xffffffff80000000);
+	assert_int_equal(h->x[8], 0);
+	assert_int_equal(h->x[9], 1);
+	memcpy(&mem, f->ram + (DATA - FLAT_BASE), 8);
+	assert_int_equal(mem, 0x11111111ffffffff);
+
 	/* Another address: fails, and ends the reservation. */
 	flat_put(f, CODE, other, ARRAY_SIZE(other));
 	rv64_code_fence_i(h);
