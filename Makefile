@@ -33,8 +33,8 @@ test: ## all tests: unit, guest, fuzz seeds, system
 bench: ## Lodge beside its peers: figures as JSON and SVG
 	@tools/setup --test --reconfigure $(BUILD) || echo "bench: going on without what is missing"
 	@$(MAKE) --no-print-directory build
-	@if [ -x bench/run ]; then bench/run --build $(BUILD); else \
-		echo "bench: no bench/run in this tree yet" >&2; exit 1; fi
+	@$(BUILD)/src/cli/lodge image show debian:mini >/dev/null 2>&1 || $(BUILD)/src/cli/lodge image pull debian:mini
+	@bench/run --build $(BUILD)
 
 check: build ## the rules of the house: tools/check and its own tests
 	@tools/check --build $(BUILD)
