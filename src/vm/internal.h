@@ -48,6 +48,7 @@ struct vm {
 	uint64_t reboots;
 
 	uv_async_t async;
+	bool kill_wanted;
 	pthread_mutex_t post_lock;
 	struct vm_post post; /* (any) under post_lock */
 	_Atomic bool halted; /* (any) an event is posted: vCPUs stay out until the loop has acted */

@@ -60,7 +60,8 @@ void rpc_conn_close(struct rpc_conn *c)
 		return;
 	c->closing = true;
 	list_del(&c->link);
-	c->server->nconns--;
+	if (c->server)
+		c->server->nconns--;
 	if (c->is_raw && c->raw.closed)
 		c->raw.closed(c->raw.ctx, c);
 	uv_close((uv_handle_t *)&c->pipe, conn_closed);
@@ -157,6 +158,7 @@ static void dispatch(struct rpc_conn *c, json_t *req)
 	const char *version = json_string_value(json_object_get(req, "jsonrpc"));
 	json_t *id = json_object_get(req, "id");
 	json_t *params = json_object_get(req, "params");
+	struct rpc_server *s = c->server;
 	const struct rpc_method *m;
 	json_t *result = NULL;
 	struct err e = {0};
@@ -174,13 +176,13 @@ static void dispatch(struct rpc_conn *c, json_t *req)
 		send_error(c, id, RPC_PARAMS, "\"params\" must be an object", 0);
 		return;
 	}
-	m = method_find(c->server, name);
+	m = method_find(s, name);
 	if (!m) {
 		snprintf(text, sizeof(text), "no method \"%.64s\"", name);
 		send_error(c, id, RPC_METHOD, text, 0);
 		return;
 	}
-	rc = m->call(c->server->ctx, c, params, &result, &e);
+	rc = m->call(s->ctx, c, params, &result, &e);
 	if (c->closing) {
 		json_decref(result);
 		return;
@@ -232,7 +234,7 @@ static bool keep_rest(struct rpc_conn *c, const char *buf, size_t len)
 
 static void take_bytes(struct rpc_conn *c, const char *buf, size_t len)
 {
-	while (len && !c->closing) {
+	while (len && !c->closing && !c->finishing) {
 		const char *nl;
 		size_t part;
 
@@ -378,8 +380,14 @@ void rpc_server_close(struct rpc_server *s)
 {
 	if (!s)
 		return;
-	list_for_each_safe (it, tmp, &s->conns)
-		rpc_conn_close(list_entry(it, struct rpc_conn, link));
+	list_for_each_safe (it, tmp, &s->conns) {
+		struct rpc_conn *c = list_entry(it, struct rpc_conn, link);
+
+		/* It may outlive the server while its last lines go out. */
+		list_del(&c->link);
+		c->server = NULL;
+		rpc_conn_finish(c);
+	}
 	unlink(s->path);
 	uv_close((uv_handle_t *)&s->pipe, server_closed);
 }

@@ -40,7 +40,7 @@ struct rpc_method {
 /* `methods` ends with a NULL name and must outlive the server. The socket is made with mode 0600; -EADDRINUSE when a live server has it. */
 int rpc_server_create(struct rpc_server **out, struct uv_loop_s *loop, const char *path,
 	const struct rpc_method *methods, void *ctx, struct err *e);
-/* Closes every connection and removes the socket file. Freed at the next turn of the loop. */
+/* Removes the socket file; connections close when what is queued for them has gone out. Not from inside a method call. */
 void rpc_server_close(struct rpc_server *s);
 
 /* To each subscriber: {"jsonrpc":"2.0","method":event,"params":params}. Steals `params`. */

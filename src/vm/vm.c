@@ -221,7 +221,9 @@ static void on_async(uv_async_t *a)
 	p = vm->post;
 	vm->post.set = false;
 	pthread_mutex_unlock(&vm->post_lock);
-	if (p.set && vm->state != VM_ENDED)
+	if (vm->kill_wanted)
+		end(vm, VM_CAUSE_KILLED, 137, "killed");
+	else if (p.set && vm->state != VM_ENDED)
 		act(vm, &p);
 }
 
@@ -374,7 +376,9 @@ int vm_power_button(struct vm *vm, struct err *e)
 
 void vm_kill(struct vm *vm)
 {
-	end(vm, VM_CAUSE_KILLED, 137, "killed");
+	/* At the loop's next turn: who asked for it gets its answer first. */
+	vm->kill_wanted = true;
+	uv_async_send(&vm->async);
 }
 
 /* ---- looking at it ---- */
