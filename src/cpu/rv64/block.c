@@ -108,6 +108,20 @@ void rv64_code_flush(struct hart *h)
 	choose_gen(h);
 }
 
+void rv64_code_flush_asid(struct hart *h, uint64_t asid)
+{
+	struct rv64_icache *ic = h->ic;
+
+	for (unsigned i = 0; i < BLOCK_SPACES; i++)
+		if ((ic->spaces[i].key >> 44 & 0xffff) == (asid & 0xffff))
+			ic->spaces[i].gen = 0;
+	if (ic->s_local) {
+		ic->gens[PRIV_S] = 0;
+		ic->s_local = false;
+	}
+	choose_gen(h);
+}
+
 void rv64_code_fence_i(struct hart *h)
 {
 	h->ic->epoch++;
@@ -400,9 +414,8 @@ static bool same_code(const struct rv64_block *b, const struct source *s, const 
 
 static struct rv64_block **hash_slot(struct rv64_icache *ic, uint64_t pa)
 {
-	uint64_t k = pa >> 1;
-
-	return &ic->hash[(k ^ k >> BLOCK_HASH_BITS) & ((1u << BLOCK_HASH_BITS) - 1)];
+	/* Fibonacci hashing: code lies close together, and at the same offsets in many pages. */
+	return &ic->hash[(pa >> 1) * 0x9e3779b97f4a7c15ull >> (64 - BLOCK_HASH_BITS)];
 }
 
 static struct rv64_block *find_physical(

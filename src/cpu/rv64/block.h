@@ -35,7 +35,8 @@ struct err;
 
 #define BLOCK_MAX 64 /* instructions */
 #define BLOCK_JUMP_BITS 12
-#define BLOCK_HASH_BITS 13
+#define BLOCK_HASH_BITS \
+	15 /* more than the arena has blocks: a step along a chain is a cache miss */
 #define BLOCK_PAGES 64
 #define BLOCK_SPACES 8
 #define BLOCK_SEEN 4096
@@ -101,6 +102,8 @@ void rv64_code_mode(struct hart *h, unsigned mode);
 void rv64_code_space(struct hart *h, uint64_t key);
 /* Forgets the translations of every mode and space. */
 void rv64_code_flush(struct hart *h);
+/* Of the spaces with this identifier (bits 59:44 of the key), but for global pages. */
+void rv64_code_flush_asid(struct hart *h, uint64_t asid);
 /* Of one address (a page, or the superpage that it is in). Free for addresses that no code came from: most are of data. */
 void rv64_code_flush_va(struct hart *h, uint64_t va);
 /* Also: code may have changed in memory. */

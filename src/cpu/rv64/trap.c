@@ -231,7 +231,10 @@ bool op_sfence_vma(struct hart *h, const struct rv64_op *op, bool has_va, uint64
 		rv64_code_flush_va(h, va);
 	} else {
 		mmu_flush(h);
-		rv64_code_flush(h);
+		if (has_asid)
+			rv64_code_flush_asid(h, asid);
+		else
+			rv64_code_flush(h);
 	}
 	return true;
 }

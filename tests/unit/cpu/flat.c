@@ -182,6 +182,8 @@ bool op_sfence_vma(struct hart *h, const struct rv64_op *op, bool has_va, uint64
 {
 	if (has_va)
 		rv64_code_flush_va(h, va);
+	else if (has_asid)
+		rv64_code_flush_asid(h, asid);
 	else
 		rv64_code_flush(h);
 	memset(&of(h)->tlb, 0xff, sizeof(struct tlb));

@@ -209,6 +209,42 @@ static void spaces_and_modes_have_their_own_translations(void **state)
 	flat_free(f);
 }
 
+/* sfence.vma of an identifier: global code and other spaces stay. */
+static void one_space_can_be_flushed(void **state)
+{
+	struct flat *f = flat_new(RV64_EXT_ALL);
+	struct hart *h = &f->h;
+	uint32_t code[] = {LI(10, 0), EBREAK}, flush[] = {SFENCE | 6 << 20, EBREAK};
+	unsigned fetches;
+
+	for (unsigned i = 0; i < 4; i++) {
+		code[0] = LI(10, i);
+		flat_put(f, FLAT_BASE + 0x2000 + 0x1000 * i, code, 2);
+	}
+	flat_put(f, CODE, flush, 2);
+	h->x[6] = 5;
+	for (uint64_t asid = 4; asid <= 5; asid++) {
+		rv64_code_space(h, 8ull << 60 | asid << 44 | 1);
+		rv64_code_mode(h, PRIV_U);
+		f->map[0] = (uint16_t)(asid - 2);
+		flat_run(f, FLAT_ALIAS, 10);
+		assert_int_equal(h->x[10], asid - 4);
+	}
+	rv64_code_mode(h, PRIV_S);
+	flat_run(f, CODE, 10); /* the flush itself is global code */
+	fetches = f->fetches;
+	flat_run(f, CODE, 10);
+	assert_int_equal(f->fetches, fetches);
+	f->map[0] = 4;
+	rv64_code_mode(h, PRIV_U);
+	flat_run(f, FLAT_ALIAS, 10);
+	assert_int_equal(h->x[10], 2);
+	rv64_code_space(h, 8ull << 60 | 4ull << 44 | 1);
+	flat_run(f, FLAT_ALIAS, 10);
+	assert_int_equal(h->x[10], 0);
+	flat_free(f);
+}
+
 /* sfence.vma of an address: code there is found anew, code elsewhere is not disturbed; in a superpage, all of it. */
 static void one_address_can_be_flushed(void **state)
 {
@@ -406,6 +442,7 @@ int main(void)
 		cmocka_unit_test(fence_i_keeps_what_is_the_same),
 		cmocka_unit_test(remapped_code_is_found_by_physical_address),
 		cmocka_unit_test(spaces_and_modes_have_their_own_translations),
+		cmocka_unit_test(one_space_can_be_flushed),
 		cmocka_unit_test(one_address_can_be_flushed),
 		cmocka_unit_test(one_block_under_two_addresses),
 		cmocka_unit_test(an_instruction_across_pages),
