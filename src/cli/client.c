@@ -166,8 +166,8 @@ static int read_line(struct client *c, char **line, size_t *len, struct err *e)
 
 static int read_message(struct client *c, json_t **msg, struct err *e)
 {
-	char *line;
-	size_t len;
+	char *line = NULL;
+	size_t len = 0;
 	int rc = read_line(c, &line, &len, e);
 
 	if (rc)

@@ -52,6 +52,15 @@ struct verb {
 /* The verbs of each file, each ending with VERBS_END. */
 extern const struct verb verbs_image[];
 extern const struct verb verbs_help[];
+extern const struct verb verbs_run[];
+extern const struct verb verbs_ps[];
+extern const struct verb verbs_stop[];
+extern const struct verb verbs_control[];
+extern const struct verb verbs_console[];
+extern const struct verb verbs_logs[];
+extern const struct verb verbs_inspect[];
+extern const struct verb verbs_stats[];
+extern const struct verb verbs_doctor[];
 
 /* All verbs in the order of the help; fills at most `max`, returns how many there are. main.c. */
 size_t verbs_all(const struct verb **list, size_t max);

@@ -1,0 +1,48 @@
+/* The verbs that are one call on the machine's control socket. */
+#include <stdio.h>
+
+#include "base/err.h"
+#include "base/util.h"
+#include "cli/client.h"
+#include "cli/verb.h"
+
+static int one_call(const char *name, const char *method)
+{
+	cleanup(client_close) struct client c;
+	struct err e = {0};
+
+	if (client_open(&c, name, &e) || client_call(&c, method, NULL, NULL, &e))
+		return fail(&e);
+	return EXIT_DONE;
+}
+
+static int run_pause(void *o, const struct args *a)
+{
+	return one_call(a->v[0], "pause");
+}
+
+static int run_resume(void *o, const struct args *a)
+{
+	return one_call(a->v[0], "resume");
+}
+
+static int run_reset(void *o, const struct args *a)
+{
+	return one_call(a->v[0], "reset");
+}
+
+static int run_kill(void *o, const struct args *a)
+{
+	return one_call(a->v[0], "kill");
+}
+
+#define ONE_NAME .cmd.min_args = 1, .cmd.max_args = 1
+
+const struct verb verbs_control[] = {
+	{VERB("pause", "NAME", "stop a machine's vCPUs and its clock"), ONE_NAME, .run = run_pause},
+	{VERB("resume", "NAME", "let a paused machine run on"), ONE_NAME, .run = run_resume},
+	{VERB("reset", "NAME", "reset a machine and boot it again"), ONE_NAME, .run = run_reset},
+	{VERB("kill", "NAME", "end a machine at once; what its guest has not flushed is lost"),
+		ONE_NAME, .run = run_kill},
+	VERBS_END,
+};

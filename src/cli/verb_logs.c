@@ -1,0 +1,73 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/util.h"
+#include "cli/launch.h"
+#include "cli/verb.h"
+#include "vm/rundir.h"
+
+struct logs {
+	bool follow, machine;
+};
+
+static const struct opt opts[] = {
+	{"follow", 'f', .type = OPT_FLAG, OPT_AT(struct logs, follow),
+		.help = "go on until the machine ends"},
+	{"machine", 'm', .type = OPT_FLAG, OPT_AT(struct logs, machine),
+		.help = "the log of lodge-vm instead of the guest's console"},
+	OPT_DONE,
+};
+static const struct opt_group groups[] = {{"Options", opts, 0}, {0}};
+
+static bool copy(int fd)
+{
+	char buf[16384];
+	ssize_t n;
+
+	while ((n = read(fd, buf, sizeof(buf))) > 0)
+		if (fwrite(buf, 1, (size_t)n, stdout) != (size_t)n)
+			return false;
+	return fflush(stdout) == 0;
+}
+
+static int run(void *o, const struct args *a)
+{
+	const struct logs *l = o;
+	char dir[PATH_MAX], path[PATH_MAX + 16];
+	cleanup(close_fd) int fd = -1;
+	struct err e = {0};
+	bool alive;
+
+	if (rundir_check_name(a->v[0], &e) || launch_dir(a->v[0], false, dir, sizeof(dir), &e))
+		return fail(&e);
+	snprintf(path, sizeof(path), "%s/%s.log", dir, l->machine ? "machine" : "console");
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0) {
+		err_set(&e, -errno,
+			errno == ENOENT ? "no log of a machine %s; logs of machines without a "
+					  "chosen name go when they end"
+					: "%s: cannot be read",
+			a->v[0]);
+		return fail(&e);
+	}
+	do {
+		alive = rundir_alive(a->v[0]); /* before the copy, so that the end is not missed */
+		if (!copy(fd))
+			return EXIT_FAILED;
+		if (l->follow && alive)
+			nanosleep(&(struct timespec){0, 100000000}, NULL);
+	} while (l->follow && alive);
+	return EXIT_DONE;
+}
+
+const struct verb verbs_logs[] = {
+	{VERB("logs", "NAME", "print what a machine's guest wrote to its console"),
+		.cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = groups,
+		.size = sizeof(struct logs), .run = run},
+	VERBS_END,
+};

@@ -1,0 +1,71 @@
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/err.h"
+#include "base/json.h"
+#include "base/size.h"
+#include "base/util.h"
+#include "cli/client.h"
+#include "cli/verb.h"
+
+struct ps {
+	bool json;
+};
+
+static const struct opt opts[] = {
+	{"json", .type = OPT_FLAG, OPT_AT(struct ps, json), .help = "print one JSON object a line"},
+	OPT_DONE,
+};
+static const struct opt_group groups[] = {{"Options", opts, 0}, {0}};
+
+static void print_row(const json_t *st)
+{
+	long long up = json_integer_value(json_object_get(st, "uptime_ms")) / 1000;
+	char mem[SIZE_TEXT];
+
+	printf("%-24s %-8s %8lld %5lld %8s  %lldh%02lldm%02llds\n",
+		json_string_value(json_object_get(st, "name")),
+		json_string_value(json_object_get(st, "state")),
+		(long long)json_integer_value(json_object_get(st, "pid")),
+		(long long)json_integer_value(json_object_get(st, "vcpus")),
+		size_text(mem, (uint64_t)json_integer_value(json_object_get(st, "memory"))),
+		up / 3600, up / 60 % 60, up % 60);
+}
+
+static int run(void *o, const struct args *a)
+{
+	const struct ps *p = o;
+	struct err e = {0};
+	char **names;
+	size_t n;
+
+	if (client_names(&names, &n, &e))
+		return fail(&e);
+	if (!p->json)
+		printf("%-24s %-8s %8s %5s %8s  %s\n", "NAME", "STATE", "PID", "VCPUS", "MEMORY",
+			"UPTIME");
+	for (size_t i = 0; i < n; i++) {
+		cleanup(client_close) struct client c;
+		cleanup(json_drop) json_t *st = NULL;
+
+		/* One that ends while we look is simply not listed. */
+		if (!client_open(&c, names[i], NULL) &&
+			!client_call(&c, "status", NULL, &st, NULL)) {
+			if (p->json) {
+				json_dumpf(st, stdout, JSON_COMPACT);
+				putchar('\n');
+			} else {
+				print_row(st);
+			}
+		}
+		free(names[i]);
+	}
+	free(names);
+	return EXIT_DONE;
+}
+
+const struct verb verbs_ps[] = {
+	{VERB("ps", NULL, "list the machines that run"), .cmd.groups = groups,
+		.size = sizeof(struct ps), .run = run},
+	VERBS_END,
+};

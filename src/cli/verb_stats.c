@@ -1,0 +1,133 @@
+#include <stdio.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/json.h"
+#include "base/util.h"
+#include "cli/client.h"
+#include "cli/verb.h"
+
+struct stats {
+	bool json, follow;
+};
+
+static const struct opt opts[] = {
+	{"follow", 'f', .type = OPT_FLAG, OPT_AT(struct stats, follow),
+		.help = "again every second, until the machine ends"},
+	{"json", .type = OPT_FLAG, OPT_AT(struct stats, json),
+		.help = "print one JSON object a line"},
+	OPT_DONE,
+};
+static const struct opt_group groups[] = {{"Options", opts, 0}, {0}};
+
+static double num(const json_t *o, const char *key)
+{
+	return json_number_value(json_object_get(o, key));
+}
+
+/* `before` may be NULL: then the figures are since the start. */
+static void print(const json_t *now, const json_t *before)
+{
+	const json_t *host = json_object_get(now, "host");
+	double dt = num(now, "uptime_ms") - (before ? num(before, "uptime_ms") : 0);
+	const char *id;
+	json_t *v, *d;
+	size_t i;
+
+	printf("%s, guest RAM in use %.0f MiB, lodge-vm itself %.1f MiB\n",
+		json_string_value(json_object_get(now, "state")), num(host, "guest_ram_kib") / 1024,
+		num(host, "own_kib") / 1024);
+	json_array_foreach(json_object_get(now, "vcpu"), i, v)
+	{
+		const json_t *old = before ? json_array_get(json_object_get(before, "vcpu"), i)
+					   : NULL;
+		double run = num(v, "run_ms") - num(old, "run_ms");
+		double insns = num(v, "instructions") - num(old, "instructions");
+
+		printf("  vCPU %zu  busy %5.1f %%  %8.1f M instructions/s  %7.0f traps  %7.0f "
+		       "interrupts\n",
+			i, dt > 0 ? 100 * run / dt : 0, dt > 0 ? insns / dt / 1000 : 0,
+			num(v, "traps") - num(old, "traps"),
+			num(v, "interrupts") - num(old, "interrupts"));
+	}
+	json_object_foreach(json_object_get(now, "devices"), id, d)
+	{
+		char *text = json_dumps(d, JSON_COMPACT);
+
+		printf("  %-10s %s\n", id, text ?: "");
+		free(text);
+	}
+	fflush(stdout);
+}
+
+static int run(void *o, const struct args *a)
+{
+	const struct stats *s = o;
+	cleanup(client_close) struct client c;
+	cleanup(json_drop) json_t *before = NULL;
+	struct err e = {0};
+
+	if (client_open(&c, a->v[0], &e))
+		return fail(&e);
+	for (;;) {
+		json_t *now = NULL;
+
+		if (client_call(&c, "stats", NULL, &now, &e))
+			return before ? EXIT_DONE
+				      : (int)fail(&e); /* it has ended while we followed */
+		if (s->json) {
+			json_dumpf(now, stdout, JSON_COMPACT);
+			putchar('\n');
+			fflush(stdout);
+		} else {
+			print(now, before);
+		}
+		json_decref(before);
+		before = now;
+		if (!s->follow)
+			return EXIT_DONE;
+		nanosleep(&(struct timespec){1, 0}, NULL);
+	}
+}
+
+static int run_events(void *o, const struct args *a)
+{
+	const struct stats *s = o;
+	cleanup(client_close) struct client c;
+	cleanup(json_drop) json_t *past = NULL;
+	struct err e = {0};
+	json_t *one;
+	size_t i;
+
+	if (client_open(&c, a->v[0], &e) ||
+		client_call(&c, "events", json_pack("{s:b}", "follow", s->follow), &past, &e))
+		return fail(&e);
+	json_array_foreach(json_object_get(past, "events"), i, one)
+	{
+		json_dumpf(one, stdout, JSON_COMPACT);
+		putchar('\n');
+	}
+	while (s->follow) {
+		char name[64];
+		json_t *params;
+
+		fflush(stdout);
+		if (client_event(&c, name, sizeof(name), &params, &e))
+			break;
+		one = json_pack("{s:s, s:o}", "event", name, "params", params);
+		json_dumpf(one, stdout, JSON_COMPACT);
+		putchar('\n');
+		json_decref(one);
+	}
+	return EXIT_DONE;
+}
+
+const struct verb verbs_stats[] = {
+	{VERB("stats", "NAME", "show what a machine is doing"), .cmd.min_args = 1,
+		.cmd.max_args = 1, .cmd.groups = groups, .size = sizeof(struct stats), .run = run},
+	{VERB("events", "NAME", "show what happened to a machine, one JSON object a line"),
+		.cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = groups,
+		.size = sizeof(struct stats), .run = run_events},
+	VERBS_END,
+};
