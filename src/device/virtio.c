@@ -497,7 +497,7 @@ int virtio_realize(struct virtio *v, const struct virtio_class *cls, unsigned nq
 void virtio_unrealize(struct virtio *v)
 {
 	if (v->open)
-		abort(); /* broken invariant: a request was dropped */
+		abort(); /* broken invariant */
 	virtio_pci_remove(v);
 	if (!v->bell)
 		return;
@@ -509,7 +509,7 @@ void virtio_unrealize(struct virtio *v)
 void virtio_reset(struct virtio *v)
 {
 	if (v->open)
-		abort(); /* broken invariant: reset comes after quiesce */
+		abort(); /* broken invariant */
 	virtio_clear(v);
 	pci_func_reset(&v->pci);
 }

@@ -307,36 +307,47 @@ static int read_args(struct process *p, int argc, char **argv, struct args *a, s
 	return rc ?: vm_config_validate(&p->cfg, &host, false, e);
 }
 
+/* 2: wrong usage. 1: failed. */
+static int finish(struct process *p, const struct err *e, int code)
+{
+	tell_ready(p, e);
+	fprintf(stderr, "lodge-vm: %s\n", err_msg(e));
+	return code;
+}
+
+static int print_sandbox(void)
+{
+	json_t *j = sandbox_explain();
+
+	json_dumpf(j, stdout, JSON_INDENT(2));
+	putchar('\n');
+	json_decref(j);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
-	static struct process p; /* large, and zero: no state outlives main */
+	struct process *p = calloc(1, sizeof(*p));
 	struct args a = {0};
 	struct err e = {0};
 	int rc;
 
-	signal(SIGPIPE, SIG_IGN);
-	uv_loop_init(&p.loop);
-	rc = read_args(&p, argc, argv, &a, &e);
-	if (!rc && a.help) {
-		command_print_help(&command, stdout);
-		return 0;
-	}
-	if (!rc && p.explain) {
-		json_dumpf(sandbox_explain(), stdout, JSON_INDENT(2));
-		putchar('\n');
-		return 0;
-	}
-	if (rc) {
-		tell_ready(&p, &e);
-		fprintf(stderr, "lodge-vm: %s\n", err_msg(&e));
-		return 2;
-	}
-	rc = run(&p, &e);
-	if (rc) {
-		tell_ready(&p, &e);
-		fprintf(stderr, "lodge-vm: %s\n", err_msg(&e));
+	if (!p)
 		return 1;
+	signal(SIGPIPE, SIG_IGN);
+	uv_loop_init(&p->loop);
+	rc = read_args(p, argc, argv, &a, &e);
+	if (rc) {
+		rc = finish(p, &e, 2);
+	} else if (a.help) {
+		command_print_help(&command, stdout);
+	} else if (p->explain) {
+		rc = print_sandbox();
+	} else {
+		rc = run(p, &e);
+		rc = rc ? finish(p, &e, 1) : p->code;
 	}
-	command_free(&command, &p);
-	return p.code;
+	command_free(&command, p);
+	free(p);
+	return rc;
 }
