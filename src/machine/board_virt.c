@@ -505,7 +505,7 @@ static int write_info(struct virt *v, const struct layout *l, struct err *e)
 	put_le64(info + 16, l->kernel.entry);
 	put_le64(info + 24, FW_DYNAMIC_S_MODE);
 	put_le64(info + 32, 0); /* options */
-	put_le64(info + 40, UINT64_MAX); /* any hart may boot */
+	put_le64(info + 40, 0); /* hart 0 boots: no lot is drawn, which a late hart could spoil */
 	if (space_write(v->board.space, gpa(l->info), info, sizeof(info)))
 		return err_set(e, -EFAULT, "firmware info: no memory");
 	return 0;

@@ -129,6 +129,19 @@ static void on_report(void *ctx, const char *device, const char *text)
 	log_warn(vm->o.log, device, "%s", text);
 }
 
+/*
+ * Harts leave reset together. On fewer workers than vCPUs some would be milliseconds late, and firmware that draws lots for its boot hart
+ * (OpenSBI's fw_jump: a late hart overwrites the word by which the winner says that it is done) would lose them. So each
+ * takes its first few hundred instructions here, one after the other, before the workers start.
+ */
+static void start_together(struct vm *vm)
+{
+	uint64_t deadline;
+
+	for (unsigned i = 0; i < vm->nvcpus; i++)
+		vcpu_slice(&vm->vcpus[i], 1, &deadline);
+}
+
 static void hold(struct vm *vm)
 {
 	if (vm->held || !vm->sched)
@@ -175,8 +188,10 @@ static int reboot(struct vm *vm, struct err *e)
 	vm->halted = false;
 	emit(vm, "reboot", json_pack("{s:I}", "count", (json_int_t)vm->reboots));
 	wake_all(vm);
-	if (vm->state == VM_RUNNING)
+	if (vm->state == VM_RUNNING) {
+		start_together(vm);
 		let_go(vm);
+	}
 	return 0;
 }
 
@@ -323,8 +338,10 @@ int vm_start(struct vm *vm, bool paused, struct err *e)
 	vm->started_ns = clock_mono_ns();
 	vm->state = paused ? VM_PAUSED : VM_RUNNING;
 	emit(vm, "started", json_pack("{s:b}", "paused", paused));
-	if (!paused)
+	if (!paused) {
+		start_together(vm);
 		let_go(vm);
+	}
 	return 0;
 }
 

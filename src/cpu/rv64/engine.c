@@ -20,6 +20,9 @@
 #include "cpu/rv64/priv.h"
 
 #define SLICE 8192u
+/* Budgets too short for that: somebody wants a few instructions only. */
+#define SHORT_NS 1000u
+#define SHORT 256u
 
 static struct rv64_vcpu *of(struct vcpu *v)
 {
@@ -263,10 +266,10 @@ static bool ready_to_run(struct hart *h)
 	return !h->posted;
 }
 
-static void run_loop(struct hart *h, uint64_t end)
+static void run_loop(struct hart *h, uint64_t end, uint64_t slice)
 {
 	while (ready_to_run(h)) {
-		h->instret_stop = h->instret + SLICE;
+		h->instret_stop = h->instret + slice;
 		while (!h->posted && h->instret < h->instret_stop &&
 			!atomic_load_explicit(&h->poll, memory_order_relaxed))
 			rv64_block_run(h);
@@ -294,7 +297,7 @@ static void vcpu_run(struct vcpu *v, uint64_t budget_ns, struct cpu_exit *x)
 		x->reason = CPU_EXIT_BUDGET;
 	} else if (!h->posted) {
 		atomic_store(&h->in_run, true);
-		run_loop(h, end);
+		run_loop(h, end, budget_ns < SHORT_NS ? SHORT : SLICE);
 		atomic_store(&h->in_run, false);
 	}
 	fp_host_leave(&h->fp);
