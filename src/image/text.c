@@ -45,7 +45,14 @@ bool slice_word(struct slice *rest, struct slice *word)
 
 char *slice_dup(struct slice s)
 {
-	return s.n ? strndup(s.p, s.n) : strdup("");
+	char *t = malloc(s.n + 1);
+
+	/* Not strndup(): a slice has no NUL, and checkers of strings look for one. */
+	if (!t)
+		return NULL;
+	memcpy(t, s.p ?: "", s.n);
+	t[s.n] = 0;
+	return t;
 }
 
 int slice_cmp(struct slice a, struct slice b)
