@@ -1,0 +1,128 @@
+/*
+ * disk.h: disks: a number of 512-byte sectors behind an asynchronous contract, whatever format holds them.
+ *
+ *   virtio-blk --disk_submit()--> disk.c: checks, statistics --> format (raw.c) --> io.h: ring or threads --> file
+ *        ^                                                                                            |
+ *        +---- req->done(), then client.batch() once for a group, in the loop's thread <--------------+
+ *
+ * Formats are named by whoever opens a disk, never guessed: a guest that writes another format's header into a raw disk must not
+ * change what the file is. They are rows of one table (disk.c).
+ *
+ * Requests. `offset` and `len` are bytes, multiples of 512, inside the disk. For READ and WRITE the iovecs hold exactly `len` bytes;
+ * the array is the disk's from submit to done and is used up by it. Nothing is ordered: who needs A before B submits B in A's
+ * `done`. FLUSH makes durable every write that was done before it was submitted. DISCARD says that the contents are no longer
+ * wanted; what they read as afterwards is not said. WRITE_ZEROES reads as zeroes afterwards, and with `unmap` may give the space back.
+ * `fua`: the write (or the zeroes) is durable when it is done.
+ *
+ * `done` is called exactly once for each request that was submitted, in the loop's thread, never from inside disk_submit(). `result` is 0 or
+ * a negative errno: -EINVAL (length, alignment), -ERANGE (outside the disk), -EROFS, -EIO, -ENOSPC and what else the host says.
+ *
+ * Cache modes: WRITEBACK goes through the host's page cache and is durable after FLUSH; NONE is the same without the page cache
+ * (O_DIRECT; what is not aligned for it is copied, or goes through the page cache); WRITETHROUGH makes every write `fua`.
+ *
+ * Locks. One writer, or any number of readers: an open file description lock on the whole file (fcntl(2), F_OFD_SETLK), taken when it
+ * is opened and gone with the last descriptor, also when the process is killed. QEMU's image locks and these exclude each other.
+ *
+ * After disk_open() no file is opened any more, so that it works inside the sandbox.
+ *
+ * Threads: everything belongs to the loop's thread.
+ */
+#ifndef LODGE_DISK_DISK_H
+#define LODGE_DISK_DISK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "disk/io.h"
+
+#define DISK_SECTOR 512u
+
+enum disk_op { DISK_READ, DISK_WRITE, DISK_FLUSH, DISK_DISCARD, DISK_WRITE_ZEROES, DISK_OPS };
+enum disk_cache { DISK_CACHE_WRITEBACK, DISK_CACHE_NONE, DISK_CACHE_WRITETHROUGH };
+
+struct disk;
+
+struct disk_req {
+	enum disk_op op;
+	bool fua, unmap;
+	uint64_t offset, len;
+	struct iovec *iov;
+	unsigned niov;
+	void (*done)(struct disk_req *r);
+	int result;
+
+	/* The disk's own from here on; need not be set. */
+	struct disk *disk;
+	struct disk_req *next;
+	uint64_t start_ns, at; /* at: bytes that are done */
+	struct io_req io;
+	struct iovec one;
+	void *bounce;
+	unsigned step;
+};
+
+/* Who uses the disk. Called in the loop's thread; each may be NULL. */
+struct disk_client {
+	void (*batch)(void *ctx); /* a group of requests was completed */
+	void (*resized)(void *ctx);
+	void *ctx;
+};
+
+struct disk_opts {
+	const char *path;
+	const char *format; /* "raw" */
+	bool readonly;
+	bool discard; /* DISCARD and `unmap` give space back; without it they do nothing more than they must */
+	enum disk_cache cache;
+	enum io_kind io;
+	struct uv_loop_s *loop;
+	struct disk_client client;
+};
+
+struct disk_info {
+	const char *path, *format, *io; /* io: "io_uring" or "threads" */
+	uint64_t size; /* bytes */
+	bool readonly, discard;
+	enum disk_cache cache;
+	unsigned physical; /* block size that is best for the host, a power of two from 512 */
+};
+
+/*
+ * Errors name the file and the remedy: -ENOENT, -EACCES, -EROFS (it may only be read, and is to be written), -EINVAL (no or unknown
+ * format, a size that is not whole sectors, not a file), -EBUSY (in use: names the process where it can be found), -EOPNOTSUPP (no
+ * direct I/O here).
+ */
+int disk_open(struct disk **out, const struct disk_opts *o, struct err *e);
+/* Waits for what is in flight (its `done` is called). NULL is nothing. */
+void disk_close(struct disk *d);
+
+void disk_submit(struct disk *d, struct disk_req *r);
+/* Blocks until nothing is in flight; every `done` has been called then. For quiesce. */
+void disk_drain(struct disk *d);
+unsigned disk_in_flight(const struct disk *d);
+
+void disk_info(const struct disk *d, struct disk_info *out);
+uint64_t disk_size(const struct disk *d);
+const char *disk_op_name(enum disk_op op);
+
+/*
+ * Makes the disk `size` bytes long and tells the client. Only growing: a guest does not survive the loss of the end of
+ * its disk. A size of 0 takes what the file has now (a block device that was extended).
+ */
+int disk_resize(struct disk *d, uint64_t size, struct err *e);
+
+#define DISK_LATENCY_BUCKETS 24
+struct disk_op_stats {
+	uint64_t ops, bytes, errors;
+	uint64_t total_ns, max_ns;
+	uint64_t latency
+		[DISK_LATENCY_BUCKETS]; /* [i]: from 2^i up to 2^(i+1) microseconds; first and last take what is beyond */
+};
+struct disk_stats {
+	struct disk_op_stats op[DISK_OPS];
+	unsigned in_flight, in_flight_max;
+};
+void disk_stats(const struct disk *d, struct disk_stats *out);
+
+#endif
