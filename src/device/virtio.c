@@ -581,6 +581,9 @@ static int virtio_post_load(void *obj, unsigned version, struct err *e)
 		return err_set(e, -EINVAL,
 			"%s: the stream has features that this device does not offer", v->dev.id);
 	v->resetting = false;
+	/* Doorbells that rang before the save are not in the stream. */
+	for (unsigned i = 0; i < v->nq; i++)
+		virtio_kick(v, i);
 	return 0;
 }
 

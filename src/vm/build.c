@@ -10,6 +10,7 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "device/chardev.h"
+#include "device/virtio_blk.h"
 #include "device/virtio_console.h"
 #include "device/virtio_input.h"
 #include "vm/config.h"
@@ -50,11 +51,55 @@ struct device_list {
 	struct board_device dev[DEVICES_MAX];
 	unsigned n;
 	struct virtio_console_opts console;
+	struct virtio_blk_opts disk[VM_MAX_DISKS];
+	char disk_id[VM_MAX_DISKS][32];
 };
 
 static void add_device(struct device_list *l, const char *cls, const char *id, const void *opts)
 {
 	l->dev[l->n++] = (struct board_device){cls, id, opts};
+}
+
+/* Two tables of the same words: disks know nothing of the definition of a machine. */
+_Static_assert((int)VM_CACHE_WRITEBACK == (int)DISK_CACHE_WRITEBACK &&
+		       (int)VM_CACHE_NONE == (int)DISK_CACHE_NONE &&
+		       (int)VM_CACHE_WRITETHROUGH == (int)DISK_CACHE_WRITETHROUGH,
+	"enum vm_cache and enum disk_cache");
+_Static_assert((int)VM_IO_AUTO == (int)IO_AUTO && (int)VM_IO_URING == (int)IO_URING &&
+		       (int)VM_IO_THREADS == (int)IO_THREADS,
+	"enum vm_io and enum io_kind");
+
+static void add_disk(struct device_list *l, const struct vm_config *cfg, unsigned i)
+{
+	static const char *const formats[] = {[VM_FORMAT_RAW] = "raw"};
+	const struct vm_disk *d = &cfg->disks[i];
+
+	if (d->id)
+		snprintf(l->disk_id[i], sizeof(l->disk_id[i]), "%s", d->id);
+	else
+		snprintf(l->disk_id[i], sizeof(l->disk_id[i]), "disk%u", i);
+	l->disk[i] = (struct virtio_blk_opts){
+		.disk = {.path = d->file,
+			.format = formats[d->format],
+			.readonly = d->readonly,
+			.discard = d->discard,
+			.cache = (enum disk_cache)d->cache,
+			.io = (enum io_kind)d->io},
+		.queues = d->queues ?: MIN(cfg->smp, (unsigned)VM_MAX_QUEUES),
+	};
+	add_device(l, "virtio-blk", l->disk_id[i], &l->disk[i]);
+}
+
+static int check_ids(const struct device_list *l, struct err *e)
+{
+	for (unsigned i = 0; i < l->n; i++)
+		for (unsigned j = 0; j < i; j++)
+			if (!strcmp(l->dev[i].id, l->dev[j].id))
+				return err_set(e, -EINVAL,
+					"two devices have the id %s (%s and %s): give one another "
+					"id",
+					l->dev[i].id, l->dev[j].cls, l->dev[i].cls);
+	return 0;
 }
 
 static int list_devices(struct device_list *l, struct vm *vm, struct err *e)
@@ -68,7 +113,9 @@ static int list_devices(struct device_list *l, struct vm *vm, struct err *e)
 		l->console.chardev = vm->uart;
 		add_device(l, "virtio-console", "console", &l->console);
 	}
-	return 0;
+	for (unsigned i = 0; i < cfg->ndisks; i++)
+		add_disk(l, cfg, i);
+	return check_ids(l, e);
 }
 
 int build_board(struct vm *vm, void (*wake)(void *ctx, unsigned vcpu),

@@ -208,6 +208,7 @@ static const char *const console_names[] = {"uart", "virtio", NULL};
 static const char *const clock_names[] = {"host", "model", NULL};
 static const char *const format_names[] = {"", "raw", NULL};
 static const char *const cache_names[] = {"writeback", "none", "writethrough", NULL};
+static const char *const io_names[] = {"auto", "uring", "threads", NULL};
 static const char *const level_names[] = {"error", "warn", "info", "debug", NULL};
 
 #define TEXT(f, k, T, m) .flag = f, .key = k, .type = OPT_TEXT, OPT_AT(T, m)
@@ -232,6 +233,13 @@ const struct opt vm_disk_opts[] = {
 		.values = cache_names,
 		.dflt = "writeback",
 		.help = "how writes reach the medium"},
+	{.flag = "io",
+		.key = "io",
+		.type = OPT_ENUM,
+		D(io),
+		.values = io_names,
+		.dflt = "auto",
+		.help = "how files are worked on: io_uring, or threads where the host has none"},
 	{.flag = "id",
 		.key = "id",
 		.type = OPT_TEXT,

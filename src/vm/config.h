@@ -52,12 +52,15 @@ enum vm_cache {
 	VM_CACHE_WRITETHROUGH, /* each write is on the medium when it completes */
 };
 
+enum vm_io { VM_IO_AUTO, VM_IO_URING, VM_IO_THREADS };
+
 struct vm_disk {
 	char *id; /* NULL: the machine makes one, "disk0" */
 	char *file;
 	int format; /* enum vm_format; vm_config_validate() refuses NONE */
 	bool readonly;
 	int cache; /* enum vm_cache */
+	int io; /* enum vm_io: how the host's files are worked on */
 	bool discard; /* guest discards free space in the file */
 	unsigned queues; /* 0: one for each vCPU, at most VM_MAX_QUEUES */
 };

@@ -88,6 +88,7 @@ static const struct rule rules[] = {
 	ALLOW(recvmsg, "user networking, control socket"),
 	ALLOW(shutdown, "connections that end"),
 	ALLOW(futex, "locks between vCPUs and the event loop"),
+	ALLOW_EQ(prlimit64, 2, 0, "stack size of the disk fall back's threads; reading only"),
 	ALLOW(sched_yield, "vCPUs that wait for each other"),
 	ALLOW(sched_getaffinity, "how many processors there are"),
 	ALLOW(membarrier, "vCPUs that wait for each other"),
