@@ -75,8 +75,10 @@ static void fold_state(int dump)
 	/* Cache-block operations may name the address they were given or the block's. */
 	if ((insn & 0x707f) == 0x200f && ctx.cause != 2)
 		tval &= ~63ul;
-	if ((insn_at(sepc) & 0x707f) == 0x200f && scause != 2)
+	if (ctx.pc == DIFF_HANDLER && (insn_at(sepc) & 0x707f) == 0x200f && scause != 2) {
 		stval &= ~63ul;
+		csr_write(stval, stval);
+	}
 	if (head->quirks & QUIRK_STALE_TVAL) {
 		if (ctx.cause == 2 && stale(insn))
 			tval = insn;

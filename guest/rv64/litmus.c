@@ -51,8 +51,10 @@ static void meet(void)
 		__asm__ volatile("fence rw, rw" ::: "memory");
 		phase = ph + 1;
 	} else {
-		while (phase == ph)
-			;
+		/* pause: harts that share a core let the others arrive. */
+		for (unsigned n = 0; phase == ph; n++)
+			if (n > 200)
+				__asm__ volatile(".word 0x0100000f");
 	}
 	__asm__ volatile("fence rw, rw" ::: "memory");
 }
