@@ -4,34 +4,28 @@
 #include <fcntl.h>
 #include <jansson.h>
 #include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/fsutil.h"
 #include "base/json.h"
 #include "base/util.h"
+#include "cli/place.h"
 #include "vm/config.h"
+#include "vm/rundir.h"
 
-int launch_dir(const char *name, bool make, char *path, size_t size, struct err *e)
-{
-	int rc = make ? fs_place_make(FS_DATA, path, size, e)
-		      : fs_place_path(FS_DATA, path, size, e);
-	size_t n;
-
-	if (rc)
-		return rc;
-	n = strlen(path);
-	if ((size_t)snprintf(path + n, size - n, "/vms/%s", name) >= size - n)
-		return err_set(e, -ENAMETOOLONG,
-			"machine %s: the path of its directory is too long", name);
-	return make ? fs_mkdir_p(path, 0700, e) : 0;
-}
+/* A machine that has been asked to end gets this long; it needs a moment to flush its disks. */
+#define KILL_AFTER_NS 5000000000ull
 
 /* Beside this program, as installed or in a build tree; else in PATH. */
 static void find_program(char *path, size_t size)
@@ -66,36 +60,145 @@ static int definition_fd(const struct vm_config *cfg, struct err *e)
 	return steal_fd(&fd);
 }
 
-static void in_child(const struct launch *l, int def_fd, int ready_fd, const char *program)
+/* What the keeper knows of its machine. */
+struct keeper {
+	const struct launch *l;
+	pid_t vm;
+	int leash, signals, pidfd;
+	uint64_t kill_at; /* 0: nobody has asked it to end */
+};
+
+static void exec_vm(const struct launch *l, int def_fd, int ready_fd)
 {
-	char config[40], ready[16], console[PATH_MAX + 16], log[PATH_MAX + 16];
-	char *argv[] = {"lodge-vm", "--config", config, "--ready-fd", ready, "--console-log",
-		console, "--log", log, NULL};
-	int null = open("/dev/null", O_RDWR);
+	char config[40], ready[16], console[PATH_MAX], program[PATH_MAX + 32];
+	const char *argv[] = {"lodge-vm", "--config", config, "--ready-fd", ready, "--console-log",
+		console, l->paused ? "--paused" : NULL, NULL};
 	sigset_t none;
 
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
+	signal(SIGHUP, SIG_DFL);
 	snprintf(config, sizeof(config), "/proc/self/fd/%d", def_fd);
 	snprintf(ready, sizeof(ready), "%d", ready_fd);
-	snprintf(console, sizeof(console), "%s/console.log", l->dir);
-	snprintf(log, sizeof(log), "%s/machine.log", l->dir);
 	fcntl(ready_fd, F_SETFD, 0);
-	setsid(); /* Ctrl-C in the terminal is the guest's, or this program's; never the machine's */
-	if (!l->background)
-		prctl(PR_SET_PDEATHSIG, SIGTERM);
-	dup2(null, STDIN_FILENO);
-	dup2(null, STDOUT_FILENO);
-	if (l->cfg->log)
-		argv[7] = NULL; /* the definition names another log */
-	execvp(program, argv);
+	find_program(program, sizeof(program));
+	if (!place_file(l->place, "console.log", console, sizeof(console), NULL))
+		execvp(program, (char **)(uintptr_t)argv);
 	dprintf(ready_fd, "{\"ok\":false,\"errno\":%d,\"error\":\"%s: %s\"}\n", errno, program,
 		strerrordesc_np(errno) ?: "cannot be started");
 	_exit(127); /* forked child */
 }
 
+/* Nothing of the terminal, or of the pipe that our output goes to, is held by a machine in the background. */
+static void detach_stdio(const struct place *p)
+{
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	int log = openat(
+		p->lock, "machine.log", O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
+
+	dup2(null, STDIN_FILENO);
+	dup2(null, STDOUT_FILENO);
+	dup2(log < 0 ? null : log, STDERR_FILENO);
+}
+
+static void end_machine(struct keeper *k)
+{
+	if (k->kill_at)
+		return;
+	kill(k->vm, SIGTERM);
+	k->kill_at = clock_mono_ns() + KILL_AFTER_NS;
+}
+
+/* Until lodge-vm has ended; its wait status. */
+static int watch(struct keeper *k)
+{
+	struct pollfd p[3] = {
+		{k->pidfd, POLLIN, 0}, {k->leash, POLLIN, 0}, {k->signals, POLLIN, 0}};
+	int status = 0;
+
+	for (;;) {
+		char ch;
+
+		poll(p, 3, k->kill_at ? 100 : -1);
+		if (p[0].revents)
+			break;
+		if (k->kill_at && clock_mono_ns() > k->kill_at)
+			kill(k->vm, SIGKILL);
+		if (p[1].revents) {
+			if (read(k->leash, &ch, 1) != 1)
+				end_machine(k);
+			p[1].fd = -1; /* released, or its end is on the way */
+		}
+		if (p[2].revents) {
+			end_machine(k);
+			p[2].fd = -1;
+		}
+	}
+	while (waitpid(k->vm, &status, 0) < 0 && errno == EINTR)
+		;
+	return status;
+}
+
+static void clear_up(const struct launch *l, int status)
+{
+	int lock;
+
+	/* It clears up itself unless it was killed. */
+	if (WIFSIGNALED(status) && !rundir_claim(l->cfg->name, &lock, NULL)) {
+		rundir_remove(l->cfg->name);
+		close(lock);
+	}
+	if (l->place->temporary)
+		place_remove(l->place, NULL);
+}
+
+static void keep(const struct launch *l, int def_fd, int ready_fd, int leash)
+{
+	struct keeper k = {.l = l, .leash = leash};
+	sigset_t set;
+	int status;
+
+	setsid(); /* Ctrl-C in the terminal is the guest's, or this program's; never the machine's */
+	prctl(PR_SET_NAME, "lodge-keeper");
+	detach_stdio(l->place);
+	signal(SIGHUP, SIG_IGN);
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigprocmask(SIG_SETMASK, &set, NULL);
+	k.signals = signalfd(-1, &set, SFD_CLOEXEC);
+	k.vm = fork();
+	if (k.vm == 0)
+		exec_vm(l, def_fd, ready_fd);
+	close(ready_fd);
+	close(def_fd);
+	if (k.vm < 0)
+		_exit(127); /* forked child: who waits for the ready line sees it end */
+	k.pidfd = (int)syscall(SYS_pidfd_open, k.vm, 0);
+	status = watch(&k);
+	clear_up(l, status);
+	_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status)); /* forked child */
+}
+
+/* Its last line of log says why, and may be gone a moment later. */
+static int died(const struct launch *l, struct err *e)
+{
+	cleanup(free_ptr) char *text = NULL;
+	char path[PATH_MAX];
+	char *last = NULL;
+
+	if (!place_file(l->place, "machine.log", path, sizeof(path), NULL) &&
+		!fs_read_file(path, 1 << 20, &text, NULL, NULL)) {
+		for (char *p = strtok(text, "\n"); p; p = strtok(NULL, "\n"))
+			last = p;
+	}
+	return err_set(e, -ECHILD, "machine %s: its process ended before the guest ran%s%s",
+		l->cfg->name, last ? ": " : "; was it killed, or is the host out of memory?",
+		last ?: "");
+}
+
 /* Its one line of JSON; end of file without one: it died. */
-static int await_ready(int fd, const char *dir, struct err *e)
+static int await_ready(int fd, const struct launch *l, struct err *e)
 {
 	char line[2048];
 	size_t n = 0;
@@ -115,10 +218,7 @@ static int await_ready(int fd, const char *dir, struct err *e)
 	}
 	j = json_loadb(line, n, JSON_DISABLE_EOF_CHECK, NULL);
 	if (!j)
-		return err_set(e, -ECHILD,
-			"the machine's process ended before its guest ran; %s/machine.log may tell "
-			"why",
-			dir);
+		return died(l, e);
 	if (json_is_true(json_object_get(j, "ok"))) {
 		json_decref(j);
 		return 0;
@@ -130,39 +230,64 @@ static int await_ready(int fd, const char *dir, struct err *e)
 	return rc;
 }
 
-int launch_machine(const struct launch *l, pid_t *pid, struct err *e)
+int launch_machine(const struct launch *l, struct launched *out, struct err *e)
 {
-	char program[PATH_MAX + 32];
 	cleanup(close_fd) int def_fd = definition_fd(l->cfg, e);
-	int ready[2];
-	int rc;
+	cleanup(close_fd) int ready = -1;
+	int pipe_fd[2], leash[2], rc;
 
 	if (def_fd < 0)
 		return def_fd;
-	if (pipe2(ready, O_CLOEXEC))
+	if (pipe2(pipe_fd, O_CLOEXEC))
 		return err_sys(e, -errno, "pipe");
-	find_program(program, sizeof(program));
-	*pid = fork();
-	if (*pid == 0)
-		in_child(l, def_fd, ready[1], program);
-	close(ready[1]);
-	if (*pid < 0) {
-		close(ready[0]);
+	ready = pipe_fd[0];
+	if (pipe2(leash, O_CLOEXEC)) {
+		close(pipe_fd[1]);
+		return err_sys(e, -errno, "pipe");
+	}
+	*out = (struct launched){fork(), leash[1]};
+	if (out->keeper == 0) {
+		close(leash[1]);
+		close(ready);
+		keep(l, def_fd, pipe_fd[1], leash[0]);
+	}
+	close(leash[0]);
+	close(pipe_fd[1]);
+	if (out->keeper < 0) {
+		close(leash[1]);
 		return err_sys(e, -errno, "fork");
 	}
-	rc = await_ready(ready[0], l->dir, e);
-	close(ready[0]);
-	if (rc)
-		launch_wait(*pid);
+	rc = await_ready(ready, l, e);
+	if (rc) {
+		launch_end(out);
+		launch_wait(out);
+	}
 	return rc;
 }
 
-int launch_wait(pid_t pid)
+void launch_end(struct launched *m)
+{
+	if (m->leash >= 0)
+		close(m->leash);
+	m->leash = -1;
+}
+
+void launch_release(struct launched *m)
+{
+	/* A keeper that has gone needs no word. */
+	signal(SIGPIPE, SIG_IGN);
+	while (write(m->leash, "d", 1) < 0 && errno == EINTR)
+		;
+	launch_end(m);
+}
+
+int launch_wait(struct launched *m)
 {
 	int status;
 
-	while (waitpid(pid, &status, 0) < 0)
+	while (waitpid(m->keeper, &status, 0) < 0)
 		if (errno != EINTR)
 			return 1;
+	launch_end(m);
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }

@@ -1,8 +1,15 @@
 /*
  * launch.h: starts a lodge-vm for a definition and waits until its machine runs.
  *
- * One thread. The child gets the definition on an inherited descriptor; nothing of it is on its command line. In the
- * foreground it is told to end when this process dies; in the background it has a session of its own.
+ *	lodge run ---fork---> keeper ---fork, exec---> lodge-vm
+ *	     \---- leash ------/
+ *
+ * The keeper is a process in a session of its own that waits for the machine and clears up behind it: the
+ * place of a machine without a chosen name, and the runtime directory when lodge-vm was killed. The leash ties
+ * it to this process: when that ends, however it ends, the machine ends too, unless launch_release() came
+ * first. lodge-vm gets the definition on an inherited descriptor; nothing of it is on its command line.
+ *
+ * One thread.
  */
 #ifndef LODGE_CLI_LAUNCH_H
 #define LODGE_CLI_LAUNCH_H
@@ -11,20 +18,30 @@
 #include <sys/types.h>
 
 struct err;
+struct place;
 struct vm_config;
 
 struct launch {
 	const struct vm_config *cfg; /* with its name set */
-	const char *dir; /* of the machine: console.log, machine.log */
-	bool background;
+	struct place *place; /* open; the keeper holds its lock from then on */
+	bool paused; /* the guest waits for the method `resume` */
 };
 
-/* On success *pid is the child. On failure the child has been waited for, and the message is the machine's own. */
-int launch_machine(const struct launch *l, pid_t *pid, struct err *e);
-/* The guest's exit code once it has ended: 0..255; what a signal ended is 128 + its number. */
-int launch_wait(pid_t pid);
+struct launched {
+	pid_t keeper;
+	int leash;
+};
 
-/* <data place>/vms/NAME; made when `make`. */
-int launch_dir(const char *name, bool make, char *path, size_t size, struct err *e);
+/*
+ * On success the machine is there and *out is to be given to launch_wait() or launch_release(). On failure
+ * nothing is left of it, and the message is the machine's own.
+ */
+int launch_machine(const struct launch *l, struct launched *out, struct err *e);
+/* Ends the machine at once, as when this process died. launch_wait() then says when it has gone. */
+void launch_end(struct launched *m);
+/* The machine goes on without this process. */
+void launch_release(struct launched *m);
+/* The guest's exit code once all is over: 0..255; 128 + the signal when one ended lodge-vm. */
+int launch_wait(struct launched *m);
 
 #endif

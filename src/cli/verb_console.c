@@ -1,4 +1,5 @@
 #include <stdio.h>
+#include <unistd.h>
 
 #include "base/err.h"
 #include "base/util.h"
@@ -20,17 +21,32 @@ static const struct opt_group groups[] = {{"Options", opts, 0}, {0}};
 static int run(void *o, const struct args *a)
 {
 	const struct console *k = o;
-	cleanup(client_close) struct client c;
+	cleanup(client_close) struct client c = {.fd = -1};
+	cleanup(client_close) struct client events = {.fd = -1};
+	struct terminal t = {.console = &c,
+		.events = &events,
+		.name = a->v[0],
+		.in = STDIN_FILENO,
+		.out = STDOUT_FILENO,
+		.err = STDERR_FILENO};
 	struct err e = {0};
 	enum terminal_end end;
 
-	if (client_open(&c, a->v[0], &e) ||
+	if (client_open(&events, a->v[0], &e) || client_open(&c, a->v[0], &e) ||
+		client_call(&events, "events", json_pack("{s:b}", "follow", 1), NULL, &e) ||
 		client_call(&c, "console", json_pack("{s:b}", "history", !k->no_history), NULL, &e))
 		return fail(&e);
-	end = terminal_run(&c, "leave the console; the machine runs on");
-	fprintf(stderr, end == TERMINAL_GONE ? "\nlodge: %s has ended\n" : "\nlodge: %s runs on\n",
+	if (isatty(STDIN_FILENO))
+		fprintf(stderr, "lodge: console of %s; Ctrl-A x leaves it, Ctrl-A h helps\n",
+			a->v[0]);
+	end = terminal_run(&t);
+	fprintf(stderr,
+		end == TERMINAL_GONE ? "\nlodge: machine %s has ended\n"
+				     : "\nlodge: machine %s runs on\n",
 		a->v[0]);
-	return EXIT_DONE;
+	if (end == TERMINAL_SIGNAL)
+		return 128 + t.signum;
+	return end == TERMINAL_NO_OUTPUT ? EXIT_FAILED : EXIT_DONE;
 }
 
 const struct verb verbs_console[] = {

@@ -7,7 +7,7 @@
 
 #include "base/err.h"
 #include "base/util.h"
-#include "cli/launch.h"
+#include "cli/place.h"
 #include "cli/verb.h"
 #include "vm/rundir.h"
 
@@ -43,7 +43,7 @@ static int run(void *o, const struct args *a)
 	struct err e = {0};
 	bool alive;
 
-	if (rundir_check_name(a->v[0], &e) || launch_dir(a->v[0], false, dir, sizeof(dir), &e))
+	if (rundir_check_name(a->v[0], &e) || place_path(a->v[0], dir, sizeof(dir), &e))
 		return fail(&e);
 	snprintf(path, sizeof(path), "%s/%s.log", dir, l->machine ? "machine" : "console");
 	fd = open(path, O_RDONLY | O_CLOEXEC);
