@@ -284,7 +284,7 @@ static void make_op(
 struct source {
 	const uint8_t *host; /* of the first byte */
 	uint64_t pa;
-	unsigned left; /* bytes to the end of the page */
+	unsigned left; /* bytes to the end of the page, or of what PMP has allowed */
 };
 
 static unsigned seen_slot(uint64_t va)
@@ -328,6 +328,10 @@ static bool fetch(struct hart *h, uint64_t va, struct source *s)
 		if (!mem_fetch_page(h, va, &at))
 			return false;
 		note_page(h->ic, page, &at);
+		if (at.alone) {
+			*s = (struct source){.host = at.host, .pa = at.gpa.v, .left = 2};
+			return true;
+		}
 		/* Filled after the call: a trap may have changed the generation. */
 		p->va = page;
 		p->gen = h->code_gen;
@@ -428,6 +432,9 @@ static struct rv64_block *find_physical(
 		struct rv64_block *b = *p;
 
 		if (b->pa != s->pa || b->pa2 != pa2)
+			continue;
+		/* Made when more of the page could be fetched than now. */
+		if (s->left == 2 && b->bytes > (second ? 4 : 2))
 			continue;
 		if (b->epoch == ic->epoch)
 			return b;

@@ -221,6 +221,7 @@ struct code_at {
 	uint64_t
 		span; /* bytes that the leaf maps: more than 4 KiB, and an sfence.vma of any of them means all; 0: not translated */
 	bool global; /* the leaf, or a PTE above it, has G set */
+	bool alone; /* PMP divides the page: only the two bytes at the address have been allowed */
 };
 /* Translates for instruction fetch. False: trap taken with epc h->pc and tval `va`. */
 bool mem_fetch_page(struct hart *h, uint64_t va, struct code_at *out);

@@ -430,10 +430,7 @@ bool mem_fetch_page(struct hart *h, uint64_t va, struct code_at *out)
 	struct where w;
 	enum fail f = translate(h, va, MEM_EXEC, h->priv, false, &w);
 
-	/* The whole page must be executable or nothing is cached of it: block.c decodes to its end. */
-	if (!f &&
-		!pmp_check(h, w.pa, pmp_page_uniform(h, w.pa) ? 2 : PAGE_SIZE - (w.pa & PAGE_MASK),
-			MEM_EXEC, h->priv))
+	if (!f && !pmp_check(h, w.pa, 2, MEM_EXEC, h->priv))
 		f = FAIL_ACCESS;
 	if (!f && space_page(h->vm->o.space, 0, gpa(w.pa), MEM_EXEC, &pg))
 		f = FAIL_ACCESS;
@@ -446,6 +443,7 @@ bool mem_fetch_page(struct hart *h, uint64_t va, struct code_at *out)
 		.gpa = gpa(w.pa),
 		.span = w.span,
 		.global = w.global,
+		.alone = !pmp_page_uniform(h, w.pa),
 	};
 	return true;
 }

@@ -131,6 +131,7 @@ bool mem_fetch_page(struct hart *h, uint64_t va, struct code_at *out)
 	out->host = p;
 	out->gpa = gpa(FLAT_BASE + (uint64_t)(p - f->ram));
 	out->global = va < FLAT_ALIAS;
+	out->alone = false;
 	out->span = va < FLAT_ALIAS ? 0 : f->span;
 	return true;
 }
