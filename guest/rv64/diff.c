@@ -231,7 +231,7 @@ static uint64_t resume_at(const struct diff_chunk *c)
 	}
 	if (inside(c, pc) && cause != 1 && cause != 12 && cause != 20 && cause != 0)
 		return pc + ((*(const uint16_t *)pc & 3) == 3 ? 4 : 2);
-	return inside(c, ctx.x[1]) && ctx.x[1] != pc ? ctx.x[1] : c->end;
+	return inside(c, ctx.x[1]) && ctx.x[1] != pc && pc != c->end ? ctx.x[1] & ~1ul : c->end;
 }
 
 static void run_chunk(uint64_t run, const struct diff_chunk *c)
@@ -258,7 +258,8 @@ static void run_chunk(uint64_t run, const struct diff_chunk *c)
 		diff_enter(&ctx);
 		events++;
 		fold_state(dump);
-		if (ctx.pc == c->end && !(ctx.cause >> 63))
+		if ((ctx.pc == c->end || (ctx.pc == DIFF_HANDLER && csr_read(sepc) == c->end)) &&
+			!(ctx.cause >> 63))
 			break;
 		ctx.pc = resume_at(c);
 		/* Back into the chunk's own mode: sret, mret and traps may have left it. */

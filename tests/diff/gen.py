@@ -285,11 +285,12 @@ class Chunk:
             if kind == 3:
                 # Naturally aligned 16 bytes to 8 KiB; sometimes over the code, which then must stay runnable or not.
                 size = 16 << rng.randrange(10)
-                if self.gen.pmp_code and rng.random() < 0.1:
+                if rng.random() < 0.1:
                     at, size = self.entry, 64 << rng.randrange(6)
                 at &= ~(size - 1)
                 self.pmpaddr[n] = at >> 2 | (size >> 3) - 1
-                self.edges += [at, at + size]
+                if at < CODE:
+                    self.edges += [at, at + size]      # else: nobody stores to code
             else:
                 self.pmpaddr[n] = at >> 2
                 self.edges.append(at)
@@ -666,7 +667,7 @@ class Chunk:
     def self_modify(self):
         """A store over an instruction that follows, with fence.i between. Only where code is writable."""
         rng = self.rng
-        if self.mode == 0 or self.paging or self.edges:
+        if self.mode == 0 or self.paging or self.pmpcfg:
             return self.alu()
         word = I.r(*rng.choice(self.gen.op_r), self.rd(), self.rs(), self.rs())
         self.words(I.li64(5, word))
@@ -759,8 +760,6 @@ class Chunk:
 
 
 class Gen:
-    pmp_code = os.environ.get('PMP_CODE', '') != ''
-
     def __init__(self, seed):
         self.rng = random.Random(seed)
         self.seed = seed
