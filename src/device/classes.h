@@ -12,6 +12,7 @@ extern const struct device_class uart_class;
 extern const struct device_class virtio_blk_class;
 extern const struct device_class virtio_console_class;
 extern const struct device_class virtio_input_class;
+extern const struct device_class virtio_net_class;
 extern const struct device_class virtio_rng_class;
 
 #endif

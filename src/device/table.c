@@ -7,6 +7,7 @@ const struct device_class *const device_classes[] = {
 	&virtio_blk_class,
 	&virtio_console_class,
 	&virtio_input_class,
+	&virtio_net_class,
 	&virtio_rng_class,
 	NULL,
 };

@@ -318,27 +318,65 @@ static void finish_reset(struct virtio *v)
 	virtio_clear(v);
 }
 
-void vreq_done(struct vreq *r, uint32_t written)
+static void release(struct vreq *r)
 {
 	struct virtio *v = r->v;
-	struct virtq *q = &v->q[r->queue];
+
+	v->q[r->queue].open--;
+	v->open--;
+	free(r);
+	finish_reset(v);
+}
+
+/* The element `ahead` of the used index; the driver sees it when the index moves. */
+static int put_used(struct vreq *r, unsigned ahead, uint32_t written)
+{
+	struct virtq *q = &r->v->q[r->queue];
+	unsigned slot = (uint16_t)(q->used_idx + ahead) % q->size;
 	uint8_t elem[8];
 
 	announce(r, written);
 	put_le32(elem, r->head);
 	put_le32(elem + 4, written);
+	return space_write(space_of(r->v), gpa(q->used + 4 + 8ull * slot), elem, sizeof(elem));
+}
+
+void vreq_done_all(struct vreq *const *r, const uint32_t *written, unsigned n)
+{
+	struct virtio *v = r[0]->v;
+	struct virtq *q = &v->q[r[0]->queue];
+
 	if (!v->resetting && !(v->status & VIRTIO_NEEDS_RESET)) {
-		if (space_write(space_of(v), gpa(q->used + 4 + 8ull * (q->used_idx % q->size)),
-			    elem, sizeof(elem)) ||
-			space_store16(space_of(v), gpa(q->used + 2), (uint16_t)(q->used_idx + 1)))
+		bool bad = false;
+
+		for (unsigned i = 0; i < n; i++)
+			bad = bad || put_used(r[i], i, written[i]);
+		if (bad ||
+			space_store16(space_of(v), gpa(q->used + 2), (uint16_t)(q->used_idx + n)))
 			virtio_break(v, "a used ring outside RAM");
-		q->used_idx++;
+		q->used_idx = (uint16_t)(q->used_idx + n);
 		q->pending_notify = true;
+	} else {
+		for (unsigned i = 0; i < n; i++)
+			announce(r[i], written[i]);
 	}
-	q->open--;
-	v->open--;
-	free(r);
-	finish_reset(v);
+	for (unsigned i = 0; i < n; i++)
+		release(r[i]);
+}
+
+void vreq_done(struct vreq *r, uint32_t written)
+{
+	vreq_done_all(&r, &written, 1);
+}
+
+void vreq_undo(struct vreq *r)
+{
+	struct virtio *v = r->v;
+
+	/* A reset has put the ring's indices to 0 already, or will. */
+	v->q[r->queue].next_avail--;
+	v->requests--;
+	release(r);
 }
 
 static bool wants_interrupt(struct virtio *v, struct virtq *q)

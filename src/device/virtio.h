@@ -150,6 +150,10 @@ size_t vreq_write(struct vreq *r, const void *buf, size_t len);
 
 /* Ends the request: `written` bytes of `in` hold data now. Frees it. The driver is told by the next virtq_notify(). */
 void vreq_done(struct vreq *r, uint32_t written);
+/* Ends several of one queue, in order, that the driver must see at once or not at all (a frame in several buffers). */
+void vreq_done_all(struct vreq *const *r, const uint32_t *written, unsigned n);
+/* Puts back, untouched, the request that was popped last from its queue. Frees it. */
+void vreq_undo(struct vreq *r);
 /* Interrupts the driver if something was done and it wants to know. Call once for a batch. */
 void virtq_notify(struct virtio *v, unsigned q);
 

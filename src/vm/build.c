@@ -15,6 +15,7 @@
 #include "device/virtio_input.h"
 #include "vm/config.h"
 #include "vm/internal.h"
+#include "vm/nets.h"
 
 #define UART_OUT_RING (256u << 10)
 #define UART_IN_RING (4u << 10)
@@ -115,6 +116,8 @@ static int list_devices(struct device_list *l, struct vm *vm, struct err *e)
 	}
 	for (unsigned i = 0; i < cfg->ndisks; i++)
 		add_disk(l, cfg, i);
+	for (unsigned i = 0; i < vm->nets->n; i++)
+		add_device(l, "virtio-net", vm->nets->id[i], &vm->nets->opts[i]);
 	return check_ids(l, e);
 }
 
@@ -148,7 +151,9 @@ int build_board(struct vm *vm, void (*wake)(void *ctx, unsigned vcpu),
 
 	if (!o.engine)
 		return e->code;
-	rc = list_devices(&list, vm, e);
+	rc = nets_open(&vm->nets, cfg, vm->o.loop, e);
+	if (!rc)
+		rc = list_devices(&list, vm, e);
 	if (rc)
 		return rc;
 	o.devices = list.dev;

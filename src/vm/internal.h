@@ -39,6 +39,7 @@ struct vm {
 	unsigned nvcpus;
 	struct console *console;
 	struct chardev *uart;
+	struct vm_nets *nets;
 	int proc_fd; /* /proc/self/status; -1: none */
 	enum vm_state state;
 	enum vm_cause cause;

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <jansson.h>
 #include <linux/capability.h>
+#include <linux/if_tun.h>
 #include <linux/landlock.h>
 #include <sched.h>
 #include <seccomp.h>
@@ -65,6 +66,7 @@ static const struct rule rules[] = {
 	ALLOW(fcntl, "non-blocking mode and locks of new connections"),
 	ALLOW_EQ(ioctl, 1, FIONBIO, "non-blocking mode of sockets"),
 	ALLOW_EQ(ioctl, 1, FIONREAD, "bytes waiting in a socket (user networking)"),
+	ALLOW_EQ(ioctl, 1, TUNSETOFFLOAD, "what a guest's driver takes from its tap"),
 	ALLOW(epoll_wait, "event loop"),
 	ALLOW(epoll_pwait, "event loop"),
 	ALLOW(epoll_ctl, "event loop"),

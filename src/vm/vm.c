@@ -8,6 +8,7 @@
 #include "base/util.h"
 #include "vm/build.h"
 #include "vm/internal.h"
+#include "vm/nets.h"
 
 const char *vm_state_name(enum vm_state s)
 {
@@ -262,6 +263,7 @@ void vm_destroy(struct vm *vm)
 		sched_destroy(vm->sched);
 	}
 	board_destroy(vm->board);
+	nets_close(vm->nets);
 	vm_console_free(vm);
 	uv_close((uv_handle_t *)&vm->async, closed);
 }

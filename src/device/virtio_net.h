@@ -1,0 +1,20 @@
+/*
+ * virtio_net.h: options of the class "virtio-net" (virtio 1.2, section 5.1): a network card on a packet back end (net/net.h).
+ *
+ * One pair of queues and a control queue. Checksums and segmentation are offered as far as the back end goes.
+ * The back end belongs to whoever made it and must outlive the device.
+ */
+#ifndef LODGE_DEVICE_VIRTIO_NET_H
+#define LODGE_DEVICE_VIRTIO_NET_H
+
+#include <stdint.h>
+
+struct net_backend;
+
+struct virtio_net_opts {
+	struct net_backend *net;
+	uint8_t mac[6];
+	uint16_t mtu; /* told to the guest; 0: it decides itself */
+};
+
+#endif
