@@ -169,6 +169,14 @@ int build_power_button(struct board *b, struct err *e)
 	return err_set(e, -ENOTSUP, "this machine has no power button");
 }
 
+int build_disk_resize(struct board *b, const char *id, uint64_t size, struct err *e)
+{
+	for (unsigned i = 0; i < b->ndevices; i++)
+		if (!strcmp(b->devices[i]->id, id))
+			return virtio_blk_resize(b->devices[i], size, e);
+	return err_set(e, -ENOENT, "this machine has no disk %s", id);
+}
+
 /* "VmRSS:  123 kB" lines of /proc/self/status; the descriptor was opened before the sandbox. */
 static json_int_t status_kb(const char *text, const char *key)
 {

@@ -20,6 +20,9 @@ int build_power_button(struct board *b, struct err *e);
 unsigned build_workers(const struct vm_config *cfg);
 uint64_t build_memory(const struct vm_config *cfg);
 
+/* Live: grows the disk `id` to `size` bytes (0: what its file has now) and tells the guest. */
+int build_disk_resize(struct board *b, const char *id, uint64_t size, struct err *e);
+
 /* Memory of this process: guest RAM in use and what Lodge itself takes beyond it. New reference. */
 struct json_t *build_host_stats(struct vm *vm);
 

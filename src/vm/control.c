@@ -150,6 +150,23 @@ static int m_save(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **re
 	return vm_save(c->vm, send_chunk, &c->save_fd, e);
 }
 
+static int m_disk_resize(
+	void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
+{
+	struct control *c = ctx;
+	const char *id = json_string_value(json_object_get(p, "id"));
+	json_t *size = json_object_get(p, "size");
+
+	if (need_vm(c, e))
+		return -EBUSY;
+	if (!id || !json_is_integer(size) || json_integer_value(size) < 0)
+		return err_set(e, -EINVAL,
+			"disk_resize wants \"id\", the name of a disk, and \"size\" in bytes (0: "
+			"what "
+			"its file has now)");
+	return vm_disk_resize(c->vm, id, (uint64_t)json_integer_value(size), e);
+}
+
 static int m_methods(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
 {
 	*res = control_methods();
@@ -170,6 +187,8 @@ static const struct rpc_method methods[] = {
 	{"events", "what happened, and with follow what happens", "{\"follow\": bool}", m_events},
 	{"save", "writes the paused machine to a descriptor that was passed at the start",
 		"{\"fd\": int}", m_save},
+	{"disk_resize", "grows a disk while the guest runs, and tells it",
+		"{\"id\": text, \"size\": bytes}", m_disk_resize},
 	{"methods", "this list", NULL, m_methods},
 	{0},
 };

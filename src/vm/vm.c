@@ -393,6 +393,19 @@ int vm_power_button(struct vm *vm, struct err *e)
 	return build_power_button(vm->board, e);
 }
 
+int vm_disk_resize(struct vm *vm, const char *id, uint64_t size, struct err *e)
+{
+	int rc;
+
+	if (vm->state == VM_ENDED)
+		return err_set(e, -EBUSY, "machine has ended");
+	rc = build_disk_resize(vm->board, id, size, e);
+	if (!rc)
+		emit(vm, "disk_resized",
+			json_pack("{s:s, s:I}", "id", id, "size", (json_int_t)size));
+	return rc;
+}
+
 void vm_kill(struct vm *vm)
 {
 	/* At the loop's next turn: who asked for it gets its answer first. */
