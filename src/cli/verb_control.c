@@ -1,10 +1,14 @@
 /* The verbs that are one call on the machine's control socket. */
 #include <stdio.h>
+#include <time.h>
 
 #include "base/err.h"
 #include "base/util.h"
 #include "cli/client.h"
 #include "cli/verb.h"
+#include "vm/rundir.h"
+
+#define KILL_WAIT_MS 10000
 
 static int one_call(const char *name, const char *method)
 {
@@ -33,7 +37,16 @@ static int run_reset(void *o, const struct args *a)
 
 static int run_kill(void *o, const struct args *a)
 {
-	return one_call(a->v[0], "kill");
+	int code = one_call(a->v[0], "kill");
+
+	/* It answers first; who kills one wants its name and its disks back. */
+	for (unsigned i = 0; !code && i < KILL_WAIT_MS / 10 && rundir_alive(a->v[0]); i++)
+		nanosleep(&(struct timespec){0, 10000000}, NULL);
+	if (code || !rundir_alive(a->v[0]))
+		return code;
+	fprintf(stderr, "lodge: machine %s does not end; its process is %d\n", a->v[0],
+		rundir_pid(a->v[0]));
+	return EXIT_FAILED;
 }
 
 #define ONE_NAME .cmd.min_args = 1, .cmd.max_args = 1

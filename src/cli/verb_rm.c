@@ -1,0 +1,37 @@
+#include <errno.h>
+
+#include "base/err.h"
+#include "base/util.h"
+#include "cli/place.h"
+#include "cli/verb.h"
+#include "vm/rundir.h"
+
+static int run(void *o, const struct args *a)
+{
+	const char *name = a->v[0];
+	struct err e = {0};
+
+	for (unsigned i = 0; i < a->n; i++) {
+		cleanup(place_close) struct place p = {.lock = -1};
+		int rc;
+
+		name = a->v[i];
+		rc = rundir_check_name(name, &e);
+		if (!rc && rundir_alive(name))
+			rc = err_set(&e, -EBUSY,
+				"machine %s is running: end it first: lodge stop %s", name, name);
+		if (!rc)
+			rc = place_find(&p, name, &e);
+		if (!rc)
+			rc = place_remove(&p, &e);
+		if (rc)
+			return fail(&e);
+	}
+	return EXIT_DONE;
+}
+
+const struct verb verbs_rm[] = {
+	{VERB("rm", "NAME...", "remove the disk and the logs of machines that do not run"),
+		.cmd.min_args = 1, .cmd.max_args = 64, .run = run},
+	VERBS_END,
+};
