@@ -9,6 +9,7 @@
 extern const struct device_class finisher_class;
 extern const struct device_class rtc_class;
 extern const struct device_class uart_class;
+extern const struct device_class virtio_balloon_class;
 extern const struct device_class virtio_blk_class;
 extern const struct device_class virtio_console_class;
 extern const struct device_class virtio_input_class;

@@ -4,6 +4,7 @@ const struct device_class *const device_classes[] = {
 	&finisher_class,
 	&rtc_class,
 	&uart_class,
+	&virtio_balloon_class,
 	&virtio_blk_class,
 	&virtio_console_class,
 	&virtio_input_class,

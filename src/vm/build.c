@@ -11,6 +11,7 @@
 #include "base/util.h"
 #include "device/chardev.h"
 #include "device/virtio_blk.h"
+#include "device/virtio_balloon.h"
 #include "device/virtio_console.h"
 #include "device/virtio_input.h"
 #include "vm/config.h"
@@ -46,6 +47,7 @@ static const struct cpu_engine_ops *choose_engine(const struct vm_config *cfg, s
 
 #define DEVICES_MAX 64
 #define POWER_BUTTON "power"
+#define BALLOON "balloon"
 
 /* The PCI devices of a definition, in slot order; their options live as long as board_create() runs. */
 struct device_list {
@@ -118,6 +120,8 @@ static int list_devices(struct device_list *l, struct vm *vm, struct err *e)
 		add_disk(l, cfg, i);
 	for (unsigned i = 0; i < vm->nets->n; i++)
 		add_device(l, "virtio-net", vm->nets->id[i], &vm->nets->opts[i]);
+	if (cfg->balloon)
+		add_device(l, "virtio-balloon", BALLOON, NULL);
 	return check_ids(l, e);
 }
 
@@ -175,6 +179,18 @@ int build_disk_resize(struct board *b, const char *id, uint64_t size, struct err
 		if (!strcmp(b->devices[i]->id, id))
 			return virtio_blk_resize(b->devices[i], size, e);
 	return err_set(e, -ENOENT, "this machine has no disk %s", id);
+}
+
+int build_balloon(struct board *b, const struct vm_config *cfg, uint64_t target, struct err *e)
+{
+	if (target > cfg->memory)
+		return err_set(e, -EINVAL,
+			"balloon: the machine was made with %llu MiB: the target cannot be more",
+			(unsigned long long)(cfg->memory >> 20));
+	for (unsigned i = 0; i < b->ndevices; i++)
+		if (!strcmp(b->devices[i]->id, BALLOON))
+			return virtio_balloon_set(b->devices[i], cfg->memory - target, e);
+	return err_set(e, -ENOTSUP, "this machine has no balloon: start it with --balloon on");
 }
 
 /* "VmRSS:  123 kB" lines of /proc/self/status; the descriptor was opened before the sandbox. */

@@ -17,6 +17,8 @@ int build_board(struct vm *vm, void (*wake)(void *ctx, unsigned vcpu),
 	void (*system_event)(void *ctx, int event, uint64_t code),
 	void (*report)(void *ctx, const char *device, const char *text), struct err *e);
 int build_power_button(struct board *b, struct err *e);
+/* Asks the guest to keep `target` bytes of its memory. */
+int build_balloon(struct board *b, const struct vm_config *cfg, uint64_t target, struct err *e);
 unsigned build_workers(const struct vm_config *cfg);
 uint64_t build_memory(const struct vm_config *cfg);
 

@@ -65,6 +65,18 @@ static int m_stop(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **re
 	return need_vm(c, e) ?: vm_power_button(c->vm, e);
 }
 
+static int m_balloon(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
+{
+	const json_t *target = json_object_get(p, "target");
+	struct control *c = ctx;
+
+	if (need_vm(c, e))
+		return -EBUSY;
+	if (!json_is_integer(target) || json_integer_value(target) < 0)
+		return err_set(e, -EINVAL, "balloon: \"target\" must be a number of bytes");
+	return vm_balloon(c->vm, (uint64_t)json_integer_value(target), e);
+}
+
 static int m_reset(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
 {
 	struct control *c = ctx;
@@ -179,6 +191,7 @@ static const struct rpc_method methods[] = {
 	{"resume", "lets them run on", NULL, m_resume},
 	{"stop", "presses the power button: the guest shuts itself down", NULL, m_stop},
 	{"reset", "resets the machine and boots it again", NULL, m_reset},
+	{"balloon", "asks the guest to keep only so much memory", "{\"target\": bytes}", m_balloon},
 	{"kill", "ends the machine at once; what the guest has not flushed is lost", NULL, m_kill},
 	{"stats", "counters of vCPUs, devices, exits and the process", NULL, m_stats},
 	{"inspect", "every register and device field by name; the machine must be paused", NULL,

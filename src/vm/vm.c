@@ -406,6 +406,11 @@ int vm_disk_resize(struct vm *vm, const char *id, uint64_t size, struct err *e)
 	return rc;
 }
 
+int vm_balloon(struct vm *vm, uint64_t target, struct err *e)
+{
+	return build_balloon(vm->board, vm->o.cfg, target, e);
+}
+
 void vm_kill(struct vm *vm)
 {
 	/* At the loop's next turn: who asked for it gets its answer first. */

@@ -56,6 +56,8 @@ int vm_pause(struct vm *vm, struct err *e);
 int vm_resume(struct vm *vm, struct err *e);
 /* Presses the power button; -ENOTSUP when the machine has none. What the guest makes of it is its business. */
 int vm_power_button(struct vm *vm, struct err *e);
+/* Asks the guest to make do with `target` bytes of memory and to give the rest back. */
+int vm_balloon(struct vm *vm, uint64_t target, struct err *e);
 int vm_reset(struct vm *vm, struct err *e);
 /* Grows a disk while the guest runs, and tells it; 0: to what its file or device has now. -ENOENT, and the errors of disk_resize(). */
 int vm_disk_resize(struct vm *vm, const char *id, uint64_t size, struct err *e);

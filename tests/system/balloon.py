@@ -1,0 +1,72 @@
+#!/usr/bin/env python3
+# time-limit: 180
+"""The balloon under Debian's kernel: the process's memory shrinks when the guest is asked to give memory back, and by free page
+reporting without being asked; the guest's own figures; a target that makes no sense."""
+import os
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
+from machine import Failed, Machine, check, mini_image
+
+MIB = 1 << 20
+
+
+def rss_mib(m):
+    """Guest RAM in use, from the kernel's own book-keeping: RAM is one shared memory file."""
+    with open(f"/proc/{m.p.pid}/status") as f:
+        return next(int(line.split()[1]) // 1024 for line in f if line.startswith("RssShmem:"))
+
+
+def settle(m, below, seconds):
+    end = time.monotonic() + seconds
+    while rss_mib(m) >= below and time.monotonic() < end:
+        m.pump(0.2)
+    return rss_mib(m)
+
+
+def balloon(m):
+    return m.call("stats")["devices"]["balloon"]
+
+
+im = mini_image()
+with Machine("--kernel", im["kernel"], "--initrd", im["initrd"], "--append", im["append"], "--memory", "512M", name="balloon") as m:
+    m.expect(b"# ", 60)
+    m.run("free -m")
+    idle = settle(m, 200, 15)
+
+    # Every page of a file in memory is touched, then the file goes: reporting must give those pages back.
+    m.run("dd if=/dev/zero of=/run/big bs=1M count=180 2>/dev/null", 60)
+    full = rss_mib(m)
+    check("a guest that fills memory takes it from the host", full > idle + 150, (idle, full))
+    m.run("rm /run/big")
+    after = settle(m, idle + 60, 30)
+    check(f"free page reporting gives it back without being asked ({full} -> {after} MiB)", after < idle + 60, (idle, full, after))
+    check("and is counted", balloon(m)["reported_pages"] * 4096 > 100 * MIB, balloon(m))
+
+    m.run("dd if=/dev/zero of=/run/big bs=1M count=120 2>/dev/null", 60)
+    full = rss_mib(m)
+    m.call("balloon", target=256 * MIB)
+    end = time.monotonic() + 40
+    while balloon(m)["actual_bytes"] < 256 * MIB and time.monotonic() < end:
+        m.pump(0.2)
+    b = balloon(m)
+    check("a guest asked to keep 256 of 512 MiB gives 256 back", b["actual_bytes"] == 256 * MIB and b["refused_pages"] == 0, b)
+    check("and keeps its file", "120" in m.run("ls -l /run/big | awk '{ print $5 / 1048576 }'"))
+    check("its own figures came through the stats queue", balloon(m)["guest"].get("total", 0) > 100 * MIB, balloon(m))
+    check("memory of the host is within the target", rss_mib(m) < 256 + 16, rss_mib(m))
+    m.call("balloon", target=512 * MIB)
+    end = time.monotonic() + 40
+    while balloon(m)["actual_bytes"] and time.monotonic() < end:
+        m.pump(0.2)
+    check("asked to take all again, it does", balloon(m)["actual_bytes"] == 0, balloon(m))
+    m.run("rm /run/big; dd if=/dev/zero of=/run/big bs=1M count=220 2>/dev/null", 60)
+    check("and can use what it had given", rss_mib(m) > 220, rss_mib(m))
+
+    try:
+        m.call("balloon", target=1 << 40)
+        check("a target above the machine's memory is refused", False)
+    except Failed as e:
+        check("a target above the machine's memory is refused", "512 MiB" in str(e), e)
+    m.type("poweroff\n")
+    check("clean power-off", m.wait(40) == 0)
