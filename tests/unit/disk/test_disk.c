@@ -447,13 +447,13 @@ static void close_waits(void **state)
 		struct disk_opts o = opts(kinds[k], DISK_CACHE_WRITETHROUGH);
 		struct disk *d = open_ok(&o);
 		struct call *c = calloc(600, sizeof(*c)); /* more than a ring holds */
-		static uint8_t buf[DISK_SECTOR];
+		uint8_t *buf = calloc(600, DISK_SECTOR);
 
 		for (unsigned i = 0; i < 600; i++) {
-			c[i].iov[0] = (struct iovec){buf, sizeof(buf)};
+			c[i].iov[0] = (struct iovec){buf + i * DISK_SECTOR, DISK_SECTOR};
 			c[i].r = (struct disk_req){.op = i % 100 ? DISK_READ : DISK_WRITE,
 				.offset = i * DISK_SECTOR,
-				.len = i == 7 ? 1 : sizeof(buf),
+				.len = i == 7 ? 1 : DISK_SECTOR,
 				.iov = c[i].iov,
 				.niov = 1,
 				.done = on_done};
@@ -464,6 +464,7 @@ static void close_waits(void **state)
 			assert_true(c[i].done);
 			assert_int_equal(c[i].r.result, i == 7 ? -EINVAL : 0);
 		}
+		free(buf);
 		free(c);
 		uv_run(&rig.loop, UV_RUN_DEFAULT);
 	}
