@@ -110,7 +110,7 @@ static int files_up(struct virt *v, struct err *e)
 	return rc;
 }
 
-/* Frames for RAM, and as many again as second-level maps take when every leaf is split to 4 KiB (8 bytes a page), and for views. */
+/* Frames for RAM, and for the tables of second-level maps. */
 static int frames_up(struct virt *v, struct err *e)
 {
 	struct frames_opts fo = {.nodes = v->topology.nodes, .name = "lodge-ram"};
@@ -118,7 +118,7 @@ static int frames_up(struct virt *v, struct err *e)
 	for (unsigned n = 0; n < fo.nodes; n++) {
 		uint64_t ram = v->topology.node[n].len;
 
-		fo.node_bytes[n] = ram + align_up(ram / 256, 2 * MiB) + 4 * MiB;
+		fo.node_bytes[n] = ram + space_spare_bytes(ram);
 	}
 	return frames_create(&v->board.frames, &fo, e);
 }

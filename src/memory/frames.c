@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -24,7 +25,9 @@ struct chunk {
 
 struct node {
 	uint64_t first, chunks; /* in chunks */
-	uint64_t free; /* frames */
+	_Atomic uint64_t free; /* frames; changed under the lock, read by anybody */
+	uint64_t low; /* no free chunk lies below this one */
+	uint64_t started; /* the chunk that the last small run came from */
 };
 
 struct frames {
@@ -79,7 +82,7 @@ int frames_create(struct frames **out, const struct frames_opts *o, struct err *
 			e, rc, "machine memory: %llu MiB", (unsigned long long)(bytes / MiB));
 	}
 	for (uint64_t i = 0, at = 0; i < o->nodes; i++) {
-		f->node[i].first = at;
+		f->node[i].first = f->node[i].low = f->node[i].started = at;
 		f->node[i].chunks = o->node_bytes[i] / (2 * MiB);
 		f->node[i].free = f->node[i].chunks * CHUNK_FRAMES;
 		at += f->node[i].chunks;
@@ -144,12 +147,17 @@ static int alloc_small(struct frames *f, struct node *nd, unsigned order, mfn_t 
 {
 	unsigned at;
 
+	if (f->chunks[nd->started].nused && take_small(&f->chunks[nd->started], order, &at)) {
+		out->n = nd->started * CHUNK_FRAMES + at;
+		return 0;
+	}
 	/* Started chunks first, and from the top, so that whole ones stay together at the bottom. */
 	for (int split = 1; split >= 0; split--)
 		for (uint64_t i = nd->chunks; i-- > 0;) {
 			struct chunk *c = &f->chunks[nd->first + i];
 
 			if ((c->nused > 0) == split && take_small(c, order, &at)) {
+				nd->started = nd->first + i;
 				out->n = (nd->first + i) * CHUNK_FRAMES + at;
 				return 0;
 			}
@@ -161,7 +169,7 @@ static int alloc_chunks(struct frames *f, struct node *nd, unsigned order, mfn_t
 {
 	uint64_t n = 1ull << (order - CHUNK_ORDER);
 
-	for (uint64_t i = align_up(nd->first, n); i + n <= nd->first + nd->chunks; i += n) {
+	for (uint64_t i = align_up(nd->low, n); i + n <= nd->first + nd->chunks; i += n) {
 		uint64_t k = 0;
 
 		while (k < n && !f->chunks[i + k].whole && !f->chunks[i + k].nused)
@@ -170,6 +178,8 @@ static int alloc_chunks(struct frames *f, struct node *nd, unsigned order, mfn_t
 			continue;
 		for (k = 0; k < n; k++)
 			f->chunks[i + k].whole = true;
+		if (n == 1)
+			nd->low = i + 1;
 		out->n = i * CHUNK_FRAMES;
 		return 0;
 	}
@@ -203,17 +213,25 @@ int frames_alloc(struct frames *f, int node, unsigned order, mfn_t *out)
 void frames_free(struct frames *f, mfn_t m, unsigned order)
 {
 	struct chunk *c;
+	struct node *nd;
 
 	if (m.n + (1ull << order) > f->count)
 		abort(); /* broken invariant */
+	nd = &f->node[frames_node_of(f, m)];
 	if (order >= CHUNK_ORDER)
 		frames_discard(f, m, 1ull << order);
 	pthread_mutex_lock(&f->lock);
 	c = &f->chunks[m.n / CHUNK_FRAMES];
-	f->node[frames_node_of(f, m)].free += 1ull << order;
+	nd->free += 1ull << order;
+	nd->low = MIN(nd->low, m.n / CHUNK_FRAMES);
 	if (order < CHUNK_ORDER) {
+		if (!c->used)
+			abort(); /* broken invariant */
 		run_mark(c->used, m.n % CHUNK_FRAMES, 1u << order, false);
 		c->nused -= 1u << order;
+		/* It may be given out whole next, unlooked at: so it must be empty, before anybody else can have it. */
+		if (!c->nused)
+			frames_discard(f, mfn(align_down(m.n, CHUNK_FRAMES)), CHUNK_FRAMES);
 	} else {
 		for (uint64_t k = 0; k < 1ull << (order - CHUNK_ORDER); k++)
 			c[k].whole = false;
@@ -225,6 +243,8 @@ int frames_discard(struct frames *f, mfn_t m, uint64_t count)
 {
 	if (m.n > f->count || count > f->count - m.n)
 		return -EINVAL;
+	if (!count)
+		return 0;
 	if (fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(m.n * PAGE_SIZE),
 		    (off_t)(count * PAGE_SIZE)))
 		return -errno;

@@ -1,6 +1,7 @@
 #include "memory/space.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,14 +12,16 @@
 
 int space_create(struct space **out, struct frames *f, struct err *e)
 {
-	struct space *s = calloc(1, sizeof(*s));
+	struct space *s = aligned_alloc(_Alignof(struct space), sizeof(*s));
 	struct view *v;
 	int rc;
 
 	if (!s)
 		return err_set(e, -ENOMEM, "guest memory: out of memory");
+	memset(s, 0, sizeof(*s));
 	s->f = f;
 	pthread_rwlock_init(&s->lock, NULL);
+	pthread_mutex_init(&s->wait_lock, NULL);
 	rc = space_view_add(s, &v, e);
 	if (rc) {
 		space_destroy(s);
@@ -28,20 +31,51 @@ int space_create(struct space **out, struct frames *f, struct err *e)
 	return 0;
 }
 
-static int free_leaf(void *ctx, gpa_t a, uint64_t len, const struct view_leaf *l)
+uint64_t space_spare_bytes(uint64_t ram)
 {
-	frames_free(ctx, l->mfn, l->order);
-	return 0;
+	return align_up(ram / 256, 2 * MiB) + 4 * MiB;
+}
+
+unsigned space_hold(struct space *s)
+{
+	return space_enter(s);
+}
+
+void space_release(struct space *s, unsigned hold)
+{
+	space_leave(s, hold);
+}
+
+void space_wait(struct space *s)
+{
+	unsigned e;
+
+	pthread_mutex_lock(&s->wait_lock);
+	e = atomic_fetch_add(&s->epoch, 1) & 1;
+	while (atomic_load(&s->inside[e]))
+		sched_yield();
+	pthread_mutex_unlock(&s->wait_lock);
+}
+
+/* By what was allocated, not by what is mapped now: a leaf may have been split, removed or replaced. */
+static void free_runs(struct space *s, struct ram *r)
+{
+	for (unsigned i = 0; i < r->nruns; i++)
+		for (uint64_t k = 0; k < r->runs[i].n; k++)
+			frames_free(s->f, mfn(r->runs[i].first.n + (k << r->runs[i].order)),
+				r->runs[i].order);
+	free(r->runs);
 }
 
 void space_destroy(struct space *s)
 {
 	if (!s)
 		return;
-	if (s->nviews)
-		view_walk(s->views[0], free_leaf, s->f);
 	for (unsigned i = 0; i < s->nviews; i++)
 		view_destroy(s->views[i]);
+	for (unsigned i = 0; i < s->nrams; i++)
+		free_runs(s, &s->rams[i]);
+	pthread_mutex_destroy(&s->wait_lock);
 	pthread_rwlock_destroy(&s->lock);
 	free(s);
 }
@@ -82,8 +116,30 @@ static unsigned order_for(uint64_t at, uint64_t left)
 	return FRAME_ORDER_4K;
 }
 
-static int back_ram(struct space *s, gpa_t a, uint64_t len, int node, uint64_t *done, struct err *e)
+static int note_run(struct ram *r, mfn_t m, unsigned order)
 {
+	struct run *last = r->nruns ? &r->runs[r->nruns - 1] : NULL;
+	struct run *more;
+
+	if (last && last->order == order && last->first.n + (last->n << order) == m.n) {
+		last->n++;
+		return 0;
+	}
+	more = realloc(r->runs, (r->nruns + 1) * sizeof(*more));
+	if (!more)
+		return -ENOMEM;
+	r->runs = more;
+	r->runs[r->nruns++] = (struct run){m, 1, order};
+	return 0;
+}
+
+/* Allocates and maps; *done is how much is mapped when it fails. */
+static int back_ram(struct space *s, struct ram *r, uint64_t *done, struct err *e)
+{
+	gpa_t a = r->pub.base;
+	uint64_t len = r->pub.len;
+	int node = r->pub.node;
+
 	for (*done = 0; *done < len;) {
 		unsigned order = order_for(a.v + *done, len - *done);
 		mfn_t m = MFN_NONE;
@@ -97,11 +153,14 @@ static int back_ram(struct space *s, gpa_t a, uint64_t len, int node, uint64_t *
 			return err_set(e, rc,
 				"guest memory: node %d has no frames left for %llu MiB at %#llx",
 				node, (unsigned long long)(len / MiB), (unsigned long long)a.v);
-		rc = view_map(s->views[0], gpa(a.v + *done), m, PAGE_SIZE << order, VIEW_RWX, e);
+		rc = note_run(r, m, order);
 		if (rc) {
 			frames_free(s->f, m, order);
-			return rc;
+			return err_set(e, rc, "guest memory: out of memory");
 		}
+		rc = view_map(s->views[0], gpa(a.v + *done), m, PAGE_SIZE << order, VIEW_RWX, e);
+		if (rc)
+			return rc;
 		*done += PAGE_SIZE << order;
 	}
 	return 0;
@@ -109,6 +168,7 @@ static int back_ram(struct space *s, gpa_t a, uint64_t len, int node, uint64_t *
 
 int space_add_ram(struct space *s, gpa_t a, uint64_t len, int node, const char *name, struct err *e)
 {
+	struct ram r = {.pub = {a, len, node, name}};
 	uint64_t done;
 	unsigned at = s->nrams;
 	int rc;
@@ -127,23 +187,18 @@ int space_add_ram(struct space *s, gpa_t a, uint64_t len, int node, const char *
 			return err_set(e, -EEXIST, "guest memory: %#llx+%#llx overlaps %s",
 				(unsigned long long)a.v, (unsigned long long)len,
 				s->rams[i].pub.name);
-	rc = back_ram(s, a, len, node, &done, e);
+	rc = back_ram(s, &r, &done, e);
 	if (rc) {
-		for (uint64_t off = 0; off < done;) {
-			struct view_leaf l;
-
-			view_lookup(s->views[0], gpa(a.v + off), &l);
-			view_unmap(s->views[0], gpa(a.v + off), PAGE_SIZE << l.order, NULL);
-			frames_free(s->f, l.mfn, l.order);
-			off += PAGE_SIZE << l.order;
-		}
+		if (done) /* whole leaves: needs no frames */
+			view_unmap(s->views[0], a, done, NULL);
+		free_runs(s, &r);
 		return rc;
 	}
 	while (at > 0 && s->rams[at - 1].pub.base.v > a.v) {
 		s->rams[at] = s->rams[at - 1];
 		at--;
 	}
-	s->rams[at].pub = (struct space_ram){a, len, node, name};
+	s->rams[at] = r;
 	s->nrams++;
 	s->pages = 0;
 	for (unsigned i = 0; i < s->nrams; i++) {
@@ -173,7 +228,7 @@ static void *piece(struct space *s, gpa_t a, uint64_t len, enum mem_access acc, 
 	size = PAGE_SIZE << l.order;
 	*n = MIN(len, size - (a.v & (size - 1)));
 	host = frames_ptr(s->f, l.mfn);
-	if (acc == MEM_WRITE && atomic_load_explicit(&s->ntrackers, memory_order_acquire))
+	if (acc == MEM_WRITE && atomic_load(&s->ntrackers))
 		for (uint64_t p = align_down(a.v, PAGE_SIZE); p < a.v + *n; p += PAGE_SIZE)
 			track_write(s, gpa(p), host + (p - align_down(a.v, PAGE_SIZE)));
 	return host + (a.v & PAGE_MASK);
@@ -193,46 +248,72 @@ static int check(struct space *s, gpa_t a, uint64_t len, enum mem_access acc)
 	return 0;
 }
 
-int space_read(struct space *s, gpa_t a, void *buf, uint64_t len)
-{
-	int rc = check(s, a, len, MEM_READ);
+enum copy { COPY_OUT, COPY_IN, COPY_FILL };
 
-	for (uint64_t off = 0, n; !rc && off < len; off += n) {
-		void *p = piece(s, gpa(a.v + off), len - off, MEM_READ, &n);
+static void copy_piece(enum copy how, void *p, const void *buf, uint64_t off, uint64_t n)
+{
+	switch (how) {
+	case COPY_OUT:
+		memcpy((char *)(uintptr_t)buf + off, p, n);
+		return;
+	case COPY_IN:
+		memcpy(p, (const char *)buf + off, n);
+		return;
+	case COPY_FILL:
+		memset(p, *(const uint8_t *)buf, n);
+		return;
+	}
+}
+
+static int copy_inside(
+	struct space *s, gpa_t a, const void *buf, uint64_t len, enum copy how, enum mem_access acc)
+{
+	uint64_t off = 0, n;
+	int rc;
+
+	if (!gpa_range_ok(a, len))
+		return -EINVAL;
+	if (!len)
+		return 0;
+	/* Nearly always all of it lies in one leaf, and one look is enough. */
+	if (((a.v ^ (a.v + (len - 1))) & ~PAGE_MASK) != 0) {
+		rc = check(s, a, len, acc);
+		if (rc)
+			return rc;
+	}
+	for (; off < len; off += n) {
+		void *p = piece(s, gpa(a.v + off), len - off, acc, &n);
 
 		if (!p)
 			return -EFAULT;
-		memcpy((char *)buf + off, p, n);
+		copy_piece(how, p, buf, off, n);
 	}
+	return 0;
+}
+
+static int copy(
+	struct space *s, gpa_t a, const void *buf, uint64_t len, enum copy how, enum mem_access acc)
+{
+	unsigned in = space_enter(s);
+	int rc = copy_inside(s, a, buf, len, how, acc);
+
+	space_leave(s, in);
 	return rc;
+}
+
+int space_read(struct space *s, gpa_t a, void *buf, uint64_t len)
+{
+	return copy(s, a, buf, len, COPY_OUT, MEM_READ);
 }
 
 int space_write(struct space *s, gpa_t a, const void *buf, uint64_t len)
 {
-	int rc = check(s, a, len, MEM_WRITE);
-
-	for (uint64_t off = 0, n; !rc && off < len; off += n) {
-		void *p = piece(s, gpa(a.v + off), len - off, MEM_WRITE, &n);
-
-		if (!p)
-			return -EFAULT;
-		memcpy(p, (const char *)buf + off, n);
-	}
-	return rc;
+	return copy(s, a, buf, len, COPY_IN, MEM_WRITE);
 }
 
 int space_fill(struct space *s, gpa_t a, uint8_t byte, uint64_t len)
 {
-	int rc = check(s, a, len, MEM_WRITE);
-
-	for (uint64_t off = 0, n; !rc && off < len; off += n) {
-		void *p = piece(s, gpa(a.v + off), len - off, MEM_WRITE, &n);
-
-		if (!p)
-			return -EFAULT;
-		memset(p, byte, n);
-	}
-	return rc;
+	return copy(s, a, &byte, len, COPY_FILL, MEM_WRITE);
 }
 
 static void *single(struct space *s, gpa_t a, unsigned size, enum mem_access acc)
@@ -246,46 +327,50 @@ static void *single(struct space *s, gpa_t a, unsigned size, enum mem_access acc
 
 int space_load16(struct space *s, gpa_t a, uint16_t *out)
 {
+	unsigned in = space_enter(s);
 	uint16_t *p = single(s, a, sizeof(*p), MEM_READ);
 
-	if (!p)
-		return -EFAULT;
-	*out = __atomic_load_n(p, __ATOMIC_ACQUIRE);
-	return 0;
+	if (p)
+		*out = __atomic_load_n(p, __ATOMIC_ACQUIRE);
+	space_leave(s, in);
+	return p ? 0 : -EFAULT;
 }
 
 int space_store16(struct space *s, gpa_t a, uint16_t v)
 {
+	unsigned in = space_enter(s);
 	uint16_t *p = single(s, a, sizeof(*p), MEM_WRITE);
 
-	if (!p)
-		return -EFAULT;
-	__atomic_store_n(p, v, __ATOMIC_RELEASE);
-	return 0;
+	if (p)
+		__atomic_store_n(p, v, __ATOMIC_RELEASE);
+	space_leave(s, in);
+	return p ? 0 : -EFAULT;
 }
 
 int space_load64(struct space *s, gpa_t a, uint64_t *out)
 {
+	unsigned in = space_enter(s);
 	uint64_t *p = single(s, a, sizeof(*p), MEM_READ);
 
-	if (!p)
-		return -EFAULT;
-	*out = __atomic_load_n(p, __ATOMIC_ACQUIRE);
-	return 0;
+	if (p)
+		*out = __atomic_load_n(p, __ATOMIC_ACQUIRE);
+	space_leave(s, in);
+	return p ? 0 : -EFAULT;
 }
 
 int space_store64(struct space *s, gpa_t a, uint64_t v)
 {
+	unsigned in = space_enter(s);
 	uint64_t *p = single(s, a, sizeof(*p), MEM_WRITE);
 
-	if (!p)
-		return -EFAULT;
-	__atomic_store_n(p, v, __ATOMIC_RELEASE);
-	return 0;
+	if (p)
+		__atomic_store_n(p, v, __ATOMIC_RELEASE);
+	space_leave(s, in);
+	return p ? 0 : -EFAULT;
 }
 
-int space_span(struct space *s, gpa_t a, uint64_t len, enum mem_access acc, struct iovec *iov,
-	unsigned *n, unsigned max)
+static int span_inside(struct space *s, gpa_t a, uint64_t len, enum mem_access acc,
+	struct iovec *iov, unsigned *n, unsigned max)
 {
 	unsigned at = *n;
 	int rc = check(s, a, len, acc);
@@ -309,13 +394,27 @@ int space_span(struct space *s, gpa_t a, uint64_t len, enum mem_access acc, stru
 	return 0;
 }
 
+int space_span(struct space *s, gpa_t a, uint64_t len, enum mem_access acc, struct iovec *iov,
+	unsigned *n, unsigned max)
+{
+	unsigned in = space_enter(s);
+	int rc = span_inside(s, a, len, acc, iov, n, max);
+
+	space_leave(s, in);
+	return rc;
+}
+
 void space_announce(struct space *s, gpa_t a, uint64_t len)
 {
-	if (!atomic_load_explicit(&s->ntrackers, memory_order_acquire))
+	unsigned in;
+
+	if (!atomic_load(&s->ntrackers))
 		return;
+	in = space_enter(s);
 	for (uint64_t off = 0, n; off < len; off += n)
 		if (!piece(s, gpa(a.v + off), len - off, MEM_WRITE, &n))
-			return;
+			break;
+	space_leave(s, in);
 }
 
 int space_page(
@@ -323,6 +422,7 @@ int space_page(
 {
 	gpa_t page = gpa(align_down(a.v, PAGE_SIZE));
 	struct view_leaf l;
+	unsigned in;
 
 	out->perm = 0;
 	if (view_tag >= s->nviews || view_lookup(s->views[view_tag], page, &l))
@@ -333,10 +433,13 @@ int space_page(
 	out->mfn = l.mfn;
 	out->order = l.order;
 	out->host = frames_ptr(s->f, l.mfn);
-	if (!atomic_load_explicit(&s->ntrackers, memory_order_acquire))
+	if (!atomic_load(&s->ntrackers)) {
 		out->write_free = true;
-	else
-		out->write_free = acc == MEM_WRITE && track_write(s, page, out->host);
+		return 0;
+	}
+	in = space_enter(s);
+	out->write_free = acc == MEM_WRITE && track_write(s, page, out->host);
+	space_leave(s, in);
 	return 0;
 }
 
@@ -361,20 +464,22 @@ void space_unlisten(struct space *s, struct space_listener *l)
 
 void space_invalidate(struct space *s, unsigned view_tag, gpa_t a, uint64_t len, unsigned what)
 {
+	struct view *v = space_view(s, view_tag);
+	struct view_retired *tables = v ? view_retired_take(v, a, len) : NULL;
+
 	pthread_rwlock_rdlock(&s->lock);
 	for (struct space_listener *l = s->listeners; l; l = l->next)
 		l->invalidate(l, view_tag, a, len, what);
 	pthread_rwlock_unlock(&s->lock);
-	if (view_tag < s->nviews)
-		view_reclaim(s->views[view_tag]);
+	space_wait(s);
+	if (tables)
+		view_retired_free(v, tables);
 }
 
-int space_discard(struct space *s, gpa_t a, uint64_t len)
+static int discard_inside(struct space *s, gpa_t a, uint64_t len)
 {
-	int rc = check(s, a, len, MEM_WRITE);
+	int rc = (a.v | len) & PAGE_MASK ? -EINVAL : check(s, a, len, MEM_WRITE);
 
-	if (rc || (a.v | len) & PAGE_MASK)
-		return rc ?: -EINVAL;
 	for (uint64_t off = 0, n; !rc && off < len; off += n) {
 		char *p = piece(s, gpa(a.v + off), len - off, MEM_WRITE, &n);
 
@@ -383,5 +488,14 @@ int space_discard(struct space *s, gpa_t a, uint64_t len)
 		rc = frames_discard(s->f,
 			mfn((uint64_t)(p - (char *)frames_base(s->f)) / PAGE_SIZE), n / PAGE_SIZE);
 	}
+	return rc;
+}
+
+int space_discard(struct space *s, gpa_t a, uint64_t len)
+{
+	unsigned in = space_enter(s);
+	int rc = discard_inside(s, a, len);
+
+	space_leave(s, in);
 	return rc;
 }

@@ -17,7 +17,8 @@
  * pages, space_invalidate() makes engines drop cached write permission, and returns when they have.
  *
  * Invalidation: engines register a listener. space_invalidate() calls each; a listener returns only when no vCPU can use
- * an older translation of the range any more. It must not be called from a vCPU's own thread with device locks held.
+ * an older translation of the range any more; then it waits for the accessors below that are at work (they are short).
+ * It must not be called from a vCPU's own thread with device locks held, nor from a tracker's hook.
  *
  * Threads: all calls from any thread unless said. Errors: -EFAULT (nothing there, or not permitted), -EINVAL (wraps).
  */
@@ -39,6 +40,12 @@ int space_create(struct space **out, struct frames *f, struct err *e);
 void space_destroy(struct space *s);
 struct frames *space_frames(const struct space *s);
 
+/*
+ * What a machine adds to each node's frames above its RAM, for the tables of two second-level maps that are split to 4 KiB everywhere, and a
+ * few replicas. Frames that are never touched cost the host nothing.
+ */
+uint64_t space_spare_bytes(uint64_t ram);
+
 /* View 0 exists from the start. */
 struct view *space_view(const struct space *s, unsigned tag);
 int space_view_add(struct space *s, struct view **out, struct err *e);
@@ -55,6 +62,14 @@ struct space_ram {
 };
 /* The i-th RAM range in address order, or NULL. */
 const struct space_ram *space_ram(const struct space *s, unsigned i);
+
+/*
+ * Between the two, tables and frames that are taken out of a map stay what they were (space_invalidate() waits). The accessors below do
+ * this themselves; it is for threads that call view_lookup(), view_walk() or space_page() and are no vCPU of a
+ * listening engine. Short, no blocking; nests.
+ */
+unsigned space_hold(struct space *s);
+void space_release(struct space *s, unsigned hold);
 
 /* Copying accessors through view 0. Nothing is written unless the whole range may be. */
 int space_read(struct space *s, gpa_t a, void *buf, uint64_t len);
@@ -86,23 +101,37 @@ struct space_page {
 	unsigned order; /* size of the leaf */
 	bool write_free; /* may cache a write entry: no tracker wants to hear of the next write */
 };
-/* acc is what is about to happen; with MEM_WRITE the write is announced. -EFAULT: no RAM there, or not permitted (out->perm tells). */
+/*
+ * acc is what is about to happen; with MEM_WRITE the write is announced. -EFAULT: no RAM there, or not permitted (out->perm tells).
+ * For vCPU threads: the result holds until the engine's listener has been called and has waited for this vCPU.
+ */
 int space_page(
 	struct space *s, unsigned view_tag, gpa_t a, enum mem_access acc, struct space_page *out);
 
 /* Write tracking, one bit a 4 KiB page of RAM in the order of space_ram(). */
 struct tracker;
 struct tracker_ops {
-	/* Called in the writer's thread before a page is first written. May block briefly. May be NULL. */
+	/*
+	 * Called in the writer's thread before a page is first written; other writers of the page wait. May block briefly; may
+	 * read the space, but neither write, invalidate nor touch trackers. May be NULL.
+	 */
 	void (*before)(void *ctx, gpa_t page, const void *host);
 	void *ctx;
 };
 int tracker_start(
 	struct tracker **out, struct space *s, const struct tracker_ops *ops, struct err *e);
 void tracker_stop(struct tracker *t);
-/* Calls fn for each page written since the start or the last collect, and re-arms it. Returns their number. */
+/*
+ * Calls fn for each page written since the start or the last collect, and re-arms it. Returns their number. When fn
+ * runs, every write that was announced before the page was taken has reached memory; later ones mark the page again.
+ * (What is written through pointers of space_span() counts from the space_announce() after it.) One caller at a time.
+ */
 uint64_t tracker_collect(struct tracker *t, void (*fn)(void *ctx, gpa_t page), void *ctx);
 
+/*
+ * A page is named by its guest-physical address in the view that it was written through: a frame that is mapped at
+ * several addresses is tracked under the one that was used.
+ */
 struct space_listener {
 	/* what was taken away: MEM_WRITE only (tracking), or MEM_READ|MEM_WRITE|MEM_EXEC (unmap, remap) */
 	void (*invalidate)(

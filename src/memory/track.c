@@ -57,11 +57,12 @@ bool track_write(struct space *s, gpa_t page, const void *host)
 
 	if (!page_index(s, page, &i))
 		return false;
-	pthread_rwlock_rdlock(&s->lock);
-	for (unsigned k = 0; k < SPACE_TRACKERS; k++)
-		if (s->trackers[k])
-			mark(s->trackers[k], i, page, host);
-	pthread_rwlock_unlock(&s->lock);
+	for (unsigned k = 0; k < SPACE_TRACKERS; k++) {
+		struct tracker *t = atomic_load_explicit(&s->trackers[k], memory_order_acquire);
+
+		if (t)
+			mark(t, i, page, host);
+	}
 	return true;
 }
 
@@ -70,6 +71,13 @@ static void invalidate_all(struct space *s)
 	for (unsigned v = 0; v < s->nviews; v++)
 		for (unsigned k = 0; k < s->nrams; k++)
 			space_invalidate(s, v, s->rams[k].pub.base, s->rams[k].pub.len, MEM_WRITE);
+}
+
+static void tracker_free(struct tracker *t)
+{
+	free((void *)t->seen);
+	free((void *)t->busy);
+	free(t);
 }
 
 int tracker_start(
@@ -87,9 +95,7 @@ int tracker_start(
 	t->seen = calloc(t->words, sizeof(*t->seen));
 	t->busy = calloc(t->words, sizeof(*t->busy));
 	if (!t->seen || !t->busy) {
-		free((void *)t->seen);
-		free((void *)t->busy);
-		free(t);
+		tracker_free(t);
 		return err_set(e, -ENOMEM, "write tracking: out of memory");
 	}
 	pthread_rwlock_wrlock(&s->lock);
@@ -101,9 +107,7 @@ int tracker_start(
 	}
 	pthread_rwlock_unlock(&s->lock);
 	if (slot == SPACE_TRACKERS) {
-		free((void *)t->seen);
-		free((void *)t->busy);
-		free(t);
+		tracker_free(t);
 		return err_set(
 			e, -EBUSY, "write tracking: %d trackers are on already", SPACE_TRACKERS);
 	}
@@ -126,9 +130,8 @@ void tracker_stop(struct tracker *t)
 			atomic_fetch_sub(&s->ntrackers, 1);
 		}
 	pthread_rwlock_unlock(&s->lock);
-	free((void *)t->seen);
-	free((void *)t->busy);
-	free(t);
+	space_wait(s);
+	tracker_free(t);
 }
 
 static gpa_t page_at(const struct space *s, uint64_t i)
@@ -151,7 +154,7 @@ uint64_t tracker_collect(struct tracker *t, void (*fn)(void *ctx, gpa_t page), v
 	for (uint64_t w = 0; w < t->words; w++)
 		if (atomic_load_explicit(&t->seen[w], memory_order_relaxed))
 			got[w] = atomic_exchange(&t->seen[w], 0);
-	/* Only now can no writer go on through a cached translation: what fn reads includes what it wrote. */
+	/* Only now can no writer go on through a cached translation or finish an old store: what fn reads includes what it wrote. */
 	invalidate_all(t->s);
 	for (uint64_t w = 0; w < t->words; w++)
 		for (uint64_t bits = got[w]; bits; bits &= bits - 1) {

@@ -25,9 +25,10 @@
 typedef _Atomic uint64_t pte_t;
 
 /* Table frames that a change emptied; readers may still be in them until the next invalidation. */
-struct retired {
-	struct retired *next;
+struct view_retired {
+	struct view_retired *next;
 	mfn_t mfn;
+	uint64_t base, len; /* what it translated */
 };
 
 struct view {
@@ -37,7 +38,7 @@ struct view {
 	mfn_t root;
 	pthread_mutex_t lock;
 	uint64_t tables;
-	struct retired *retired;
+	struct view_retired *retired;
 };
 
 static unsigned level_shift(unsigned level)
@@ -138,15 +139,29 @@ static void free_tables(struct view *v, mfn_t m, unsigned level)
 	frames_free(v->f, m, level == LEVELS - 1 ? ROOT_ORDER : 0);
 }
 
-void view_reclaim(struct view *v)
+struct view_retired *view_retired_take(struct view *v, gpa_t a, uint64_t len)
 {
-	struct retired *r, *next;
+	struct view_retired *mine = NULL;
 
 	pthread_mutex_lock(&v->lock);
-	r = v->retired;
-	v->retired = NULL;
+	for (struct view_retired **p = &v->retired; *p;) {
+		struct view_retired *r = *p;
+
+		if (r->base + r->len <= a.v || (len < UINT64_MAX - a.v && a.v + len <= r->base)) {
+			p = &r->next;
+			continue;
+		}
+		*p = r->next;
+		r->next = mine;
+		mine = r;
+	}
 	pthread_mutex_unlock(&v->lock);
-	for (; r; r = next) {
+	return mine;
+}
+
+void view_retired_free(struct view *v, struct view_retired *r)
+{
+	for (struct view_retired *next; r; r = next) {
 		next = r->next;
 		frames_free(v->f, r->mfn, 0);
 		free(r);
@@ -157,7 +172,7 @@ void view_destroy(struct view *v)
 {
 	if (!v)
 		return;
-	view_reclaim(v);
+	view_retired_free(v, view_retired_take(v, gpa(0), UINT64_MAX));
 	free_tables(v, v->root, LEVELS - 1);
 	pthread_mutex_destroy(&v->lock);
 	free(v);
@@ -268,14 +283,17 @@ static bool range_empty(struct view *v, gpa_t a, uint64_t len)
 	return true;
 }
 
-static void retire(struct view *v, mfn_t m)
+/* Keeps a table of `level` on the path of `a`, which is no longer in the tree. */
+static void retire(struct view *v, mfn_t m, gpa_t a, unsigned level)
 {
-	struct retired *r = malloc(sizeof(*r));
+	struct view_retired *r = malloc(sizeof(*r));
 
 	/* Without memory to remember it the frame is lost until the view goes, which is better than a use after free. */
 	if (!r)
 		return;
 	r->mfn = m;
+	r->len = leaf_len(level + 1);
+	r->base = align_down(a.v, r->len);
 	r->next = v->retired;
 	v->retired = r;
 	v->tables--;
@@ -304,7 +322,7 @@ static void prune(struct view *v, gpa_t a)
 			if (table(v, m)[i])
 				return;
 		atomic_store_explicit(path[level], 0, memory_order_release);
-		retire(v, m);
+		retire(v, m, a, (unsigned)level - 1);
 	}
 }
 
@@ -481,7 +499,7 @@ unsigned view_coalesce(struct view *v, gpa_t a, uint64_t len)
 				mfn_t old = pte_mfn(*p);
 
 				atomic_store_explicit(p, table(v, old)[0], memory_order_release);
-				retire(v, old);
+				retire(v, old, gpa(at), level);
 				joined++;
 			}
 		}

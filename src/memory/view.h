@@ -10,7 +10,7 @@
  * has a small number (its tag) by which software TLBs tell its entries apart.
  *
  * Who may do what: readers (view_lookup) take no lock and may run beside a writer; they see the old or the new
- * leaf. Writers are serialised by the view's own lock. A change that takes something away (unmap, protect,
+ * leaf; who they are must be known to space_invalidate() (vCPUs by their listener, others by space_hold()). Writers are serialised by the view's own lock. A change that takes something away (unmap, protect,
  * remap) is complete only after space_invalidate() (space.h), which the caller must call before it
  * reuses a frame; table frames that a change made empty are kept back until then.
  *

@@ -1,0 +1,161 @@
+#include "rig.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+
+static void nonsense_is_refused(void **state)
+{
+	struct frames_opts none = {0}, many = {.nodes = FRAMES_MAX_NODES + 1},
+			   odd = {.nodes = 1, .node_bytes = {2 * MiB + 4096}},
+			   empty = {.nodes = 2, .node_bytes = {2 * MiB}},
+			   wraps = {.nodes = 2, .node_bytes = {1ull << 63, 1ull << 63}};
+	struct frames *f;
+	struct err e = {0};
+
+	assert_int_equal(frames_create(&f, &none, &e), -EINVAL);
+	assert_int_equal(frames_create(&f, &many, &e), -EINVAL);
+	assert_int_equal(frames_create(&f, &odd, &e), -EINVAL);
+	assert_int_equal(frames_create(&f, &empty, &e), -EINVAL);
+	assert_true(frames_create(&f, &wraps, &e) < 0);
+	assert_true(e.msg[0]);
+}
+
+static void a_named_node_is_strict_and_any_is_not(void **state)
+{
+	struct frames *f = rig_frames(2, 4 * MiB);
+	mfn_t m;
+
+	assert_int_equal(frames_alloc(f, 0, 10, &m), 0);
+	assert_int_equal(frames_alloc(f, 0, 0, &m), -ENOMEM);
+	assert_int_equal(frames_alloc(f, 0, FRAME_ORDER_2M, &m), -ENOMEM);
+	assert_int_equal(frames_alloc(f, FRAMES_NODE_ANY, FRAME_ORDER_2M, &m), 0);
+	assert_int_equal(frames_node_of(f, m), 1);
+	assert_int_equal(frames_alloc(f, FRAMES_NODE_ANY, FRAME_ORDER_1G, &m), -ENOMEM);
+	assert_int_equal(frames_alloc(f, FRAMES_NODE_ANY, 19, &m), -EINVAL);
+	assert_int_equal(frames_alloc(f, -2, 0, &m), -EINVAL);
+	assert_int_equal(frames_discard(f, mfn(frames_count(f)), 1), -EINVAL);
+	assert_int_equal(frames_discard(f, mfn(1), UINT64_MAX), -EINVAL);
+	assert_int_equal(frames_discard(f, mfn(frames_count(f)), 0), 0);
+	frames_destroy(f);
+}
+
+static void discard_reads_as_zero_and_keeps_the_frame(void **state)
+{
+	struct frames *f = rig_frames(1, 4 * MiB);
+	uint64_t before;
+	mfn_t m;
+
+	assert_int_equal(frames_alloc(f, 0, 3, &m), 0);
+	memset(frames_ptr(f, m), 7, 8 * PAGE_SIZE);
+	before = rig_free(f);
+	assert_int_equal(frames_discard(f, mfn(m.n + 2), 3), 0);
+	assert_int_equal(rig_free(f), before);
+	for (unsigned i = 0; i < 8; i++)
+		assert_int_equal(*(uint8_t *)frames_ptr(f, mfn(m.n + i)), i >= 2 && i < 5 ? 0 : 7);
+	assert_ptr_equal((char *)frames_base(f) + m.n * PAGE_SIZE, frames_ptr(f, m));
+	frames_destroy(f);
+}
+
+/* Any mix of sizes: nothing is given out twice, all comes back, and what comes back can be had whole again. */
+static void no_frame_is_given_out_twice(void **state)
+{
+	enum { HELD = 600 };
+	static struct held {
+		mfn_t m;
+		unsigned order;
+		uint32_t mark;
+	} held[HELD];
+	static const unsigned orders[] = {0, 0, 0, 1, 2, 4, 8, 9, 10};
+	struct frames *f = rig_frames(2, 32 * MiB);
+	uint64_t all = rig_free(f), seed = 1;
+	unsigned n = 0, given = 0;
+	mfn_t m;
+
+	for (unsigned i = 0; i < 20000; i++) {
+		unsigned k = n ? rig_random(&seed) % n : 0;
+
+		if (n < HELD && rig_random(&seed) % 2) {
+			struct held h = {
+				.order = orders[rig_random(&seed) % ARRAY_SIZE(orders)], .mark = i};
+
+			if (frames_alloc(f, (int)(rig_random(&seed) % 3) - 1, h.order, &h.m))
+				continue;
+			assert_int_equal(h.m.n & ((1ull << h.order) - 1), 0);
+			/* First and last page: new ones are zero, and belong to nobody else. */
+			for (unsigned e = 0; e < 2; e++) {
+				uint32_t *p = frames_ptr(
+					f, mfn(h.m.n + (e ? (1ull << h.order) - 1 : 0)));
+
+				assert_true(*p == 0 || (e && !h.order));
+				*p = i;
+			}
+			held[n++] = h;
+			given++;
+		} else if (n) {
+			assert_int_equal(*(uint32_t *)frames_ptr(f, held[k].m), held[k].mark);
+			frames_free(f, held[k].m, held[k].order);
+			held[k] = held[--n];
+		}
+	}
+	assert_true(given > 1000);
+	while (n--)
+		frames_free(f, held[n].m, held[n].order);
+	assert_int_equal(rig_free(f), all);
+	for (unsigned i = 0; i < 32; i++)
+		assert_int_equal(frames_alloc(f, FRAMES_NODE_ANY, FRAME_ORDER_2M, &m), 0);
+	frames_destroy(f);
+}
+
+static void *take_and_give(void *arg)
+{
+	struct frames *f = arg;
+	mfn_t m[64];
+
+	for (unsigned round = 0; round < 100; round++) {
+		for (unsigned i = 0; i < 64; i++) {
+			if (frames_alloc(f, FRAMES_NODE_ANY, i % 8 ? 0 : FRAME_ORDER_2M, &m[i]))
+				m[i] = MFN_NONE;
+			else
+				*(uint64_t *)frames_ptr(f, m[i]) = (uintptr_t)&m[i];
+		}
+		for (unsigned i = 0; i < 64; i++) {
+			if (!mfn_valid(m[i]))
+				continue;
+			if (*(uint64_t *)frames_ptr(f, m[i]) != (uintptr_t)&m[i])
+				return "two owners";
+			frames_free(f, m[i], i % 8 ? 0 : FRAME_ORDER_2M);
+		}
+	}
+	return NULL;
+}
+
+static void threads_do_not_share_frames(void **state)
+{
+	struct frames *f = rig_frames(2, 32 * MiB);
+	uint64_t all = rig_free(f);
+	pthread_t th[3];
+	void *bad;
+
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(pthread_create(&th[i], NULL, take_and_give, f), 0);
+	for (unsigned i = 0; i < 3; i++) {
+		pthread_join(th[i], &bad);
+		assert_null(bad);
+	}
+	assert_int_equal(rig_free(f), all);
+	frames_destroy(f);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(nonsense_is_refused),
+		cmocka_unit_test(a_named_node_is_strict_and_any_is_not),
+		cmocka_unit_test(discard_reads_as_zero_and_keeps_the_frame),
+		cmocka_unit_test(no_frame_is_given_out_twice),
+		cmocka_unit_test(threads_do_not_share_frames),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
