@@ -70,6 +70,12 @@ static enum exit_verdict on_console(struct vm_vcpu *vc, struct cpu_exit *x)
 	x->console.done = 0;
 	if (!x->console.write)
 		return EXIT_GO_ON; /* input belongs to the UART's driver */
+	if (x->console.byte) {
+		buf[0] = (char)x->console.gpa.v;
+		console_output(vc->vm->console, buf, 1);
+		x->console.done = 1;
+		return EXIT_GO_ON;
+	}
 	if (space_read(vc->vm->board->space, x->console.gpa, buf, n) == 0) {
 		console_output(vc->vm->console, buf, n);
 		x->console.done = n;

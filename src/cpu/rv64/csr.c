@@ -11,6 +11,11 @@ struct csr {
 	uint64_t (*read)(struct hart *h, unsigned n);
 	void (*write)(struct hart *h, unsigned n, uint64_t v); /* NULL: writes are ignored */
 	bool (*may)(struct hart *h, unsigned n);
+	/*
+	 * Instead of write, where other threads or hardware change bits too: only the bits in `mask` become those of `v`, so that
+	 * setting one bit never takes back another that arrives meanwhile.
+	 */
+	void (*modify)(struct hart *h, unsigned n, uint64_t mask, uint64_t v);
 };
 
 /* ---- when an access is illegal ---- */
@@ -65,7 +70,6 @@ STORE(mtval, c.mtval, ~0ull)
 STORE(stval, c.stval, ~0ull)
 STORE(mcounteren, c.mcounteren, 7)
 STORE(scounteren, c.scounteren, 7)
-STORE(mcountinhibit, c.mcountinhibit, 5)
 STORE(miselect, c.miselect, 0xfff)
 STORE(siselect, c.siselect, 0xfff)
 
@@ -138,25 +142,58 @@ static uint64_t r_time(struct hart *h, unsigned n)
 	return rv64_time(h->vm);
 }
 
+#define INHIBIT_CY 1u
+#define INHIBIT_IR 4u
+
+/* A counter that stands still is its base alone; one that counts adds what the hart has retired. */
+static uint64_t count_from(const struct hart *h, unsigned inhibit)
+{
+	return h->c.mcountinhibit & inhibit ? 0 : h->instret;
+}
+
+/* The write itself retires after it. */
+static uint64_t base_for(const struct hart *h, unsigned inhibit, uint64_t v)
+{
+	return h->c.mcountinhibit & inhibit ? v : v - h->instret - 1;
+}
+
 static uint64_t r_instret(struct hart *h, unsigned n)
 {
-	return h->instret + h->c.instret_base;
+	return count_from(h, INHIBIT_IR) + h->c.instret_base;
 }
 
 static void w_instret(struct hart *h, unsigned n, uint64_t v)
 {
-	h->c.instret_base = v - h->instret - 1; /* the write itself retires after it */
+	h->c.instret_base = base_for(h, INHIBIT_IR, v);
 }
 
 /* One cycle an instruction: there is no model of time yet that could say better. */
 static uint64_t r_cycle(struct hart *h, unsigned n)
 {
-	return h->instret + h->c.cycle_base;
+	return count_from(h, INHIBIT_CY) + h->c.cycle_base;
 }
 
 static void w_cycle(struct hart *h, unsigned n, uint64_t v)
 {
-	h->c.cycle_base = v - h->instret - 1;
+	h->c.cycle_base = base_for(h, INHIBIT_CY, v);
+}
+
+static uint64_t r_mcountinhibit(struct hart *h, unsigned n)
+{
+	return h->c.mcountinhibit;
+}
+
+static void w_mcountinhibit(struct hart *h, unsigned n, uint64_t v)
+{
+	uint64_t cycle = r_cycle(h, 0), instret = r_instret(h, 0);
+
+	uint64_t changed = (v ^ h->c.mcountinhibit) & (INHIBIT_CY | INHIBIT_IR);
+
+	h->c.mcountinhibit ^= changed;
+	if (changed & INHIBIT_CY)
+		w_cycle(h, 0, cycle);
+	if (changed & INHIBIT_IR)
+		w_instret(h, 0, instret);
 }
 
 /* ---- status ---- */
@@ -348,11 +385,22 @@ static uint64_t r_mip(struct hart *h, unsigned n)
 	return rv64_mip(h);
 }
 
-static void w_mip(struct hart *h, unsigned n, uint64_t v)
+/* STIP belongs to stimecmp when STCE says so. */
+static uint64_t mip_writable(const struct hart *h)
 {
-	/* STIP belongs to stimecmp when STCE says so. */
-	set_mip(h, v,
-		BIT(IRQ_SSI) | BIT(IRQ_SEI) | (h->c.menvcfg & MENVCFG_STCE ? 0 : BIT(IRQ_STI)));
+	return BIT(IRQ_SSI) | BIT(IRQ_SEI) | (h->c.menvcfg & MENVCFG_STCE ? 0 : BIT(IRQ_STI));
+}
+
+/* Reads show hardware's pending bits too; a set or clear concerns software's alone (specification, SEIP). */
+static void m_mip(struct hart *h, unsigned n, uint64_t mask, uint64_t v)
+{
+	set_mip(h, v, mask & mip_writable(h));
+}
+
+/* AIA, "Interrupt filtering": the least there may be: mvien zero, and in mvip aliases of what software may write in mip. */
+static uint64_t r_mvip(struct hart *h, unsigned n)
+{
+	return h->mip & mip_writable(h);
 }
 
 static uint64_t r_sip(struct hart *h, unsigned n)
@@ -360,9 +408,9 @@ static uint64_t r_sip(struct hart *h, unsigned n)
 	return rv64_mip(h) & h->mideleg;
 }
 
-static void w_sip(struct hart *h, unsigned n, uint64_t v)
+static void m_sip(struct hart *h, unsigned n, uint64_t mask, uint64_t v)
 {
-	set_mip(h, v, BIT(IRQ_SSI) & h->mideleg);
+	set_mip(h, v, mask & BIT(IRQ_SSI) & h->mideleg);
 }
 
 static uint64_t r_stimecmp(struct hart *h, unsigned n)
@@ -485,43 +533,44 @@ static void w_stopei(struct hart *h, unsigned n, uint64_t v)
 	claim(h, CPU_MSI_S);
 }
 
-static bool indirect(struct hart *h, unsigned file, bool write, uint64_t v, uint64_t *old)
+static bool indirect(
+	struct hart *h, unsigned file, bool write, uint64_t mask, uint64_t v, uint64_t *old)
 {
 	unsigned sel = (unsigned)(file == CPU_MSI_M ? h->c.miselect : h->c.siselect);
 
 	*old = 0;
 	if (sel >= 0x30 && sel <= 0x3f)
 		return !(sel & 1); /* iprio: read-only zero */
-	return imsic_reg(&h->imsic[file], sel, write, v, ~0ull, old);
+	return imsic_reg(&h->imsic[file], sel, write, v, mask, old);
 }
 
 static bool may_mireg(struct hart *h, unsigned n)
 {
 	uint64_t old;
 
-	return indirect(h, CPU_MSI_M, false, 0, &old);
+	return indirect(h, CPU_MSI_M, false, 0, 0, &old);
 }
 
 static bool may_sireg(struct hart *h, unsigned n)
 {
 	uint64_t old;
 
-	return indirect(h, CPU_MSI_S, false, 0, &old);
+	return indirect(h, CPU_MSI_S, false, 0, 0, &old);
 }
 
 static uint64_t r_ireg(struct hart *h, unsigned n)
 {
 	uint64_t old;
 
-	indirect(h, n == 0x351 ? CPU_MSI_M : CPU_MSI_S, false, 0, &old);
+	indirect(h, n == 0x351 ? CPU_MSI_M : CPU_MSI_S, false, 0, 0, &old);
 	return old;
 }
 
-static void w_ireg(struct hart *h, unsigned n, uint64_t v)
+static void m_ireg(struct hart *h, unsigned n, uint64_t mask, uint64_t v)
 {
 	uint64_t old;
 
-	indirect(h, n == 0x351 ? CPU_MSI_M : CPU_MSI_S, true, v, &old);
+	indirect(h, n == 0x351 ? CPU_MSI_M : CPU_MSI_S, true, mask, v, &old);
 	rv64_irq_changed(h);
 }
 
@@ -545,10 +594,10 @@ static const struct csr csrs[4096] = {
 	[0x141] = {r_sepc, w_sepc},
 	[0x142] = {r_scause, w_scause},
 	[0x143] = {r_stval, w_stval},
-	[0x144] = {r_sip, w_sip},
+	[0x144] = {r_sip, .modify = m_sip},
 	[0x14d] = {r_stimecmp, w_stimecmp, may_stimecmp},
 	[0x150] = {r_siselect, w_siselect},
-	[0x151] = {r_ireg, w_ireg, may_sireg},
+	[0x151] = {r_ireg, .may = may_sireg, .modify = m_ireg},
 	[0x15c] = {r_stopei, w_stopei},
 	[0xdb0] = {r_stopi},
 	[0x180] = {r_satp, w_satp, may_satp},
@@ -563,7 +612,8 @@ static const struct csr csrs[4096] = {
 	[0x304] = {r_mie, w_mie},
 	[0x305] = {r_mtvec, w_mtvec},
 	[0x306] = {r_mcounteren, w_mcounteren},
-	[0x308 ... 0x309] = {r_zero}, /* mvien, mvip: nothing can be made virtual */
+	[0x308] = {r_zero}, /* mvien: nothing can be made virtual */
+	[0x309] = {r_mvip, .modify = m_mip},
 	[0x30a] = {r_menvcfg, w_menvcfg},
 	[0x320] = {r_mcountinhibit, w_mcountinhibit},
 	[0x323 ... 0x33f] = {r_zero},
@@ -571,9 +621,9 @@ static const struct csr csrs[4096] = {
 	[0x341] = {r_mepc, w_mepc},
 	[0x342] = {r_mcause, w_mcause},
 	[0x343] = {r_mtval, w_mtval},
-	[0x344] = {r_mip, w_mip},
+	[0x344] = {r_mip, .modify = m_mip},
 	[0x350] = {r_miselect, w_miselect},
-	[0x351] = {r_ireg, w_ireg, may_mireg},
+	[0x351] = {r_ireg, .may = may_mireg, .modify = m_ireg},
 	[0x35c] = {r_mtopei, w_mtopei},
 	[0xfb0] = {r_mtopi},
 	[0x3a0] = {r_pmpcfg, w_pmpcfg},
@@ -605,18 +655,46 @@ bool csr_access(struct hart *h, const struct rv64_op *op, unsigned csr, enum csr
 	saved = h->instret;
 	h->instret += op_index(op);
 	before = c->read(h, csr);
-	if (write && c->write) {
-		uint64_t now = kind == CSR_RW ? val : kind == CSR_RS ? before | val : before & ~val;
-
-		/* The read of mip and sip shows hardware's pending bits, which set and clear must not make software's. */
-		if (csr == 0x344 && kind != CSR_RW) {
-			uint64_t soft = atomic_load(&h->mip);
-
-			now = kind == CSR_RS ? soft | val : soft & ~val;
-		}
-		c->write(h, csr, now);
-	}
+	if (write && c->modify)
+		c->modify(h, csr, kind == CSR_RW ? ~0ull : val, kind == CSR_RC ? 0 : val);
+	else if (write && c->write)
+		c->write(h, csr,
+			kind == CSR_RW	 ? val
+			: kind == CSR_RS ? before | val
+					 : before & ~val);
 	h->instret = saved;
 	*old = before;
 	return true;
+}
+
+/* Brings state that came from a stream to what a guest could have written. */
+void csr_sanitize(struct hart *h)
+{
+	uint64_t mpp = (h->mstatus & MSTATUS_MPP) >> MSTATUS_MPP_SHIFT;
+
+	h->mstatus &= MSTATUS_W & ~(MSTATUS_FS | (mpp == 2 ? MSTATUS_MPP : 0));
+	h->fs &= 3;
+	h->mie &= S_IRQS | M_IRQS;
+	h->mip &= S_IRQS | M_IRQS;
+	h->mideleg &= S_IRQS;
+	h->medeleg &= MEDELEG_W;
+	h->c.menvcfg = envcfg(0, h->c.menvcfg, MENVCFG_W);
+	h->c.senvcfg = envcfg(0, h->c.senvcfg, SENVCFG_W);
+	h->c.mtvec = tvec(0, h->c.mtvec);
+	h->c.stvec = tvec(0, h->c.stvec);
+	h->c.mcounteren &= 7;
+	h->c.scounteren &= 7;
+	h->c.mcountinhibit &= INHIBIT_CY | INHIBIT_IR;
+	h->c.miselect &= 0xfff;
+	h->c.siselect &= 0xfff;
+	for (unsigned i = 0; i < PMP_ENTRIES; i++) {
+		h->c.pmpaddr[i] &= (1ull << 54) - 1;
+		h->c.pmpcfg[i] &= (h->c.pmpcfg[i] & 3) == 2 ? 0x9d : 0x9f;
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(h->imsic); i++) {
+		h->imsic[i].eip[0] &= ~1ull;
+		h->imsic[i].eie[0] &= ~1ull;
+		h->imsic[i].delivery &= 1;
+		h->imsic[i].threshold &= IMSIC_IDS;
+	}
 }

@@ -60,10 +60,12 @@ bool imsic_reg(
 			*p = v;
 		return true;
 	}
+	*old = 0;
+	if (sel > EIDELIVERY && sel < EIP0)
+		return true; /* reserved numbers: zero, and writes are ignored (section "Registers in an interrupt file") */
 	if (sel < EIP0 || sel > EIE63 || sel & 1)
 		return false;
 	k = (sel & 0x3f) / 2;
-	*old = 0;
 	if (k >= 4)
 		return true; /* identities that are not there: read-only zero */
 	reg = sel <= EIP63 ? &f->eip[k] : &f->eie[k];

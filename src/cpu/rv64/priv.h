@@ -147,6 +147,9 @@ bool pmp_check(const struct hart *h, uint64_t pa, uint64_t len, unsigned acc, un
 /* Permissions that hold for every byte of the page; *uniform false: they differ inside it. */
 bool pmp_page_uniform(const struct hart *h, uint64_t pa);
 
+/* ---- csr.c ---- */
+void csr_sanitize(struct hart *h);
+
 /* ---- sbi.c ---- */
 /* ecall from S-mode: true when handled (pc is then behind it), or an exit was posted. */
 void sbi_call(struct hart *h);

@@ -11,9 +11,9 @@
 
 enum {
 	SBI_OK = 0,
-	SBI_FAILED = -1,
 	SBI_NOT_SUPPORTED = -2,
 	SBI_INVALID_PARAM = -3,
+	SBI_DENIED = -4,
 	SBI_INVALID_ADDRESS = -5,
 	SBI_ALREADY_AVAILABLE = -6,
 };
@@ -158,9 +158,10 @@ static struct ret hsm_start(struct call *c)
 static struct ret hsm_suspend(struct call *c)
 {
 	struct hart *h = c->h;
-	bool retentive = c->a[0] == 0;
+	uint32_t type = (uint32_t)c->a[0];
+	bool retentive = type == 0;
 
-	if (c->a[0] != 0 && c->a[0] != 0x80000000)
+	if (type != 0 && type != 0x80000000)
 		return (struct ret){SBI_INVALID_PARAM, 0};
 	if (!retentive && !is_ram(h, c->a[1]))
 		return (struct ret){SBI_INVALID_ADDRESS, 0};
@@ -171,6 +172,8 @@ static struct ret hsm_suspend(struct call *c)
 	h->pc += 4;
 	h->instret++;
 	atomic_store(&h->hsm.state, HSM_SUSPENDED);
+	rv64_irq_changed(
+		h); /* the run loop looks at the state only when there is something to look at */
 	c->left = true;
 	return (struct ret){0};
 }
@@ -183,6 +186,11 @@ static struct ret sbi_hsm(struct call *c)
 	case 0:
 		return hsm_start(c);
 	case 1:
+		/*
+		 * From here on another hart may start this one again, and must find nothing more that we do: the run loop, which the
+		 * poll bit brings about, does not come back to this instruction.
+		 */
+		rv64_irq_changed(c->h);
 		atomic_store(&c->h->hsm.state, HSM_STOPPED);
 		c->left = true;
 		return (struct ret){0};
@@ -229,14 +237,13 @@ static struct ret sbi_susp(struct call *c)
 
 	if (c->fid)
 		return (struct ret){SBI_NOT_SUPPORTED, 0};
-	if (c->a[0])
+	if ((uint32_t)c->a[0])
 		return (struct ret){SBI_INVALID_PARAM, 0};
 	if (!is_ram(h, c->a[1]))
 		return (struct ret){SBI_INVALID_ADDRESS, 0};
 	for (unsigned i = 0; i < h->vm->nvcpus; i++)
 		if (i != h->id && h->vm->vcpus[i]->h.hsm.state != HSM_STOPPED)
-			return (struct ret){
-				SBI_FAILED, 0}; /* "denied": the others must be stopped first */
+			return (struct ret){SBI_DENIED, 0}; /* the others must be stopped first */
 	h->hsm.retentive = false;
 	h->hsm.pc = c->a[1];
 	h->hsm.arg = c->a[2];
@@ -251,7 +258,11 @@ static struct ret sbi_dbcn(struct call *c)
 
 	if (c->fid > 2)
 		return (struct ret){SBI_NOT_SUPPORTED, 0};
-	if (c->fid < 2 && (c->a[2] || !gpa_range_ok(gpa(c->a[1]), c->a[0])))
+	if (c->fid < 2 && c->a[0] == 0)
+		return (struct ret){SBI_OK, 0};
+	if (c->fid < 2 &&
+		(c->a[2] || !gpa_range_ok(gpa(c->a[1]), c->a[0]) || !is_ram(h, c->a[1] & ~1ull) ||
+			!is_ram(h, (c->a[1] + c->a[0] - 1) & ~1ull)))
 		return (struct ret){SBI_INVALID_PARAM, 0};
 	h->posted = true;
 	h->exit->reason = CPU_EXIT_CONSOLE;

@@ -105,13 +105,9 @@ static int hart_post_load(void *obj, unsigned version, struct err *e)
 	if ((h->pc | h->c.mepc | h->c.sepc) & 1)
 		return err_set(e, -EINVAL, "hart %u: a pc is odd", h->id);
 	h->x[0] = 0;
-	h->fs &= 3;
+	csr_sanitize(h);
 	fp_host_set_frm(&h->fp, h->frm & 7);
 	fp_host_set_flags(&h->fp, h->fflags & 31);
-	for (unsigned i = 0; i < ARRAY_SIZE(h->imsic); i++) {
-		h->imsic[i].eip[0] &= ~1ull;
-		h->imsic[i].eie[0] &= ~1ull;
-	}
 	h->pend.active = false;
 	h->posted = false;
 	pmp_update(h); /* flushes translations and blocks */
