@@ -22,7 +22,7 @@ for attempt in range(2):
 m = json.loads(p.stdout)
 where = m.get("dir") or m.get("directory") or m.get("path")
 file = lambda key: os.path.join(where, m[key])
-disk = m["disk"]["name"] if isinstance(m["disk"], dict) else m["disk"]
+disk = m["disk"]["file"]
 
 
 def log_in(vm):
