@@ -42,7 +42,8 @@ void virtio_break(struct virtio *v, const char *why)
 	v->status |= VIRTIO_NEEDS_RESET;
 	v->broken++;
 	v->config_generation++;
-	if (v->dev.env->report)
+	/* A driver that breaks its device all day must not fill the log. */
+	if (v->dev.env->report && (v->broken <= 16 || is_pow2(v->broken)))
 		v->dev.env->report(v->dev.env->ctx, v->dev.id, why);
 	if (v->status & VIRTIO_DRIVER_OK)
 		virtio_pci_interrupt(v, v->config_vector, VIRTIO_ISR_CONFIG);
@@ -233,6 +234,10 @@ struct vreq *virtq_pop(struct virtio *v, unsigned qi, size_t extra)
 
 	if (!virtq_ready(v, qi))
 		return NULL;
+	if (v->in_turn && !v->turn) {
+		virtio_kick(v, qi);
+		return NULL;
+	}
 	n = waiting(v, q);
 	if (n < 0 || (n == 0 && !arm(v, q)))
 		return NULL;
@@ -260,6 +265,8 @@ struct vreq *virtq_pop(struct virtio *v, unsigned qi, size_t extra)
 	q->open++;
 	v->open++;
 	v->requests++;
+	if (v->in_turn)
+		v->turn--;
 	return r;
 }
 
@@ -437,8 +444,12 @@ static void on_bell(uv_async_t *a)
 		if (!atomic_exchange(&v->q[i].kicked, false))
 			continue;
 		v->kicks++;
-		if (virtq_ready(v, i))
-			v->cls->queue(v, i);
+		if (!virtq_ready(v, i))
+			continue;
+		v->in_turn = true;
+		v->turn = VIRTIO_TURN;
+		v->cls->queue(v, i);
+		v->in_turn = false;
 	}
 	pthread_mutex_unlock(&v->dev.lock);
 }
@@ -489,6 +500,11 @@ void virtio_set_status(struct virtio *v, uint8_t status)
 	if (!(old & VIRTIO_FEATURES_OK) && status & VIRTIO_FEATURES_OK &&
 		(v->features & ~v->offered || !(v->features & VIRTIO_F_VERSION_1)))
 		status &= (uint8_t)~VIRTIO_FEATURES_OK;
+	/* Else a driver could run the device with features that were never offered. */
+	if (status & VIRTIO_DRIVER_OK && !(status & VIRTIO_FEATURES_OK)) {
+		virtio_break(v, "a driver that starts before its features are agreed");
+		return;
+	}
 	v->status = (uint8_t)((status & ~VIRTIO_NEEDS_RESET) | (old & VIRTIO_NEEDS_RESET));
 	if (!(old & VIRTIO_DRIVER_OK) && status & VIRTIO_DRIVER_OK) {
 		if (v->cls->started)
@@ -618,6 +634,10 @@ static int virtio_post_load(void *obj, unsigned version, struct err *e)
 	if (v->features & ~v->offered)
 		return err_set(e, -EINVAL,
 			"%s: the stream has features that this device does not offer", v->dev.id);
+	if (v->status & VIRTIO_DRIVER_OK &&
+		(!(v->status & VIRTIO_FEATURES_OK) || !virtio_has(v, VIRTIO_F_VERSION_1)))
+		return err_set(e, -EINVAL, "%s: a driver that runs without its features agreed",
+			v->dev.id);
 	v->resetting = false;
 	/* Doorbells that rang before the save are not in the stream. */
 	for (unsigned i = 0; i < v->nq; i++)

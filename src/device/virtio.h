@@ -13,6 +13,9 @@
  * tells the driver by a configuration interrupt, reports it, and pops nothing more until the driver resets it. Nothing else in the machine is
  * touched.
  *
+ * A driver that never stops adding requests does not keep the event loop: virtq_pop() ends each turn of a queue after
+ * VIRTIO_TURN of them, and rings the doorbell for the rest. What one request may cost is the class's to bound.
+ *
  * Reset by the driver while requests are open: the status register keeps reading non-zero until the last one is done
  * (virtio 1.2, section 2.4 and 4.1.4.3: the driver waits for 0).
  *
@@ -34,6 +37,7 @@
 #define VIRTIO_QUEUES 32 /* of one device, at most */
 #define VIRTIO_QUEUE_SIZE 1024u
 #define VIRTIO_CHAIN_MAX 1024u /* descriptors in one request */
+#define VIRTIO_TURN 256u /* requests that one queue pops in one turn of the event loop */
 #define VIRTIO_NO_VECTOR 0xffffu
 
 #define VIRTIO_F_INDIRECT_DESC (1ull << 28)
@@ -85,6 +89,8 @@ struct virtio {
 	unsigned nq;
 	bool resetting; /* status was written 0 while requests were open */
 	bool quiesced;
+	bool in_turn; /* in class->queue() */
+	unsigned turn; /* requests that it may still pop */
 	unsigned open; /* over all queues */
 	unsigned cfg_cap; /* offset of the configuration access capability */
 	struct virtio_doorbell *bell;
@@ -139,7 +145,7 @@ static inline bool virtio_has(const struct virtio *v, uint64_t feature)
 bool virtio_live(struct virtio *v);
 bool virtq_ready(struct virtio *v, unsigned q);
 
-/* The next request of the queue with `extra` zeroed bytes at ->data; NULL: none, not live, or broken now. */
+/* The next request of the queue with `extra` zeroed bytes at ->data; NULL: none, not live, broken now, or the turn is over. */
 struct vreq *virtq_pop(struct virtio *v, unsigned q, size_t extra);
 /* Entries that wait, without taking any. */
 unsigned virtq_waiting(struct virtio *v, unsigned q);

@@ -20,6 +20,8 @@
 enum { RX, TX, QUEUES };
 #define F_SIZE 1ull
 #define PENDING 4096u
+#define REQUEST_MAX \
+	(1u << 20) /* of one request, more is lost (drivers send pages); then others have their turn */
 
 struct console_dev {
 	struct virtio v;
@@ -34,16 +36,21 @@ static void transmit(struct console_dev *c)
 {
 	struct vreq *r;
 
-	while ((r = virtq_pop(&c->v, TX, 0))) {
+	for (uint64_t sum = 0; (r = virtq_pop(&c->v, TX, 0));) {
 		char buf[1024];
 		size_t n;
 
-		while ((n = vreq_read(r, buf, sizeof(buf)))) {
+		while (r->out_at < REQUEST_MAX && (n = vreq_read(r, buf, sizeof(buf)))) {
 			c->tx_bytes += n;
 			if (c->chardev)
 				chardev_write_lossy(c->chardev, buf, n);
 		}
+		sum += r->out_at;
 		vreq_done(r, 0);
+		if (sum >= REQUEST_MAX) {
+			virtio_kick(&c->v, TX);
+			break;
+		}
 	}
 	virtq_notify(&c->v, TX);
 }

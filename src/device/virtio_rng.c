@@ -12,6 +12,7 @@
 #include "device/virtio.h"
 
 #define CHUNK_MAX 65536u /* of one request: the rest is left unwritten, which drivers must expect */
+#define TURN_MAX (16 * CHUNK_MAX) /* of one turn of the event loop */
 
 struct rng {
 	struct virtio v;
@@ -52,7 +53,7 @@ static void serve(struct virtio *v, unsigned q)
 	struct rng *r = container_of(v, struct rng, v);
 	struct vreq *req;
 
-	while ((req = virtq_pop(v, q, 0))) {
+	for (unsigned sum = 0; (req = virtq_pop(v, q, 0));) {
 		uint8_t buf[256];
 		uint32_t done = 0;
 
@@ -64,6 +65,11 @@ static void serve(struct virtio *v, unsigned q)
 		}
 		r->bytes += done;
 		vreq_done(req, done);
+		sum += done;
+		if (sum >= TURN_MAX) {
+			virtio_kick(v, q);
+			break;
+		}
 	}
 	virtq_notify(v, q);
 }

@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "base/util.h"
+#include "device/virtio.h"
 #include "vdriver.h"
 
 #define INDIRECT (1ull << 28)
@@ -271,6 +272,79 @@ static void features_must_be_accepted_as_offered(void **state)
 	assert_true(vd_status(&r->d) & 8);
 }
 
+static void running_without_agreed_features(void **state)
+{
+	static const uint64_t wrong[] = {1ull << 40, 1ull << 34 | 1ull << 32, 0};
+	struct rig *r = *state;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(wrong); i++) {
+		r->d.reports = 0;
+		vd_write(&r->d, 0x14, 1, 0);
+		vd_write(&r->d, 0x14, 1, 3);
+		for (unsigned half = 0; half < 2; half++) {
+			vd_write(&r->d, 0x08, 4, half);
+			vd_write(&r->d, 0x0c, 4, wrong[i] >> (32 * half));
+		}
+		vd_queue(&r->d, 0, SIZE, VD_DESC, VD_AVAIL, VD_USED);
+		/* At once, or without asking. */
+		vd_write(&r->d, 0x14, 1, i == 1 ? 7 : 0xf);
+		assert_false(vd_status(&r->d) & 4);
+		vd_desc(&r->d, 0, VD_DATA, 32, VD_WRITE, 0);
+		r->d.avail_idx = 0;
+		is_broken(r);
+	}
+}
+
+/* However much a driver has queued, the event loop comes round. */
+static void a_full_queue_is_served_in_turns(void **state)
+{
+	enum { MANY = 1024 };
+	struct rig *r = *state;
+	struct vdriver *d = &r->d;
+	struct virtio *v = (struct virtio *)r->dev[1];
+	uint64_t before = v->requests;
+	unsigned turns = 0;
+
+	vd_start(d, 0, SIZE);
+	vd_write(d, 0x14, 1, 0);
+	vd_write(d, 0x14, 1, 3);
+	vd_write(d, 0x08, 4, 1);
+	vd_write(d, 0x0c, 4, 1);
+	vd_write(d, 0x14, 1, 0xb);
+	vd_queue(d, 0, MANY, VD_RAM + 0x10000, VD_RAM + 0x20000, VD_RAM + 0x30000);
+	vd_write(d, 0x14, 1, 0xf);
+	uv_run(&d->loop, UV_RUN_NOWAIT);
+	vd_desc_at(d, VD_RAM + 0x10000, 0, VD_RAM + 0x40000, 1, VD_WRITE, 0);
+	space_fill(d->space, gpa(VD_RAM + 0x20000), 0, 0x1000);
+	space_store16(d->space, gpa(VD_RAM + 0x20002), MANY);
+	vd_write(d, 0x3000, 4, 0);
+	while (v->requests < before + MANY && turns < 100) {
+		uint64_t was = v->requests;
+
+		uv_run(&d->loop, UV_RUN_NOWAIT);
+		assert_true(v->requests - was <= VIRTIO_TURN);
+		turns++;
+	}
+	assert_int_equal(v->requests, before + MANY);
+	assert_true(turns >= MANY / VIRTIO_TURN);
+	assert_int_equal(d->reports, 0);
+}
+
+/* A guest that breaks its device in a circle: people are told, the log is not filled. */
+static void breaking_all_day_is_not_reported_all_day(void **state)
+{
+	struct rig *r = *state;
+
+	for (unsigned i = 0; i < 1000; i++) {
+		vd_start(&r->d, 0, SIZE);
+		vd_submit(&r->d, SIZE, 0xffff);
+		assert_true(vd_status(&r->d) & VD_NEEDS_RESET);
+	}
+	assert_in_range(r->d.reports, 16, 32);
+	vd_start(&r->d, 0, SIZE);
+	serve_one(&r->d);
+}
+
 static void every_register_at_every_width(void **state)
 {
 	struct rig *r = *state;
@@ -310,6 +384,9 @@ int main(void)
 		T(misaligned_rings),
 		T(an_avail_index_that_jumps),
 		T(features_must_be_accepted_as_offered),
+		T(running_without_agreed_features),
+		T(a_full_queue_is_served_in_turns),
+		T(breaking_all_day_is_not_reported_all_day),
 		T(every_register_at_every_width),
 	};
 
