@@ -109,6 +109,8 @@ struct command {
 	const char *summary; /* one line, lower case, no final stop */
 	const char *text; /* paragraphs, separated by empty lines; may be NULL */
 	const struct opt_group *groups; /* may be NULL */
+	/* What the shell runs to complete an argument, without the program: "names images"; or NULL. */
+	const char *names;
 };
 
 /* What is left of a command line. `v` points into argv, which command_parse() reorders. */

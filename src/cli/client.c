@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/err.h"
@@ -17,6 +18,8 @@
 #include "base/util.h"
 #include "vm/rundir.h"
 
+#define SWEEP_AFTER_S 60
+
 int client_path(const char *name, const char *file, char *path, size_t size, struct err *e)
 {
 	return rundir_path(name, file, path, size, e);
@@ -25,6 +28,21 @@ int client_path(const char *name, const char *file, char *path, size_t size, str
 static int by_text(const void *a, const void *b)
 {
 	return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* A directory that nobody holds; not a young one, which somebody may be about to take. */
+static void sweep(const char *name)
+{
+	char path[4096];
+	struct stat st;
+	int lock;
+
+	/* Without a lock file it is nothing of ours. */
+	if (rundir_path(name, "lock", path, sizeof(path), NULL) || stat(path, &st) ||
+		time(NULL) - st.st_mtime < SWEEP_AFTER_S || rundir_claim(name, &lock, NULL))
+		return;
+	rundir_remove(name);
+	close(lock);
 }
 
 int client_names(char ***names, size_t *n, struct err *e)
@@ -43,8 +61,12 @@ int client_names(char ***names, size_t *n, struct err *e)
 	for (struct dirent *de; (de = readdir(d));) {
 		char **more;
 
-		if (de->d_name[0] == '.' || !rundir_alive(de->d_name))
+		if (de->d_name[0] == '.')
 			continue;
+		if (!rundir_alive(de->d_name)) {
+			sweep(de->d_name);
+			continue;
+		}
 		more = realloc(*names, (*n + 1) * sizeof(**names));
 		if (!more)
 			break;

@@ -47,6 +47,9 @@ int place_remove(struct place *p, struct err *e);
 /* Path of a file in it. */
 int place_file(const struct place *p, const char *file, char *path, size_t size, struct err *e);
 
+/* Names of all places, of machines that run and of others, sorted; free each and the array. */
+int place_names(char ***names, size_t *n, struct err *e);
+
 /* Removes temporary places that nobody uses. Errors are not worth a message. */
 void place_sweep(void);
 

@@ -61,6 +61,7 @@ extern const struct verb verbs_logs[];
 extern const struct verb verbs_inspect[];
 extern const struct verb verbs_stats[];
 extern const struct verb verbs_rm[];
+extern const struct verb verbs_names[];
 extern const struct verb verbs_doctor[];
 
 /* All verbs in the order of the help; fills at most `max`, returns how many there are. main.c. */

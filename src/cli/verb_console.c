@@ -52,6 +52,6 @@ static int run(void *o, const struct args *a)
 const struct verb verbs_console[] = {
 	{VERB("console", "NAME", "use a machine's console; Ctrl-A x leaves it"), .cmd.min_args = 1,
 		.cmd.max_args = 1, .cmd.groups = groups, .size = sizeof(struct console),
-		.run = run},
+		.cmd.names = "names machines", .run = run},
 	VERBS_END,
 };

@@ -49,7 +49,7 @@ static int run_kill(void *o, const struct args *a)
 	return EXIT_FAILED;
 }
 
-#define ONE_NAME .cmd.min_args = 1, .cmd.max_args = 1
+#define ONE_NAME .cmd.min_args = 1, .cmd.max_args = 1, .cmd.names = "names machines"
 
 const struct verb verbs_control[] = {
 	{VERB("pause", "NAME", "stop a machine's vCPUs and its clock"), ONE_NAME, .run = run_pause},

@@ -21,6 +21,12 @@ static int run_completion(void *opts, const struct args *a)
 	return EXIT_DONE;
 }
 
+static int run_version(void *opts, const struct args *a)
+{
+	puts("lodge " LODGE_VERSION);
+	return EXIT_DONE;
+}
+
 static int run_man(void *opts, const struct args *a)
 {
 	static const struct man_page page = {
@@ -57,6 +63,7 @@ static int run_man(void *opts, const struct args *a)
 const struct verb verbs_help[] = {
 	{VERB("completion", NULL, "print the completion script for bash (zsh: after bashcompinit)"),
 		.run = run_completion},
+	{VERB("version", NULL, "print the version"), .run = run_version},
 	{VERB("man", NULL, "print the manual page (lodge man | man -l -)"), .run = run_man},
 	VERBS_END,
 };

@@ -325,13 +325,14 @@ const struct verb verbs_image[] = {
 			    "Signatures are checked with apt's keys. An interrupted pull goes on "
 			    "where it was.",
 		.cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = pull_groups,
-		.size = sizeof(struct pull), .run = run_pull},
+		.cmd.names = "names pullable", .size = sizeof(struct pull), .run = run_pull},
 	{VERB("image ls", NULL, "list the images that are here"), .cmd.groups = json_groups,
 		.size = sizeof(struct json_only), .run = run_ls},
 	{VERB("image show", "IMAGE", "show what an image is made of and how to log in"),
 		.cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = json_groups,
-		.size = sizeof(struct json_only), .run = run_show},
+		.size = sizeof(struct json_only), .cmd.names = "names images", .run = run_show},
 	{VERB("image rm", "IMAGE", "remove an image"), .cmd.min_args = 1, .cmd.max_args = 1,
-		.cmd.groups = json_groups, .size = sizeof(struct json_only), .run = run_rm},
+		.cmd.groups = json_groups, .size = sizeof(struct json_only),
+		.cmd.names = "names images", .run = run_rm},
 	VERBS_END,
 };

@@ -76,6 +76,6 @@ static int run(void *o, const struct args *a)
 const struct verb verbs_inspect[] = {
 	{VERB("inspect", "NAME", "show every register and device field of a machine by name"),
 		.cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = groups,
-		.size = sizeof(struct inspect), .run = run},
+		.size = sizeof(struct inspect), .cmd.names = "names machines", .run = run},
 	VERBS_END,
 };

@@ -12,7 +12,7 @@
 #include "vm/rundir.h"
 
 struct logs {
-	bool follow, machine;
+	bool follow, machine, console;
 };
 
 static const struct opt opts[] = {
@@ -20,6 +20,8 @@ static const struct opt opts[] = {
 		.help = "go on until the machine ends"},
 	{"machine", 'm', .type = OPT_FLAG, OPT_AT(struct logs, machine),
 		.help = "the log of lodge-vm instead of the guest's console"},
+	{"console", 'c', .type = OPT_FLAG, OPT_AT(struct logs, console),
+		.help = "the guest's console, as without it"},
 	OPT_DONE,
 };
 static const struct opt_group groups[] = {{"Options", opts, 0}, {0}};
@@ -43,6 +45,10 @@ static int run(void *o, const struct args *a)
 	struct err e = {0};
 	bool alive;
 
+	if (l->machine && l->console) {
+		fputs("lodge logs: --machine and --console: take one\n", stderr);
+		return EXIT_USAGE;
+	}
 	if (rundir_check_name(a->v[0], &e) || place_path(a->v[0], dir, sizeof(dir), &e))
 		return fail(&e);
 	snprintf(path, sizeof(path), "%s/%s.log", dir, l->machine ? "machine" : "console");
@@ -68,6 +74,6 @@ static int run(void *o, const struct args *a)
 const struct verb verbs_logs[] = {
 	{VERB("logs", "NAME", "print what a machine's guest wrote to its console"),
 		.cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = groups,
-		.size = sizeof(struct logs), .run = run},
+		.size = sizeof(struct logs), .cmd.names = "names kept", .run = run},
 	VERBS_END,
 };

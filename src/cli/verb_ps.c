@@ -6,13 +6,17 @@
 #include "base/size.h"
 #include "base/util.h"
 #include "cli/client.h"
+#include "cli/place.h"
 #include "cli/verb.h"
+#include "vm/rundir.h"
 
 struct ps {
-	bool json;
+	bool json, all;
 };
 
 static const struct opt opts[] = {
+	{"all", 'a', .type = OPT_FLAG, OPT_AT(struct ps, all),
+		.help = "also those that do not run and whose disk or logs are kept"},
 	{"json", .type = OPT_FLAG, OPT_AT(struct ps, json), .help = "print one JSON object a line"},
 	OPT_DONE,
 };
@@ -30,6 +34,28 @@ static void print_row(const json_t *st)
 		(long long)json_integer_value(json_object_get(st, "vcpus")),
 		size_text(mem, (uint64_t)json_integer_value(json_object_get(st, "memory"))),
 		up / 3600, up / 60 % 60, up % 60);
+}
+
+/* What is kept of machines that do not run. */
+static int print_kept(const struct ps *p, struct err *e)
+{
+	char **names;
+	size_t n;
+	int rc = place_names(&names, &n, e);
+
+	if (rc)
+		return rc;
+	for (size_t i = 0; i < n; i++) {
+		if (rundir_alive(names[i]))
+			;
+		else if (p->json)
+			printf("{\"name\":\"%s\",\"state\":\"off\"}\n", names[i]);
+		else
+			printf("%-24s %-8s\n", names[i], "off");
+		free(names[i]);
+	}
+	free(names);
+	return 0;
 }
 
 static int run(void *o, const struct args *a)
@@ -61,7 +87,7 @@ static int run(void *o, const struct args *a)
 		free(names[i]);
 	}
 	free(names);
-	return EXIT_DONE;
+	return p->all && print_kept(p, &e) ? fail(&e) : EXIT_DONE;
 }
 
 const struct verb verbs_ps[] = {

@@ -32,6 +32,6 @@ static int run(void *o, const struct args *a)
 
 const struct verb verbs_rm[] = {
 	{VERB("rm", "NAME...", "remove the disk and the logs of machines that do not run"),
-		.cmd.min_args = 1, .cmd.max_args = 64, .run = run},
+		.cmd.min_args = 1, .cmd.max_args = 64, .cmd.names = "names kept", .run = run},
 	VERBS_END,
 };

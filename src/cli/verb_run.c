@@ -283,7 +283,7 @@ const struct verb verbs_run[] = {
 	{VERB("run", "[IMAGE]",
 		 "run a machine; its console is here until it ends, or with -d in the background"),
 		.cmd.max_args = 1, .cmd.groups = run_groups, .size = sizeof(struct run),
-		.run = run_run, .parse = parse_run,
+		.cmd.names = "names images", .run = run_run, .parse = parse_run,
 		.cmd.text =
 			"Runs an image (see lodge image), or a kernel, or firmware.\n\n"
 			"A machine with a --name keeps its disk, a copy of the image's, for the "

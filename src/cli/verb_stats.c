@@ -125,9 +125,10 @@ static int run_events(void *o, const struct args *a)
 
 const struct verb verbs_stats[] = {
 	{VERB("stats", "NAME", "show what a machine is doing"), .cmd.min_args = 1,
-		.cmd.max_args = 1, .cmd.groups = groups, .size = sizeof(struct stats), .run = run},
+		.cmd.max_args = 1, .cmd.groups = groups, .cmd.names = "names machines",
+		.size = sizeof(struct stats), .run = run},
 	{VERB("events", "NAME", "show what happened to a machine, one JSON object a line"),
 		.cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = groups,
-		.size = sizeof(struct stats), .run = run_events},
+		.cmd.names = "names machines", .size = sizeof(struct stats), .run = run_events},
 	VERBS_END,
 };

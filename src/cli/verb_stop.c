@@ -63,6 +63,6 @@ static int run(void *o, const struct args *a)
 const struct verb verbs_stop[] = {
 	{VERB("stop", "NAME", "press the power button and wait until the guest has shut down"),
 		.cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = groups,
-		.size = sizeof(struct stop), .run = run},
+		.size = sizeof(struct stop), .cmd.names = "names machines", .run = run},
 	VERBS_END,
 };

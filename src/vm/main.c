@@ -32,7 +32,7 @@ struct process {
 	struct vm_config cfg;
 	char *config, *console_log, *load, *save_to, *rundir;
 	unsigned ready_fd;
-	bool paused, explain, no_stdio;
+	bool paused, explain, man, completion, version, no_stdio;
 
 	uv_loop_t loop;
 	uv_signal_t sigterm, sigint;
@@ -64,6 +64,12 @@ static const struct opt process_opts[] = {
 			"not be built; no console on standard input and output then"},
 	{"explain-sandbox", .type = OPT_FLAG, OPT_AT(struct process, explain),
 		.help = "print what the sandbox allows, with the reason for each rule, and end"},
+	{"man", .type = OPT_FLAG, OPT_AT(struct process, man),
+		.help = "print the manual page (lodge-vm --man | man -l -), and end"},
+	{"completion", .type = OPT_FLAG, OPT_AT(struct process, completion),
+		.help = "print the completion script for bash, and end"},
+	{"version", .type = OPT_FLAG, OPT_AT(struct process, version),
+		.help = "print the version, and end"},
 	OPT_DONE,
 };
 
@@ -300,7 +306,7 @@ static int read_args(struct process *p, int argc, char **argv, struct args *a, s
 
 	if (!rc)
 		rc = vm_config_parse_args(&command, p, &p->cfg, argc, argv, a, e);
-	if (rc || a->help || p->explain)
+	if (rc || a->help || p->explain || p->man || p->completion || p->version)
 		return rc;
 	p->no_stdio = p->ready_fd != 0;
 	rc = vm_host_read(&host, e);
@@ -315,14 +321,57 @@ static int finish(struct process *p, const struct err *e, int code)
 	return code;
 }
 
-static int print_sandbox(void)
+static void print_sandbox(void)
 {
 	json_t *j = sandbox_explain();
 
 	json_dumpf(j, stdout, JSON_INDENT(2));
 	putchar('\n');
 	json_decref(j);
-	return 0;
+}
+
+static void print_man(void)
+{
+	static const struct man_page page = {
+		.program = "lodge-vm",
+		.version = LODGE_VERSION,
+		.date = LODGE_DATE,
+		.summary = "run one virtual machine",
+		.text = "Runs one machine in this process until its guest powers off. lodge run "
+			"starts "
+			"it; by hand it puts the guest's console on standard input and output. "
+			"While "
+			"it runs, its control socket is control.sock in a directory of its name "
+			"below "
+			"$XDG_RUNTIME_DIR/lodge, or /run/lodge for root: JSON-RPC 2.0, one object "
+			"a "
+			"line; the method \"methods\" lists the others.",
+		.after = ".SH EXIT STATUS\nThe guest's: 0 after a clean power-off, or the code "
+			 "that it "
+			 "gave to the test finisher; 137 when it was killed, 1 when something "
+			 "failed, "
+			 "2 after wrong usage.\n.SH SEE ALSO\n\\fBlodge\\fR(1)\n",
+	};
+	const struct command *const one = &command;
+
+	commands_print_man(&page, &one, 1, stdout);
+}
+
+/* What only prints and starts no machine. */
+static void print_only(const struct process *p, const struct args *a)
+{
+	const struct command *const one = &command;
+
+	if (a->help)
+		command_print_help(&command, stdout);
+	else if (p->explain)
+		print_sandbox();
+	else if (p->man)
+		print_man();
+	else if (p->completion)
+		commands_print_completion("lodge-vm", &one, 1, stdout);
+	else
+		puts("lodge-vm " LODGE_VERSION);
 }
 
 int main(int argc, char **argv)
@@ -339,10 +388,8 @@ int main(int argc, char **argv)
 	rc = read_args(p, argc, argv, &a, &e);
 	if (rc) {
 		rc = finish(p, &e, 2);
-	} else if (a.help) {
-		command_print_help(&command, stdout);
-	} else if (p->explain) {
-		rc = print_sandbox();
+	} else if (a.help || p->explain || p->man || p->completion || p->version) {
+		print_only(p, &a);
 	} else {
 		rc = run(p, &e);
 		rc = rc ? finish(p, &e, 1) : p->code;

@@ -250,6 +250,19 @@ static void complete_values(const struct command *c, FILE *f)
 	}
 }
 
+/*
+ * The names that the program knows now. bash takes a word apart at its colons and wants only what
+ * comes behind the last one, hence the whole word from the line.
+ */
+static void complete_names(const char *program, const struct command *c, FILE *f)
+{
+	fprintf(f,
+		"\t\tlocal word=${COMP_LINE:0:COMP_POINT}\n\t\tword=${word##*[[:space:]]}\n"
+		"\t\tCOMPREPLY=($(compgen -W \"$(%s %s 2>/dev/null)\" -- \"$word\"))\n"
+		"\t\t[[ $word == *:* ]] && COMPREPLY=(\"${COMPREPLY[@]#\"${word%%:*}:\"}\")\n",
+		program, c->names);
+}
+
 static void complete_flags(const struct command *c, FILE *f)
 {
 	fputs("--help", f);
@@ -293,7 +306,10 @@ void commands_print_completion(
 		complete_values(cmds[i], f);
 		fputs("\t\tesac\n\t\t[[ $cur == -* ]] && COMPREPLY=($(compgen -W '", f);
 		complete_flags(cmds[i], f);
-		fputs("' -- \"$cur\"))\n\t\t;;\n", f);
+		fputs("' -- \"$cur\")) && return\n", f);
+		if (cmds[i]->names)
+			complete_names(program, cmds[i], f);
+		fputs("\t\t;;\n", f);
 	}
 	fputs("\tesac\n}\ncomplete -o default -F ", f);
 	shell_name(f, program);

@@ -1,0 +1,95 @@
+/* Names alone, one a line, for shell completion and scripts. */
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/json.h"
+#include "base/spell.h"
+#include "base/util.h"
+#include "cli/client.h"
+#include "cli/place.h"
+#include "cli/verb.h"
+#include "image/image.h"
+
+static int print_and_free(char **names, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		puts(names[i]);
+		free(names[i]);
+	}
+	free(names);
+	return EXIT_DONE;
+}
+
+static int machines(struct err *e)
+{
+	char **names;
+	size_t n;
+
+	return client_names(&names, &n, e) ?: print_and_free(names, n);
+}
+
+static int kept(struct err *e)
+{
+	char **names;
+	size_t n;
+
+	return place_names(&names, &n, e) ?: print_and_free(names, n);
+}
+
+static int images(struct err *e)
+{
+	cleanup(image_dirs_free) struct image_dirs d = {0};
+	cleanup(json_drop) json_t *all = NULL;
+	int rc = image_dirs_default(&d, e);
+	json_t *m;
+	size_t i;
+
+	if (rc)
+		return rc;
+	all = image_list(&d, e);
+	if (!all)
+		return e->code;
+	json_array_foreach(all, i, m) puts(json_string_value(json_object_get(m, "name")) ?: "");
+	return 0;
+}
+
+static int pullable(struct err *e)
+{
+	size_t n;
+	const struct image_kind *k = image_kinds(&n);
+
+	for (size_t i = 0; i < n; i++)
+		puts(k[i].name);
+	return 0;
+}
+
+static const struct {
+	const char *name;
+	int (*print)(struct err *e);
+} kinds[] = {
+	{"machines", machines},
+	{"kept", kept},
+	{"images", images},
+	{"pullable", pullable},
+};
+
+static int run(void *o, const struct args *a)
+{
+	struct err e = {0};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(kinds); i++)
+		if (!strcmp(kinds[i].name, a->v[0]))
+			return kinds[i].print(&e) ? fail(&e) : EXIT_DONE;
+	fprintf(stderr, "lodge names: no kind \"%s\": give machines, kept, images or pullable\n",
+		a->v[0]);
+	return EXIT_USAGE;
+}
+
+const struct verb verbs_names[] = {
+	{VERB("names", "machines|kept|images|pullable",
+		 "print names, one a line, for scripts and completion"),
+		.cmd.min_args = 1, .cmd.max_args = 1, .run = run},
+	VERBS_END,
+};
