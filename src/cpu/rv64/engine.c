@@ -268,22 +268,29 @@ static bool ready_to_run(struct hart *h)
 
 static void run_loop(struct hart *h, uint64_t end, uint64_t slice)
 {
-	while (ready_to_run(h)) {
-		/* A guest whose trap handler traps at once retires nothing; it must see its timers and leave in time all the same. */
-		uint64_t entries = slice;
+	/*
+	 * The slice goes on over polls, which a guest can bring about itself with every write of a CSR. Entries count too: a guest
+	 * whose trap handler traps at once retires nothing. Either must see its timers, and leave in time.
+	 */
+	uint64_t stop = h->instret + slice, entries = slice;
 
-		h->instret_stop = h->instret + slice;
-		while (!h->posted && h->instret < h->instret_stop && entries &&
+	while (ready_to_run(h)) {
+		h->instret_stop = stop;
+		while (!h->posted && h->instret < stop && entries &&
 			!atomic_load_explicit(&h->poll, memory_order_relaxed)) {
 			rv64_block_run(h);
 			entries--;
 		}
 		if (h->posted)
 			return;
-		if ((!entries || h->instret >= h->instret_stop) && clock_mono_ns() >= end) {
+		if (entries && h->instret < stop)
+			continue;
+		if (clock_mono_ns() >= end) {
 			h->exit->reason = CPU_EXIT_BUDGET;
 			return;
 		}
+		stop = h->instret + slice;
+		entries = slice;
 	}
 }
 
