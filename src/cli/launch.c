@@ -173,7 +173,7 @@ static void keep(const struct launch *l, int def_fd, int ready_fd, int leash)
 	close(ready_fd);
 	close(def_fd);
 	if (k.vm < 0)
-		_exit(127); /* forked child: who waits for the ready line sees it end */
+		_exit(127); /* forked child */ /* who waits for the ready line sees it end */
 	k.pidfd = (int)syscall(SYS_pidfd_open, k.vm, 0);
 	status = watch(&k);
 	clear_up(l, status);
