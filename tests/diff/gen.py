@@ -160,7 +160,7 @@ class Tables:
                 elif k < 0.14:
                     pte |= NAPOT | A | D
                 at = SPECIAL + n * 0x200000
-                self.data += [at + SCRATCH - TABLES + q * 0x1000 for q in (0, 5, 15)]
+                self.data += [at + SCRATCH - TABLES + q * 0x1000 for q in (0, 5, 14)]   # not the last: ecall pages follow
                 self.execs.append(at + EXEC - TABLES)
                 self.put(l1, n, pte)
                 continue

@@ -35,11 +35,31 @@ QEMU_QUIRKS = 1     # diff.h: QUIRK_*
 LODGE = '{build}/src/vm/lodge-vm --memory 128M --smp 1 --log-level error --firmware {elf}'
 
 
+RUNNING = set()     # pids of machines, each a process group
+STOP, FOLDERS = [], []
+
+
+def stop(*_):
+    """Told to end: the machines go first, so that none is left behind."""
+    STOP.append(1)
+    for pid in list(RUNNING):
+        try:
+            os.killpg(pid, signal.SIGKILL)
+        except OSError:
+            pass
+    for folder in FOLDERS:
+        shutil.rmtree(folder, ignore_errors=True)
+    os._exit(143)
+
+
 def execute(command, elf, limit):
     """(lines, None) or (lines, what went wrong)."""
     argv = shlex.split(command.format(elf=elf, build=os.environ.get('LODGE_BUILD', TOP + '/build')))
     # A session of its own, so that a machine that hangs goes with what it has started.
+    if STOP:
+        return [], 'stopped'
     p = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    RUNNING.add(p.pid)
     try:
         out, _ = p.communicate(timeout=limit)
         why = None if p.returncode == 0 else 'exit code %d' % p.returncode
@@ -47,6 +67,8 @@ def execute(command, elf, limit):
         os.killpg(p.pid, signal.SIGKILL)
         out, _ = p.communicate()
         why = 'still running after %d s' % limit
+    finally:
+        RUNNING.discard(p.pid)
     lines = out.decode('utf-8', 'replace').replace('\r', '').split('\n')
     if why is None and 'SUCCESS' not in lines:
         why = 'no SUCCESS'
@@ -136,6 +158,8 @@ class Program:
 
     def explain(self, path, chunks, la, wa, lb, wb):
         out = ['seed %d program %d: the two machines differ' % (self.args.seed, self.n)]
+        if wa and wb and hashes(la) == hashes(lb):
+            out[0] = 'seed %d program %d: neither machine comes to its end: a program that runs for ever' % (self.args.seed, self.n)
         for name, why, lines in (('A', wa, la), ('B', wb, lb)):
             if why:
                 out.append('  %s: %s; last lines: %s' % (name, why, ' | '.join(lines[-4:])))
@@ -234,10 +258,13 @@ def main():
     args.a = QEMU_SLOW if args.self else args.lodge
     args.b = args.reference
     args.limit = args.limit or 60 + args.insns * args.passes // 20000
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
     bad, events, done = 0, 0, 0
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix='lodge-diff-') as folder, \
             concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        FOLDERS.append(folder)
         todo = iter(range(args.first, args.first + args.programs))
         running = {pool.submit(Program(args, n).run, folder): n for _, n in zip(range(args.jobs), todo)}
         while running:
