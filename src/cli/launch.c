@@ -177,7 +177,8 @@ static void keep(const struct launch *l, int def_fd, int ready_fd, int leash)
 	k.pidfd = (int)syscall(SYS_pidfd_open, k.vm, 0);
 	status = watch(&k);
 	clear_up(l, status);
-	_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status)); /* forked child */
+	status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+	_exit(status); /* forked child */
 }
 
 /* Its last line of log says why, and may be gone a moment later. */
