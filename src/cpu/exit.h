@@ -29,7 +29,7 @@ enum cpu_exit_reason {
 	CPU_EXIT_VIEW_FAULT, /* second-level permission or absence on RAM that the VM knows of */
 	CPU_EXIT_HYPERCALL, /* answer: hcall.ret; calls that the engine does not serve itself */
 	CPU_EXIT_CONSOLE, /* answer: console.done bytes moved (SBI DBCN) */
-	CPU_EXIT_SYSTEM, /* shutdown, reboot, suspend: system.event */
+	CPU_EXIT_SYSTEM, /* shutdown, reboot, suspend: system.event; after a suspend the next vcpu_run() wakes the guest */
 	CPU_EXIT_DEBUG, /* breakpoint, watchpoint or single step asked for by a debugger */
 	CPU_EXIT_ERROR, /* the engine cannot go on: `text` says why; the VM is paused and reported, never aborted */
 	CPU_EXIT_REASONS

@@ -181,6 +181,10 @@ static int reboot(struct vm *vm, struct err *e)
 	int rc;
 
 	hold(vm);
+	/* What another vCPU has asked for since belongs to the machine that was. */
+	pthread_mutex_lock(&vm->post_lock);
+	vm->post.set = false;
+	pthread_mutex_unlock(&vm->post_lock);
 	vm->reboots++;
 	board_reset(vm->board);
 	rc = board_boot(vm->board, e);
@@ -216,6 +220,7 @@ static void act(struct vm *vm, const struct vm_post *p)
 		hold(vm);
 		vm->halted = false;
 		vm->state = VM_PAUSED;
+		wake_all(vm); /* resume is what wakes the guest: its vCPU was parked by the exit */
 		emit(vm, "suspended", json_object());
 		return;
 	default:

@@ -13,9 +13,9 @@ struct csr {
 	bool (*may)(struct hart *h, unsigned n);
 	/*
 	 * Instead of write, where other threads or hardware change bits too: only the bits in `mask` become those of `v`, so that
-	 * setting one bit never takes back another that arrives meanwhile.
+	 * setting one bit never takes back another that arrives meanwhile. `before` is what the instruction has read.
 	 */
-	void (*modify)(struct hart *h, unsigned n, uint64_t mask, uint64_t v);
+	void (*modify)(struct hart *h, unsigned n, uint64_t before, uint64_t mask, uint64_t v);
 };
 
 /* ---- when an access is illegal ---- */
@@ -392,7 +392,7 @@ static uint64_t mip_writable(const struct hart *h)
 }
 
 /* Reads show hardware's pending bits too; a set or clear concerns software's alone (specification, SEIP). */
-static void m_mip(struct hart *h, unsigned n, uint64_t mask, uint64_t v)
+static void m_mip(struct hart *h, unsigned n, uint64_t before, uint64_t mask, uint64_t v)
 {
 	set_mip(h, v, mask & mip_writable(h));
 }
@@ -408,7 +408,7 @@ static uint64_t r_sip(struct hart *h, unsigned n)
 	return rv64_mip(h) & h->mideleg;
 }
 
-static void m_sip(struct hart *h, unsigned n, uint64_t mask, uint64_t v)
+static void m_sip(struct hart *h, unsigned n, uint64_t before, uint64_t mask, uint64_t v)
 {
 	set_mip(h, v, mask & BIT(IRQ_SSI) & h->mideleg);
 }
@@ -503,10 +503,13 @@ static uint64_t topei(struct hart *h, unsigned file)
 	return id << 16 | id;
 }
 
-/* Any write claims what a read would give now. */
-static void claim(struct hart *h, unsigned file)
+/*
+ * Any write claims, whatever its value: the identity that the same instruction has read (AIA, "Top external interrupt CSRs"). A message of a
+ * lower number that arrives between the two must stay.
+ */
+static void m_topei(struct hart *h, unsigned n, uint64_t before, uint64_t mask, uint64_t v)
 {
-	unsigned id = imsic_top(&h->imsic[file]);
+	unsigned file = n == 0x35c ? CPU_MSI_M : CPU_MSI_S, id = before >> 16 & 0x7ff;
 
 	if (id)
 		atomic_fetch_and(&h->imsic[file].eip[id / 64], ~BIT(id % 64));
@@ -518,19 +521,9 @@ static uint64_t r_mtopei(struct hart *h, unsigned n)
 	return topei(h, CPU_MSI_M);
 }
 
-static void w_mtopei(struct hart *h, unsigned n, uint64_t v)
-{
-	claim(h, CPU_MSI_M);
-}
-
 static uint64_t r_stopei(struct hart *h, unsigned n)
 {
 	return topei(h, CPU_MSI_S);
-}
-
-static void w_stopei(struct hart *h, unsigned n, uint64_t v)
-{
-	claim(h, CPU_MSI_S);
 }
 
 static bool indirect(
@@ -566,7 +559,7 @@ static uint64_t r_ireg(struct hart *h, unsigned n)
 	return old;
 }
 
-static void m_ireg(struct hart *h, unsigned n, uint64_t mask, uint64_t v)
+static void m_ireg(struct hart *h, unsigned n, uint64_t before, uint64_t mask, uint64_t v)
 {
 	uint64_t old;
 
@@ -598,7 +591,7 @@ static const struct csr csrs[4096] = {
 	[0x14d] = {r_stimecmp, w_stimecmp, may_stimecmp},
 	[0x150] = {r_siselect, w_siselect},
 	[0x151] = {r_ireg, .may = may_sireg, .modify = m_ireg},
-	[0x15c] = {r_stopei, w_stopei},
+	[0x15c] = {r_stopei, .modify = m_topei},
 	[0xdb0] = {r_stopi},
 	[0x180] = {r_satp, w_satp, may_satp},
 
@@ -624,7 +617,7 @@ static const struct csr csrs[4096] = {
 	[0x344] = {r_mip, .modify = m_mip},
 	[0x350] = {r_miselect, w_miselect},
 	[0x351] = {r_ireg, .may = may_mireg, .modify = m_ireg},
-	[0x35c] = {r_mtopei, w_mtopei},
+	[0x35c] = {r_mtopei, .modify = m_topei},
 	[0xfb0] = {r_mtopi},
 	[0x3a0] = {r_pmpcfg, w_pmpcfg},
 	[0x3a2] = {r_pmpcfg, w_pmpcfg},
@@ -656,7 +649,7 @@ bool csr_access(struct hart *h, const struct rv64_op *op, unsigned csr, enum csr
 	h->instret += op_index(op);
 	before = c->read(h, csr);
 	if (write && c->modify)
-		c->modify(h, csr, kind == CSR_RW ? ~0ull : val, kind == CSR_RC ? 0 : val);
+		c->modify(h, csr, before, kind == CSR_RW ? ~0ull : val, kind == CSR_RC ? 0 : val);
 	else if (write && c->write)
 		c->write(h, csr,
 			kind == CSR_RW	 ? val
@@ -675,7 +668,8 @@ void csr_sanitize(struct hart *h)
 	h->mstatus &= MSTATUS_W & ~(MSTATUS_FS | (mpp == 2 ? MSTATUS_MPP : 0));
 	h->fs &= 3;
 	h->mie &= S_IRQS | M_IRQS;
-	h->mip &= S_IRQS | M_IRQS;
+	h->mip &= S_IRQS;
+	h->lines &= BIT(IRQ_MSI) | BIT(IRQ_MEI) | BIT(IRQ_SEI);
 	h->mideleg &= S_IRQS;
 	h->medeleg &= MEDELEG_W;
 	h->c.menvcfg = envcfg(0, h->c.menvcfg, MENVCFG_W);

@@ -214,6 +214,8 @@ static void vcpu_reset(struct vcpu *v, const struct cpu_boot *boot)
 	h->posted = false;
 	h->pauses = 0;
 	h->poll = 0;
+	h->c.instret_base = h->c.cycle_base =
+		-h->instret; /* counters start at zero; statistics go on */
 	h->tlb_used = ~0u;
 	pmp_update(h);
 	rv64_code_space(h, 0);
@@ -223,6 +225,7 @@ static void vcpu_reset(struct vcpu *v, const struct cpu_boot *boot)
 	h->x[11] = boot->arg1;
 	h->x[12] = boot->arg2;
 	rv64_set_priv(h, PRIV_M);
+	h->hsm.system = false;
 	atomic_store(&h->hsm.state, boot->running ? HSM_STARTED : HSM_STOPPED);
 	if (h->vm->o.builtin_firmware)
 		sbi_reset(h, boot->running);
@@ -303,8 +306,10 @@ static void vcpu_run(struct vcpu *v, uint64_t budget_ns, struct cpu_exit *x)
 	h->posted = false;
 	fp_host_enter(&h->fp);
 	finish_pending(h, x);
-	x->pc = h->pc;
-	x->raw = 0;
+	if (!h->posted) {
+		x->pc = h->pc;
+		x->raw = 0;
+	}
 	if (!h->posted && !budget_ns) {
 		x->reason = CPU_EXIT_BUDGET;
 	} else if (!h->posted) {
@@ -313,7 +318,11 @@ static void vcpu_run(struct vcpu *v, uint64_t budget_ns, struct cpu_exit *x)
 		atomic_store(&h->in_run, false);
 	}
 	fp_host_leave(&h->fp);
-	/* What came after the last look must not wait for a wake that nobody sends to a hart in run(). */
+	/*
+	 * What came after the last look must not wait for a wake that nobody sends to a hart in run(): either the sender sees in_run false
+	 * and wakes, or this look sees what it stored (irq.c has the proof).
+	 */
+	atomic_thread_fence(memory_order_seq_cst);
 	if (x->reason == CPU_EXIT_IDLE && rv64_mip(h) & h->mie)
 		x->reason = CPU_EXIT_BUDGET;
 	if (x->reason == CPU_EXIT_STOPPED && atomic_load(&h->hsm.state) == HSM_START_PENDING)
@@ -331,16 +340,17 @@ static void vcpu_kick(struct vcpu *v)
 
 static void vcpu_irq(struct vcpu *v, enum cpu_irq line, bool level)
 {
-	static const uint8_t bits[CPU_IRQS] = {[CPU_IRQ_M_SOFT] = IRQ_MSI,
-		[CPU_IRQ_M_TIMER] = IRQ_MTI,
-		[CPU_IRQ_M_EXT] = IRQ_MEI,
-		[CPU_IRQ_S_EXT] = IRQ_SEI};
+	static const uint8_t bits[CPU_IRQS] = {
+		[CPU_IRQ_M_SOFT] = IRQ_MSI, [CPU_IRQ_M_EXT] = IRQ_MEI, [CPU_IRQ_S_EXT] = IRQ_SEI};
 	struct hart *h = &of(v)->h;
 
+	/* The timer's level is made here, of mtimecmp. */
+	if (line == CPU_IRQ_M_TIMER)
+		return;
 	if (level)
-		atomic_fetch_or(&h->mip, BIT(bits[line]));
+		atomic_fetch_or(&h->lines, BIT(bits[line]));
 	else
-		atomic_fetch_and(&h->mip, ~BIT(bits[line]));
+		atomic_fetch_and(&h->lines, ~BIT(bits[line]));
 	rv64_poke(h, POLL_IRQ);
 }
 

@@ -65,10 +65,9 @@ enum tlb_regime { REGIME_U, REGIME_S, REGIME_S_SUM, REGIME_M, REGIMES };
 enum {
 	POLL_KICK = 1, /* leave run() */
 	POLL_IRQ = 2, /* interrupt state changed: look again */
-	POLL_TLB_W = 4, /* drop cached write permission (acknowledge through tlb_ack) */
+	POLL_TLB_W = 4, /* drop cached write permission */
 	POLL_TLB_ALL = 8, /* drop every translation */
 	POLL_FENCE_I = 16, /* instruction memory may have changed */
-	POLL_TIME = 32, /* a deadline may have passed */
 };
 
 #define PMP_ENTRIES 16
@@ -113,6 +112,7 @@ struct rv64_hsm {
 	_Atomic uint32_t state;
 	uint64_t pc, arg;
 	bool retentive;
+	bool system; /* suspended with the whole machine: whoever runs it again wakes it */
 };
 
 /* One interrupt file of the hart's IMSIC (AIA chapter 3): 255 identities. */
@@ -143,7 +143,8 @@ struct hart {
 	/* The priv half. */
 	uint64_t mstatus;
 	_Atomic uint64_t
-		mip; /* MSIP, MEIP, SSIP and the software SEIP, STIP; what follows from time or IMSIC is added by irq.c */
+		mip; /* what software sets: SSIP, and its own SEIP, STIP; the rest is added by irq.c */
+	_Atomic uint64_t lines; /* levels of the wired inputs: MSIP, MEIP, SEIP */
 	uint64_t mie, mideleg, medeleg;
 	uint32_t priv; /* enum rv64_priv */
 	uint32_t regime; /* of data accesses now */

@@ -1,9 +1,28 @@
 /*
  * irq.c: pending interrupts, the time counter, and how other threads reach a hart.
  *
- * A hart that runs looks at `poll` at block ends. Whoever changes something for it first stores the change, then sets its poll bits, then
- * looks whether it runs; the hart first says that it runs, then looks at the bits. So one of the two always sees the other
- * (sequentially consistent atomics), and nobody waits for a hart that is not inside run().
+ * The parties: the hart's thread (T), which is inside or outside run(), and anybody else (O). Shared: `poll`, `in_run`,
+ * `in_service`, and what an interrupt is made of (mip, lines, eip, mtimecmp, hsm.state). All accesses named below are sequentially
+ * consistent, or are made so by a fence, so there is one order of all of them.
+ *
+ * No lost interrupt.	O: [1] store the cause  [2] set POLL_IRQ  [3] read in_run; false: wake
+ *			T: [a] in_run = true  [b] read poll  ... guest ...  [c] in_run = false  [d] read the causes again
+ *   If 3 reads true it comes before c, so 1 comes before d: either the guest ran on and left at a block's end because of 2, or d sees
+ *   the cause and IDLE (STOPPED) becomes BUDGET. If 3 reads false, O wakes; the scheduler keeps a wake that comes before the
+ *   task is asleep (sched.h). Wakes may be superfluous, never missing.
+ *
+ * No stale translation after rv64_broadcast().	O: [1] change the tables  [2] set poll bits  [3] read in_run  [4] read poll
+ *						   [5] read in_service; wait while 3 && (4 has the bits || 5)
+ *			T: [a] in_run = true  [b] read poll  [c] in_service = true  [d] take the bits out of poll  [e] flush
+ *			   [f] in_service = false  ... guest ...  [g] in_run = false
+ *   If 3 reads false, then T is before a or behind g: before it runs the guest again it reads poll (b), after 2, and flushes.
+ *   Otherwise, if 4 does not have the bits, d came before 4, so c too: 5 reads true (wait) or comes after f, so after the flush.
+ *   What T stores through translations it had before e has then been stored: nothing is half done at a block's end. Outside run() a hart
+ *   holds no host address. So on return nobody uses, or will use, what was there before 1.
+ *   Bits that a third party sets meanwhile can only make O wait longer, for a hart that will serve them at its block's end.
+ *
+ * No deadlock between harts that broadcast at the same time: while one waits it serves its own bits. Nobody waits for a hart
+ * with a lock that this hart may want inside run() (space.h: invalidation is called without locks).
  */
 #include <sched.h>
 
@@ -37,7 +56,8 @@ static bool stce(const struct hart *h)
 
 uint64_t rv64_mip(struct hart *h)
 {
-	uint64_t v = atomic_load_explicit(&h->mip, memory_order_acquire);
+	uint64_t v = atomic_load_explicit(&h->mip, memory_order_acquire) |
+		     atomic_load_explicit(&h->lines, memory_order_acquire);
 	uint64_t mtimecmp = atomic_load_explicit(&h->mtimecmp, memory_order_relaxed);
 
 	/* Reading the clock costs more than all the rest: only for timers that are set. */
@@ -85,7 +105,7 @@ uint32_t rv64_serve_poll(struct hart *h)
 {
 	uint32_t bits;
 
-	if (!atomic_load_explicit(&h->poll, memory_order_relaxed))
+	if (!atomic_load(&h->poll))
 		return 0;
 	atomic_store(&h->in_service, true);
 	bits = atomic_fetch_and(&h->poll, POLL_KICK);

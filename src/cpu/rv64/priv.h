@@ -89,8 +89,7 @@ struct rv64_vm {
 	bool time_stopped;
 	uint64_t time_at_stop, origin_ns;
 	/* described state of the VM */
-	uint64_t saved_time;
-	char *model;
+	uint64_t saved_time, saved_exts;
 };
 
 /* ---- trap.c ---- */

@@ -247,6 +247,7 @@ static struct ret sbi_susp(struct call *c)
 	h->hsm.retentive = false;
 	h->hsm.pc = c->a[1];
 	h->hsm.arg = c->a[2];
+	h->hsm.system = true;
 	atomic_store(&h->hsm.state, HSM_SUSPENDED);
 	post_system(c, CPU_SYSTEM_SUSPEND, 0);
 	return (struct ret){0};
@@ -344,6 +345,7 @@ static void start_at(struct hart *h, uint64_t pc, uint64_t arg)
 	h->x[11] = arg;
 	h->pc = pc;
 	rv64_set_priv(h, PRIV_S);
+	h->hsm.system = false;
 	atomic_store(&h->hsm.state, HSM_STARTED);
 }
 
@@ -356,7 +358,7 @@ bool sbi_may_run(struct hart *h)
 		start_at(h, h->hsm.pc, h->hsm.arg);
 		return true;
 	case HSM_SUSPENDED:
-		if (!(rv64_mip(h) & h->mie))
+		if (!h->hsm.system && !(rv64_mip(h) & h->mie))
 			return false;
 		if (h->hsm.retentive)
 			atomic_store(&h->hsm.state, HSM_STARTED);

@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <string.h>
 #include <cmocka.h>
 
 #include "base/clock.h"
@@ -494,6 +495,81 @@ static void messages_are_not_lost(void **state)
 	bare_free(b);
 }
 
+static void *send_down(void *arg)
+{
+	struct bare *b = arg;
+
+	for (unsigned id = IMSIC_IDS; id; id--)
+		rv64_engine.vcpu_msi(b->v[0], CPU_MSI_S, id);
+	return NULL;
+}
+
+/* A claim takes the identity that the same instruction reads, though a lower one arrives in between. */
+static void claims_are_what_was_read(void **state)
+{
+	static const uint32_t code[] = {
+		0x15c012f3, /* csrrw x5, stopei, x0 */
+		0x0102d293, /* srli x5, x5, 16 */
+		0x007282b3, /* add x5, x5, x7 */
+		0x0002c303, /* lbu x6, 0(x5) */
+		0x00130313, /* addi x6, x6, 1 */
+		0x00628023, /* sb x6, 0(x5) */
+		0xfe9ff06f, /* j -24 */
+	};
+	struct bare *b = bare_new(1, false);
+	uint8_t marks[256];
+	struct cpu_exit x;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(code); i++)
+		bare_put(b, CODE + 4 * i, code[i]);
+	for (unsigned k = 0; k < 4; k++)
+		b->h->imsic[CPU_MSI_S].eie[k] = ~0ull;
+	b->h->imsic[CPU_MSI_S].eie[0] = ~1ull;
+	for (unsigned round = 0; round < 300; round++) {
+		pthread_t t;
+
+		memset(marks, 0, sizeof(marks));
+		assert_int_equal(space_write(b->space, gpa(RAM + 0x8000), marks, 256), 0);
+		b->h->pc = CODE;
+		b->h->x[7] = RAM + 0x8000;
+		rv64_code_fence_i(b->h);
+		assert_int_equal(pthread_create(&t, NULL, send_down, b), 0);
+		rv64_engine.vcpu_run(b->v[0], 300000, &x);
+		pthread_join(t, NULL);
+		rv64_engine.vcpu_run(b->v[0], 100000, &x);
+		assert_int_equal(space_read(b->space, gpa(RAM + 0x8000), marks, 256), 0);
+		for (unsigned id = 1; id < 256; id++)
+			if (marks[id] != 1)
+				fail_msg("round %u: identity %u came %u times", round, id,
+					marks[id]);
+	}
+	bare_free(b);
+}
+
+/* mip.SEIP reads as the OR of the wire and of software's bit, and a write changes only the latter. */
+static void wire_and_software(void **state)
+{
+	struct bare *b = bare_new(1, false);
+
+	rv64_engine.vcpu_irq(b->v[0], CPU_IRQ_S_EXT, true);
+	assert_int_equal(bare_csr(b, 0x344), BIT(IRQ_SEI));
+	assert_int_equal(bare_csr_write(b, 0x344, 0), BIT(IRQ_SEI));
+	b->h->x[6] = BIT(IRQ_SSI);
+	assert_int_equal(bare_one(b, PRIV_M, enc_csr(RV_csrrs, 5, 0x344, 6)), -1);
+	assert_int_equal(b->h->x[5], BIT(IRQ_SEI));
+	rv64_engine.vcpu_irq(b->v[0], CPU_IRQ_S_EXT, false);
+	assert_int_equal(
+		bare_csr(b, 0x344), BIT(IRQ_SSI)); /* the set of SSIP did not latch the wire */
+	assert_int_equal(bare_csr_write(b, 0x344, BIT(IRQ_SEI)), BIT(IRQ_SEI));
+	rv64_engine.vcpu_irq(b->v[0], CPU_IRQ_S_EXT, true);
+	rv64_engine.vcpu_irq(b->v[0], CPU_IRQ_S_EXT, false);
+	assert_int_equal(bare_csr(b, 0x344), BIT(IRQ_SEI)); /* the wire did not take software's */
+	rv64_engine.vcpu_irq(b->v[0], CPU_IRQ_M_SOFT, true);
+	rv64_engine.vcpu_irq(b->v[0], CPU_IRQ_M_EXT, true);
+	assert_int_equal(bare_csr_write(b, 0x344, 0), BIT(IRQ_MSI) | BIT(IRQ_MEI));
+	bare_free(b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -508,6 +584,8 @@ int main(void)
 		cmocka_unit_test(waiting),
 		cmocka_unit_test(interrupt_file),
 		cmocka_unit_test(messages_are_not_lost),
+		cmocka_unit_test(claims_are_what_was_read),
+		cmocka_unit_test(wire_and_software),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
