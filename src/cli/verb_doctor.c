@@ -37,9 +37,39 @@ static void engine_rv64(struct finding *f)
 {
 	f->good = true;
 	snprintf(f->text, sizeof(f->text),
-		"riscv64 guests, interpreter; needs nothing of this host%s",
-		__builtin_cpu_supports("fma") ? ""
-					      : " (without FMA, fused multiply-add is slower)");
+		"riscv64 guests, interpreter; needs nothing of this host");
+}
+
+/* Is the word among the flags of /proc/cpuinfo? */
+static bool cpu_flag(const char *word)
+{
+	cleanup(free_ptr) char *text = NULL;
+	const char *p;
+	size_t len = strlen(word);
+
+	if (fs_read_file("/proc/cpuinfo", 4 << 20, &text, NULL, NULL))
+		return false;
+	p = strstr(text, "\nflags");
+	if (!p)
+		return false;
+	text[(size_t)(p - text) + 1 + strcspn(p + 1, "\n")] = 0; /* of the first CPU */
+	for (; (p = strstr(p, word)); p += len)
+		if (p[-1] == ' ' && (p[len] == ' ' || !p[len]))
+			return true;
+	return false;
+}
+
+/* What /dev/kvm itself does not tell: a host that is a guest may have it without hardware below. */
+static const char *kvm_hardware(void)
+{
+	if (!cpu_flag("vmx") && !cpu_flag("svm"))
+		return "this CPU shows no VT-x or AMD-V, so whether kernel code runs on hardware "
+		       "is "
+		       "unknown";
+	if (cpu_flag("hypervisor"))
+		return "this host is a guest itself: whether kernel code runs on hardware is "
+		       "unknown";
+	return "kernel code runs on hardware";
 }
 
 static void kvm(struct finding *f)
@@ -49,11 +79,20 @@ static void kvm(struct finding *f)
 	f->good = fd >= 0;
 	if (fd >= 0)
 		snprintf(f->text, sizeof(f->text),
-			"there; the kvm engine for x86-64 guests is not in this Lodge yet");
+			"there, not used: Lodge has no kvm engine yet; %s", kvm_hardware());
 	else
 		snprintf(f->text, sizeof(f->text), "%s; riscv64 guests do not need it",
 			strerrordesc_np(errno));
 	f->remedy = "load kvm_intel or kvm_amd, and join the group kvm";
+}
+
+static void cpu_features(struct finding *f)
+{
+	f->good = __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx2");
+	snprintf(f->text, sizeof(f->text), "FMA %s, AVX2 %s",
+		__builtin_cpu_supports("fma") ? "yes" : "no: fused multiply-add is slower",
+		__builtin_cpu_supports("avx2") ? "yes" : "no");
+	f->remedy = "a CPU of 2013 or later; where this host is a guest, its CPU model host";
 }
 
 static void userfaultfd(struct finding *f)
@@ -89,7 +128,8 @@ static void huge_pages(struct finding *f)
 		"/sys/kernel/mm/transparent_hugepage/shmem_enabled", 4096, &text, NULL, NULL);
 	if (f->good)
 		text[strcspn(text, "\n")] = 0;
-	snprintf(f->text, sizeof(f->text), "for shared memory: %s", f->good ? text : "not known");
+	f->good = f->good && !strstr(text, "[never]") && !strstr(text, "[deny]");
+	snprintf(f->text, sizeof(f->text), "for shared memory: %s", text ?: "not known");
 	f->remedy = "echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled";
 }
 
@@ -109,13 +149,18 @@ static void memory(struct finding *f)
 static void limits(struct finding *f)
 {
 	struct rlimit nofile, memlock;
+	int n;
 
 	getrlimit(RLIMIT_NOFILE, &nofile);
 	getrlimit(RLIMIT_MEMLOCK, &memlock);
 	f->good = nofile.rlim_cur >= 1024;
-	snprintf(f->text, sizeof(f->text), "%llu open files, %lld KiB locked memory",
-		(unsigned long long)nofile.rlim_cur,
-		memlock.rlim_cur == RLIM_INFINITY ? -1ll : (long long)(memlock.rlim_cur / 1024));
+	n = snprintf(f->text, sizeof(f->text), "%llu open files, locked memory ",
+		(unsigned long long)nofile.rlim_cur);
+	if (memlock.rlim_cur == RLIM_INFINITY)
+		snprintf(f->text + n, sizeof(f->text) - (size_t)n, "without limit");
+	else
+		snprintf(f->text + n, sizeof(f->text) - (size_t)n, "%llu KiB",
+			(unsigned long long)memlock.rlim_cur / 1024);
 	f->remedy = "ulimit -n 1024 or more";
 }
 
@@ -151,7 +196,7 @@ static void tun(struct finding *f)
 
 static void pull_tools(struct finding *f)
 {
-	static const char *const tools[] = {"gpgv", "mke2fs", "depmod"};
+	static const char *const tools[] = {"gpgv", "mke2fs", "debugfs", "e2fsck", "depmod"};
 	size_t n = 0;
 
 	f->good = true;
@@ -179,6 +224,7 @@ static const struct {
 } checks[] = {
 	{"engine rv64", engine_rv64},
 	{"/dev/kvm", kvm},
+	{"CPU", cpu_features},
 	{"io_uring", uring},
 	{"userfaultfd", userfaultfd},
 	{"huge pages", huge_pages},
