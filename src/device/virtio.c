@@ -202,10 +202,12 @@ static struct vreq *make_request(struct walk *w, unsigned qi, uint16_t head, siz
 {
 	size_t iovs = (w->nout + w->nin) * sizeof(struct iovec);
 	size_t segs = w->nsegs * sizeof(struct vseg);
-	struct vreq *r = calloc(1, sizeof(*r) + iovs + segs + align_up(extra, 16));
+	size_t size = sizeof(struct vreq) + iovs + segs + align_up(extra, 16);
+	struct vreq *r = calloc(1, size);
 
 	if (!r)
 		return NULL;
+	r->held = size;
 	r->v = w->v;
 	r->queue = qi;
 	r->head = head;
@@ -238,6 +240,10 @@ struct vreq *virtq_pop(struct virtio *v, unsigned qi, size_t extra)
 		virtio_kick(v, qi);
 		return NULL;
 	}
+	if (v->held > VIRTIO_HELD_MAX) {
+		v->starved |= 1u << qi;
+		return NULL;
+	}
 	n = waiting(v, q);
 	if (n < 0 || (n == 0 && !arm(v, q)))
 		return NULL;
@@ -264,6 +270,7 @@ struct vreq *virtq_pop(struct virtio *v, unsigned qi, size_t extra)
 	q->next_avail++;
 	q->open++;
 	v->open++;
+	v->held += r->held;
 	v->requests++;
 	if (v->in_turn)
 		v->turn--;
@@ -331,7 +338,11 @@ static void release(struct vreq *r)
 
 	v->q[r->queue].open--;
 	v->open--;
+	v->held -= r->held;
 	free(r);
+	if (v->held <= VIRTIO_HELD_MAX / 2)
+		for (; v->starved; v->starved &= v->starved - 1)
+			virtio_kick(v, (unsigned)__builtin_ctz(v->starved));
 	finish_reset(v);
 }
 

@@ -14,7 +14,8 @@
  * touched.
  *
  * A driver that never stops adding requests does not keep the event loop: virtq_pop() ends each turn of a queue after
- * VIRTIO_TURN of them, and rings the doorbell for the rest. What one request may cost is the class's to bound.
+ * VIRTIO_TURN of them, and rings the doorbell for the rest. What one request may cost is the class's to bound. Nor do thousands of open
+ * requests of a thousand pieces each eat the host's memory: above VIRTIO_HELD_MAX nothing is popped until some are done.
  *
  * Reset by the driver while requests are open: the status register keeps reading non-zero until the last one is done
  * (virtio 1.2, section 2.4 and 4.1.4.3: the driver waits for 0).
@@ -38,6 +39,7 @@
 #define VIRTIO_QUEUE_SIZE 1024u
 #define VIRTIO_CHAIN_MAX 1024u /* descriptors in one request */
 #define VIRTIO_TURN 256u /* requests that one queue pops in one turn of the event loop */
+#define VIRTIO_HELD_MAX (16u << 20) /* bytes of host memory behind a device's open requests */
 #define VIRTIO_NO_VECTOR 0xffffu
 
 #define VIRTIO_F_INDIRECT_DESC (1ull << 28)
@@ -91,6 +93,8 @@ struct virtio {
 	bool quiesced;
 	bool in_turn; /* in class->queue() */
 	unsigned turn; /* requests that it may still pop */
+	size_t held; /* bytes behind open requests */
+	uint32_t starved; /* queues that were not popped from because of it */
 	unsigned open; /* over all queues */
 	unsigned cfg_cap; /* offset of the configuration access capability */
 	struct virtio_doorbell *bell;
@@ -102,6 +106,7 @@ struct vreq {
 	struct virtio *v;
 	unsigned queue;
 	uint16_t head;
+	size_t held; /* bytes of this object */
 	unsigned nout, nin; /* iovecs */
 	uint64_t out_len, in_len;
 	struct iovec *out, *in;
@@ -145,7 +150,7 @@ static inline bool virtio_has(const struct virtio *v, uint64_t feature)
 bool virtio_live(struct virtio *v);
 bool virtq_ready(struct virtio *v, unsigned q);
 
-/* The next request of the queue with `extra` zeroed bytes at ->data; NULL: none, not live, broken now, or the turn is over. */
+/* The next request of the queue with `extra` zeroed bytes at ->data; NULL: none, not live, broken now, or not now. */
 struct vreq *virtq_pop(struct virtio *v, unsigned q, size_t extra);
 /* Entries that wait, without taking any. */
 unsigned virtq_waiting(struct virtio *v, unsigned q);

@@ -370,6 +370,57 @@ static void a_reset_waits_for_open_requests(void **state)
 	rig_close(&r);
 }
 
+/* A thousand open requests of a thousand pieces: memory of the host is bounded, and all are served in the end. */
+static void open_requests_hold_a_bounded_amount_of_memory(void **state)
+{
+	enum { MANY = 1024, PIECES = 1000 };
+	static struct rig r;
+	static struct vreq *open[MANY];
+	uint64_t table = VD_RAM + 0x80000;
+	unsigned n = 0, served = 0, rounds = 0;
+	struct virtio *v;
+
+	rig_open(&r, "virtio-input",
+		0); /* keeps its hands off the queue until the button is pressed */
+	v = (struct virtio *)r.dev;
+	vd_start(&r.d, VIRTIO_F_INDIRECT_DESC, SIZE);
+	vd_write(&r.d, 0x14, 1, 0);
+	vd_write(&r.d, 0x14, 1, 3);
+	for (unsigned half = 0; half < 2; half++) {
+		vd_write(&r.d, 0x08, 4, half);
+		vd_write(&r.d, 0x0c, 4, half ? 1 : VIRTIO_F_INDIRECT_DESC);
+	}
+	vd_write(&r.d, 0x14, 1, 0xb);
+	vd_queue(&r.d, 0, MANY, VD_RAM + 0x40000, VD_RAM + 0x50000, VD_RAM + 0x60000);
+	vd_write(&r.d, 0x14, 1, 0xf);
+	for (unsigned i = 0; i < PIECES; i++)
+		vd_desc_at(&r.d, table, i, VD_RAM + 0x100000 + 8ull * (i ^ 1), 4,
+			VD_WRITE | (i < PIECES - 1 ? VD_NEXT : 0), (uint16_t)(i + 1));
+	for (unsigned i = 0; i < MANY; i++) {
+		vd_desc_at(&r.d, VD_RAM + 0x40000, i, table, PIECES * 16, VD_INDIRECT, 0);
+		space_store16(r.d.space, gpa(VD_RAM + 0x50004 + 2ull * i), (uint16_t)i);
+	}
+	space_store16(r.d.space, gpa(VD_RAM + 0x50002), MANY);
+	while (served < MANY && rounds++ < 100) {
+		while (n < MANY && (open[n] = virtq_pop(v, 0, 0)))
+			n++;
+		assert_true(n > 0);
+		assert_true(v->held < VIRTIO_HELD_MAX + (64u << 10));
+		assert_true(served + n == MANY || v->starved == 1);
+		uv_run(&r.d.loop, UV_RUN_NOWAIT);
+		served += n;
+		while (n)
+			vreq_done(open[--n], 0);
+		assert_int_equal(v->held, 0);
+		/* Whoever was turned away is called again. */
+		assert_true(served == MANY || v->q[0].kicked);
+	}
+	assert_int_equal(served, MANY);
+	assert_true(rounds > 1);
+	assert_int_equal(r.d.reports, 0);
+	rig_close(&r);
+}
+
 /* With EVENT_IDX the driver is interrupted when its index is passed, and not before. */
 static void interrupts_are_sent_when_the_driver_wants_them(void **state)
 {
@@ -432,6 +483,7 @@ int main(void)
 		cmocka_unit_test(saved_rings_go_on_elsewhere),
 		cmocka_unit_test(streams_that_lie_are_refused),
 		cmocka_unit_test(a_reset_waits_for_open_requests),
+		cmocka_unit_test(open_requests_hold_a_bounded_amount_of_memory),
 		cmocka_unit_test(interrupts_are_sent_when_the_driver_wants_them),
 		cmocka_unit_test(no_dma_without_bus_mastering),
 	};
