@@ -167,8 +167,9 @@ static void not_for_devices(void **state)
 		if (x.reason != CPU_EXIT_MMIO || x.mmio.gpa.v != BARE_STOP ||
 			b->h->c.mcause != t[i].cause || b->h->c.mtval != t[i].tval)
 			fail_msg("case %u: exit %s gpa %#lx cause %lu tval %#lx", i,
-				x.reason == CPU_EXIT_MMIO ? "mmio" : "other", (unsigned long)x.mmio.gpa.v,
-				(unsigned long)b->h->c.mcause, (unsigned long)b->h->c.mtval);
+				x.reason == CPU_EXIT_MMIO ? "mmio" : "other",
+				(unsigned long)x.mmio.gpa.v, (unsigned long)b->h->c.mcause,
+				(unsigned long)b->h->c.mtval);
 		assert_int_equal(b->h->c.mepc, CODE + 4);
 		rv64_engine.vcpu_run(b->v[0], 0, &x);
 	}
