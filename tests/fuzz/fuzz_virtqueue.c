@@ -8,11 +8,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <jansson.h>
+
 #include "../unit/device/vdriver.h"
+#include "../unit/net/fake_net.h"
 #include "base/bytes.h"
 #include "base/util.h"
 #include "device/virtio.h"
+#include "device/virtio_balloon.h"
 #include "device/virtio_console.h"
+#include "device/virtio_net.h"
 
 #define RECORD 8
 #define MAX_RECORDS 256
@@ -37,12 +42,28 @@ static uint64_t address(uint64_t v)
 	}
 }
 
-static void step(struct vdriver *d, const uint8_t *rec)
+/* What comes from elsewhere while the driver misbehaves: frames, and wishes of the balloon. */
+static void outside(struct vdriver *d, struct fake_net *net, uint64_t v)
+{
+	static const uint8_t frame[NET_HDR + 3000];
+
+	if (net->b.front.receive)
+		net_deliver(&net->b, frame, NET_HDR + 14 + (v & 0x7ff));
+	if (d->dev->cls->stats) {
+		json_t *j = json_object();
+
+		d->dev->cls->stats(d->dev, j);
+		json_decref(j);
+	}
+	virtio_balloon_set(d->dev, v & (VD_RAM_LEN - 1), NULL);
+}
+
+static void step(struct vdriver *d, struct fake_net *net, const uint8_t *rec)
 {
 	uint64_t v = (uint64_t)get_le32(rec + 2) | (uint64_t)get_le16(rec + 6) << 32;
 	unsigned i = rec[1];
 
-	switch (rec[0] % 10) {
+	switch (rec[0] % 11) {
 	case 0:
 	case 1:
 	case 2:
@@ -69,27 +90,40 @@ static void step(struct vdriver *d, const uint8_t *rec)
 			address(v >> 3) & ~1ull, address(v >> 5) & ~3ull);
 		break;
 	case 9:
-		vd_start(d, v & 1 ? 0 : 3ull << 28, SIZE);
+		vd_start(d, v & 1 ? 0 : 3ull << 28 | (v >> 8 & 0xffffff), SIZE);
+		break;
+	case 10:
+		outside(d, net, v);
 		break;
 	}
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static const char *const classes[] = {"virtio-rng", "virtio-input", "virtio-console"};
+	static const char *const classes[] = {
+		"virtio-rng", "virtio-input", "virtio-console", "virtio-net", "virtio-balloon"};
 	struct virtio_console_opts console = {NULL};
+	struct virtio_net_opts card = {.mac = {0x52}};
+	const void *opts[] = {NULL, NULL, &console, &card, NULL};
+	struct fake_net *net = malloc(sizeof(*net));
+	unsigned which;
 	struct vdriver d;
 	struct device *dev;
 	struct virtio *v;
 	unsigned n = 0;
 
-	if (size < 1)
+	if (size < 1 || !net) {
+		free(net);
 		return 0;
+	}
+	which = data[0] % ARRAY_SIZE(classes);
+	fake_init(net, NET_OFF_CSUM | NET_OFF_TSO4, NET_OFF_CSUM | NET_OFF_TSO4);
+	card.net = &net->b;
 	vd_machine(&d);
-	dev = vd_add(&d, classes[data[0] % ARRAY_SIZE(classes)], "fuzzed", &console, 1);
+	dev = vd_add(&d, classes[which], "fuzzed", opts[which], 1);
 	vd_start(&d, 3ull << 28, SIZE);
 	for (size_t at = 1; at + RECORD <= size && n < MAX_RECORDS; at += RECORD, n++)
-		step(&d, data + at);
+		step(&d, net, data + at);
 	v = container_of(dev, struct virtio, dev);
 	if (v->open)
 		abort(); /* these devices answer at once: a request was lost */
@@ -97,5 +131,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (vd_status(&d) != 0xf)
 		abort();
 	vd_close(&d, &dev, 1);
+	free(net);
 	return 0;
 }
