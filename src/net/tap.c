@@ -6,7 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
-#include <linux/if.h>
+#include <net/if.h>
 #include <linux/if_tun.h>
 #include <stdlib.h>
 #include <string.h>
@@ -152,14 +152,6 @@ static int no_permission(struct tap *t, const char *id, int rc, struct err *e)
 		id, t->name, t->name, t->name, user);
 }
 
-static int exists(const char *name)
-{
-	char path[64];
-
-	snprintf(path, sizeof(path), "/sys/class/net/%s", name);
-	return access(path, F_OK) == 0;
-}
-
 static int attach(struct tap *t, const char *id, struct err *e)
 {
 	struct ifreq ifr = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
@@ -167,7 +159,7 @@ static int attach(struct tap *t, const char *id, struct err *e)
 	int hdr = NET_HDR, le = 1, rc;
 
 	/* As root the kernel would make an interface that nobody configured. */
-	if (!exists(t->name))
+	if (!if_nametoindex(t->name))
 		return err_set(e, -ENODEV,
 			"%s: there is no tap %s on this host: make it with " MAKE_IT, id, t->name,
 			t->name, user, t->name);

@@ -336,6 +336,69 @@ static void a_forwarded_connection_reaches_the_guest(void **state)
 	done(&g);
 }
 
+/* An IPv4 header checksum, and none for UDP, which may be left out. */
+static void finish_ip(uint8_t *ip)
+{
+	uint32_t sum = 0;
+
+	put_be16(ip + 10, 0);
+	for (int i = 0; i < 20; i += 2)
+		sum += get_be16(ip + i);
+	while (sum >> 16)
+		sum = (sum & 0xffff) + (sum >> 16);
+	put_be16(ip + 10, (uint16_t)~sum);
+}
+
+static void a_forwarded_datagram_is_answered(void **state)
+{
+	struct net_fwd fwd = {true, "127.0.0.1", 0, "", 5353};
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	uint8_t *p, back[NET_HDR + 60], swap[6];
+	static struct guest g;
+	struct err e = {0};
+	char text[8] = {0};
+	int fd = listen_on(true, &fwd.host_port);
+
+	close(fd);
+	assert_int_equal(open_with(&g, &fwd, 1, &e), 0);
+	arp_who_has(&g, "10.0.2.2");
+	turn(&g, 1);
+	fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
+	a.sin_port = htons(fwd.host_port);
+	sendto(fd, "ping", 4, 0, (struct sockaddr *)&a, sizeof(a));
+	turn(&g, 2);
+	assert_int_equal(g.n, 2);
+	p = g.got[1] + NET_HDR;
+	assert_int_equal(p[23], 17);
+	assert_int_equal(get_be16(p + 36), 5353);
+	assert_memory_equal(p + 42, "ping", 4);
+	/* The same frame, the other way round. */
+	memcpy(back, p, 46);
+	memcpy(back, p + 6, 6);
+	memcpy(back + 6, guest_mac, 6);
+	memcpy(swap, back + 26, 4);
+	memcpy(back + 26, back + 30, 4);
+	memcpy(back + 30, swap, 4);
+	memcpy(swap, back + 34, 2);
+	memcpy(back + 34, back + 36, 2);
+	memcpy(back + 36, swap, 2);
+	put_be16(back + 40, 0);
+	memcpy(back + 42, "pong", 4);
+	finish_ip(back + 14);
+	send_frame(&g, back, 46);
+	turn(&g, 2);
+	assert_int_equal(recv(fd, text, 7, 0), 4);
+	assert_string_equal(text, "pong");
+	/* From a port that is not forwarded it would be the host's loopback. */
+	put_be16(back + 34, 5354);
+	finish_ip(back + 14);
+	memmove(back + NET_HDR, back, 46);
+	memset(back, 0, NET_HDR);
+	assert_int_equal(net_send(g.net, &(struct iovec){back, NET_HDR + 46}, 1), -EACCES);
+	close(fd);
+	done(&g);
+}
+
 static void a_network_at_rest_costs_nothing(void **state)
 {
 	static struct guest g;
@@ -384,6 +447,7 @@ int main(void)
 		cmocka_unit_test(frames_beyond_the_queue_are_dropped),
 		cmocka_unit_test(a_taken_port_is_named),
 		cmocka_unit_test(a_forwarded_connection_reaches_the_guest),
+		cmocka_unit_test(a_forwarded_datagram_is_answered),
 		cmocka_unit_test(a_network_at_rest_costs_nothing),
 		cmocka_unit_test(a_tap_that_is_missing_is_named),
 	};
