@@ -169,6 +169,12 @@ static int attach(struct tap *t, const char *id, struct err *e)
 		if (rc == -ENOENT || rc == -ENODEV)
 			return err_set(e, rc,
 				"%s: /dev/net/tun is not there: load it with `modprobe tun`", id);
+		if (rc == -EACCES)
+			return err_set(e, rc,
+				"%s: tap %s: this user may not open /dev/net/tun: `chmod 0666 "
+				"/dev/net/tun`, run by root, or use --net user, which needs no "
+				"rights",
+				id, t->name);
 		return err_sys(e, rc, "%s: /dev/net/tun", id);
 	}
 	memcpy(ifr.ifr_name, t->name, sizeof(t->name));
