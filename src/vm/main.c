@@ -277,7 +277,10 @@ static void watch_signals_and_input(struct process *p)
 
 static int run(struct process *p, struct err *e)
 {
-	int rc = open_files(p, e);
+	int rc;
+
+	uv_loop_init(&p->loop);
+	rc = open_files(p, e);
 
 	if (!rc)
 		rc = claim_name(p, e);
@@ -384,7 +387,6 @@ int main(int argc, char **argv)
 	if (!p)
 		return 1;
 	signal(SIGPIPE, SIG_IGN);
-	uv_loop_init(&p->loop);
 	rc = read_args(p, argc, argv, &a, &e);
 	if (rc) {
 		rc = finish(p, &e, 2);
