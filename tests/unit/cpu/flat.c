@@ -56,9 +56,10 @@ void flat_run(struct flat *f, uint64_t pc, uint64_t max)
 
 static uint8_t *at(struct flat *f, uint64_t va, unsigned len)
 {
-	if (va >= FLAT_BASE && va + len <= FLAT_BASE + FLAT_SIZE)
+	/* Differences, not sums: an address near the end of the space must not wrap into memory. */
+	if (va - FLAT_BASE < FLAT_SIZE && len <= FLAT_SIZE - (va - FLAT_BASE))
 		return f->ram + (va - FLAT_BASE);
-	if (va >= FLAT_ALIAS && va + len <= FLAT_ALIAS + FLAT_SIZE)
+	if (va - FLAT_ALIAS < FLAT_SIZE && len <= FLAT_SIZE - (va - FLAT_ALIAS))
 		return f->ram + f->map[(va - FLAT_ALIAS) >> 12] * 4096ull + (va & 4095);
 	return NULL;
 }
