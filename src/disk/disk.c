@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/size.h"
 #include "base/util.h"
 #include "disk/format.h"
 
@@ -71,17 +72,23 @@ void disk_done(struct disk_req *r, int result)
 	struct disk *d = r->disk;
 
 	r->result = result;
-	count(d, r);
+	if (r->start_ns) /* else a part of another one */
+		count(d, r);
 	d->in_flight--;
 	r->done(r);
 }
 
-void disk_batch(void *ctx)
+static void on_batch(void *ctx)
 {
-	struct disk *d = ctx;
+	const struct disk *d = ctx;
 
 	if (d->o.client.batch)
 		d->o.client.batch(d->o.client.ctx);
+}
+
+void disk_batch(struct disk *d)
+{
+	on_batch(d->files->ctx);
 }
 
 static void run_ready(struct disk *d)
@@ -123,9 +130,34 @@ void disk_done_soon(struct disk_req *r, int result)
 
 /* ---- requests ---- */
 
+static int check_range(const struct disk *d, uint64_t offset, uint64_t len)
+{
+	if (offset % DISK_SECTOR || len % DISK_SECTOR)
+		return -EINVAL;
+	return len > d->size || offset > d->size - len ? -ERANGE : 0;
+}
+
+static int check_ranges(const struct disk *d, const struct disk_req *r)
+{
+	uint64_t total = 0;
+
+	if (r->op != DISK_WRITE)
+		return -EINVAL;
+	for (unsigned i = 0; i < r->nranges; i++) {
+		int rc = check_range(d, r->ranges[i].offset, r->ranges[i].len);
+
+		if (rc)
+			return rc;
+		if (__builtin_add_overflow(total, r->ranges[i].len, &total))
+			return -EINVAL;
+	}
+	return total == r->len ? 0 : -EINVAL;
+}
+
 static int check(const struct disk *d, const struct disk_req *r)
 {
 	uint64_t total = 0;
+	int rc;
 
 	if (r->op >= DISK_OPS)
 		return -EINVAL;
@@ -133,10 +165,9 @@ static int check(const struct disk *d, const struct disk_req *r)
 		return 0;
 	if (d->o.readonly && r->op != DISK_READ)
 		return -EROFS;
-	if (r->offset % DISK_SECTOR || r->len % DISK_SECTOR)
-		return -EINVAL;
-	if (r->len > d->size || r->offset > d->size - r->len)
-		return -ERANGE;
+	rc = r->nranges ? check_ranges(d, r) : check_range(d, r->offset, r->len);
+	if (rc)
+		return rc;
 	if (r->op != DISK_READ && r->op != DISK_WRITE)
 		return 0;
 	for (unsigned i = 0; i < r->niov; i++)
@@ -145,15 +176,69 @@ static int check(const struct disk *d, const struct disk_req *r)
 	return total == r->len ? 0 : -EINVAL;
 }
 
+/* ---- scattered writes, for formats that have no use for them as a whole ---- */
+
+struct scatter {
+	struct disk_req *r;
+	unsigned at;
+	uint64_t from; /* in the iovecs */
+	struct disk_req part;
+	struct iovec iov[];
+};
+
+static void next_range(struct scatter *s);
+
+static void range_done(struct disk_req *part)
+{
+	struct scatter *s = container_of(part, struct scatter, part);
+	struct disk_req *r = s->r;
+
+	if (!part->result && ++s->at < r->nranges) {
+		next_range(s);
+		return;
+	}
+	disk_done(r, part->result);
+	free(s);
+}
+
+/* One after the other: what overlaps keeps its order. */
+static void next_range(struct scatter *s)
+{
+	const struct disk_range *range = &s->r->ranges[s->at];
+
+	s->part = (struct disk_req){.op = DISK_WRITE,
+		.fua = s->r->fua,
+		.offset = range->offset,
+		.len = range->len,
+		.iov = s->iov,
+		.done = range_done,
+		.disk = s->r->disk};
+	s->part.niov = iov_slice(s->iov, s->r->niov, s->r->iov, s->r->niov, s->from, range->len);
+	s->from += range->len;
+	s->r->disk->in_flight++;
+	s->r->disk->format->submit(s->r->disk, &s->part);
+}
+
+static void submit_ranges(struct disk *d, struct disk_req *r)
+{
+	struct scatter *s = calloc(1, sizeof(*s) + r->niov * sizeof(s->iov[0]));
+
+	if (!s) {
+		disk_done_soon(r, -ENOMEM);
+		return;
+	}
+	s->r = r;
+	next_range(s);
+}
+
 void disk_submit(struct disk *d, struct disk_req *r)
 {
 	int rc = check(d, r);
 
 	r->disk = d;
 	r->start_ns = clock_mono_ns();
-	r->at = 0;
-	r->bounce = NULL;
-	r->step = 0;
+	r->priv = NULL;
+	r->fua |= d->o.cache == DISK_CACHE_WRITETHROUGH;
 	d->in_flight++;
 	d->stats.in_flight_max = MAX(d->stats.in_flight_max, d->in_flight);
 	if (r->op >= DISK_OPS)
@@ -161,6 +246,8 @@ void disk_submit(struct disk *d, struct disk_req *r)
 	/* A reader's flush has nothing to do, and a request without bytes neither. */
 	if (rc || (r->op == DISK_FLUSH ? d->o.readonly : !r->len))
 		disk_done_soon(r, rc);
+	else if (r->nranges && !d->format->scattered)
+		submit_ranges(d, r);
 	else
 		d->format->submit(d, r);
 }
@@ -168,8 +255,11 @@ void disk_submit(struct disk *d, struct disk_req *r)
 void disk_drain(struct disk *d)
 {
 	while (d->in_flight) {
-		run_ready(d);
-		d->io->ops->drain(d->io);
+		for (struct disk *i = d; i; i = i->backing)
+			run_ready(i);
+		if (d->format->kick)
+			d->format->kick(d);
+		files_drain(d->files);
 	}
 }
 
@@ -202,23 +292,58 @@ void disk_close(struct disk *d)
 {
 	if (!d)
 		return;
-	if (d->io)
-		disk_drain(d);
+	disk_drain(d);
 	d->format->close(d);
+	disk_close(d->backing);
+	if (!d->depth)
+		free(d->files);
 	if (d->ready)
 		uv_close((uv_handle_t *)&d->ready->idle, ready_closed);
 	free((char *)d->o.path);
 	free(d);
 }
 
-int disk_open(struct disk **out, const struct disk_opts *o, struct err *e)
+static int make_files(struct disk *d, struct disk *above, struct err *e)
+{
+	if (above) {
+		d->files = above->files;
+		d->depth = above->depth + 1;
+		return 0;
+	}
+	d->files = calloc(1, sizeof(*d->files));
+	if (!d->files)
+		return err_set(e, -ENOMEM, "disk: out of memory");
+	*d->files = (struct files){.loop = d->o.loop,
+		.io = d->o.io,
+		.batch = on_batch,
+		.ctx = d,
+		.open = d->o.open_file,
+		.open_ctx = d->o.open_ctx};
+	return 0;
+}
+
+static int check_keys(const struct disk_format *f, const struct disk_opts *o, struct err *e)
+{
+	for (const struct disk_kv *kv = o->kv; kv && kv->key; kv++) {
+		const struct disk_key *k = f->open_keys;
+
+		while (k && k->key && strcmp(k->key, kv->key))
+			k++;
+		if (!k || !k->key)
+			return err_set(e, -EINVAL, "disk %s: the format %s has no option '%s'",
+				o->path, f->name, kv->key);
+	}
+	return 0;
+}
+
+static int open_at(struct disk **out, const struct disk_opts *o, struct disk *above, struct err *e)
 {
 	const struct disk_format *f = find_format(o->path, o->format, e);
 	struct disk *d;
-	int rc;
+	int rc = f ? check_keys(f, o, e) : -EINVAL;
 
-	if (!f)
-		return -EINVAL;
+	if (rc)
+		return rc;
 	d = calloc(1, sizeof(*d));
 	if (!d)
 		return err_set(e, -ENOMEM, "disk %s: out of memory", o->path);
@@ -227,9 +352,12 @@ int disk_open(struct disk **out, const struct disk_opts *o, struct err *e)
 	d->o.path = strdup(o->path);
 	d->format = f;
 	d->physical = DISK_SECTOR;
-	rc = d->o.path ? ready_create(d, e) : err_set(e, -ENOMEM, "disk: out of memory");
+	rc = d->o.path ? make_files(d, above, e) : err_set(e, -ENOMEM, "disk: out of memory");
+	if (!rc)
+		rc = ready_create(d, e);
 	if (!rc)
 		rc = f->open(d, e);
+	d->o.kv = NULL; /* the caller's; not looked at any more */
 	if (rc) {
 		disk_close(d);
 		return rc;
@@ -237,6 +365,138 @@ int disk_open(struct disk **out, const struct disk_opts *o, struct err *e)
 	*out = d;
 	return 0;
 }
+
+int disk_open(struct disk **out, const struct disk_opts *o, struct err *e)
+{
+	return open_at(out, o, NULL, e);
+}
+
+int disk_file(struct disk *d, const char *path, unsigned flags, struct file **out, struct err *e)
+{
+	struct file_opts o = {.path = path ?: d->o.path,
+		.readonly = d->o.readonly || (flags & DISK_FILE_READONLY),
+		.direct = d->o.cache == DISK_CACHE_NONE,
+		.discard = d->o.discard,
+		.strict = flags & DISK_FILE_RAW,
+		.sectors = flags & DISK_FILE_RAW,
+		.no_lock = flags & DISK_FILE_NO_LOCK};
+
+	return file_open(out, d->files, &o, e);
+}
+
+/* ---- backing files ---- */
+
+char *disk_backing_path(const char *of, const char *path)
+{
+	const char *slash = strrchr(of, '/');
+	char *out;
+
+	if (*path == '/' || !slash)
+		return strdup(path);
+	return asprintf(&out, "%.*s/%s", (int)(slash - of), of, path) < 0 ? NULL : out;
+}
+
+int disk_open_backing(struct disk *d, const char *path, const char *format, struct err *e)
+{
+	cleanup(free_ptr) char *full = NULL;
+	struct disk_opts o = d->o;
+	int rc;
+
+	if (d->o.no_backing)
+		return 0;
+	if (!format || !*format)
+		return err_set(e, -EINVAL,
+			"disk %s: does not say of which format its backing file %s is, and formats "
+			"are "
+			"never guessed: `lodge disk rebase --unsafe` can name it",
+			d->o.path, path);
+	if (d->depth + 1 >= DISK_CHAIN_MAX)
+		return err_set(e, -EINVAL,
+			"disk %s: the chain of backing files is longer than %u: does it bite its "
+			"own "
+			"tail? `lodge disk commit` or `convert` makes a chain shorter",
+			d->o.path, DISK_CHAIN_MAX);
+	full = disk_backing_path(d->o.path, path);
+	if (!full)
+		return err_set(e, -ENOMEM, "disk %s: out of memory", d->o.path);
+	o.path = full;
+	o.format = format;
+	o.readonly = true;
+	o.force = false;
+	o.kv = NULL;
+	o.client = (struct disk_client){0};
+	rc = open_at(&d->backing, &o, d, e);
+	return rc ? err_wrap(e, "disk %s: its backing file", d->o.path) : 0;
+}
+
+void disk_read_backing(struct disk *d, struct disk_req *child)
+{
+	struct disk *b = d->backing;
+	uint64_t have = !b || child->offset >= b->size ? 0
+						       : MIN(child->len, b->size - child->offset);
+
+	child->op = DISK_READ;
+	child->ranges = NULL;
+	child->nranges = 0;
+	if (have < child->len) {
+		iov_zero(child->iov, child->niov, have, child->len - have);
+		child->niov = iov_slice((struct iovec *)(uintptr_t)child->iov, child->niov,
+			child->iov, child->niov, 0, have);
+		child->len = have;
+	}
+	if (b) {
+		disk_submit(b, child);
+		return;
+	}
+	child->disk = d;
+	child->start_ns = 0;
+	d->in_flight++;
+	disk_done_soon(child, 0);
+}
+
+/* ---- options ---- */
+
+const char *disk_kv_get(const struct disk_kv *kv, const char *key)
+{
+	for (; kv && kv->key; kv++)
+		if (!strcmp(kv->key, key))
+			return kv->value;
+	return NULL;
+}
+
+int disk_kv_size(const struct disk_kv *kv, const char *key, uint64_t min, uint64_t max, bool pow2,
+	uint64_t *out, struct err *e)
+{
+	const char *text = disk_kv_get(kv, key);
+	char lo[SIZE_TEXT], hi[SIZE_TEXT];
+	uint64_t v;
+	int rc;
+
+	if (!text)
+		return 0;
+	rc = size_parse(text, &v, e);
+	if (rc)
+		return err_wrap(e, "%s", key);
+	if (v < min || v > max || (pow2 && !is_pow2(v)))
+		return err_set(e, -EINVAL, "%s: %s is not %sfrom %s to %s", key, text,
+			pow2 ? "a power of two " : "", size_text(lo, min), size_text(hi, max));
+	*out = v;
+	return 0;
+}
+
+int disk_kv_bool(const struct disk_kv *kv, const char *key, bool *out, struct err *e)
+{
+	const char *text = disk_kv_get(kv, key);
+
+	if (!text)
+		return 0;
+	if (strcmp(text, "on") && strcmp(text, "off"))
+		return err_set(e, -EINVAL, "%s: '%s' is neither on nor off", key, text);
+	*out = !strcmp(text, "on");
+	return 0;
+}
+
+/* ---- size ---- */
 
 int disk_resize(struct disk *d, uint64_t size, struct err *e)
 {
@@ -248,10 +508,14 @@ int disk_resize(struct disk *d, uint64_t size, struct err *e)
 	if (size % DISK_SECTOR)
 		return err_set(e, -EINVAL, "disk %s: a size of %llu bytes is not a multiple of %u",
 			d->o.path, (unsigned long long)size, DISK_SECTOR);
-	if (size && size < old)
+	if (size && size < old && !d->o.offline)
 		return err_set(e, -EINVAL,
 			"disk %s: has %llu bytes and can only grow: %llu would cut it", d->o.path,
 			(unsigned long long)old, (unsigned long long)size);
+	if (!d->format->resize)
+		return err_set(e, -EOPNOTSUPP, "disk %s: the format %s cannot be resized",
+			d->o.path, d->format->name);
+	disk_drain(d);
 	rc = d->format->resize(d, size, e);
 	if (!rc && d->size != old && d->o.client.resized)
 		d->o.client.resized(d->o.client.ctx);
@@ -269,7 +533,7 @@ void disk_info(const struct disk *d, struct disk_info *out)
 {
 	*out = (struct disk_info){.path = d->o.path,
 		.format = d->format->name,
-		.io = d->io->ops->name,
+		.io = d->files->first ? d->files->first->kind : "none",
 		.size = d->size,
 		.readonly = d->o.readonly,
 		.discard = d->can_discard,

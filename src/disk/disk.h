@@ -8,10 +8,14 @@
  * Formats are named by whoever opens a disk, never guessed: a guest that writes another format's header into a raw disk must not
  * change what the file is. They are rows of one table (disk.c).
  *
+ * Some formats have a chain of backing files (`qcow2`); each is named with its format, and opened with the disk.
+ *
  * Requests. `offset` and `len` are bytes, multiples of 512, inside the disk. For READ and WRITE the iovecs hold exactly `len` bytes;
- * the array is the disk's from submit to done and is used up by it. Nothing is ordered: who needs A before B submits B in A's
+ * the array stays in place from submit to done and is not changed. Nothing is ordered: who needs A before B submits B in A's
  * `done`. FLUSH makes durable every write that was done before it was submitted. DISCARD says that the contents are no longer
  * wanted; what they read as afterwards is not said. WRITE_ZEROES reads as zeroes afterwards, and with `unmap` may give the space back.
+ * A WRITE with `ranges` is scattered: the bytes of the iovecs go to the ranges one after the other; `offset` is not looked at, and
+ * `len` is the sum. What overlaps is written in the order of the ranges. To a format with metadata it is one change (sorter.h).
  * `fua`: the write (or the zeroes) is durable when it is done.
  *
  * `done` is called exactly once for each request that was submitted, in the loop's thread, never from inside disk_submit(). `result` is 0 or
@@ -34,7 +38,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#include "disk/io.h"
+#include "disk/file.h"
 
 #define DISK_SECTOR 512u
 
@@ -43,23 +47,28 @@ enum disk_cache { DISK_CACHE_WRITEBACK, DISK_CACHE_NONE, DISK_CACHE_WRITETHROUGH
 
 struct disk;
 
+struct disk_range {
+	uint64_t offset, len;
+};
+
 struct disk_req {
 	enum disk_op op;
 	bool fua, unmap;
 	uint64_t offset, len;
-	struct iovec *iov;
+	const struct iovec *iov;
 	unsigned niov;
+	const struct disk_range *ranges; /* WRITE; NULL: one, at offset */
+	unsigned nranges;
 	void (*done)(struct disk_req *r);
 	int result;
 
 	/* The disk's own from here on; need not be set. */
 	struct disk *disk;
 	struct disk_req *next;
-	uint64_t start_ns, at; /* at: bytes that are done */
-	struct io_req io;
-	struct iovec one;
-	void *bounce;
-	unsigned step;
+	uint64_t start_ns;
+	struct file_req file; /* for formats that need one */
+	void *priv; /* the format's */
+	uint64_t cookie;
 };
 
 /* Who uses the disk. Called in the loop's thread; each may be NULL. */
@@ -69,15 +78,28 @@ struct disk_client {
 	void *ctx;
 };
 
+struct disk_kv {
+	const char *key, *value; /* key NULL ends a list */
+};
+
 struct disk_opts {
 	const char *path;
-	const char *format; /* "raw" */
+	const char *format; /* "raw", "qcow2", "lodgefs" */
 	bool readonly;
+	bool offline; /* no guest looks at it: it may shrink, be repaired, have snapshots applied */
+	bool no_backing; /* leaves the backing file shut: for info, and rebase of a chain that is broken */
+	bool force; /* opens a disk that is marked as damaged or not closed; readonly, or for repair */
 	bool discard; /* DISCARD and `unmap` give space back; without it they do nothing more than they must */
 	enum disk_cache cache;
 	enum io_kind io;
 	struct uv_loop_s *loop;
 	struct disk_client client;
+	/* Of the format: "sorter" = "off" ... ; NULL ends the list. NULL: none. */
+	const struct disk_kv *kv;
+	/* Tests put their devices below the format: see struct files. */
+	int (*open_file)(
+		struct file **out, struct files *fs, const struct file_opts *o, struct err *e);
+	void *open_ctx;
 };
 
 struct disk_info {

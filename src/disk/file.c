@@ -1,0 +1,251 @@
+/* file.c: what all back ends of file.h share: opening, waiting, iovecs. */
+#include "disk/file.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/util.h"
+
+int file_open(struct file **out, struct files *fs, const struct file_opts *o, struct err *e)
+{
+	return fs->open ? fs->open(out, fs, o, e) : file_host_open(out, fs, o, e);
+}
+
+int file_init(struct file *f, const struct file_ops *ops, struct files *fs,
+	const struct file_opts *o, struct err *e)
+{
+	f->path = strdup(o->path);
+	if (!f->path)
+		return err_set(e, -ENOMEM, "%s: out of memory", o->path);
+	f->ops = ops;
+	f->owner = fs;
+	f->o = *o;
+	f->o.path = f->path;
+	f->align = f->physical = 512;
+	f->next = fs->first;
+	fs->first = f;
+	return 0;
+}
+
+void file_close(struct file *f)
+{
+	if (!f)
+		return;
+	if (f->in_flight)
+		f->ops->drain(f);
+	for (struct file **p = &f->owner->first; *p; p = &(*p)->next)
+		if (*p == f) {
+			*p = f->next;
+			break;
+		}
+	free(f->path);
+	f->ops->close(f);
+}
+
+void file_submit(struct file *f, struct file_req *r)
+{
+	r->file = f;
+	r->at = 0;
+	r->step = 0;
+	r->bounce = NULL;
+	r->cut = NULL;
+	r->next = NULL;
+	f->in_flight++;
+	if (r->op == FILE_WRITE) {
+		f->writes++;
+		f->write_bytes += r->len;
+	} else if (r->op == FILE_FLUSH) {
+		f->flushes++;
+	}
+	f->ops->submit(f, r);
+}
+
+void file_done(struct file_req *r, int result)
+{
+	struct file *f = r->file;
+
+	free(r->bounce);
+	free(r->cut);
+	r->bounce = NULL;
+	r->cut = NULL;
+	if (!result && r->op == FILE_WRITE)
+		f->size = MAX(f->size, r->off + r->len);
+	r->result = result;
+	f->in_flight--;
+	r->done(r);
+}
+
+int file_truncate(struct file *f, uint64_t size, struct err *e)
+{
+	int rc = f->ops->truncate(f, size, e);
+
+	if (!rc)
+		f->size = size;
+	return rc;
+}
+
+int file_extent(struct file *f, uint64_t off, uint64_t *len, bool *data)
+{
+	if (off >= f->size) {
+		*data = false;
+		return 0;
+	}
+	*len = MIN(*len, f->size - off);
+	return f->ops->extent ? f->ops->extent(f, off, len, data) : -EOPNOTSUPP;
+}
+
+bool files_drain(struct files *fs)
+{
+	bool any = false, again;
+
+	do {
+		again = false;
+		/* A `done` may open or close nothing, so that the list stays as it is. */
+		for (struct file *f = fs->first; f; f = f->next)
+			if (f->in_flight) {
+				f->ops->drain(f);
+				again = any = true;
+			}
+	} while (again);
+	return any;
+}
+
+/* ---- waiting ---- */
+
+struct waited {
+	struct file_req r;
+	struct iovec iov;
+	bool done;
+};
+
+static void waited_done(struct file_req *r)
+{
+	container_of(r, struct waited, r)->done = true;
+}
+
+static int wait_for(struct file *f, struct waited *w, struct err *e)
+{
+	static const char *const what[] = {
+		"reading", "writing", "flushing", "discarding", "zeroing"};
+
+	w->r.done = waited_done;
+	file_submit(f, &w->r);
+	while (!w->done)
+		f->ops->drain(f);
+	if (!w->r.result)
+		return 0;
+	return err_sys(e, w->r.result, "%s: %s %llu bytes at %llu", f->path, what[w->r.op],
+		(unsigned long long)w->r.len, (unsigned long long)w->r.off);
+}
+
+int file_read(struct file *f, uint64_t off, void *buf, uint64_t len, struct err *e)
+{
+	struct waited w = {.r = {.op = FILE_READ, .off = off, .len = len, .iov = &w.iov, .niov = 1},
+		.iov = {buf, len}};
+
+	return len ? wait_for(f, &w, e) : 0;
+}
+
+int file_write(struct file *f, uint64_t off, const void *buf, uint64_t len, struct err *e)
+{
+	struct waited w = {
+		.r = {.op = FILE_WRITE, .off = off, .len = len, .iov = &w.iov, .niov = 1},
+		.iov = {(void *)(uintptr_t)buf, len}};
+
+	return len ? wait_for(f, &w, e) : 0;
+}
+
+int file_zero(struct file *f, uint64_t off, uint64_t len, bool unmap, struct err *e)
+{
+	struct waited w = {.r = {.op = FILE_ZERO, .off = off, .len = len, .unmap = unmap}};
+
+	return len ? wait_for(f, &w, e) : 0;
+}
+
+int file_discard(struct file *f, uint64_t off, uint64_t len, struct err *e)
+{
+	struct waited w = {.r = {.op = FILE_DISCARD, .off = off, .len = len}};
+
+	return len ? wait_for(f, &w, e) : 0;
+}
+
+int file_flush(struct file *f, struct err *e)
+{
+	struct waited w = {.r = {.op = FILE_FLUSH}};
+
+	return wait_for(f, &w, e);
+}
+
+/* ---- iovecs ---- */
+
+uint64_t iov_bytes(const struct iovec *iov, unsigned niov)
+{
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < niov; i++)
+		n += iov[i].iov_len;
+	return n;
+}
+
+unsigned iov_slice(struct iovec *out, unsigned max, const struct iovec *iov, unsigned niov,
+	uint64_t off, uint64_t len)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < niov && len && n < max; i++) {
+		uint64_t part;
+
+		if (off >= iov[i].iov_len) {
+			off -= iov[i].iov_len;
+			continue;
+		}
+		part = MIN(len, iov[i].iov_len - off);
+		out[n++] = (struct iovec){(char *)iov[i].iov_base + off, part};
+		len -= part;
+		off = 0;
+	}
+	return n;
+}
+
+enum copy { COPY_OUT, COPY_IN, COPY_ZERO };
+
+static void copy(const struct iovec *iov, unsigned niov, uint64_t off, char *mem, uint64_t len,
+	enum copy how)
+{
+	for (unsigned i = 0; i < niov && len; i++) {
+		uint64_t part;
+		char *at;
+
+		if (off >= iov[i].iov_len) {
+			off -= iov[i].iov_len;
+			continue;
+		}
+		part = MIN(len, iov[i].iov_len - off);
+		at = (char *)iov[i].iov_base + off;
+		if (how == COPY_ZERO) {
+			memset(at, 0, part);
+		} else {
+			memcpy(how == COPY_OUT ? mem : at, how == COPY_OUT ? at : mem, part);
+			mem += part;
+		}
+		len -= part;
+		off = 0;
+	}
+}
+
+void iov_read(const struct iovec *iov, unsigned niov, uint64_t off, void *to, uint64_t len)
+{
+	copy(iov, niov, off, to, len, COPY_OUT);
+}
+
+void iov_write(const struct iovec *iov, unsigned niov, uint64_t off, const void *from, uint64_t len)
+{
+	copy(iov, niov, off, (char *)(uintptr_t)from, len, COPY_IN);
+}
+
+void iov_zero(const struct iovec *iov, unsigned niov, uint64_t off, uint64_t len)
+{
+	copy(iov, niov, off, NULL, len, COPY_ZERO);
+}
