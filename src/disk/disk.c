@@ -336,11 +336,11 @@ static int check_keys(const struct disk_format *f, const struct disk_opts *o, st
 	return 0;
 }
 
-static int open_at(struct disk **out, const struct disk_opts *o, struct disk *above, struct err *e)
+static int open_at(struct disk **out, const struct disk_format *f, const struct disk_opts *o,
+	struct disk *above, struct err *e)
 {
-	const struct disk_format *f = find_format(o->path, o->format, e);
 	struct disk *d;
-	int rc = f ? check_keys(f, o, e) : -EINVAL;
+	int rc = check_keys(f, o, e);
 
 	if (rc)
 		return rc;
@@ -368,7 +368,15 @@ static int open_at(struct disk **out, const struct disk_opts *o, struct disk *ab
 
 int disk_open(struct disk **out, const struct disk_opts *o, struct err *e)
 {
-	return open_at(out, o, NULL, e);
+	const struct disk_format *f = find_format(o->path, o->format, e);
+
+	return f ? open_at(out, f, o, NULL, e) : -EINVAL;
+}
+
+int disk_open_as(
+	struct disk **out, const struct disk_format *f, const struct disk_opts *o, struct err *e)
+{
+	return open_at(out, f, o, NULL, e);
 }
 
 int disk_file(struct disk *d, const char *path, unsigned flags, struct file **out, struct err *e)
@@ -399,6 +407,7 @@ char *disk_backing_path(const char *of, const char *path)
 int disk_open_backing(struct disk *d, const char *path, const char *format, struct err *e)
 {
 	cleanup(free_ptr) char *full = NULL;
+	const struct disk_format *f;
 	struct disk_opts o = d->o;
 	int rc;
 
@@ -425,7 +434,8 @@ int disk_open_backing(struct disk *d, const char *path, const char *format, stru
 	o.force = false;
 	o.kv = NULL;
 	o.client = (struct disk_client){0};
-	rc = open_at(&d->backing, &o, d, e);
+	f = find_format(full, format, e);
+	rc = f ? open_at(&d->backing, f, &o, d, e) : -EINVAL;
 	return rc ? err_wrap(e, "disk %s: its backing file", d->o.path) : 0;
 }
 

@@ -142,6 +142,10 @@ struct disk_format {
 	bool scattered; /* takes WRITE with ranges; else disk.c takes them apart */
 };
 
+/* As disk_open(), with a format that need not be in the table: for tests. */
+int disk_open_as(
+	struct disk **out, const struct disk_format *f, const struct disk_opts *o, struct err *e);
+
 extern const struct disk_format disk_raw;
 /* extern const struct disk_format disk_qcow2, disk_lodgefs; each adds its row in disk.c */
 

@@ -74,6 +74,7 @@ struct sorter_elem {
 	uint64_t addr;
 	uint64_t tag; /* the format's, kept from resolve() to commit() */
 	struct sorter_job *job;
+	struct iovec copied; /* the sorter's own */
 };
 
 /* The elements of one request in one block, while they are resolved. */
@@ -83,6 +84,10 @@ struct sorter_set {
 	unsigned n;
 	void *priv; /* the format's, while it resolves */
 	struct sorter_job *job;
+	/* The sorter's own: */
+	struct sorter_tx *tx;
+	unsigned cap;
+	bool own; /* elem is malloc'ed */
 };
 
 /* Bytes that are not from a request but have to be written beside them: the rest of a cluster. */
@@ -123,6 +128,15 @@ struct sorter_batch {
 	bool fua;
 	void *priv; /* the format's, during commit */
 	struct sorter *sorter;
+	/* The sorter's own: */
+	struct sorter_batch *next;
+	struct sorter_job **job;
+	unsigned njobs, jobs_cap, pending;
+	uint64_t bytes;
+	struct sorter_piece *piece;
+	unsigned npieces;
+	void *copy;
+	bool ready; /* its data is written */
 };
 
 struct sorter_ops {
@@ -134,6 +148,8 @@ struct sorter_ops {
 	void (*read_old)(void *ctx, struct sorter_fill *fill);
 	/* All data is written (not flushed). Writes the metadata of all txs, once, then makes reads see it. */
 	void (*commit)(void *ctx, struct sorter_batch *b);
+	/* How many bytes from `off` on are such that zeroing or discarding changes nothing; 0 is always right. May be NULL. */
+	uint64_t (*skip)(void *ctx, uint64_t off, uint64_t len);
 	/* Gives back what prepare() took. Also after a prepare that failed half way (then tx->priv is what it left). */
 	void (*abort)(void *ctx, struct sorter_tx *tx);
 };

@@ -1,0 +1,63 @@
+/* sorter_priv.h: what sorter.c (who waits for whom) and sorter_out.c (what is written) share. */
+#ifndef LODGE_DISK_SORTER_PRIV_H
+#define LODGE_DISK_SORTER_PRIV_H
+
+#include <uv.h>
+
+#include "disk/sorter.h"
+
+#define SORTER_HASH_BITS 10
+#define SORTER_EPOCHS 64u
+
+struct sorter_frame {
+	bool again, gone;
+};
+
+/* A request on its way; a large discard is one window of blocks after the other. */
+struct sorter_job {
+	struct sorter *s;
+	struct disk_req *r;
+	struct sorter_elem *elem; /* memory of all sets that have none of their own */
+	struct sorter_set *set;
+	unsigned nsets, unresolved, pending;
+	uint64_t at, end; /* WRITE_ZEROES, DISCARD: next window */
+	uint64_t epoch, seq;
+	int error;
+	bool entered, restart, marked;
+	struct sorter_frame *frame; /* of the window_start() that is below us on the stack */
+	struct sorter_job *next; /* blocked */
+};
+
+/* Lives until libuv has closed its handle. */
+struct sorter_turn {
+	uv_idle_t idle;
+	struct sorter *s;
+};
+
+struct sorter {
+	struct sorter_opts o;
+	struct sorter_stats stats;
+	struct sorter_batch *open, *writing,
+		*committing; /* open: a queue; the last takes what is new */
+	struct sorter_tx *hash[1 << SORTER_HASH_BITS];
+	struct sorter_job *blocked, **blocked_last;
+	struct sorter_turn *turn;
+	uint64_t seq; /* commits so far: what was looked up before one is looked up again */
+	uint64_t jobs;
+	bool in_submit;
+	void *zeroes;
+	struct {
+		uint64_t now, oldest, count[SORTER_EPOCHS];
+		struct sorter_quarantine *first, **last;
+	} epoch;
+};
+
+/* One thing that the job waited for is done. It may be gone afterwards. */
+void sorter_job_part_done(struct sorter_job *j);
+/* Writes the plain elements of a job; each write is a part of it. */
+void sorter_plain_out(struct sorter_job *j);
+/* Writes data and fills of all good txs of a batch, then sorter_data_done(), never at once unless there is nothing to write. */
+void sorter_data_out(struct sorter_batch *b);
+void sorter_data_done(struct sorter_batch *b);
+
+#endif
