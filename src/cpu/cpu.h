@@ -39,12 +39,17 @@ enum cpu_msi_file { CPU_MSI_M, CPU_MSI_S, CPU_MSI_GUEST1 /* + n */ };
 
 enum cpu_clock { CPU_CLOCK_HOST, CPU_CLOCK_MODEL };
 
+/* Translation of guest code, for engines that interpret. AUTO: where the host can. */
+enum cpu_jit { CPU_JIT_AUTO, CPU_JIT_OFF };
+
 struct cpu_vm_opts {
 	struct space *space;
 	struct log *log;
 	unsigned vcpus;
 	unsigned timebase_hz; /* of the guest's time counter; 10,000,000 on rv64 */
 	enum cpu_clock clock;
+	enum cpu_jit jit;
+	uint64_t jit_cache; /* bytes of translated code; 0: the engine's default */
 	const char *cpu_model; /* "rv64" or "rv64,zbb=off"; NULL: everything */
 	bool builtin_firmware; /* rv64: the engine serves SBI; kernels start in S-mode */
 	uint64_t seed; /* what the engine makes up (seed CSR) follows from it */

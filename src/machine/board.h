@@ -29,6 +29,8 @@ struct board_device {
 
 struct board_opts {
 	const struct cpu_engine_ops *engine;
+	enum cpu_jit jit;
+	uint64_t jit_cache;
 	const char *cpu_model;
 	unsigned vcpus;
 	uint64_t memory; /* bytes of guest RAM, over all nodes */

@@ -163,6 +163,8 @@ static int cpus_up(struct virt *v, struct err *e)
 		.vcpus = o->vcpus,
 		.timebase_hz = VIRT_TIMEBASE_HZ,
 		.clock = o->clock,
+		.jit = o->jit,
+		.jit_cache = o->jit_cache,
 		.cpu_model = o->cpu_model,
 		.builtin_firmware = !given(&v->firmware),
 		.seed = o->seed,

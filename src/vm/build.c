@@ -133,6 +133,8 @@ int build_board(struct vm *vm, void (*wake)(void *ctx, unsigned vcpu),
 	struct board_opts o = {
 		.engine = choose_engine(cfg, e),
 		.cpu_model = cfg->cpu,
+		.jit = cfg->engine == VM_ENGINE_INTERP ? CPU_JIT_OFF : CPU_JIT_AUTO,
+		.jit_cache = cfg->jit_cache,
 		.vcpus = cfg->smp,
 		.memory = cfg->memory,
 		.nodes = cfg->nodes,

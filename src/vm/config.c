@@ -203,7 +203,7 @@ static int disk_parse(void *elem, const char *text, struct err *e)
 }
 
 /* format_names begin with VM_FORMAT_RAW at index 1: index 0 stands for "not named". */
-static const char *const engine_names[] = {"auto", "rv64", NULL};
+static const char *const engine_names[] = {"auto", "rv64", "interp", NULL};
 static const char *const console_names[] = {"uart", "virtio", NULL};
 static const char *const clock_names[] = {"host", "model", NULL};
 static const char *const format_names[] = {"", "raw", NULL};
@@ -318,7 +318,9 @@ const struct opt vm_config_opts[] = {
 	{BOTH("nodes"), .type = OPT_UINT, C(nodes), .arg = "N", .min = 1, .max = VM_MAX_NODES,
 		.dflt = "1", .help = "NUMA nodes that memory and vCPUs are spread over"},
 	{BOTH("engine"), .type = OPT_ENUM, C(engine), .values = engine_names, .dflt = "auto",
-		.help = "what runs the vCPUs"},
+		.help = "what runs the vCPUs: rv64 translates guest code to the host's, interp only interprets it"},
+	{BOTH("jit-cache"), .type = OPT_SIZE, C(jit_cache), .arg = "SIZE", .min = MiB, .max = GiB,
+		.dflt = "16M", .help = "memory for translated code"},
 	{BOTH("cpu"), .type = OPT_TEXT, C(cpu), .check = check_cpu,
 		.arg = "MODEL[,EXTENSION=on|off...]", .dflt = "rv64",
 		.help = "CPU model, and extensions switched on or off, such as rv64,zbb=off"},

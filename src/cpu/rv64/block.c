@@ -1,11 +1,13 @@
 #include "cpu/rv64/block.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/err.h"
 #include "base/util.h"
 #include "cpu/rv64/interp.h"
+#include "cpu/rv64/jit/jit.h"
 
 #define BLOCK_LARGEST \
 	(sizeof(struct rv64_block) + (BLOCK_MAX + 2) * sizeof(struct rv64_op) + 4 * BLOCK_MAX)
@@ -126,6 +128,8 @@ void rv64_code_fence_i(struct hart *h)
 {
 	h->ic->epoch++;
 	rv64_code_flush(h);
+	if (h->j.jit)
+		jit_fence(h->j.jit);
 }
 
 /* Formats whose rd names an integer register. */
@@ -280,12 +284,6 @@ static void make_op(
 	simplify(op, in->id, fmt);
 }
 
-/* Where code is: one page, and how far into it. */
-struct source {
-	const uint8_t *host; /* of the first byte */
-	uint64_t pa;
-	unsigned left; /* bytes to the end of the page, or of what PMP has allowed */
-};
 
 static unsigned seen_slot(uint64_t va)
 {
@@ -316,7 +314,7 @@ void rv64_code_flush_va(struct hart *h, uint64_t va)
 		rv64_code_flush(h);
 }
 
-static bool fetch(struct hart *h, uint64_t va, struct source *s)
+static bool fetch(struct hart *h, uint64_t va, struct rv64_code_at *s)
 {
 	/* Spaces that use the same addresses should not meet in one slot. */
 	struct code_page *p = &h->ic->pages[((va >> PAGE_SHIFT) + h->code_gen * 17) % BLOCK_PAGES];
@@ -329,7 +327,7 @@ static bool fetch(struct hart *h, uint64_t va, struct source *s)
 			return false;
 		note_page(h->ic, page, &at);
 		if (at.alone) {
-			*s = (struct source){.host = at.host, .pa = at.gpa.v, .left = 2};
+			*s = (struct rv64_code_at){.host = at.host, .pa = at.gpa.v, .left = 2};
 			return true;
 		}
 		/* Filled after the call: a trap may have changed the generation. */
@@ -353,7 +351,7 @@ static uint16_t halfword(const uint8_t *p)
  * Decodes from `s` until the block ends. `high`: the second half of an instruction that crosses the page, when it is the first;
  * NULL otherwise. The guest may write the code meanwhile: every halfword is read once, into `code`.
  */
-static void decode_block(struct rv64_icache *ic, struct rv64_block *b, const struct source *s,
+static void decode_block(struct rv64_icache *ic, struct rv64_block *b, const struct rv64_code_at *s,
 	const uint8_t *high, uint16_t *code)
 {
 	unsigned off = 0, n = 0, id = RV_ILLEGAL;
@@ -406,7 +404,7 @@ uint32_t rv64_op_raw(const struct rv64_op *op)
 }
 
 /* Is the guest's code still what the block was made from? */
-static bool same_code(const struct rv64_block *b, const struct source *s, const uint8_t *high)
+static bool same_code(const struct rv64_block *b, const struct rv64_code_at *s, const uint8_t *high)
 {
 	const uint8_t *raw = raw_of(b);
 	unsigned here = b->bytes <= s->left ? b->bytes : s->left;
@@ -423,7 +421,7 @@ static struct rv64_block **hash_slot(struct rv64_icache *ic, uint64_t pa)
 }
 
 static struct rv64_block *find_physical(
-	struct rv64_icache *ic, const struct source *s, const struct source *second)
+	struct rv64_icache *ic, const struct rv64_code_at *s, const struct rv64_code_at *second)
 {
 	struct rv64_block **p = hash_slot(ic, s->pa);
 	uint64_t pa2 = second ? second->pa : 0;
@@ -450,7 +448,7 @@ static struct rv64_block *find_physical(
 }
 
 static struct rv64_block *make_block(
-	struct rv64_icache *ic, const struct source *s, const struct source *second)
+	struct rv64_icache *ic, const struct rv64_code_at *s, const struct rv64_code_at *second)
 {
 	struct rv64_block **slot, *b;
 	uint16_t code[2 * BLOCK_MAX];
@@ -474,7 +472,7 @@ static struct rv64_block *make_block(
 struct rv64_block *rv64_block_lookup(struct hart *h)
 {
 	struct rv64_icache *ic = h->ic;
-	struct source s, second, *cross = NULL;
+	struct rv64_code_at s, second, *cross = NULL;
 	struct rv64_block *b;
 
 	if (!fetch(h, h->pc, &s))
@@ -491,4 +489,38 @@ struct rv64_block *rv64_block_lookup(struct hart *h)
 	b->gen = h->code_gen;
 	ic->jump[rv64_jump_slot(h->pc)] = b;
 	return b;
+}
+
+/* ---- for the translator ---- */
+
+bool rv64_code_where(struct hart *h, struct rv64_code_at *out)
+{
+	return fetch(h, h->pc, out);
+}
+
+struct rv64_block *rv64_block_single(const struct rv64_insn *in, uint32_t word)
+{
+	struct rv64_block *b = calloc(1, sizeof(*b) + 3 * sizeof(b->ops[0]));
+
+	if (!b)
+		return NULL;
+	b->bytes = in->len;
+	b->nops = 1;
+	b->slots = 2;
+	make_op(&b->ops[0], in, word, 0, 0);
+	b->ops[1] = (struct rv64_op){.fn = do_stop, .rd = in->len / 2, .pc2 = in->len / 2};
+	memcpy(raw_of(b), &word, in->len);
+	return b;
+}
+
+bool rv64_writes_only_x(const struct rv64_insn *in)
+{
+	return pure(rv64_row(in->id)->fmt);
+}
+
+bool rv64_is_fp(const struct rv64_insn *in)
+{
+	unsigned fmt = rv64_row(in->id)->fmt;
+
+	return fmt >= FMT_FLOAD && fmt <= FMT_FX_RM;
 }

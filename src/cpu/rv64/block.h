@@ -130,6 +130,22 @@ static inline struct rv64_block *rv64_block_find(struct hart *h)
 	return __builtin_expect(rv64_block_is(b, h, h->pc), 1) ? b : rv64_block_lookup(h);
 }
 
+/* For the translator. Where the code at h->pc is. False: a trap was taken. */
+struct rv64_code_at {
+	const uint8_t *host; /* of the first byte */
+	uint64_t pa;
+	unsigned left; /* bytes to the end of the page, or of what PMP has allowed */
+};
+bool rv64_code_where(struct hart *h, struct rv64_code_at *out);
+/*
+ * A block of its own for one instruction that is no jump: to be run with h->pc and h->instret right, outside the cache. When it
+ * is done h->j.stopped is set, pc and instret are behind it. NULL: out of memory. free() it.
+ */
+struct rv64_block *rv64_block_single(const struct rv64_insn *in, uint32_t word);
+/* Does nothing but write an integer register? Needs the FP state? */
+bool rv64_writes_only_x(const struct rv64_insn *in);
+bool rv64_is_fp(const struct rv64_insn *in);
+
 /* The word of an op of a block, for the trap value of an illegal instruction. 16-bit encodings are zero-extended. */
 uint32_t rv64_op_raw(const struct rv64_op *op);
 

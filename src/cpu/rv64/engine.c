@@ -17,6 +17,7 @@
 #include "base/err.h"
 #include "base/spell.h"
 #include "cpu/rv64/block.h"
+#include "cpu/rv64/jit/jit.h"
 #include "cpu/rv64/priv.h"
 
 #define SLICE 8192u
@@ -116,8 +117,15 @@ static void invalidate(
 {
 	struct rv64_vm *vm = container_of(l, struct rv64_vm, listener);
 
+	bool code = what & MEM_EXEC && vm->jit;
+
+	/* Translations go before harts look again, and once more for what they made until then. */
+	if (code)
+		jit_drop(vm->jit, a.v, len);
 	rv64_broadcast(
 		vm, NULL, NULL, what == MEM_WRITE ? POLL_TLB_W : POLL_TLB_ALL | POLL_FENCE_I);
+	if (code)
+		jit_drop(vm->jit, a.v, len);
 }
 
 static int vm_create(struct cpu_vm **out, const struct cpu_vm_opts *o, struct err *e)
@@ -143,6 +151,15 @@ static int vm_create(struct cpu_vm **out, const struct cpu_vm_opts *o, struct er
 	}
 	vm->o.cpu_model = NULL;
 	make_isa_string(vm);
+	if (o->jit == CPU_JIT_AUTO && !jit_available(NULL)) {
+		struct jit_opts jo = {.cache_bytes = o->jit_cache, .exts = vm->exts};
+
+		rc = jit_create(&vm->jit, &jo, e);
+		if (rc) {
+			free(vm);
+			return rc;
+		}
+	}
 	vm->origin_ns = clock_mono_ns();
 	vm->listener.invalidate = invalidate;
 	space_listen(o->space, &vm->listener);
@@ -159,8 +176,10 @@ static void vm_destroy(struct cpu_vm *v)
 	space_unlisten(vm->o.space, &vm->listener);
 	for (unsigned i = 0; i < vm->nvcpus; i++) {
 		rv64_icache_destroy(vm->vcpus[i]->h.ic);
+		jit_hart_destroy(&vm->vcpus[i]->h);
 		free(vm->vcpus[i]);
 	}
+	jit_destroy(vm->jit);
 	free(vm);
 }
 
@@ -178,7 +197,10 @@ static int vcpu_create(struct vcpu **out, struct cpu_vm *v, unsigned index, stru
 		return err_set(e, -ENOMEM, "vCPU %u: out of memory", index);
 	memset(c, 0, sizeof(*c));
 	rc = rv64_icache_create(&c->h.ic, vm->exts, e);
+	if (!rc && vm->jit)
+		rc = jit_hart_init(vm->jit, &c->h, e);
 	if (rc) {
+		rv64_icache_destroy(c->h.ic);
 		free(c);
 		return rc;
 	}
@@ -269,6 +291,17 @@ static bool ready_to_run(struct hart *h)
 	return !h->posted;
 }
 
+/* Blocks until poll bits, an exit, or the end of the slice: true. */
+static bool interpret(struct hart *h, uint64_t *entries)
+{
+	while (!h->posted && h->instret < h->instret_stop && *entries &&
+		!atomic_load_explicit(&h->poll, memory_order_relaxed)) {
+		rv64_block_run(h);
+		--*entries;
+	}
+	return !*entries || h->instret >= h->instret_stop;
+}
+
 static void run_loop(struct hart *h, uint64_t end, uint64_t slice)
 {
 	/*
@@ -278,15 +311,13 @@ static void run_loop(struct hart *h, uint64_t end, uint64_t slice)
 	uint64_t stop = h->instret + slice, entries = slice;
 
 	while (ready_to_run(h)) {
+		bool over;
+
 		h->instret_stop = stop;
-		while (!h->posted && h->instret < stop && entries &&
-			!atomic_load_explicit(&h->poll, memory_order_relaxed)) {
-			rv64_block_run(h);
-			entries--;
-		}
+		over = h->j.jit ? jit_run(h, &entries) : interpret(h, &entries);
 		if (h->posted)
 			return;
-		if (entries && h->instret < stop)
+		if (!over)
 			continue;
 		if (clock_mono_ns() >= end) {
 			h->exit->reason = CPU_EXIT_BUDGET;

@@ -115,6 +115,28 @@ struct rv64_hsm {
 	bool system; /* suspended with the whole machine: whoever runs it again wakes it */
 };
 
+/* A hart's side of translated code (jit/jit.h). Addressed by that code, so close to the registers. */
+struct jit_jump {
+	uint64_t va;
+	const void *code;
+};
+struct jit_hart {
+	int32_t fuel; /* instructions until instret_stop; charged block by block */
+	uint32_t fp_live; /* guest FP registers are in the host's: FS is dirty */
+	uint64_t page; /* virtual address of the page that runs */
+	struct jit_jump *jumps; /* where indirect jumps look: of the context that runs */
+	uint64_t host_sp; /* to which leaving unwinds */
+	uint64_t stopped; /* set by the op after a single instruction: it was done */
+	/* Not looked at by translated code. */
+	struct jit *jit; /* NULL: interpreted only */
+	struct jit_ctx *ctxs;
+	uint64_t ctx_gen;
+	uint32_t ctx_fp, ctx_clock;
+	_Atomic uint64_t seen; /* removals of translations that this hart knows of */
+	_Atomic bool inside; /* jit_run() */
+	uint64_t leaves, lookups, slow_mem, slow_op, cold_blocks;
+};
+
 /* One interrupt file of the hart's IMSIC (AIA chapter 3): 255 identities. */
 struct imsic_file {
 	_Atomic uint64_t eip[4], eie[4];
@@ -124,6 +146,7 @@ struct imsic_file {
 struct hart {
 	uint64_t x[33]; /* x[32] is the sink for writes to x0 */
 	uint64_t pc;
+	struct jit_hart j; /* what translated code uses beside the registers: jit/jit.h */
 	_Atomic uint32_t poll;
 	uint32_t
 		fs; /* mstatus.FS itself: 0 off (FP instructions trap); handlers set it to 3, dirty */

@@ -33,7 +33,7 @@ typedef void rv64_fn(struct hart *h, const struct rv64_op *op);
 #include "cpu/rv64/insn.def"
 
 /* Not in the table: made by block.c. */
-rv64_fn do_illegal, do_end, do_nop, do_mv, do_li;
+rv64_fn do_illegal, do_stop, do_end, do_nop, do_mv, do_li;
 rv64_fn chain_taken, chain_fall, chain_jump;
 
 #define RD (h->x[op->rd])

@@ -11,6 +11,14 @@ HANDLER(illegal)
 	rv64_trap(h, op_leave(h, op), CAUSE_ILLEGAL, (uint32_t)op->imm);
 }
 
+/* Behind a single instruction that translated code asked for. */
+HANDLER(stop)
+{
+	h->instret++;
+	h->pc += 2u * op->rd;
+	h->j.stopped = 1;
+}
+
 HANDLER(fence_i)
 {
 	rv64_code_fence_i(h);

@@ -84,6 +84,7 @@ struct rv64_vm {
 	unsigned nvcpus;
 	uint64_t exts; /* of decode.h */
 	char isa[256];
+	struct jit *jit; /* NULL: interpreted */
 	struct space_listener listener;
 	/* time = stopped_at, or (host ns - origin_ns) in ticks */
 	bool time_stopped;

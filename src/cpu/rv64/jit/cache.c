@@ -1,0 +1,290 @@
+/*
+ * cache.c: memory for code, how it is found, and how it goes away.
+ *
+ *   one memory file, mapped twice (D10): rw for the translator, rx for the harts
+ *   | stubs, segment 0 | segment 1 | ... | segment 7 |
+ *
+ * Segments are filled in turn. When one is full the next is emptied: its regions can no longer be found, jumps to them are undone,
+ * and it is filled again when every hart has left translated code since (jit_hart.seen). While some hart has not, nothing is
+ * translated; the interpreter goes on. Each step is bounded by a segment, an eighth of the cache.
+ *
+ * Entries are found without the lock: chains of a hash table whose links are atomic; entries, like code, stay readable until the
+ * segment is used again.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "cpu/rv64/jit/inside.h"
+
+#define REGION_ROOM (96u << 10) /* the largest region fits surely: JIT_REGION_INSNS with their cold ends */
+
+struct meta {
+	struct meta *next;
+	size_t used, size;
+	_Alignas(16) uint8_t bytes[];
+};
+
+int jit_cache_create(struct jit *j, struct err *e)
+{
+	struct x86 a;
+	int fd = memfd_create("lodge-code", MFD_CLOEXEC);
+	uint64_t each;
+
+	if (fd < 0 || ftruncate(fd, (off_t)j->size)) {
+		int err = errno;
+
+		if (fd >= 0)
+			close(fd);
+		return err_set(e, -err, "code cache of %llu MiB: %s",
+			(unsigned long long)(j->size >> 20), strerror(err));
+	}
+	j->rw = mmap(NULL, j->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	j->rx = mmap(NULL, j->size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+	close(fd);
+	if (j->rw == MAP_FAILED || j->rx == MAP_FAILED)
+		return err_set(e, -errno,
+			"code cache: this host does not let memory be executed (%s); --engine interp does "
+			"without",
+			strerror(errno));
+	a = (struct x86){.p = j->rw, .end = j->rw + PAGE_SIZE};
+	jit_make_stubs(j, &a);
+	each = (j->size - PAGE_SIZE) / JIT_SEGMENTS & ~63ull;
+	for (unsigned i = 0; i < JIT_SEGMENTS; i++)
+		j->seg[i].base = j->seg[i].used = j->rw + PAGE_SIZE + i * each;
+	j->seg_bytes = each;
+	return 0;
+}
+
+static void free_meta(struct jit_segment *s)
+{
+	for (struct meta *m = s->meta, *next; m; m = next) {
+		next = m->next;
+		free(m);
+	}
+	s->meta = NULL;
+}
+
+static void free_ops(struct jit_segment *s)
+{
+	for (struct jit_region *r = s->regions; r; r = r->next_in_segment)
+		for (unsigned i = 0; i < r->nops; i++)
+			free(r->ops[i]);
+}
+
+void jit_cache_destroy(struct jit *j)
+{
+	for (unsigned i = 0; i < JIT_SEGMENTS; i++) {
+		free_ops(&j->seg[i]);
+		free_meta(&j->seg[i]);
+	}
+	if (j->rw && j->rw != MAP_FAILED)
+		munmap(j->rw, j->size);
+	if (j->rx && j->rx != MAP_FAILED)
+		munmap(j->rx, j->size);
+}
+
+void *jit_meta(struct jit *j, size_t n)
+{
+	struct jit_segment *s = &j->seg[j->cur];
+	struct meta *m = s->meta;
+	void *p;
+
+	n = align_up(n, 16);
+	if (!m || m->size - m->used < n) {
+		size_t size = MAX(n, (size_t)(64 << 10));
+
+		m = malloc(sizeof(*m) + size);
+		if (!m)
+			return NULL;
+		*m = (struct meta){.next = s->meta, .size = size};
+		s->meta = m;
+	}
+	p = m->bytes + m->used;
+	m->used += n;
+	memset(p, 0, n);
+	return p;
+}
+
+/* ---- finding ---- */
+
+static struct jit_entry *_Atomic *bucket(struct jit *j, uint64_t key)
+{
+	return &j->entries[(key >> 1) * 0x9e3779b97f4a7c15ull >> 51];
+}
+
+static struct jit_entry *find_key(struct jit *j, uint64_t key)
+{
+	struct jit_entry *e = atomic_load_explicit(bucket(j, key), memory_order_acquire);
+
+	while (e && e->key != key)
+		e = atomic_load_explicit(&e->next, memory_order_acquire);
+	return e;
+}
+
+struct jit_entry *jit_find(struct jit *j, uint64_t pa, uint32_t fp)
+{
+	struct jit_entry *e = find_key(j, jit_key(pa, JIT_FP_ANY));
+
+	return e ? e : find_key(j, jit_key(pa, fp));
+}
+
+/* ---- links ---- */
+
+static void unlink_in(struct jit_link *l)
+{
+	*l->prev_in = l->next_in;
+	if (l->next_in)
+		l->next_in->prev_in = l->prev_in;
+	l->to = NULL;
+}
+
+static void set_rel32(uint8_t *at, const uint8_t *to)
+{
+	__atomic_store_n((uint32_t *)(void *)at, (uint32_t)(to - (at + 4)), __ATOMIC_RELEASE);
+}
+
+void jit_link_to(struct jit *j, struct jit_link *l, struct jit_entry *e)
+{
+	/* Code for every context must not lead into code for one. */
+	if (l->to || l->from->dead || e->region->dead ||
+		(e->region->fp != JIT_FP_ANY && e->region->fp != l->from->fp))
+		return;
+	set_rel32(l->at, j->rw + (e->code - j->rx));
+	l->to = e->region;
+	l->next_in = e->region->in;
+	if (l->next_in)
+		l->next_in->prev_in = &l->next_in;
+	l->prev_in = &e->region->in;
+	e->region->in = l;
+	j->st.links++;
+}
+
+/* ---- coming and going ---- */
+
+void jit_publish(struct jit *j, struct jit_region *r, uint64_t code_len)
+{
+	struct jit_segment *s = &j->seg[j->cur];
+	struct jit_region **page = &j->pages[jit_page_hash(r->page)];
+
+	s->used += align_up(code_len, 16);
+	r->next_in_segment = s->regions;
+	s->regions = r;
+	r->next_in_page = *page;
+	*page = r;
+	for (unsigned i = 0; i < r->nentries; i++) {
+		struct jit_entry *_Atomic *b = bucket(j, r->entries[i].key);
+
+		atomic_store_explicit(&r->entries[i].next, *b, memory_order_relaxed);
+		atomic_store_explicit(b, &r->entries[i], memory_order_release);
+	}
+}
+
+static void hide(struct jit *j, struct jit_entry *e)
+{
+	struct jit_entry *_Atomic *p = bucket(j, e->key);
+
+	while (*p && *p != e)
+		p = &(*p)->next;
+	if (*p)
+		*p = e->next;
+}
+
+/* Its memory stays until its segment is used again. */
+void jit_remove(struct jit *j, struct jit_region *r)
+{
+	struct jit_region **p = &j->pages[jit_page_hash(r->page)];
+
+	if (r->dead)
+		return;
+	r->dead = true;
+	while (*p != r)
+		p = &(*p)->next_in_page;
+	*p = r->next_in_page;
+	for (unsigned i = 0; i < r->nentries; i++)
+		hide(j, &r->entries[i]);
+	while (r->in) {
+		struct jit_link *l = r->in;
+
+		unlink_in(l);
+		set_rel32(l->at, l->unlinked);
+	}
+	for (unsigned i = 0; i < r->nlinks; i++)
+		if (r->links[i].to)
+			unlink_in(&r->links[i]);
+	j->st.removed++;
+	atomic_fetch_add(&j->removals, 1);
+}
+
+static void empty_segment(struct jit *j, struct jit_segment *s)
+{
+	for (struct jit_region *r = s->regions; r; r = r->next_in_segment)
+		jit_remove(j, r);
+	s->drained_at = atomic_fetch_add(&j->removals, 1) + 1;
+	j->st.evictions++;
+}
+
+static bool all_have_left(struct jit *j, uint64_t since)
+{
+	for (unsigned i = 0; i < j->nharts; i++)
+		if (atomic_load(&j->harts[i]->j.inside) &&
+			atomic_load(&j->harts[i]->j.seen) < since)
+			return false;
+	return true;
+}
+
+uint8_t *jit_code_room(struct jit *j, uint64_t *room)
+{
+	struct jit_segment *s = &j->seg[j->cur], *next;
+
+	*room = MIN((uint64_t)REGION_ROOM, j->seg_bytes);
+	if ((uint64_t)(s->base + j->seg_bytes - s->used) >= *room)
+		return s->used;
+	next = &j->seg[(j->cur + 1) % JIT_SEGMENTS];
+	if (next->regions && !next->drained_at)
+		empty_segment(j, next);
+	if (next->drained_at && !all_have_left(j, next->drained_at))
+		return NULL;
+	free_ops(next);
+	free_meta(next);
+	next->regions = NULL;
+	next->drained_at = 0;
+	next->used = next->base;
+	j->cur = (j->cur + 1) % JIT_SEGMENTS;
+	return next->used;
+}
+
+static bool same(const struct jit_region *r)
+{
+	const uint8_t *src = r->source;
+
+	for (unsigned i = 0; i < r->npieces; i++) {
+		if (memcmp(src, r->host + r->pieces[i].off, r->pieces[i].len))
+			return false;
+		src += r->pieces[i].len;
+	}
+	return true;
+}
+
+void jit_fence(struct jit *j)
+{
+	pthread_mutex_lock(&j->lock);
+	j->st.fences++;
+	for (unsigned s = 0; s < JIT_SEGMENTS; s++)
+		for (struct jit_region *r = j->seg[s].regions; r; r = r->next_in_segment)
+			if (!r->dead && !same(r))
+				jit_remove(j, r);
+	pthread_mutex_unlock(&j->lock);
+}
+
+void jit_drop(struct jit *j, uint64_t a, uint64_t len)
+{
+	pthread_mutex_lock(&j->lock);
+	for (unsigned s = 0; s < JIT_SEGMENTS; s++)
+		for (struct jit_region *r = j->seg[s].regions; r; r = r->next_in_segment)
+			if (!r->dead && r->page + PAGE_SIZE > a && r->page - a < len)
+				jit_remove(j, r);
+	pthread_mutex_unlock(&j->lock);
+}

@@ -1,0 +1,200 @@
+/*
+ * emit_mem.c: loads, stores, atomics.
+ *
+ * The way to memory, inline: address in rax; the TLB slot of its page; compare; add. A miss, a misaligned address, MMIO: out of
+ * line, to jit_slow_mem() in runtime.c.
+ */
+#include "cpu/rv64/jit/inside.h"
+
+void jit_emit_va(struct jit_tr *t, unsigned rs1, int32_t imm)
+{
+	struct x86 *a = &t->a;
+
+	if (t->known >> rs1 & 1) {
+		x86_mov_i(a, RAX, t->value[rs1] + (uint64_t)(int64_t)imm);
+	} else if (jit_map[rs1] && imm) {
+		x86_lea(a, RAX, x86_mem(jit_map[rs1], imm));
+	} else {
+		x86_load(a, X86_64, RAX, jit_x(rs1));
+		if (imm)
+			x86_alu_i(a, X86_64, ALU_ADD, x86_reg(RAX), imm);
+	}
+}
+
+struct jit_cold *jit_emit_address(
+	struct jit_tr *t, unsigned rs1, int32_t imm, unsigned size, bool write, uint32_t what)
+{
+	struct x86 *a = &t->a;
+	int32_t side = write ? (int32_t)offsetof(struct tlb, w) : 0;
+	struct jit_cold *c;
+
+	jit_emit_va(t, rs1, imm);
+	x86_rorx(a, X86_32, RCX, x86_reg(RAX), PAGE_SHIFT - 4);
+	x86_alu_i(a, X86_32, ALU_AND, x86_reg(RCX), (TLB_SIZE - 1) << 4);
+	x86_op(a, X86_64, 0xc7, 0, x86_reg(RDX));
+	x86_u32(a, (uint32_t)(int32_t)(~(int64_t)PAGE_MASK | (int64_t)(size - 1)));
+	x86_alu(a, X86_64, ALU_AND, RDX, x86_reg(RAX));
+	x86_alu(a, X86_64, ALU_CMP, RDX,
+		x86_sib(JIT_TLB, RCX, 0, side + (int32_t)offsetof(struct tlb_entry, tag)));
+	c = jit_cold(t, what == JIT_AS_OP ? COLD_OP : COLD_MEM, x86_jcc(a, CC_NE, NULL));
+	c->b = what;
+	x86_alu(a, X86_64, ALU_ADD, RAX,
+		x86_sib(JIT_TLB, RCX, 0, side + (int32_t)offsetof(struct tlb_entry, add)));
+	return c;
+}
+
+static bool load(struct jit_tr *t, const struct rv64_insn *in, unsigned w, uint32_t op, unsigned how)
+{
+	struct jit_cold *c = jit_emit_address(t, in->rs1, in->imm, how & MEM_SIZE, false,
+		jit_access(how, in->rd ? in->rd : 32, false));
+	int d = jit_dst(in->rd, RAX);
+
+	x86_op(&t->a, w, op, d, x86_mem(RAX, 0));
+	jit_put(t, in->rd, d);
+	jit_back(t, c);
+	return true;
+}
+
+static bool store(struct jit_tr *t, const struct rv64_insn *in, unsigned w, uint32_t op, unsigned size)
+{
+	struct jit_cold *c = jit_emit_address(
+		t, in->rs1, in->imm, size, true, jit_access(size, in->rs2, true));
+
+	x86_op(&t->a, w, op, jit_src(t, in->rs2, RDX), x86_mem(RAX, 0));
+	jit_back(t, c);
+	return true;
+}
+
+/* The result of an atomic, in rdx. */
+static void put_old(struct jit_tr *t, const struct rv64_insn *in, unsigned size)
+{
+	if (size == 4)
+		x86_op(&t->a, X86_64, 0x63, RDX, x86_reg(RDX)); /* movsxd */
+	jit_put(t, in->rd, RDX);
+}
+
+/* xadd (0x0fc1) and xchg (0x87) give the old value back. */
+static bool exchange(struct jit_tr *t, const struct rv64_insn *in, unsigned size, uint32_t op)
+{
+	struct x86 *a = &t->a;
+	struct jit_cold *c = jit_emit_address(t, in->rs1, 0, size, true, JIT_AS_OP);
+
+	jit_get(t, RDX, in->rs2);
+	if (op == 0x0fc1)
+		x86_u8(a, 0xf0);
+	x86_op(a, size == 8, op, RDX, x86_mem(RAX, 0));
+	put_old(t, in, size);
+	jit_back(t, c);
+	return true;
+}
+
+/* amoand, amoor, amoxor whose old value nobody wants. */
+static bool locked(struct jit_tr *t, const struct rv64_insn *in, unsigned size, enum x86_alu op)
+{
+	struct jit_cold *c;
+
+	if (in->rd)
+		return false;
+	c = jit_emit_address(t, in->rs1, 0, size, true, JIT_AS_OP);
+	jit_get(t, RDX, in->rs2);
+	x86_u8(&t->a, 0xf0);
+	x86_alu_to(&t->a, size == 8, op, x86_mem(RAX, 0), RDX);
+	jit_back(t, c);
+	return true;
+}
+
+static bool load_reserved(struct jit_tr *t, const struct rv64_insn *in, unsigned size)
+{
+	struct x86 *a = &t->a;
+	struct jit_cold *c = jit_emit_address(t, in->rs1, 0, size, false, JIT_AS_OP);
+
+	x86_op(a, X86_64, size == 8 ? 0x8b : 0x63, RDX, x86_mem(RAX, 0));
+	jit_get(t, RCX, in->rs1);
+	x86_store(a, X86_64, HART(resv_va), RCX);
+	x86_store(a, X86_64, HART(resv_val), RDX);
+	jit_put(t, in->rd, RDX);
+	jit_back(t, c);
+	return true;
+}
+
+static bool store_conditional(struct jit_tr *t, const struct rv64_insn *in, unsigned size)
+{
+	struct x86 *a = &t->a;
+	struct jit_cold *c = jit_emit_address(t, in->rs1, 0, size, true, JIT_AS_OP);
+	uint8_t *other;
+
+	x86_mov(a, RCX, RAX);
+	jit_get(t, RAX, in->rs1);
+	x86_alu(a, X86_64, ALU_CMP, RAX, HART(resv_va));
+	x86_store_i(a, X86_64, HART(resv_va), -1);
+	x86_mov_i(a, RAX, 1);
+	other = x86_jcc8(a, CC_NE);
+	jit_get(t, RDX, in->rs2);
+	x86_load(a, X86_64, RAX, HART(resv_val));
+	x86_u8(a, 0xf0);
+	x86_op(a, size == 8, 0x0fb1, RDX, x86_mem(RCX, 0)); /* cmpxchg */
+	x86_setcc(a, CC_NE, RAX);
+	x86_op(a, X86_32, 0x0fb6, RAX, x86_reg(RAX));
+	x86_here8(a, other);
+	jit_put(t, in->rd, RAX);
+	jit_back(t, c);
+	return true;
+}
+
+bool jit_emit_mem(struct jit_tr *t, const struct rv64_insn *in)
+{
+	switch (in->id) {
+	case RV_lb:
+		return load(t, in, X86_64, 0x0fbe, 1 | MEM_SIGNED);
+	case RV_lh:
+		return load(t, in, X86_64, 0x0fbf, 2 | MEM_SIGNED);
+	case RV_lw:
+		return load(t, in, X86_64, 0x63, 4 | MEM_SIGNED);
+	case RV_ld:
+		return load(t, in, X86_64, 0x8b, 8);
+	case RV_lbu:
+		return load(t, in, X86_32, 0x0fb6, 1);
+	case RV_lhu:
+		return load(t, in, X86_32, 0x0fb7, 2);
+	case RV_lwu:
+		return load(t, in, X86_32, 0x8b, 4);
+	case RV_sb:
+		return store(t, in, X86_BYTE, 0x88, 1);
+	case RV_sh:
+		return store(t, in, X86_32, 0x66000089, 2);
+	case RV_sw:
+		return store(t, in, X86_32, 0x89, 4);
+	case RV_sd:
+		return store(t, in, X86_64, 0x89, 8);
+	case RV_amoadd_w:
+		return exchange(t, in, 4, 0x0fc1);
+	case RV_amoadd_d:
+		return exchange(t, in, 8, 0x0fc1);
+	case RV_amoswap_w:
+		return exchange(t, in, 4, 0x87);
+	case RV_amoswap_d:
+		return exchange(t, in, 8, 0x87);
+	case RV_amoand_w:
+		return locked(t, in, 4, ALU_AND);
+	case RV_amoand_d:
+		return locked(t, in, 8, ALU_AND);
+	case RV_amoor_w:
+		return locked(t, in, 4, ALU_OR);
+	case RV_amoor_d:
+		return locked(t, in, 8, ALU_OR);
+	case RV_amoxor_w:
+		return locked(t, in, 4, ALU_XOR);
+	case RV_amoxor_d:
+		return locked(t, in, 8, ALU_XOR);
+	case RV_lr_w:
+		return load_reserved(t, in, 4);
+	case RV_lr_d:
+		return load_reserved(t, in, 8);
+	case RV_sc_w:
+		return store_conditional(t, in, 4);
+	case RV_sc_d:
+		return store_conditional(t, in, 8);
+	default:
+		return false;
+	}
+}

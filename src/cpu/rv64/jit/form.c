@@ -1,0 +1,156 @@
+/*
+ * form.c: which instructions make a region: everything that can be reached from its first instruction by direct jumps and branches within
+ * the page and has been executed before (it is warm in the heat table), so that code that never runs is not translated.
+ */
+#include "cpu/rv64/jit/inside.h"
+
+static uint32_t halfword(const struct jit_tr *t, unsigned off)
+{
+	return __atomic_load_n((const uint16_t *)(t->host + off), __ATOMIC_RELAXED);
+}
+
+static bool is_branch(unsigned id)
+{
+	return id >= RV_beq && id <= RV_bgeu;
+}
+
+static bool never_goes_on(unsigned id)
+{
+	switch (id) {
+	case RV_ILLEGAL:
+	case RV_ecall:
+	case RV_ebreak:
+	case RV_sret:
+	case RV_mret:
+		return true;
+	default:
+		return false;
+	}
+}
+
+struct todo {
+	uint16_t off[2 * JIT_REGION_BLOCKS];
+	unsigned n;
+};
+
+/* `sure`: it runs whenever what leads there does. */
+static void want(struct jit_tr *t, struct todo *w, int64_t off, bool sure)
+{
+	if (off < 0 || off >= (int64_t)PAGE_SIZE)
+		return;
+	if (!sure && !*jit_heat(t->j, t->page + (uint64_t)off))
+		return;
+	if (t->at[off / 2]) {
+		t->leader[off / 2] = 1;
+		return;
+	}
+	if (w->n == ARRAY_SIZE(w->off) || t->nblocks >= JIT_REGION_BLOCKS / 2)
+		return;
+	t->nblocks++;
+	t->leader[off / 2] = 1;
+	w->off[w->n++] = (uint16_t)off;
+}
+
+/* Decodes from `off` to the end of its straight line. */
+static void line(struct jit_tr *t, struct todo *w, unsigned off)
+{
+	while (off + 2 <= PAGE_SIZE && !t->at[off / 2] && t->ninsns < JIT_REGION_INSNS) {
+		struct jit_insn *i = &t->insns[t->ninsns];
+		uint32_t word = halfword(t, off);
+
+		if (rv64_insn_len(word) == 4) {
+			if (off + 4 > PAGE_SIZE)
+				return;
+			word |= halfword(t, off + 2) << 16;
+		}
+		rv64_decode(&t->j->decoder, word, &i->in);
+		i->word = word;
+		i->off = (uint16_t)off;
+		t->at[off / 2] = (uint16_t)++t->ninsns;
+		if (is_branch(i->in.id)) {
+			want(t, w, (int64_t)off + i->in.imm, false);
+			want(t, w, off + i->in.len, false);
+			return;
+		}
+		if (i->in.id == RV_jal) {
+			if (i->in.rd)
+				want(t, w, off + i->in.len, true);
+			else
+				want(t, w, (int64_t)off + i->in.imm, true);
+			return;
+		}
+		if (i->in.id == RV_jalr) {
+			if (i->in.rd)
+				want(t, w, off + i->in.len, true);
+			return;
+		}
+		off += i->in.len;
+		if (never_goes_on(i->in.id))
+			return;
+	}
+	if (off < PAGE_SIZE && t->at[off / 2])
+		t->leader[off / 2] = 1;
+}
+
+static enum jit_end end_of(const struct rv64_insn *in)
+{
+	return is_branch(in->id)	 ? END_BRANCH
+	       : in->id == RV_jal	 ? END_JAL
+	       : in->id == RV_jalr	 ? END_JALR
+	       : never_goes_on(in->id) ? END_STOP
+					 : END_FALL;
+}
+
+/* Instructions in address order, as blocks. */
+static void cut(struct jit_tr *t)
+{
+	struct jit_insn *sorted = t->sorted;
+	struct jit_block *b = NULL;
+	unsigned n = 0;
+
+	t->nblocks = 0;
+	for (unsigned hw = 0; hw < PAGE_SIZE / 2; hw++) {
+		const struct jit_insn *i;
+
+		if (!t->at[hw])
+			continue;
+		i = &t->insns[t->at[hw] - 1];
+		if (!b || t->leader[hw] || b->next != i->off || b->n == JIT_BLOCK_INSNS) {
+			if (t->nblocks == JIT_REGION_BLOCKS)
+				break;
+			b = &t->blocks[t->nblocks++];
+			*b = (struct jit_block){.off = i->off, .first = (uint16_t)n};
+			t->block_at[hw] = (uint16_t)t->nblocks;
+		}
+		sorted[n++] = *i;
+		b->n++;
+		b->next = (uint16_t)(i->off + i->in.len);
+		b->end = end_of(&i->in);
+		if (b->end != END_FALL)
+			b = NULL;
+	}
+}
+
+struct jit_block *jit_block_at(struct jit_tr *t, unsigned off)
+{
+	unsigned i = t->block_at[off / 2];
+
+	return i ? &t->blocks[i - 1] : NULL;
+}
+
+bool jit_form(struct jit_tr *t, unsigned off)
+{
+	struct todo w = {0};
+
+	memset(t->at, 0, sizeof(t->at));
+	memset(t->block_at, 0, sizeof(t->block_at));
+	memset(t->leader, 0, sizeof(t->leader));
+	t->ninsns = t->nblocks = 0;
+	want(t, &w, off, true);
+	while (w.n)
+		line(t, &w, w.off[--w.n]);
+	if (!t->ninsns)
+		return false;
+	cut(t);
+	return true;
+}

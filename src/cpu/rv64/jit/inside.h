@@ -1,0 +1,341 @@
+/*
+ * inside.h: between the files of the translator.
+ *
+ *   form.c       which instructions make a region
+ *   translate.c  a region's blocks, jumps, exits; the cold ends of instructions
+ *   emit_int.c emit_mem.c emit_fp.c   one instruction
+ *   stubs.c      code that every region shares: entering, leaving, the ways out to C
+ *   cache.c      memory for code, entries, links, removal, eviction
+ *   runtime.c    jit_run(), and what the stubs call
+ */
+#ifndef LODGE_CPU_RV64_JIT_INSIDE_H
+#define LODGE_CPU_RV64_JIT_INSIDE_H
+
+#include <pthread.h>
+
+#include "base/util.h"
+#include "cpu/rv64/block.h"
+#include "cpu/rv64/decode.h"
+#include "cpu/rv64/jit/jit.h"
+#include "cpu/rv64/jit/x86.h"
+
+/* ---- the mapping ---- */
+
+#define JIT_BIAS 128 /* rbp = hart + bias: hart.x[] is reached with one byte of displacement */
+#define HART(field) x86_mem(RBP, (int32_t)offsetof(struct hart, field) - JIT_BIAS)
+#define JIT_TLB R15
+
+/* Host register of a guest register, or 0 (RAX, which is never one): it is in hart.x. */
+static const int8_t jit_map[32] = {
+	[2] = R14, /* sp */
+	[8] = RBX, /* s0 */
+	[9] = R13, /* s1 */
+	[10] = RSI,
+	[11] = RDI,
+	[12] = R8,
+	[13] = R9,
+	[14] = R10,
+	[15] = R11,
+	[16] = R12,
+};
+/* The same for FP registers: fa0-7, ft0-2, fs0-1. 0: in hart.f. */
+static const int8_t jit_fmap[32] = {
+	[10] = 3,
+	[11] = 4,
+	[12] = 5,
+	[13] = 6,
+	[14] = 7,
+	[15] = 8,
+	[16] = 9,
+	[17] = 10,
+	[0] = 11,
+	[1] = 12,
+	[2] = 13,
+	[8] = 14,
+	[9] = 15,
+};
+
+static inline struct x86_rm jit_x(unsigned r)
+{
+	return jit_map[r] ? x86_reg(jit_map[r])
+			  : x86_mem(RBP, (int32_t)(offsetof(struct hart, x) + 8 * r) - JIT_BIAS);
+}
+
+static inline struct x86_rm jit_f(unsigned r)
+{
+	return jit_fmap[r] ? x86_reg(jit_fmap[r])
+			   : x86_mem(RBP, (int32_t)(offsetof(struct hart, f) + 8 * r) - JIT_BIAS);
+}
+
+/* ---- where an instruction is, for whoever leaves at it ---- */
+
+/* off: 12 bits, of the page; left: 8 bits, instructions charged but not done, it included; len: its bytes */
+static inline uint32_t jit_where(unsigned off, unsigned left, unsigned len)
+{
+	return off | left << 12 | len << 20;
+}
+
+/* What a slow access does: size and MEM_ flags, register, direction. */
+#define JIT_STORE 0x10000u
+/* Not an access of its own: the interpreter does the whole instruction. */
+#define JIT_AS_OP UINT32_MAX
+static inline uint32_t jit_access(unsigned how, unsigned reg, bool store)
+{
+	return how | reg << 8 | (store ? JIT_STORE : 0);
+}
+
+/* ---- contexts ---- */
+
+#define JIT_JUMPS 1024u
+#define JIT_CTXS 12u
+struct jit_ctx {
+	uint64_t gen; /* of hart.code_gen */
+	uint32_t fp;
+	uint32_t used; /* for the choice of the one to give up */
+	struct jit_jump jumps[JIT_JUMPS];
+};
+
+static inline unsigned jit_jump_slot(uint64_t pc)
+{
+	return (unsigned)((pc ^ pc >> 10) >> 1) & (JIT_JUMPS - 1);
+}
+
+/* fp context: 0: FP instructions trap or dirty the state; else 8 | frm */
+static inline uint32_t jit_fp_of(const struct hart *h)
+{
+	return h->fs == 3 ? 8u | h->fp.frm : 0;
+}
+#define JIT_FP_ANY 31u /* code without FP instructions */
+
+/* ---- cache.c ---- */
+
+/* One way into translated code. Never changed once it can be found, but for `next`. */
+struct jit_entry {
+	uint64_t key; /* jit_key() */
+	const uint8_t *code;
+	struct jit_region *region;
+	struct jit_entry *_Atomic next;
+};
+
+static inline uint64_t jit_key(uint64_t pa, uint32_t fp)
+{
+	return pa | (uint64_t)fp << 58;
+}
+
+/* A jump in translated code whose target may be patched. */
+struct jit_link {
+	uint8_t *at; /* its rel32, in the writable mapping */
+	const uint8_t *unlinked; /* where it goes when it is not linked: in that mapping */
+	struct jit_region *from, *to; /* to: linked */
+	struct jit_link *next_in, **prev_in; /* of to->in */
+	uint16_t target; /* offset in the page */
+};
+
+struct jit_region {
+	uint64_t page; /* guest-physical */
+	uint32_t fp;
+	bool dead;
+	struct jit_region *next_in_page, *next_in_segment;
+	struct jit_link *in; /* jumps from elsewhere to here */
+	struct jit_link *links;
+	unsigned nlinks;
+	struct jit_entry *entries;
+	unsigned nentries;
+	struct rv64_block **ops; /* of instructions that are interpreted */
+	unsigned nops;
+	uint32_t code_len, insns;
+	const uint8_t *code;
+	/* What it was made from: pieces of the page. */
+	unsigned npieces;
+	struct jit_piece {
+		uint16_t off, len;
+	} *pieces;
+	const uint8_t *source;
+	const uint8_t *host; /* of the page */
+};
+
+#define JIT_BUCKETS 8192u
+#define JIT_SEGMENTS 8u
+#define JIT_HEAT 65536u
+#define JIT_COLD_MAX 255u /* in heat: not to be translated */
+
+struct jit_segment {
+	uint8_t *base, *used;
+	struct jit_region *regions;
+	void *meta; /* chain of malloc'd pieces: entries, links, sources */
+	uint64_t drained_at; /* removals that all must have seen before it is used again; 0: in use */
+	bool busy;
+};
+
+struct jit {
+	struct jit_opts o;
+	pthread_mutex_t lock;
+	uint8_t *rw, *rx; /* the same memory */
+	uint64_t size, seg_bytes;
+	struct jit_segment seg[JIT_SEGMENTS];
+	unsigned cur;
+	struct jit_entry *_Atomic entries[JIT_BUCKETS];
+	struct jit_region *pages[JIT_BUCKETS]; /* by page */
+	_Atomic uint64_t removals;
+	uint8_t heat[JIT_HEAT];
+	struct hart *harts[CPU_MAX_VCPUS];
+	unsigned nharts;
+	struct rv64_decoder decoder;
+	struct jit_stats st;
+	/* stubs.c */
+	void (*enter)(void); /* struct jit_link *(struct hart *, const void *code) */
+	const uint8_t *leave_pc, *leave_link, *leave_va, *jump_va, *slow_mem, *slow_op;
+	struct jit_tr *tr; /* workspace, under the lock */
+};
+
+int jit_cache_create(struct jit *j, struct err *e);
+void jit_cache_destroy(struct jit *j);
+struct jit_entry *jit_find(struct jit *j, uint64_t pa, uint32_t fp);
+/* The rest: under the lock. */
+/* Memory for a region's code, in the writable mapping; NULL: none now (a hart has yet to leave old code). */
+uint8_t *jit_code_room(struct jit *j, uint64_t *room);
+void *jit_meta(struct jit *j, size_t n); /* of the current segment; zeroed; NULL: out of memory */
+void jit_publish(struct jit *j, struct jit_region *r, uint64_t code_len);
+void jit_link_to(struct jit *j, struct jit_link *l, struct jit_entry *e);
+void jit_remove(struct jit *j, struct jit_region *r);
+
+static inline const uint8_t *jit_rx(const struct jit *j, const uint8_t *rw)
+{
+	return j->rx + (rw - j->rw);
+}
+
+static inline uint32_t jit_page_hash(uint64_t page)
+{
+	return (uint32_t)(page * 0x9e3779b97f4a7c15ull >> 51);
+}
+
+static inline uint8_t *jit_heat(struct jit *j, uint64_t pa)
+{
+	return &j->heat[(pa >> 1) * 0x9e3779b97f4a7c15ull >> 48];
+}
+
+/* ---- stubs.c ---- */
+void jit_make_stubs(struct jit *j, struct x86 *a);
+/*
+ * rax: an address, even. Goes on with hart.j.page set and the code's address in [rdx + rcx * 8 + 8], or jumps to *miss (rel32, rax as it
+ * was).
+ */
+void jit_emit_lookup(struct x86 *a, uint8_t **miss);
+
+/* ---- form.c and translate.c ---- */
+
+#define JIT_REGION_INSNS 512u
+#define JIT_REGION_BLOCKS 128u
+#define JIT_BLOCK_INSNS 120u
+
+struct jit_insn {
+	struct rv64_insn in;
+	uint32_t word;
+	uint16_t off;
+};
+
+enum jit_end { END_FALL, END_BRANCH, END_JAL, END_JALR, END_STOP /* the last instruction never goes on */ };
+
+struct jit_block {
+	uint16_t off, first, n; /* offset in the page; instructions */
+	uint16_t next; /* offset behind it */
+	enum jit_end end;
+	uint8_t *code;
+};
+
+enum jit_cold_kind { COLD_MEM, COLD_OP, COLD_LINK, COLD_FUEL, COLD_VA, COLD_MISS, COLD_JUMP, COLD_CUSTOM };
+struct jit_tr;
+struct jit_cold {
+	enum jit_cold_kind kind;
+	uint8_t *from; /* rel32 of the jump that comes here */
+	uint8_t *back;
+	uint32_t a, b;
+	struct rv64_block *op;
+	void (*custom)(struct jit_tr *t, struct jit_cold *c);
+	uint64_t arg[2];
+};
+
+/* The work on one region. */
+struct jit_tr {
+	struct x86 a;
+	struct jit *j;
+	uint64_t page; /* guest-physical */
+	const uint8_t *host;
+	uint32_t fp; /* context */
+	unsigned frm;
+	bool uses_fp;
+	struct jit_insn insns[JIT_REGION_INSNS]; /* as they were found */
+	struct jit_insn sorted[JIT_REGION_INSNS]; /* by address: blocks refer to these */
+	unsigned ninsns;
+	struct jit_block blocks[JIT_REGION_BLOCKS];
+	unsigned nblocks;
+	uint16_t at[2048]; /* by halfword of the page: 1 + instruction */
+	uint16_t block_at[2048]; /* 1 + block */
+	uint8_t leader[2048];
+	struct jit_fix {
+		uint8_t *at;
+		uint16_t target;
+	} fixes[2 * JIT_REGION_BLOCKS];
+	unsigned nfixes;
+	struct jit_cold colds[2 * JIT_REGION_INSNS];
+	unsigned ncolds;
+	struct {
+		uint8_t *at;
+		uint8_t *unlinked;
+		uint16_t target;
+	} links[2 * JIT_REGION_BLOCKS];
+	unsigned nlinks;
+	struct rv64_block *ops[JIT_REGION_INSNS];
+	unsigned nops;
+	/* While a block is made. */
+	const struct jit_insn *insn;
+	unsigned left; /* instructions of the block from this one on */
+	uint32_t known; /* guest registers whose value is known */
+	uint64_t value[32];
+	uint32_t boxed; /* FP registers that surely hold a boxed single */
+};
+
+/* Fills insns and blocks from `off` on. False: nothing to translate there. */
+bool jit_form(struct jit_tr *t, unsigned off);
+/* The block that begins at off, or NULL. */
+struct jit_block *jit_block_at(struct jit_tr *t, unsigned off);
+/* Translates what was formed. NULL: no room, or it did not fit (t->a.full). */
+struct jit_region *jit_translate(struct jit_tr *t);
+
+/* For emitters. The word of the instruction at hand. */
+static inline uint32_t jit_here(const struct jit_tr *t)
+{
+	return jit_where(t->insn->off, t->left, t->insn->in.len);
+}
+/* A jump that was emitted with rel32 at `from` leads out of line; continue at `back` (NULL: where the code is now). */
+struct jit_cold *jit_cold(struct jit_tr *t, enum jit_cold_kind kind, uint8_t *from);
+/* The instruction at hand, by the interpreter: out of line, coming from `from`, then on to jit_cold.back. */
+void jit_cold_op(struct jit_tr *t, uint8_t *from);
+/* The same in line. */
+void jit_emit_op(struct jit_tr *t);
+/* A guest register's value in a host register: its own, or `tmp`, loaded. */
+int jit_src(struct jit_tr *t, unsigned r, int tmp);
+/* The same, always in `tmp`. */
+void jit_get(struct jit_tr *t, int tmp, unsigned r);
+/* Where a result for r may be made: its own register, or tmp; jit_put() then stores it. */
+int jit_dst(unsigned r, int tmp);
+void jit_put(struct jit_tr *t, unsigned r, int reg);
+/* r = v, and it is known. */
+void jit_put_const(struct jit_tr *t, unsigned r, uint64_t v);
+
+/* Each true when it emitted the instruction. */
+bool jit_emit_int(struct jit_tr *t, const struct rv64_insn *in);
+bool jit_emit_mem(struct jit_tr *t, const struct rv64_insn *in);
+bool jit_emit_fp(struct jit_tr *t, const struct rv64_insn *in);
+
+/* rs1 + imm in rax. */
+void jit_emit_va(struct jit_tr *t, unsigned rs1, int32_t imm);
+/* Host address of [rs1 + imm] in rax; uses rcx and rdx. `what` for the slow way: jit_access(). The jump back is the caller's: jit_back(). */
+struct jit_cold *jit_emit_address(
+	struct jit_tr *t, unsigned rs1, int32_t imm, unsigned size, bool write, uint32_t what);
+static inline void jit_back(struct jit_tr *t, struct jit_cold *c)
+{
+	c->back = t->a.p;
+}
+
+#endif

@@ -1,0 +1,75 @@
+/*
+ * jit.h: translation of guest code to host code.
+ *
+ *   run loop (engine.c) --jit_run()--> runtime.c: find code | heat it | run it
+ *                                         |  cold: one interpreted block      ^ out of fuel, trap, exit, other context
+ *                                         v  warm                             |
+ *                                      form.c: region of a page --> translate.c + emit_*.c --> cache.c: code, entries, links
+ *
+ * A *region* is a set of basic blocks of one 4 KiB page that branch to each other. Every block's start can be entered from outside.
+ * Translated code does not know its virtual address: hart.j.page holds that of the page it runs in, all else is offset. So code is
+ * found by guest-physical address, shared by all address spaces and all vCPUs of the VM.
+ *
+ * Registers while translated code runs: rbp is the hart (plus JIT_BIAS), r15 hart.cur (the TLB), ten guest registers live in host
+ * registers (jit_map), the others in hart.x; rax, rcx, rdx and xmm0-2 are free for an instruction's own use. When mstatus.FS is dirty,
+ * 13 guest FP registers live in xmm3-15 (jit_fmap). The mapping is the same everywhere, so blocks run into each other as they are.
+ *
+ * Context: what code was translated for beside its bytes: FP usable (FS dirty) and frm. Code without FP instructions serves all.
+ *
+ * Precise state: a block charges all its instructions to hart.j.fuel at its start. Whatever may leave in the middle of a block passes a
+ * word (struct jit_where) with its place in the page and the number of instructions not done, from which runtime.c makes pc and instret.
+ *
+ * Threads: code is shared by the vCPUs. Making and removing it takes the lock of the jit; running and finding it does not. Memory of code
+ * that was removed is used again after every hart has left translated code once (jit_hart.seen).
+ */
+#ifndef LODGE_CPU_RV64_JIT_H
+#define LODGE_CPU_RV64_JIT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "cpu/rv64/hart.h"
+
+struct err;
+struct jit;
+
+#define JIT_CACHE_DEFAULT (16ull << 20)
+#define JIT_CACHE_MIN (1ull << 20)
+
+struct jit_opts {
+	uint64_t cache_bytes;
+	uint64_t exts; /* of the decoder */
+};
+
+/* -ENOTSUP: this host lacks an instruction set that code is made of (AVX, BMI1, BMI2, FMA, LZCNT, MOVBE): says which. */
+int jit_available(struct err *e);
+int jit_create(struct jit **out, const struct jit_opts *o, struct err *e);
+void jit_destroy(struct jit *j); /* no hart runs */
+int jit_hart_init(struct jit *j, struct hart *h, struct err *e);
+void jit_hart_destroy(struct hart *h);
+
+/*
+ * Runs from h->pc until the slice's instructions are used up, an exit, or poll bits; interprets what is cold. *entries counts down with each
+ * time that something is entered. True: the slice is over (what is left covers no block, or *entries is 0).
+ */
+bool jit_run(struct hart *h, uint64_t *entries);
+
+/* After fence.i: forgets translations whose code has changed. Any hart's thread. */
+void jit_fence(struct jit *j);
+/* Forgets what was translated from guest-physical [a, a + len): other memory is there now. Any thread. */
+void jit_drop(struct jit *j, uint64_t a, uint64_t len);
+
+struct jit_stats {
+	uint64_t regions, blocks, insns; /* made */
+	uint64_t guest_bytes, host_bytes;
+	uint64_t translate_ns;
+	uint64_t removed, evictions, fences;
+	uint64_t links;
+	/* of all harts */
+	uint64_t lookups, leaves, slow_mem, slow_op, cold_blocks;
+	uint64_t cache_bytes, cache_used;
+};
+void jit_stats(struct jit *j, struct jit_stats *st);
+
+#endif

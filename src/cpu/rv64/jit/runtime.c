@@ -1,0 +1,357 @@
+/*
+ * runtime.c: running translated code, and what it calls.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "cpu/rv64/jit/inside.h"
+#include "cpu/rv64/priv.h"
+
+#define JIT_WARM 12 /* executions of a block before its region is translated */
+
+long jit_slow_mem(struct hart *h, uint64_t va, uint32_t where, uint32_t what);
+long jit_slow_op(struct hart *h, struct rv64_block *b, uint32_t where);
+
+/* ---- life ---- */
+
+int jit_available(struct err *e)
+{
+	const char *missing = NULL;
+
+	__builtin_cpu_init();
+	if (!__builtin_cpu_supports("avx"))
+		missing = "AVX";
+	else if (!__builtin_cpu_supports("bmi") || !__builtin_cpu_supports("bmi2"))
+		missing = "BMI1 and BMI2";
+	else if (!__builtin_cpu_supports("fma"))
+		missing = "FMA";
+	else if (!__builtin_cpu_supports("lzcnt") || !__builtin_cpu_supports("popcnt"))
+		missing = "LZCNT and POPCNT";
+	return missing ? err_set(e, -ENOTSUP,
+				 "the translator makes code for x86-64-v3, and this host has no %s",
+				 missing)
+		       : 0;
+}
+
+int jit_create(struct jit **out, const struct jit_opts *o, struct err *e)
+{
+	struct jit *j;
+	int rc = jit_available(e);
+
+	if (rc)
+		return rc;
+	j = calloc(1, sizeof(*j));
+	if (j)
+		j->tr = calloc(1, sizeof(*j->tr));
+	if (!j || !j->tr) {
+		free(j);
+		return err_set(e, -ENOMEM, "translator: out of memory");
+	}
+	j->o = *o;
+	j->size = align_up(o->cache_bytes ? o->cache_bytes : JIT_CACHE_DEFAULT, PAGE_SIZE);
+	j->tr->j = j;
+	pthread_mutex_init(&j->lock, NULL);
+	rv64_decoder_init(&j->decoder, o->exts);
+	rc = jit_cache_create(j, e);
+	if (rc) {
+		jit_destroy(j);
+		return rc;
+	}
+	*out = j;
+	return 0;
+}
+
+void jit_destroy(struct jit *j)
+{
+	if (!j)
+		return;
+	jit_cache_destroy(j);
+	pthread_mutex_destroy(&j->lock);
+	free(j->tr);
+	free(j);
+}
+
+int jit_hart_init(struct jit *j, struct hart *h, struct err *e)
+{
+	h->j.ctxs = calloc(JIT_CTXS, sizeof(*h->j.ctxs));
+	if (!h->j.ctxs)
+		return err_set(e, -ENOMEM, "hart: out of memory for its jump tables");
+	h->j.jit = j;
+	h->j.ctx_gen = UINT64_MAX;
+	j->harts[j->nharts++] = h;
+	return 0;
+}
+
+void jit_hart_destroy(struct hart *h)
+{
+	free(h->j.ctxs);
+	h->j.ctxs = NULL;
+}
+
+void jit_stats(struct jit *j, struct jit_stats *st)
+{
+	pthread_mutex_lock(&j->lock);
+	*st = j->st;
+	st->cache_bytes = j->size;
+	st->cache_used = 0;
+	for (unsigned i = 0; i < j->nharts; i++) {
+		const struct jit_hart *h = &j->harts[i]->j;
+
+		st->lookups += h->lookups;
+		st->leaves += h->leaves;
+		st->slow_mem += h->slow_mem;
+		st->slow_op += h->slow_op;
+		st->cold_blocks += h->cold_blocks;
+	}
+	for (unsigned i = 0; i < JIT_SEGMENTS; i++)
+		st->cache_used += (uint64_t)(j->seg[i].used - j->seg[i].base);
+	pthread_mutex_unlock(&j->lock);
+}
+
+/* ---- what translated code calls ---- */
+
+static void precise(struct hart *h, uint32_t where)
+{
+	h->pc = h->j.page + (where & 0xfff);
+	h->instret = h->instret_stop - (uint64_t)(int64_t)(h->j.fuel + (int32_t)(where >> 12 & 0xff));
+}
+
+/* Leaves with what the hart says: instret may have moved. */
+static long leave(struct hart *h)
+{
+	h->j.fuel = (int32_t)(h->instret_stop - h->instret);
+	return 0;
+}
+
+static bool same_context(struct hart *h)
+{
+	return h->code_gen == h->j.ctx_gen && jit_fp_of(h) == h->j.ctx_fp &&
+	       !atomic_load_explicit(&h->poll, memory_order_relaxed);
+}
+
+static uint64_t extend(uint64_t v, unsigned how)
+{
+	switch (how & (MEM_SIZE | MEM_SIGNED)) {
+	case 1 | MEM_SIGNED:
+		return (uint64_t)(int8_t)v;
+	case 2 | MEM_SIGNED:
+		return (uint64_t)(int16_t)v;
+	case 4 | MEM_SIGNED:
+		return (uint64_t)(int32_t)v;
+	default:
+		return v;
+	}
+}
+
+/* A load or store that the TLB did not serve. 0: leave. */
+long jit_slow_mem(struct hart *h, uint64_t va, uint32_t where, uint32_t what)
+{
+	unsigned how = what & 0xff, reg = what >> 8 & 0xff;
+	struct rv64_op op[2] = {
+		{.rd = (uint8_t)reg}, {.pc2 = (uint8_t)(where >> 20 & 0xf) / 2}};
+	uint64_t v;
+
+	precise(h, where);
+	h->j.slow_mem++;
+	if (what & JIT_STORE) {
+		v = how & MEM_FP ? h->f[reg] : h->x[reg];
+		if (!mem_store(h, op, va, how & MEM_SIZE, v))
+			return leave(h);
+	} else {
+		if (!mem_load(h, op, va, how, &v))
+			return leave(h);
+		if (how & MEM_FP)
+			h->f[reg] = (how & MEM_SIZE) == 4 ? v | 0xffffffff00000000 : v;
+		else
+			h->x[reg] = extend(v, how);
+	}
+	/* Time passes here: somebody who waits for this hart should not wait for the rest of the slice. */
+	if (unlikely(atomic_load_explicit(&h->poll, memory_order_relaxed))) {
+		h->pc += where >> 20 & 0xf;
+		h->instret++;
+		return leave(h);
+	}
+	return 1;
+}
+
+/* One instruction by its handler. 0: leave. */
+long jit_slow_op(struct hart *h, struct rv64_block *b, uint32_t where)
+{
+	precise(h, where);
+	h->j.slow_op++;
+	h->j.stopped = 0;
+	b->ops[0].fn(h, b->ops);
+	if (!h->j.stopped || !same_context(h))
+		return leave(h);
+	return 1;
+}
+
+/* ---- contexts ---- */
+
+static void forget_jumps(struct jit_ctx *c)
+{
+	memset(c->jumps, 0xff, sizeof(c->jumps)); /* no pc is odd */
+}
+
+static void choose_context(struct hart *h)
+{
+	uint32_t fp = jit_fp_of(h);
+	struct jit_ctx *c = h->j.ctxs, *old = c;
+
+	for (; c < h->j.ctxs + JIT_CTXS; c++) {
+		if (c->used && c->gen == h->code_gen && c->fp == fp)
+			break;
+		if (c->used < old->used)
+			old = c;
+	}
+	if (c == h->j.ctxs + JIT_CTXS) {
+		c = old;
+		c->gen = h->code_gen;
+		c->fp = fp;
+		forget_jumps(c);
+	}
+	c->used = ++h->j.ctx_clock;
+	h->j.ctx_gen = h->code_gen;
+	h->j.ctx_fp = fp;
+	h->j.fp_live = fp;
+	h->j.jumps = c->jumps;
+}
+
+/* Some translations were removed: jump tables may name them. */
+static void see_removals(struct hart *h, uint64_t now)
+{
+	for (unsigned i = 0; i < JIT_CTXS; i++)
+		if (h->j.ctxs[i].used)
+			forget_jumps(&h->j.ctxs[i]);
+	atomic_store(&h->j.seen, now);
+}
+
+/* ---- finding code ---- */
+
+static void translate(struct hart *h, const struct rv64_code_at *at, uint32_t fp)
+{
+	struct jit *j = h->j.jit;
+	struct jit_tr *t = j->tr;
+	uint64_t t0;
+
+	pthread_mutex_lock(&j->lock);
+	if (jit_find(j, at->pa, fp)) {
+		pthread_mutex_unlock(&j->lock);
+		return;
+	}
+	t0 = clock_mono_ns();
+	t->page = at->pa & ~(uint64_t)PAGE_MASK;
+	t->host = at->host - (at->pa & PAGE_MASK);
+	t->fp = fp;
+	if (!jit_form(t, (unsigned)(at->pa & PAGE_MASK)))
+		*jit_heat(j, at->pa) = JIT_COLD_MAX;
+	else if (!jit_translate(t) && t->a.full)
+		*jit_heat(j, at->pa) = JIT_COLD_MAX;
+	j->st.translate_ns += clock_mono_ns() - t0;
+	pthread_mutex_unlock(&j->lock);
+}
+
+/* The code at h->pc; NULL: there is none, h->pc is cold, or a trap was taken (*trapped). */
+static const void *find(struct hart *h, bool *trapped)
+{
+	struct jit_jump *slot = &h->j.jumps[jit_jump_slot(h->pc)];
+	struct jit *j = h->j.jit;
+	struct rv64_code_at at;
+	struct jit_entry *e;
+	uint8_t *heat;
+
+	*trapped = false;
+	if (slot->va == h->pc)
+		return slot->code;
+	if (!rv64_code_where(h, &at)) {
+		*trapped = true;
+		return NULL;
+	}
+	if (at.left < PAGE_SIZE - (at.pa & PAGE_MASK))
+		return NULL;
+	h->j.lookups++;
+	e = jit_find(j, at.pa, h->j.ctx_fp);
+	if (!e) {
+		heat = jit_heat(j, at.pa);
+		if (*heat == JIT_COLD_MAX)
+			return NULL;
+		if (++*heat < JIT_WARM)
+			return NULL;
+		*heat = JIT_WARM;
+		translate(h, &at, h->j.ctx_fp);
+		e = jit_find(j, at.pa, h->j.ctx_fp);
+		if (!e)
+			return NULL;
+	}
+	slot->va = h->pc;
+	slot->code = e->code;
+	return e->code;
+}
+
+/* Left over a jump that is not linked: link it if its target has code by now. */
+static void follow(struct hart *h, struct jit_link *l)
+{
+	struct jit *j = h->j.jit;
+	uint64_t pa = l->from->page + l->target;
+	struct jit_entry *e;
+
+	h->pc = h->j.page + l->target;
+	e = jit_find(j, pa, h->j.ctx_fp);
+	if (!e)
+		return;
+	pthread_mutex_lock(&j->lock);
+	/* Once more: it may have gone. */
+	e = jit_find(j, pa, h->j.ctx_fp);
+	if (e)
+		jit_link_to(j, l, e);
+	pthread_mutex_unlock(&j->lock);
+}
+
+bool jit_run(struct hart *h, uint64_t *entries)
+{
+	struct jit *j = h->j.jit;
+	struct jit_link *(*enter)(struct hart *, const void *) =
+		(struct jit_link * (*)(struct hart *, const void *))(uintptr_t)j->enter;
+
+	atomic_store(&h->j.inside, true);
+	while (!h->posted && *entries && !atomic_load_explicit(&h->poll, memory_order_relaxed)) {
+		uint64_t removals = atomic_load_explicit(&j->removals, memory_order_acquire);
+		struct jit_link *l;
+		const void *code;
+		bool trapped;
+
+		if (unlikely(removals != h->j.seen))
+			see_removals(h, removals);
+		if (h->code_gen != h->j.ctx_gen || jit_fp_of(h) != h->j.ctx_fp)
+			choose_context(h);
+		--*entries;
+		code = find(h, &trapped);
+		if (trapped)
+			continue;
+		if (!code) {
+			uint64_t stop = h->instret_stop;
+
+			h->instret_stop = 0; /* no chaining: each block is looked at */
+			rv64_block_run(h);
+			h->instret_stop = stop;
+			h->j.cold_blocks++;
+			if (h->instret + JIT_BLOCK_INSNS >= stop)
+				break;
+			continue;
+		}
+		h->j.page = h->pc & ~(uint64_t)PAGE_MASK;
+		h->j.fuel = (int32_t)(h->instret_stop - h->instret);
+		l = enter(h, code);
+		h->instret = h->instret_stop - (uint64_t)(int64_t)h->j.fuel;
+		h->j.leaves++;
+		if (l)
+			follow(h, l);
+		else if (h->j.fuel < (int32_t)JIT_BLOCK_INSNS)
+			break;
+	}
+	atomic_store(&h->j.inside, false);
+	return !*entries || h->instret + JIT_BLOCK_INSNS >= h->instret_stop;
+}

@@ -1,0 +1,507 @@
+/*
+ * translate.c: a region's host code.
+ *
+ *   block:  sub fuel, n ; js -> cold: give it back, leave
+ *           its instructions (emit_*.c)
+ *           how it ends: jump inside the region | link (a jump that cache.c patches) | lookup by address | call | return
+ *   cold ends of all blocks behind them: what is rarely needed, out of the way of the host's caches
+ */
+#include <stdlib.h>
+#include <stdio.h>
+
+#include "cpu/rv64/interp.h"
+#include "cpu/rv64/jit/inside.h"
+
+/* ---- registers ---- */
+
+int jit_src(struct jit_tr *t, unsigned r, int tmp)
+{
+	if (jit_map[r])
+		return jit_map[r];
+	jit_get(t, tmp, r);
+	return tmp;
+}
+
+void jit_get(struct jit_tr *t, int tmp, unsigned r)
+{
+	if (jit_map[r])
+		x86_mov(&t->a, tmp, jit_map[r]);
+	else if (t->known >> r & 1)
+		x86_mov_i(&t->a, tmp, t->value[r]);
+	else
+		x86_load(&t->a, X86_64, tmp, jit_x(r));
+}
+
+int jit_dst(unsigned r, int tmp)
+{
+	return jit_map[r] ? jit_map[r] : tmp;
+}
+
+void jit_put(struct jit_tr *t, unsigned r, int reg)
+{
+	if (!r)
+		return;
+	t->known &= ~(1u << r);
+	if (reg >= 0 && (!jit_map[r] || reg != jit_map[r]))
+		x86_store(&t->a, X86_64, jit_x(r), reg);
+}
+
+void jit_put_const(struct jit_tr *t, unsigned r, uint64_t v)
+{
+	if (!r)
+		return;
+	if (jit_map[r])
+		x86_mov_i(&t->a, jit_map[r], v);
+	else if (x86_fits32((int64_t)v))
+		x86_store_i(&t->a, X86_64, jit_x(r), (int32_t)v);
+	else {
+		x86_mov_i(&t->a, RAX, v);
+		x86_store(&t->a, X86_64, jit_x(r), RAX);
+	}
+	t->known |= 1u << r;
+	t->value[r] = v;
+}
+
+/* ---- ways out of line ---- */
+
+struct jit_cold *jit_cold(struct jit_tr *t, enum jit_cold_kind kind, uint8_t *from)
+{
+	struct jit_cold *c = &t->colds[t->ncolds];
+
+	if (t->ncolds + 1 < ARRAY_SIZE(t->colds))
+		t->ncolds++;
+	else
+		t->a.full = true;
+	*c = (struct jit_cold){.kind = kind, .from = from, .back = t->a.p};
+	if (t->insn)
+		c->a = jit_here(t);
+	if (kind == COLD_OP)
+		c->op = rv64_block_single(&t->insn->in, t->insn->word);
+	return c;
+}
+
+void jit_cold_op(struct jit_tr *t, uint8_t *from)
+{
+	jit_cold(t, COLD_OP, from);
+}
+
+static struct rv64_block *keep_op(struct jit_tr *t, struct rv64_block *b)
+{
+	if (!b || t->nops == ARRAY_SIZE(t->ops)) {
+		free(b);
+		t->a.full = true;
+		return NULL;
+	}
+	return t->ops[t->nops++] = b;
+}
+
+static void call_op(struct jit_tr *t, uint32_t where, struct rv64_block *b)
+{
+	b = keep_op(t, b);
+	x86_mov_i(&t->a, RAX, (uintptr_t)b);
+	x86_mov_i(&t->a, RDX, where);
+	x86_call(&t->a, t->j->slow_op);
+}
+
+void jit_emit_op(struct jit_tr *t)
+{
+	call_op(t, jit_here(t), rv64_block_single(&t->insn->in, t->insn->word));
+	t->known = 1;
+	t->boxed = 0;
+}
+
+/* A place whose rel32 can be written in one piece while another vCPU runs into it. `before`: bytes of the jump in front of the rel32. */
+static void align_rel32(struct jit_tr *t, unsigned before)
+{
+	static const uint8_t nops[4][3] = {{0}, {0x90}, {0x66, 0x90}, {0x0f, 0x1f, 0x00}};
+	unsigned n = -(unsigned)((uintptr_t)t->a.p + before) & 3;
+
+	x86_bytes(&t->a, nops[n], n);
+}
+
+static void add_link(struct jit_tr *t, uint8_t *at, uint16_t target)
+{
+	struct jit_cold *c = jit_cold(t, COLD_LINK, at);
+
+	c->a = t->nlinks;
+	if (t->nlinks == ARRAY_SIZE(t->links)) {
+		t->a.full = true;
+		return;
+	}
+	t->links[t->nlinks].at = at;
+	t->links[t->nlinks++].target = target;
+}
+
+enum how { JUMP, CALL, COND };
+
+/* Jumps, calls or branches to an offset from the page's start, wherever that is. */
+static void go(struct jit_tr *t, enum how how, enum x86_cc cc, int64_t off)
+{
+	struct x86 *a = &t->a;
+	bool outside = off < 0 || off >= (int64_t)PAGE_SIZE;
+	bool inside = !outside && jit_block_at(t, (unsigned)off);
+	unsigned before = how == COND ? 2 : 1;
+	uint8_t *at;
+
+	if (outside && how == COND) {
+		struct jit_cold *c = jit_cold(t, COLD_VA, x86_jcc(a, cc, NULL));
+
+		c->a = (uint32_t)off;
+		return;
+	}
+	if (outside) {
+		uint8_t *miss;
+
+		x86_load(a, X86_64, RAX, HART(j.page));
+		x86_alu_i(a, X86_64, ALU_ADD, x86_reg(RAX), (int32_t)off);
+		jit_emit_lookup(a, &miss);
+		jit_cold(t, COLD_MISS, miss);
+		if (how == CALL)
+			x86_call_rm(a, x86_sib(RDX, RCX, 3, 8));
+		else
+			x86_jmp_rm(a, x86_sib(RDX, RCX, 3, 8));
+		return;
+	}
+	if (!inside)
+		align_rel32(t, before);
+	at = how == COND ? x86_jcc(a, cc, NULL) : how == CALL ? x86_call(a, NULL) : x86_jmp(a, NULL);
+	if (!inside) {
+		add_link(t, at, (uint16_t)off);
+	} else if (t->nfixes < ARRAY_SIZE(t->fixes)) {
+		t->fixes[t->nfixes].at = at;
+		t->fixes[t->nfixes++].target = (uint16_t)off;
+	} else {
+		a->full = true;
+	}
+}
+
+static bool is_link_reg(unsigned r)
+{
+	return r == 1 || r == 5;
+}
+
+/* rd = address behind the instruction, which is in rax or rdx afterwards too; pushed for the return when it is a call. */
+static void put_return(struct jit_tr *t, const struct rv64_insn *in, int tmp)
+{
+	struct x86 *a = &t->a;
+
+	x86_load(a, X86_64, tmp, HART(j.page));
+	x86_alu_i(a, X86_64, ALU_ADD, x86_reg(tmp), t->insn->off + in->len);
+	jit_put(t, in->rd, tmp);
+	if (is_link_reg(in->rd))
+		x86_push(a, tmp);
+}
+
+/* Where a guest call comes back to. */
+static void landing(struct jit_tr *t, const struct jit_block *b, bool last)
+{
+	x86_lea(&t->a, RSP, x86_mem(RSP, 8));
+	if (last)
+		go(t, JUMP, 0, b->next);
+}
+
+/* A return that the host's stack has foretold. */
+static void ret(struct jit_tr *t, const struct rv64_insn *in)
+{
+	struct x86 *a = &t->a;
+	struct jit_cold *c;
+
+	jit_get(t, RAX, in->rs1);
+	x86_alu(a, X86_64, ALU_CMP, RAX, x86_mem(RSP, 8));
+	c = jit_cold(t, COLD_JUMP, x86_jcc(a, CC_NE, NULL));
+	(void)c;
+	x86_alu_i(a, X86_64, ALU_AND, x86_reg(RAX), -4096);
+	x86_store(a, X86_64, HART(j.page), RAX);
+	x86_ret(a);
+}
+
+static void jalr(struct jit_tr *t, const struct rv64_insn *in, const struct jit_block *b, bool last)
+{
+	struct x86 *a = &t->a;
+	uint8_t *miss;
+
+	if (!in->rd && is_link_reg(in->rs1) && !in->imm) {
+		ret(t, in);
+		return;
+	}
+	jit_emit_va(t, in->rs1, in->imm);
+	x86_alu_i(a, X86_64, ALU_AND, x86_reg(RAX), -2);
+	if (in->rd)
+		put_return(t, in, RDX);
+	jit_emit_lookup(a, &miss);
+	jit_cold(t, COLD_MISS, miss);
+	if (is_link_reg(in->rd)) {
+		x86_call_rm(a, x86_sib(RDX, RCX, 3, 8));
+		landing(t, b, last);
+	} else {
+		x86_jmp_rm(a, x86_sib(RDX, RCX, 3, 8));
+	}
+}
+
+/* Compares for a branch; *never, *always: it needs no comparison. */
+static enum x86_cc compare(struct jit_tr *t, const struct rv64_insn *in)
+{
+	static const uint8_t cc[] = {[RV_beq - RV_beq] = CC_E,
+		[RV_bne - RV_beq] = CC_NE,
+		[RV_blt - RV_beq] = CC_L,
+		[RV_bge - RV_beq] = CC_GE,
+		[RV_bltu - RV_beq] = CC_B,
+		[RV_bgeu - RV_beq] = CC_AE};
+	/* the same with the sides exchanged */
+	static const uint8_t xc[] = {CC_E, CC_NE, CC_G, CC_LE, CC_A, CC_BE};
+	unsigned i = in->id - RV_beq;
+	struct x86 *a = &t->a;
+
+	if (!in->rs2 && jit_map[in->rs1]) {
+		x86_test(a, X86_64, jit_map[in->rs1], jit_map[in->rs1]);
+		return cc[i];
+	}
+	if (!in->rs1) {
+		if (jit_map[in->rs2] && i < 2)
+			x86_test(a, X86_64, jit_map[in->rs2], jit_map[in->rs2]);
+		else
+			x86_alu_i(a, X86_64, ALU_CMP, jit_x(in->rs2), 0);
+		return xc[i];
+	}
+	if (t->known >> in->rs2 & 1 && x86_fits32((int64_t)t->value[in->rs2])) {
+		x86_alu_i(a, X86_64, ALU_CMP, jit_x(in->rs1), (int32_t)t->value[in->rs2]);
+		return cc[i];
+	}
+	if (jit_map[in->rs1])
+		x86_alu(a, X86_64, ALU_CMP, jit_map[in->rs1], jit_x(in->rs2));
+	else if (jit_map[in->rs2])
+		x86_alu_to(a, X86_64, ALU_CMP, jit_x(in->rs1), jit_map[in->rs2]);
+	else {
+		jit_get(t, RAX, in->rs1);
+		x86_alu(a, X86_64, ALU_CMP, RAX, jit_x(in->rs2));
+	}
+	return cc[i];
+}
+
+/* The last instruction. `last`: no block follows in memory at b->next. */
+static void finish(struct jit_tr *t, const struct jit_block *b, bool last)
+{
+	const struct rv64_insn *in = &t->insn->in;
+
+	switch (b->end) {
+	case END_BRANCH:
+		go(t, COND, compare(t, in), (int64_t)t->insn->off + in->imm);
+		if (last)
+			go(t, JUMP, 0, b->next);
+		break;
+	case END_JAL:
+		if (in->rd)
+			put_return(t, in, RAX);
+		go(t, is_link_reg(in->rd) ? CALL : JUMP, 0, (int64_t)t->insn->off + in->imm);
+		if (is_link_reg(in->rd))
+			landing(t, b, last);
+		break;
+	case END_JALR:
+		jalr(t, in, b, last);
+		break;
+	default:
+		break;
+	}
+}
+
+static void one(struct jit_tr *t)
+{
+	const struct rv64_insn *in = &t->insn->in;
+
+	/* Whatever else it does, writing x0 does nothing; loads still have to be made. */
+	if (!in->rd && rv64_writes_only_x(in))
+		return;
+	static int lo = -1, hi;
+	if (lo < 0) { lo = getenv("JLO") ? atoi(getenv("JLO")) : 0; hi = getenv("JHI") ? atoi(getenv("JHI")) : 9999; }
+	if (in->id >= lo && in->id < hi)
+	if (jit_emit_int(t, in) || jit_emit_mem(t, in))
+		return;
+	if (t->fp && jit_emit_fp(t, in))
+		return;
+	jit_emit_op(t);
+}
+
+static void block(struct jit_tr *t, struct jit_block *b, bool last)
+{
+	bool jumps = b->end == END_BRANCH || b->end == END_JAL || b->end == END_JALR;
+	struct jit_cold *c;
+
+	b->code = t->a.p;
+	t->insn = NULL;
+	t->known = 1;
+	t->value[0] = 0;
+	t->boxed = 0;
+	x86_alu_i(&t->a, X86_32, ALU_SUB, HART(j.fuel), (int32_t)b->n);
+	c = jit_cold(t, COLD_FUEL, x86_jcc(&t->a, CC_S, NULL));
+	c->a = b->off;
+	c->b = b->n;
+	for (unsigned i = 0; i < b->n; i++) {
+		t->insn = &t->sorted[b->first + i];
+		t->left = b->n - i;
+		if (i + 1 < b->n || !jumps)
+			one(t);
+	}
+	if (jumps)
+		finish(t, b, last);
+	else if (b->end == END_FALL && last)
+		go(t, JUMP, 0, b->next);
+	else if (b->end == END_STOP)
+		x86_u8(&t->a, 0x0f), x86_u8(&t->a, 0x0b); /* ud2: never reached */
+}
+
+static void emit_cold(struct jit_tr *t, struct jit_cold *c)
+{
+	struct x86 *a = &t->a;
+	uint8_t *miss;
+
+	x86_here(a, c->from);
+	switch (c->kind) {
+	case COLD_MEM:
+		x86_mov_i(a, RDX, c->a);
+		x86_mov_i(a, RCX, c->b);
+		x86_call(a, t->j->slow_mem);
+		x86_jmp(a, c->back);
+		break;
+	case COLD_OP:
+		call_op(t, c->a, c->op);
+		x86_jmp(a, c->back);
+		break;
+	case COLD_LINK:
+		t->links[c->a].unlinked = a->p;
+		x86_u8(a, 0x48);
+		x86_u8(a, 0xb8); /* mov rax, imm64: the link, when there is one */
+		x86_u64(a, 0);
+		x86_jmp(a, t->j->leave_link);
+		break;
+	case COLD_FUEL:
+		x86_alu_i(a, X86_32, ALU_ADD, HART(j.fuel), (int32_t)c->b);
+		x86_mov_i(a, RAX, c->a);
+		x86_jmp(a, t->j->leave_pc);
+		break;
+	case COLD_VA:
+		x86_load(a, X86_64, RAX, HART(j.page));
+		x86_alu_i(a, X86_64, ALU_ADD, x86_reg(RAX), (int32_t)c->a);
+		jit_emit_lookup(a, &miss);
+		x86_jmp_rm(a, x86_sib(RDX, RCX, 3, 8));
+		x86_here(a, miss);
+		x86_jmp(a, t->j->leave_va);
+		break;
+	case COLD_MISS:
+		x86_jmp(a, t->j->leave_va);
+		break;
+	case COLD_JUMP:
+		x86_alu_i(a, X86_64, ALU_AND, x86_reg(RAX), -2);
+		x86_jmp(a, t->j->jump_va);
+		break;
+	case COLD_CUSTOM:
+		c->custom(t, c);
+		break;
+	}
+}
+
+static void drop_ops(struct jit_tr *t)
+{
+	for (unsigned i = 0; i < t->ncolds; i++)
+		if (t->colds[i].kind == COLD_OP && t->colds[i].op)
+			free(t->colds[i].op);
+	for (unsigned i = 0; i < t->nops; i++)
+		free(t->ops[i]);
+}
+
+/* What can be found later: entries, links, what it was made from. */
+static struct jit_region *record(struct jit_tr *t, const uint8_t *code)
+{
+	struct jit *j = t->j;
+	struct jit_region *r = jit_meta(j, sizeof(*r));
+	unsigned bytes = 0, n = 0;
+	uint8_t *src;
+
+	if (!r)
+		return NULL;
+	*r = (struct jit_region){.page = t->page,
+		.fp = t->uses_fp ? t->fp : JIT_FP_ANY,
+		.host = t->host,
+		.code = jit_rx(j, code),
+		.code_len = (uint32_t)(t->a.p - code),
+		.insns = t->ninsns,
+		.nlinks = t->nlinks,
+		.nentries = t->nblocks,
+		.nops = t->nops,
+		.npieces = t->nblocks};
+	for (unsigned i = 0; i < t->nblocks; i++)
+		bytes += (unsigned)(t->blocks[i].next - t->blocks[i].off);
+	r->links = jit_meta(j, t->nlinks * sizeof(*r->links) + 1);
+	r->entries = jit_meta(j, t->nblocks * sizeof(*r->entries));
+	r->ops = jit_meta(j, t->nops * sizeof(*r->ops) + 1);
+	r->pieces = jit_meta(j, t->nblocks * sizeof(*r->pieces));
+	src = jit_meta(j, bytes);
+	if (!r->links || !r->entries || !r->ops || !r->pieces || !src)
+		return NULL;
+	r->source = src;
+	memcpy(r->ops, t->ops, t->nops * sizeof(*r->ops));
+	for (unsigned i = 0; i < t->nlinks; i++) {
+		r->links[i] = (struct jit_link){.at = t->links[i].at,
+			.unlinked = t->links[i].unlinked,
+			.from = r,
+			.target = t->links[i].target};
+		memcpy(t->links[i].unlinked + 2, &(struct jit_link *){&r->links[i]}, 8);
+	}
+	for (unsigned i = 0; i < t->nblocks; i++) {
+		const struct jit_block *b = &t->blocks[i];
+
+		r->entries[i].key = jit_key(t->page + b->off, r->fp);
+		r->entries[i].code = jit_rx(j, b->code);
+		r->entries[i].region = r;
+		r->pieces[i] = (struct jit_piece){b->off, (uint16_t)(b->next - b->off)};
+		/* The words that were decoded, not what memory holds by now. */
+		for (unsigned k = 0; k < b->n; k++) {
+			const struct jit_insn *in = &t->sorted[b->first + k];
+
+			memcpy(src + n, &in->word, in->in.len);
+			n += in->in.len;
+		}
+	}
+	return r;
+}
+
+struct jit_region *jit_translate(struct jit_tr *t)
+{
+	struct jit *j = t->j;
+	struct jit_region *r = NULL;
+	uint64_t room;
+	uint8_t *code = jit_code_room(j, &room);
+
+	if (!code)
+		return NULL;
+	t->a = (struct x86){.p = code, .end = code + room};
+	t->ncolds = t->nfixes = t->nlinks = t->nops = 0;
+	t->uses_fp = false;
+	t->frm = t->fp & 7;
+	for (unsigned i = 0; i < t->ninsns && !t->uses_fp; i++)
+		t->uses_fp = rv64_is_fp(&t->sorted[i].in);
+	for (unsigned i = 0; i < t->nblocks && !t->a.full; i++) {
+		struct jit_block *b = &t->blocks[i];
+
+		block(t, b, i + 1 == t->nblocks || t->blocks[i + 1].off != b->next);
+	}
+	t->insn = NULL;
+	for (unsigned i = 0; i < t->ncolds && !t->a.full; i++) {
+		emit_cold(t, &t->colds[i]);
+		t->colds[i].op = NULL;
+	}
+	for (unsigned i = 0; i < t->nfixes && !t->a.full; i++)
+		x86_patch(t->fixes[i].at, jit_block_at(t, t->fixes[i].target)->code);
+	if (!t->a.full)
+		r = record(t, code);
+	if (!r) {
+		drop_ops(t);
+		return NULL;
+	}
+	jit_publish(j, r, r->code_len);
+	if (getenv("JDUMP")) { FILE *f = fopen("/tmp/lead/jit.bin", "ab"); fwrite(code, 1, r->code_len, f); fclose(f);
+		fprintf(stderr, "region %lx+%x blocks %u insns %u code %u\n", (long)t->page, t->blocks[0].off, t->nblocks, t->ninsns, r->code_len); }
+	j->st.regions++;
+	j->st.blocks += t->nblocks;
+	j->st.insns += t->ninsns;
+	return r;
+}
