@@ -318,7 +318,8 @@ const struct opt vm_config_opts[] = {
 	{BOTH("nodes"), .type = OPT_UINT, C(nodes), .arg = "N", .min = 1, .max = VM_MAX_NODES,
 		.dflt = "1", .help = "NUMA nodes that memory and vCPUs are spread over"},
 	{BOTH("engine"), .type = OPT_ENUM, C(engine), .values = engine_names, .dflt = "auto",
-		.help = "what runs the vCPUs: rv64 translates guest code to the host's, interp only interprets it"},
+		.help = "what runs the vCPUs: rv64 translates guest code to the host's, interp "
+			"only interprets it"},
 	{BOTH("jit-cache"), .type = OPT_SIZE, C(jit_cache), .arg = "SIZE", .min = MiB, .max = GiB,
 		.dflt = "16M", .help = "memory for translated code"},
 	{BOTH("cpu"), .type = OPT_TEXT, C(cpu), .check = check_cpu,

@@ -284,7 +284,6 @@ static void make_op(
 	simplify(op, in->id, fmt);
 }
 
-
 static unsigned seen_slot(uint64_t va)
 {
 	uint64_t k = va >> PAGE_SHIFT;

@@ -19,7 +19,8 @@
 #include "base/err.h"
 #include "cpu/rv64/jit/inside.h"
 
-#define REGION_ROOM (96u << 10) /* the largest region fits surely: JIT_REGION_INSNS with their cold ends */
+#define REGION_ROOM \
+	(96u << 10) /* the largest region fits surely: JIT_REGION_INSNS with their cold ends */
 
 struct meta {
 	struct meta *next;
@@ -46,7 +47,8 @@ int jit_cache_create(struct jit *j, struct err *e)
 	close(fd);
 	if (j->rw == MAP_FAILED || j->rx == MAP_FAILED)
 		return err_set(e, -errno,
-			"code cache: this host does not let memory be executed (%s); --engine interp does "
+			"code cache: this host does not let memory be executed (%s); --engine "
+			"interp does "
 			"without",
 			strerror(errno));
 	a = (struct x86){.p = j->rw, .end = j->rw + PAGE_SIZE};

@@ -230,7 +230,8 @@ static bool mul_high(struct jit_tr *t, const struct rv64_insn *in)
 }
 
 /* Divisors 0 and -1 (which the host may trap on) go out of line. */
-static bool divide(struct jit_tr *t, const struct rv64_insn *in, unsigned w, bool is_signed, bool rem)
+static bool divide(
+	struct jit_tr *t, const struct rv64_insn *in, unsigned w, bool is_signed, bool rem)
 {
 	struct x86 *a = &t->a;
 	int r = rem ? RDX : RAX;
@@ -489,6 +490,32 @@ static bool emit_b(struct jit_tr *t, const struct rv64_insn *in)
 	}
 }
 
+static bool emit_w(struct jit_tr *t, const struct rv64_insn *in)
+{
+	switch (in->id) {
+	case RV_addiw:
+		return addiw(t, in);
+	case RV_slliw:
+		return shift_iw(t, in, SHIFT_SHL);
+	case RV_srliw:
+		return shift_iw(t, in, SHIFT_SHR);
+	case RV_sraiw:
+		return shift_iw(t, in, SHIFT_SAR);
+	case RV_addw:
+		return alu_w(t, in, ALU_ADD);
+	case RV_subw:
+		return alu_w(t, in, ALU_SUB);
+	case RV_sllw:
+		return shift_w(t, in, SHIFT_SHL);
+	case RV_srlw:
+		return shift_w(t, in, SHIFT_SHR);
+	case RV_sraw:
+		return shift_w(t, in, SHIFT_SAR);
+	default:
+		return false;
+	}
+}
+
 bool jit_emit_int(struct jit_tr *t, const struct rv64_insn *in)
 {
 	switch (in->id) {
@@ -538,25 +565,7 @@ bool jit_emit_int(struct jit_tr *t, const struct rv64_insn *in)
 		return set_less(t, in, CC_L);
 	case RV_sltu:
 		return set_less(t, in, CC_B);
-	case RV_addiw:
-		return addiw(t, in);
-	case RV_slliw:
-		return shift_iw(t, in, SHIFT_SHL);
-	case RV_srliw:
-		return shift_iw(t, in, SHIFT_SHR);
-	case RV_sraiw:
-		return shift_iw(t, in, SHIFT_SAR);
-	case RV_addw:
-		return alu_w(t, in, ALU_ADD);
-	case RV_subw:
-		return alu_w(t, in, ALU_SUB);
-	case RV_sllw:
-		return shift_w(t, in, SHIFT_SHL);
-	case RV_srlw:
-		return shift_w(t, in, SHIFT_SHR);
-	case RV_sraw:
-		return shift_w(t, in, SHIFT_SAR);
 	default:
-		return emit_m(t, in) || emit_b(t, in);
+		return emit_w(t, in) || emit_m(t, in) || emit_b(t, in);
 	}
 }

@@ -43,7 +43,8 @@ struct jit_cold *jit_emit_address(
 	return c;
 }
 
-static bool load(struct jit_tr *t, const struct rv64_insn *in, unsigned w, uint32_t op, unsigned how)
+static bool load(
+	struct jit_tr *t, const struct rv64_insn *in, unsigned w, uint32_t op, unsigned how)
 {
 	struct jit_cold *c = jit_emit_address(t, in->rs1, in->imm, how & MEM_SIZE, false,
 		jit_access(how, in->rd ? in->rd : 32, false));
@@ -55,7 +56,8 @@ static bool load(struct jit_tr *t, const struct rv64_insn *in, unsigned w, uint3
 	return true;
 }
 
-static bool store(struct jit_tr *t, const struct rv64_insn *in, unsigned w, uint32_t op, unsigned size)
+static bool store(
+	struct jit_tr *t, const struct rv64_insn *in, unsigned w, uint32_t op, unsigned size)
 {
 	struct jit_cold *c = jit_emit_address(
 		t, in->rs1, in->imm, size, true, jit_access(size, in->rs2, true));

@@ -94,11 +94,11 @@ static void line(struct jit_tr *t, struct todo *w, unsigned off)
 
 static enum jit_end end_of(const struct rv64_insn *in)
 {
-	return is_branch(in->id)	 ? END_BRANCH
-	       : in->id == RV_jal	 ? END_JAL
-	       : in->id == RV_jalr	 ? END_JALR
+	return is_branch(in->id)       ? END_BRANCH
+	       : in->id == RV_jal      ? END_JAL
+	       : in->id == RV_jalr     ? END_JALR
 	       : never_goes_on(in->id) ? END_STOP
-					 : END_FALL;
+				       : END_FALL;
 }
 
 /* Instructions in address order, as blocks. */

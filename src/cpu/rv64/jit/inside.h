@@ -149,7 +149,7 @@ struct jit_region {
 	unsigned npieces;
 	struct jit_piece {
 		uint16_t off, len;
-	} *pieces;
+	} * pieces;
 	const uint8_t *source;
 	const uint8_t *host; /* of the page */
 };
@@ -163,7 +163,8 @@ struct jit_segment {
 	uint8_t *base, *used;
 	struct jit_region *regions;
 	void *meta; /* chain of malloc'd pieces: entries, links, sources */
-	uint64_t drained_at; /* removals that all must have seen before it is used again; 0: in use */
+	uint64_t
+		drained_at; /* removals that all must have seen before it is used again; 0: in use */
 	bool busy;
 };
 
@@ -234,7 +235,13 @@ struct jit_insn {
 	uint16_t off;
 };
 
-enum jit_end { END_FALL, END_BRANCH, END_JAL, END_JALR, END_STOP /* the last instruction never goes on */ };
+enum jit_end {
+	END_FALL,
+	END_BRANCH,
+	END_JAL,
+	END_JALR,
+	END_STOP /* the last instruction never goes on */
+};
 
 struct jit_block {
 	uint16_t off, first, n; /* offset in the page; instructions */
@@ -243,7 +250,16 @@ struct jit_block {
 	uint8_t *code;
 };
 
-enum jit_cold_kind { COLD_MEM, COLD_OP, COLD_LINK, COLD_FUEL, COLD_VA, COLD_MISS, COLD_JUMP, COLD_CUSTOM };
+enum jit_cold_kind {
+	COLD_MEM,
+	COLD_OP,
+	COLD_LINK,
+	COLD_FUEL,
+	COLD_VA,
+	COLD_MISS,
+	COLD_JUMP,
+	COLD_CUSTOM
+};
 struct jit_tr;
 struct jit_cold {
 	enum jit_cold_kind kind;

@@ -116,7 +116,8 @@ void jit_stats(struct jit *j, struct jit_stats *st)
 static void precise(struct hart *h, uint32_t where)
 {
 	h->pc = h->j.page + (where & 0xfff);
-	h->instret = h->instret_stop - (uint64_t)(int64_t)(h->j.fuel + (int32_t)(where >> 12 & 0xff));
+	h->instret = h->instret_stop -
+		     (uint64_t)(int64_t)(h->j.fuel + (int32_t)(where >> 12 & 0xff));
 }
 
 /* Leaves with what the hart says: instret may have moved. */
@@ -150,8 +151,7 @@ static uint64_t extend(uint64_t v, unsigned how)
 long jit_slow_mem(struct hart *h, uint64_t va, uint32_t where, uint32_t what)
 {
 	unsigned how = what & 0xff, reg = what >> 8 & 0xff;
-	struct rv64_op op[2] = {
-		{.rd = (uint8_t)reg}, {.pc2 = (uint8_t)(where >> 20 & 0xf) / 2}};
+	struct rv64_op op[2] = {{.rd = (uint8_t)reg}, {.pc2 = (uint8_t)(where >> 20 & 0xf) / 2}};
 	uint64_t v;
 
 	precise(h, where);

@@ -20,7 +20,8 @@ static const uint8_t saved[] = {RBX, RBP, R12, R13, R14, R15};
 static void move_ints(struct x86 *a, bool out)
 {
 	for (unsigned r = 1; r < 32; r++) {
-		struct x86_rm m = x86_mem(RBP, (int32_t)(offsetof(struct hart, x) + 8 * r) - JIT_BIAS);
+		struct x86_rm m = x86_mem(
+			RBP, (int32_t)(offsetof(struct hart, x) + 8 * r) - JIT_BIAS);
 
 		if (jit_map[r])
 			x86_op(a, X86_64, out ? 0x89 : 0x8b, jit_map[r], m);
@@ -34,7 +35,8 @@ static void move_floats(struct x86 *a, bool out)
 	x86_alu_i(a, X86_32, ALU_CMP, HART(j.fp_live), 0);
 	skip = x86_jcc(a, CC_E, NULL);
 	for (unsigned r = 0; r < 32; r++) {
-		struct x86_rm m = x86_mem(RBP, (int32_t)(offsetof(struct hart, f) + 8 * r) - JIT_BIAS);
+		struct x86_rm m = x86_mem(
+			RBP, (int32_t)(offsetof(struct hart, f) + 8 * r) - JIT_BIAS);
 
 		if (jit_fmap[r]) /* vmovsd */
 			x86_vex(a, 0, 0, 3, 1, out ? 0x11 : 0x10, jit_fmap[r], 0, m);

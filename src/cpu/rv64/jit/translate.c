@@ -7,7 +7,6 @@
  *   cold ends of all blocks behind them: what is rarely needed, out of the way of the host's caches
  */
 #include <stdlib.h>
-#include <stdio.h>
 
 #include "cpu/rv64/interp.h"
 #include "cpu/rv64/jit/inside.h"
@@ -134,6 +133,23 @@ static void add_link(struct jit_tr *t, uint8_t *at, uint16_t target)
 
 enum how { JUMP, CALL, COND };
 
+/* To an address: hart.j.page + off. */
+static void jump_out(struct jit_tr *t, enum how how, int32_t off)
+{
+	struct x86 *a = &t->a;
+	uint8_t *miss;
+
+	x86_load(a, X86_64, RAX, HART(j.page));
+	if (off)
+		x86_alu_i(a, X86_64, ALU_ADD, x86_reg(RAX), off);
+	jit_emit_lookup(a, &miss);
+	jit_cold(t, COLD_MISS, miss);
+	if (how == CALL)
+		x86_call_rm(a, x86_sib(RDX, RCX, 3, 8));
+	else
+		x86_jmp_rm(a, x86_sib(RDX, RCX, 3, 8));
+}
+
 /* Jumps, calls or branches to an offset from the page's start, wherever that is. */
 static void go(struct jit_tr *t, enum how how, enum x86_cc cc, int64_t off)
 {
@@ -150,21 +166,14 @@ static void go(struct jit_tr *t, enum how how, enum x86_cc cc, int64_t off)
 		return;
 	}
 	if (outside) {
-		uint8_t *miss;
-
-		x86_load(a, X86_64, RAX, HART(j.page));
-		x86_alu_i(a, X86_64, ALU_ADD, x86_reg(RAX), (int32_t)off);
-		jit_emit_lookup(a, &miss);
-		jit_cold(t, COLD_MISS, miss);
-		if (how == CALL)
-			x86_call_rm(a, x86_sib(RDX, RCX, 3, 8));
-		else
-			x86_jmp_rm(a, x86_sib(RDX, RCX, 3, 8));
+		jump_out(t, how, (int32_t)off);
 		return;
 	}
 	if (!inside)
 		align_rel32(t, before);
-	at = how == COND ? x86_jcc(a, cc, NULL) : how == CALL ? x86_call(a, NULL) : x86_jmp(a, NULL);
+	at = how == COND   ? x86_jcc(a, cc, NULL)
+	     : how == CALL ? x86_call(a, NULL)
+			   : x86_jmp(a, NULL);
 	if (!inside) {
 		add_link(t, at, (uint16_t)off);
 	} else if (t->nfixes < ARRAY_SIZE(t->fixes)) {
@@ -196,7 +205,10 @@ static void put_return(struct jit_tr *t, const struct rv64_insn *in, int tmp)
 static void landing(struct jit_tr *t, const struct jit_block *b, bool last)
 {
 	x86_lea(&t->a, RSP, x86_mem(RSP, 8));
-	if (last)
+	/* The return has set hart.j.page to where it came back to: the next page, if the call was the last of this one. */
+	if (b->next == PAGE_SIZE)
+		jump_out(t, JUMP, 0);
+	else if (last)
 		go(t, JUMP, 0, b->next);
 }
 
@@ -311,9 +323,6 @@ static void one(struct jit_tr *t)
 	/* Whatever else it does, writing x0 does nothing; loads still have to be made. */
 	if (!in->rd && rv64_writes_only_x(in))
 		return;
-	static int lo = -1, hi;
-	if (lo < 0) { lo = getenv("JLO") ? atoi(getenv("JLO")) : 0; hi = getenv("JHI") ? atoi(getenv("JHI")) : 9999; }
-	if (in->id >= lo && in->id < hi)
 	if (jit_emit_int(t, in) || jit_emit_mem(t, in))
 		return;
 	if (t->fp && jit_emit_fp(t, in))
@@ -498,8 +507,6 @@ struct jit_region *jit_translate(struct jit_tr *t)
 		return NULL;
 	}
 	jit_publish(j, r, r->code_len);
-	if (getenv("JDUMP")) { FILE *f = fopen("/tmp/lead/jit.bin", "ab"); fwrite(code, 1, r->code_len, f); fclose(f);
-		fprintf(stderr, "region %lx+%x blocks %u insns %u code %u\n", (long)t->page, t->blocks[0].off, t->nblocks, t->ninsns, r->code_len); }
 	j->st.regions++;
 	j->st.blocks += t->nblocks;
 	j->st.insns += t->ninsns;
