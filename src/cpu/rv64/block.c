@@ -347,15 +347,15 @@ static uint16_t halfword(const uint8_t *p)
 }
 
 /*
- * Decodes from `s` until the block ends. `high`: the second half of an instruction that crosses the page, when it is the first;
- * NULL otherwise. The guest may write the code meanwhile: every halfword is read once, into `code`.
+ * Decodes from `s` until the block ends or has `max` instructions. `high`: the second half of an instruction that crosses the page, when
+ * it is the first; NULL otherwise. The guest may write the code meanwhile: every halfword is read once, into `code`.
  */
 static void decode_block(struct rv64_icache *ic, struct rv64_block *b, const struct rv64_code_at *s,
-	const uint8_t *high, uint16_t *code)
+	const uint8_t *high, unsigned max, uint16_t *code)
 {
 	unsigned off = 0, n = 0, id = RV_ILLEGAL;
 
-	while (n < BLOCK_MAX && off + 2 <= s->left) {
+	while (n < max && off + 2 <= s->left) {
 		struct rv64_insn in;
 		uint32_t word = halfword(s->host + off);
 		unsigned len = rv64_insn_len(word);
@@ -455,7 +455,7 @@ static struct rv64_block *make_block(
 	if (ic->used + BLOCK_LARGEST > BLOCK_ARENA)
 		drop_all(ic);
 	b = (struct rv64_block *)(ic->arena + ic->used);
-	decode_block(ic, b, s, second ? second->host : NULL, code);
+	decode_block(ic, b, s, second ? second->host : NULL, BLOCK_MAX, code);
 	memcpy(raw_of(b), code, b->bytes);
 	ic->used += align_up(sizeof(*b) + b->slots * sizeof(b->ops[0]) + b->bytes, 16);
 	b->pa = s->pa;
@@ -468,22 +468,28 @@ static struct rv64_block *make_block(
 	return b;
 }
 
+/* Where the instruction at h->pc is; *cross: `second` has its other half, on the next page. False: a trap was taken. */
+static bool fetch_first(
+	struct hart *h, struct rv64_code_at *s, struct rv64_code_at *second, bool *cross)
+{
+	if (!fetch(h, h->pc, s))
+		return false;
+	*cross = s->left == 2 && rv64_insn_len(halfword(s->host)) == 4;
+	return !*cross || fetch(h, h->pc + 2, second);
+}
+
 struct rv64_block *rv64_block_lookup(struct hart *h)
 {
 	struct rv64_icache *ic = h->ic;
-	struct rv64_code_at s, second, *cross = NULL;
+	struct rv64_code_at s, second;
 	struct rv64_block *b;
+	bool cross;
 
-	if (!fetch(h, h->pc, &s))
+	if (!fetch_first(h, &s, &second, &cross))
 		return NULL;
-	if (s.left == 2 && rv64_insn_len(halfword(s.host)) == 4) {
-		if (!fetch(h, h->pc + 2, &second))
-			return NULL;
-		cross = &second;
-	}
-	b = find_physical(ic, &s, cross);
+	b = find_physical(ic, &s, cross ? &second : NULL);
 	if (!b)
-		b = make_block(ic, &s, cross);
+		b = make_block(ic, &s, cross ? &second : NULL);
 	b->va = h->pc;
 	b->gen = h->code_gen;
 	ic->jump[rv64_jump_slot(h->pc)] = b;
@@ -522,4 +528,25 @@ bool rv64_is_fp(const struct rv64_insn *in)
 	unsigned fmt = rv64_row(in->id)->fmt;
 
 	return fmt >= FMT_FLOAD && fmt <= FMT_FX_RM;
+}
+
+void rv64_block_step(struct hart *h)
+{
+	/* The op, an end op, links, a copy of the code. */
+	struct {
+		struct rv64_block b;
+		struct rv64_op room[4];
+	} one = {0};
+	struct rv64_code_at s, second;
+	uint64_t stop = h->instret_stop;
+	uint16_t code[2];
+	bool cross;
+
+	if (!fetch_first(h, &s, &second, &cross))
+		return;
+	decode_block(h->ic, &one.b, &s, cross ? second.host : NULL, 1, code);
+	memcpy(raw_of(&one.b), code, one.b.bytes);
+	h->instret_stop = 0; /* nothing follows it */
+	one.b.ops[0].fn(h, one.b.ops);
+	h->instret_stop = stop;
 }

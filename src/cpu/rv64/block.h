@@ -158,4 +158,10 @@ static inline void rv64_block_run(struct hart *h)
 		b->ops[0].fn(h, b->ops);
 }
 
+/*
+ * Runs one instruction at h->pc, decoded for this once: it retires, traps or posts an exit. It follows no link and leaves none. The way to
+ * stop at an exact instruction.
+ */
+void rv64_block_step(struct hart *h);
+
 #endif

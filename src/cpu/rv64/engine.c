@@ -362,6 +362,59 @@ static void vcpu_run(struct vcpu *v, uint64_t budget_ns, struct cpu_exit *x)
 	h->posted = false;
 }
 
+/* ---- an exact number of instructions ---- */
+
+#define STUCK 100000u /* entries without an instruction: a trap handler that traps at once */
+
+/* Makes progress towards `target` without passing it: many instructions at a time where that cannot happen. */
+static void towards(struct hart *h, uint64_t target)
+{
+	uint64_t left = target - h->instret, entries = STUCK;
+
+	if (h->j.jit && left > JIT_BLOCK_INSNS) {
+		h->instret_stop = target;
+		jit_run(h, &entries);
+	} else if (!h->j.jit && left > BLOCK_MAX) {
+		h->instret_stop = target - BLOCK_MAX;
+		rv64_block_run(h);
+	} else {
+		rv64_block_step(h);
+	}
+}
+
+void rv64_run_exactly(struct vcpu *v, uint64_t n, struct cpu_exit *x)
+{
+	struct hart *h = &of(v)->h;
+	uint64_t target = h->instret + n, last = h->instret;
+	unsigned entries = 0;
+	bool ready;
+
+	h->exit = x;
+	h->posted = false;
+	fp_host_enter(&h->fp);
+	finish_pending(h, x);
+	if (!h->posted) {
+		x->pc = h->pc;
+		x->raw = 0;
+		x->reason = CPU_EXIT_BUDGET;
+	}
+	atomic_store(&h->in_run, true);
+	ready = !h->posted && ready_to_run(h);
+	while (ready && !h->posted && h->instret < target && entries < STUCK) {
+		if (unlikely(atomic_load(&h->poll))) {
+			ready = ready_to_run(h);
+			continue;
+		}
+		towards(h, target);
+		entries = h->instret == last ? entries + 1 : 0;
+		last = h->instret;
+	}
+	atomic_store(&h->in_run, false);
+	fp_host_leave(&h->fp);
+	h->stats.exits[x->reason]++;
+	h->posted = false;
+}
+
 static void vcpu_kick(struct vcpu *v)
 {
 	atomic_fetch_or(&of(v)->h.poll, POLL_KICK);

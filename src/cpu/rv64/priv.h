@@ -159,6 +159,13 @@ bool sbi_may_run(struct hart *h);
 void sbi_complete(struct hart *h, const struct cpu_exit *x);
 
 /* ---- engine.c ---- */
+/*
+ * Like vcpu_run(), for tests: at most n instructions, and exactly n when x->reason is CPU_EXIT_BUDGET on return (fewer: the hart was kicked,
+ * or traps without end). Everything that happens in between depends on the guest's state alone, however its code is executed: interrupts
+ * are looked at at the start and where the guest's own instructions ask for it, and never because of host time. With the time
+ * counter stopped (time_stop) two harts that begin equal are equal after n instructions.
+ */
+void rv64_run_exactly(struct vcpu *v, uint64_t n, struct cpu_exit *x);
 void rv64_time_set(struct rv64_vm *vm, uint64_t t);
 
 /* ---- state.c ---- */

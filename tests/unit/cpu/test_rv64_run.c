@@ -720,9 +720,121 @@ static void timer_latency(void **state)
 	bare_free(b);
 }
 
+/* ---- an exact number of instructions ---- */
+
+/* A loop of loads, stores and a branch, in which the timer interrupts; the handler is counted in x20. */
+static struct bare *exact_new(void)
+{
+	static const uint32_t code[] = {
+		0x00128293, /* addi x5, x5, 1 */
+		0x00532023, /* sw x5, 0(x6) */
+		0x00032383, /* lw x7, 0(x6) */
+		0x00740433, /* add x8, x8, x7 */
+		0x0052f493, /* andi x9, x5, 5 */
+		0xfe0486e3, /* beq x9, x0, -20 */
+		0xfe9ff06f, /* j -24 */
+	};
+	static const uint32_t handler[] = {
+		0x001a0a13, /* addi x20, x20, 1 */
+		0x019c8cb3, /* add x25, x25, x25 */
+		0x30200073, /* mret */
+	};
+	struct bare *b = bare_new(1, false);
+
+	for (unsigned i = 0; i < ARRAY_SIZE(code); i++)
+		bare_put(b, CODE + 4 * i, code[i]);
+	for (unsigned i = 0; i < ARRAY_SIZE(handler); i++)
+		bare_put(b, VECTOR + 4 * i, handler[i]);
+	rv64_code_fence_i(b->h);
+	b->h->x[6] = RAM + 0x8000;
+	b->h->x[25] = 1;
+	b->h->pc = CODE;
+	rv64_engine.time_stop(b->vm);
+	return b;
+}
+
+static void exactly(void **state)
+{
+	struct bare *a = exact_new(), *b = exact_new();
+	struct cpu_exit x;
+	uint64_t done = 0;
+
+	for (unsigned round = 0; round < 300; round++) {
+		uint64_t n = round * 7919 % 700;
+
+		rv64_run_exactly(a->v[0], n, &x);
+		assert_int_equal(x.reason, CPU_EXIT_BUDGET);
+		done += n;
+		assert_int_equal(a->h->instret, done);
+		for (; n; n--) {
+			rv64_run_exactly(b->v[0], 1, &x);
+			assert_int_equal(x.reason, CPU_EXIT_BUDGET);
+		}
+		assert_int_equal(b->h->instret, done);
+		assert_int_equal(a->h->pc, b->h->pc);
+		assert_memory_equal(a->h->x, b->h->x, 32 * 8);
+		/* The timer is seen at the start of a run, on both sides at the same instruction. */
+		if (round % 10 == 3) {
+			for (unsigned i = 0; i < 2; i++) {
+				struct bare *s = i ? b : a;
+
+				rv64_engine.time_set(s->vm, round);
+				rv64_engine.vcpu_mtimecmp(s->v[0], 0);
+				s->h->mie = BIT(IRQ_MTI);
+				s->h->mstatus |= MSTATUS_MIE;
+				rv64_run_exactly(s->v[0], 2, &x);
+				rv64_engine.vcpu_mtimecmp(s->v[0], UINT64_MAX);
+				s->h->mie = 0;
+			}
+			done += 2;
+			assert_int_equal(a->h->pc, VECTOR + 8);
+		}
+	}
+	assert_int_equal(a->h->x[20], 30);
+	bare_free(a);
+	bare_free(b);
+}
+
+/* An exit leaves the rest undone; the answer's instruction counts when it retires. */
+static void exactly_exits(void **state)
+{
+	struct bare *b = bare_new(1, false);
+	uint64_t start = b->h->instret;
+	struct cpu_exit x;
+
+	bare_put(b, CODE, 0x00000013);
+	bare_put(b, CODE + 4, 0x00032383); /* lw x7, 0(x6) */
+	bare_put(b, CODE + 8, 0x00000013);
+	bare_put(b, CODE + 12, SPIN);
+	rv64_code_fence_i(b->h);
+	b->h->x[6] = DEVICE;
+	b->h->pc = CODE;
+	rv64_run_exactly(b->v[0], 100, &x);
+	assert_int_equal(x.reason, CPU_EXIT_MMIO);
+	assert_int_equal(b->h->instret - start, 1);
+	x.mmio.data = 42;
+	rv64_run_exactly(b->v[0], 2, &x);
+	assert_int_equal(x.reason, CPU_EXIT_BUDGET);
+	assert_int_equal(b->h->instret - start, 3);
+	assert_int_equal(b->h->x[7], 42);
+	assert_int_equal(b->h->pc, CODE + 12);
+	rv64_engine.vcpu_kick(b->v[0]);
+	rv64_run_exactly(b->v[0], 5, &x);
+	assert_int_equal(x.reason, CPU_EXIT_BUDGET);
+	assert_int_equal(b->h->instret - start, 3);
+	/* A handler that traps at once does not hang it. */
+	b->h->c.mtvec = 0x1000;
+	b->h->pc = 0x1000;
+	rv64_run_exactly(b->v[0], 5, &x);
+	assert_int_equal(b->h->instret - start, 3);
+	bare_free(b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(exactly),
+		cmocka_unit_test(exactly_exits),
 		cmocka_unit_test(loads),
 		cmocka_unit_test(stores),
 		cmocka_unit_test(not_for_devices),

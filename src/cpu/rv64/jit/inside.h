@@ -227,7 +227,6 @@ void jit_emit_lookup(struct x86 *a, uint8_t **miss);
 
 #define JIT_REGION_INSNS 512u
 #define JIT_REGION_BLOCKS 128u
-#define JIT_BLOCK_INSNS 120u
 
 struct jit_insn {
 	struct rv64_insn in;

@@ -36,6 +36,7 @@ struct jit;
 
 #define JIT_CACHE_DEFAULT (16ull << 20)
 #define JIT_CACHE_MIN (1ull << 20)
+#define JIT_BLOCK_INSNS 120u /* instructions of a block at most */
 
 struct jit_opts {
 	uint64_t cache_bytes;
@@ -51,7 +52,8 @@ void jit_hart_destroy(struct hart *h);
 
 /*
  * Runs from h->pc until the slice's instructions are used up, an exit, or poll bits; interprets what is cold. *entries counts down with each
- * time that something is entered. True: the slice is over (what is left covers no block, or *entries is 0).
+ * time that something is entered. True: the slice is over (what is left covers no block, or *entries is 0). When more than
+ * JIT_BLOCK_INSNS are left at the start it does not go beyond the slice.
  */
 bool jit_run(struct hart *h, uint64_t *entries);
 

@@ -349,7 +349,7 @@ bool jit_run(struct hart *h, uint64_t *entries)
 		h->j.leaves++;
 		if (l)
 			follow(h, l);
-		else if (h->j.fuel < (int32_t)JIT_BLOCK_INSNS)
+		if (h->j.fuel < (int32_t)JIT_BLOCK_INSNS)
 			break;
 	}
 	atomic_store(&h->j.inside, false);

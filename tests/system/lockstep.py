@@ -1,0 +1,49 @@
+#!/usr/bin/env python3
+# time-limit: 280
+"""The translator against the interpreter, register by register (tests/lockstep/README.md): random programs of tests/diff, bare guests, and
+Debian's kernel. LODGE_LOCKSTEP_INSNS asks for more than 10^7 instructions of each kind; 10^10 is what a release should have seen."""
+import os
+import subprocess
+import sys
+
+sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
+sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/diff"))
+sys.dont_write_bytecode = True
+import gen
+from machine import BUILD, TMP, check, mini_image
+
+TOOL = os.path.join(BUILD, "tests/lockstep/lockstep")
+INSNS = int(os.environ.get("LODGE_LOCKSTEP_INSNS", "10000000"))
+PASSES = 40     # code that runs 40 times is warm
+
+
+def lockstep(*args, limit=None):
+    p = subprocess.run([TOOL, *map(str, args)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                       timeout=limit)
+    return p.returncode, p.stdout
+
+
+def good(what, *args):
+    rc, out = lockstep(*args)
+    check(f"{what}: {out.strip().splitlines()[-1] if out.strip() else 'no output'}", rc == 0, out[-6000:])
+
+
+monitor = os.path.join(BUILD, "guest/diff.elf")
+if os.path.exists(monitor):
+    image = gen.read_monitor(monitor)
+    done = n = 0
+    while done < INSNS:
+        elf = os.path.join(TMP, "program.elf")
+        with open(elf, "wb") as f:
+            f.write(gen.make(image, 1000 + n, 20000, PASSES)[0])
+        each = 5000000
+        good(f"program {n} of tests/diff, {PASSES} times over", "--elf", elf, "--insns", each, "--seed", n + 1, "--memory-every", 500)
+        done += each
+        n += 1
+    # An error that is put in is found, at its instruction.
+    rc, out = lockstep("--elf", elf, "--insns", 3000000, "--inject", 1234567)
+    check("a wrong register is found", rc == 1 and "x18" in out and "DIFFERENT" in out, out[-3000:])
+    for name in ("fp", "mix"):
+        good(f"guest {name}", "--elf", os.path.join(BUILD, f"guest/{name}.elf"), "--insns", INSNS, "--memory-every", 1000)
+image = mini_image()
+good("Debian's kernel", "--kernel", image["kernel"], "--initrd", image["initrd"], "--insns", INSNS * 10, "--check-every", 5000, "--memory-every", 2000)
