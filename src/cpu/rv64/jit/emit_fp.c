@@ -1,7 +1,546 @@
-/* emit_fp.c: floating point. */
+/*
+ * emit_fp.c: floating point, in the host's SSE unit.
+ *
+ * What fp_host.h does in C, as host code; that header says where x86 and RISC-V differ. MXCSR is the guest's all the time, so rounding
+ * and flags cost nothing. This code is made for a context in which mstatus.FS is dirty and frm is t->frm: no test of
+ * FS, and an instruction whose rounding mode MXCSR does not hold is not made here.
+ *
+ * NaN results: compared with themselves; out of line, replaced by the canonical NaN (and for a fused multiply-add, the invalid that x86
+ * does not raise for inf * 0 + quiet NaN).
+ *
+ * Boxes: registers hold 64 bits, singles with ones above. The VEX forms copy what is above the low element from the first source, so
+ * results are boxed by themselves when the sources are. t->boxed says for which registers that is known; others are
+ * tested, and then known too: an operand that has no box is out of line, where the interpreter does this one instruction, and
+ * the block is left behind it.
+ *
+ * xmm0-2, rax, rcx, rdx: free for each instruction. Results are made in the destination's own register unless something out of line
+ * still needs what was there.
+ */
 #include "cpu/rv64/jit/inside.h"
+#include "cpu/rv64/jit/x86_sse.h"
+
+enum rounding {
+	ANY_MODE, /* no field */
+	EXACT, /* a field that changes nothing, unless it is reserved */
+	MODE, /* has to be MXCSR's */
+	MODE_OR_CUT, /* the same, or towards zero */
+};
+
+struct fp_row {
+	bool (*emit)(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row);
+	uint8_t op; /* host opcode, or a number that emit knows */
+	bool d; /* double */
+	uint8_t rounding;
+};
+
+static bool mode_fits(const struct jit_tr *t, const struct rv64_insn *in, enum rounding r)
+{
+	unsigned rm = in->rm == FP_DYN ? t->frm : in->rm;
+
+	switch (r) {
+	case ANY_MODE:
+		return true;
+	case EXACT:
+		return rm <= FP_RMM;
+	default:
+		return (r == MODE_OR_CUT && rm == FP_RTZ) || (rm < FP_RMM && rm == t->frm);
+	}
+}
+
+/* ---- registers ---- */
+
+static int src(struct jit_tr *t, unsigned r, int tmp)
+{
+	if (jit_fmap[r])
+		return jit_fmap[r];
+	x86_fload(&t->a, true, tmp, jit_f(r));
+	return tmp;
+}
+
+static int dst(unsigned r, int tmp)
+{
+	return jit_fmap[r] ? jit_fmap[r] : tmp;
+}
+
+static void put(struct jit_tr *t, unsigned r, int reg, bool d)
+{
+	if (jit_fmap[r])
+		x86_fmov(&t->a, jit_fmap[r], reg);
+	else
+		x86_fstore(&t->a, true, jit_f(r), reg);
+	t->boxed = d ? t->boxed & ~(1u << r) : t->boxed | 1u << r;
+}
+
+/* ---- boxes ---- */
+
+/* Behind an instruction that the interpreter did: leave. The op comes next in the list, and finds its way back set. */
+static void cold_leave(struct jit_tr *t, struct jit_cold *c)
+{
+	unsigned undone = c->a >> 12 & 0xff, next = (c->a & 0xfff) + (c->a >> 20 & 0xf);
+
+	c[1].back = t->a.p;
+	if (undone > 1)
+		x86_alu_i(&t->a, X86_32, ALU_ADD, HART(j.fuel), (int32_t)undone - 1);
+	x86_mov_i(&t->a, RAX, next);
+	x86_jmp(&t->a, t->j->leave_pc);
+}
+
+/* Every register of `need` holds a boxed single, or this is not reached. */
+static void need_boxed(struct jit_tr *t, uint32_t need)
+{
+	struct x86 *a = &t->a;
+	uint32_t unknown = need & ~t->boxed;
+	uint8_t *from;
+	int both = -1;
+
+	if (!unknown)
+		return;
+	t->boxed |= unknown;
+	if (!(unknown & (unknown - 1)) && !jit_fmap[__builtin_ctz(unknown)]) {
+		struct x86_rm m = jit_f((unsigned)__builtin_ctz(unknown));
+
+		m.disp += 4;
+		x86_alu_i(a, X86_32, ALU_CMP, m, -1);
+	} else {
+		for (; unknown; unknown &= unknown - 1) {
+			int s = src(t, (unsigned)__builtin_ctz(unknown), both < 0 ? 0 : 1);
+
+			if (both >= 0)
+				x86_fbits(a, BITS_AND, 0, both, x86_reg(s));
+			both = both < 0 ? s : 0;
+		}
+		x86_fextract(a, x86_reg(RAX), both, 1);
+		x86_alu_i(a, X86_32, ALU_CMP, x86_reg(RAX), -1);
+	}
+	from = x86_jcc(a, CC_NE, NULL);
+	jit_cold(t, COLD_CUSTOM, from)->custom = cold_leave;
+	jit_cold(t, COLD_OP, from);
+}
+
+static void need_boxed_if(struct jit_tr *t, bool d, uint32_t need)
+{
+	if (!d)
+		need_boxed(t, need);
+}
+
+/* ---- NaNs ---- */
+
+enum { NAN_DOUBLE = 0x100, NAN_FUSED = 0x200 };
+
+/* inf * 0: the product of these two raises invalid and nothing else. arg[1]: guest registers of the factors. */
+static void raise_inf_zero(struct jit_tr *t, unsigned r1, unsigned r2, bool d)
+{
+	struct x86 *a = &t->a;
+	uint8_t *other, *first, *neither;
+
+	if (jit_fmap[r1])
+		x86_fmov_to(a, d, x86_reg(RAX), jit_fmap[r1]);
+	else
+		x86_load(a, d, RAX, jit_f(r1));
+	if (jit_fmap[r2])
+		x86_fmov_to(a, d, x86_reg(RCX), jit_fmap[r2]);
+	else
+		x86_load(a, d, RCX, jit_f(r2));
+	/* Without signs, one is 0 and the sum is infinity; or a quiet NaN, which does no harm. */
+	x86_alu(a, d, ALU_ADD, RAX, x86_reg(RAX));
+	x86_alu(a, d, ALU_ADD, RCX, x86_reg(RCX));
+	x86_lea(a, RDX, x86_sib(RAX, RCX, 0, 0));
+	x86_shift_i(a, d, SHIFT_SHR, x86_reg(RDX), d ? 52 : 23);
+	x86_alu_i(a, X86_32, ALU_CMP, x86_reg(RDX), d ? 0xffe : 0x1fe);
+	other = x86_jcc8(a, CC_NE);
+	x86_test(a, d, RAX, RAX);
+	first = x86_jcc8(a, CC_E);
+	x86_test(a, d, RCX, RCX);
+	neither = x86_jcc8(a, CC_NE);
+	x86_here8(a, first);
+	x86_fp(a, d, FP_OP_MUL, 0, src(t, r1, 1), jit_f(r2));
+	x86_here8(a, neither);
+	x86_here8(a, other);
+}
+
+static void cold_nan(struct jit_tr *t, struct jit_cold *c)
+{
+	bool d = c->arg[0] & NAN_DOUBLE;
+
+	if (c->arg[0] & NAN_FUSED)
+		raise_inf_zero(t, c->arg[1] & 31, c->arg[1] >> 8, d);
+	x86_mov_i(&t->a, RAX, d ? FP64_NAN : fp32_box(FP32_NAN));
+	x86_fmov_from(&t->a, X86_64, c->arg[0] & 15, x86_reg(RAX));
+	x86_jmp(&t->a, c->back);
+}
+
+/* The result of an arithmetic instruction is in `reg`: canonical, then where it belongs. */
+static bool settle(struct jit_tr *t, const struct rv64_insn *in, int reg, bool d, bool fused)
+{
+	struct jit_cold *c;
+
+	x86_ucomis(&t->a, d, reg, x86_reg(reg));
+	c = jit_cold(t, COLD_CUSTOM, x86_jcc(&t->a, CC_P, NULL));
+	c->custom = cold_nan;
+	c->arg[0] = (unsigned)reg | (d ? NAN_DOUBLE : 0) | (fused ? NAN_FUSED : 0);
+	c->arg[1] = in->rs1 | (unsigned)in->rs2 << 8;
+	put(t, in->rd, reg, d);
+	return true;
+}
+
+/* ---- arithmetic ---- */
+
+static bool binary(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
+{
+	int w = dst(in->rd, 0);
+
+	need_boxed_if(t, row->d, 1u << in->rs1 | 1u << in->rs2);
+	x86_fp(&t->a, row->d, row->op, w, src(t, in->rs1, 1), jit_f(in->rs2));
+	return settle(t, in, w, row->d, false);
+}
+
+static bool square_root(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
+{
+	int w = dst(in->rd, 0), s;
+
+	need_boxed_if(t, row->d, 1u << in->rs1);
+	s = src(t, in->rs1, 1);
+	x86_fp(&t->a, row->d, row->op, w, s, x86_reg(s));
+	return settle(t, in, w, row->d, false);
+}
+
+static bool fused(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
+{
+	/* Factors stay until it is known that the result is no NaN. */
+	int w = in->rd == in->rs1 || in->rd == in->rs2 ? 0 : dst(in->rd, 0), s;
+
+	need_boxed_if(t, row->d, 1u << in->rs1 | 1u << in->rs2 | 1u << in->rs3);
+	s = src(t, in->rs1, 1);
+	x86_fmov(&t->a, w, src(t, in->rs3, w));
+	x86_fma(&t->a, row->d, row->op, w, s, jit_f(in->rs2));
+	return settle(t, in, w, row->d, true);
+}
+
+/*
+ * NaNs are for the interpreter; of a pair of zeros x86 gives the second one: both ways, and the bits of both. fmin wants the sign if one
+ * has it, fmax if both have.
+ */
+static bool min_max(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
+{
+	struct x86 *a = &t->a;
+	int w = dst(in->rd, 0), s1, s2;
+	struct jit_cold *c;
+
+	need_boxed_if(t, row->d, 1u << in->rs1 | 1u << in->rs2);
+	s1 = src(t, in->rs1, 1);
+	s2 = src(t, in->rs2, 2);
+	x86_ucomis(a, row->d, s1, x86_reg(s2));
+	c = jit_cold(t, COLD_OP, x86_jcc(a, CC_P, NULL));
+	x86_fp(a, row->d, row->op, 0, s1, x86_reg(s2));
+	if (in->rs1 == in->rs2) {
+		w = 0;
+	} else {
+		int other = w ? w : 1;
+
+		x86_fp(a, row->d, row->op, other, s2, x86_reg(s1));
+		x86_fbits(a, row->op == FP_OP_MIN ? BITS_OR : BITS_AND, w, 0, x86_reg(other));
+	}
+	put(t, in->rd, w, row->d);
+	jit_back(t, c);
+	return true;
+}
+
+enum { SGNJ, SGNJN, SGNJX };
+
+/* xmm r = the sign bit. */
+static void sign_mask(struct jit_tr *t, int r, bool d)
+{
+	x86_fones(&t->a, r);
+	x86_fshl(&t->a, r, r, 63);
+	if (!d)
+		x86_fshr(&t->a, r, r, 32);
+}
+
+static bool sign(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
+{
+	struct x86 *a = &t->a;
+	bool same = in->rs1 == in->rs2;
+	int w = dst(in->rd, 0), s1, s2;
+
+	need_boxed_if(t, row->d, 1u << in->rs1 | 1u << in->rs2);
+	if (same && row->op == SGNJ) {
+		put(t, in->rd, src(t, in->rs1, w), row->d);
+		return true;
+	}
+	sign_mask(t, 0, row->d);
+	s1 = src(t, in->rs1, 1);
+	if (same) {
+		x86_fbits(a, row->op == SGNJN ? BITS_XOR : BITS_ANDN, w, 0, x86_reg(s1));
+		put(t, in->rd, w, row->d);
+		return true;
+	}
+	s2 = src(t, in->rs2, 2);
+	if (row->op == SGNJX) {
+		x86_fbits(a, BITS_AND, 0, 0, x86_reg(s2));
+		x86_fbits(a, BITS_XOR, w, 0, x86_reg(s1));
+	} else {
+		/* xmm2 = the sign that is wanted, xmm1 = the rest */
+		if (row->op == SGNJ)
+			x86_fbits(a, BITS_AND, 2, s2, x86_reg(0));
+		else
+			x86_fbits(a, BITS_ANDN, 2, s2, x86_reg(0));
+		x86_fbits(a, BITS_ANDN, 1, 0, x86_reg(s1));
+		x86_fbits(a, BITS_OR, w, 1, x86_reg(2));
+	}
+	put(t, in->rd, w, row->d);
+	return true;
+}
+
+/* ---- to integer registers ---- */
+
+enum { EQ, LT, LE };
+
+static bool compare(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
+{
+	struct x86 *a = &t->a;
+	int d = jit_dst(in->rd, RAX);
+
+	need_boxed_if(t, row->d, 1u << in->rs1 | 1u << in->rs2);
+	if (row->op == EQ) {
+		x86_ucomis(a, row->d, src(t, in->rs1, 0), jit_f(in->rs2));
+		x86_setcc(a, CC_E, RAX);
+		x86_setcc(a, CC_NP, RCX);
+		x86_alu(a, X86_32, ALU_AND, RAX, x86_reg(RCX));
+	} else {
+		/* The other way round, so that unordered is false. */
+		x86_comis(a, row->d, src(t, in->rs2, 0), jit_f(in->rs1));
+		x86_setcc(a, row->op == LT ? CC_A : CC_AE, RAX);
+	}
+	x86_op(a, X86_32, 0x0fb6, d, x86_reg(RAX));
+	jit_put(t, in->rd, d);
+	return true;
+}
+
+/* rd = rax, or its low half sign-extended. */
+static void put_int(struct jit_tr *t, unsigned rd, bool wide)
+{
+	int d = wide ? RAX : jit_dst(rd, RAX);
+
+	if (!wide)
+		x86_op(&t->a, X86_64, 0x63, d, x86_reg(RAX));
+	jit_put(t, rd, d);
+}
+
+/* What does not fit gives x86's most negative number, the only one that has no predecessor: the interpreter looks again. */
+static bool to_signed(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
+{
+	bool wide = row->op == FP_L;
+	struct jit_cold *c;
+
+	need_boxed_if(t, row->d, 1u << in->rs1);
+	x86_to_int(&t->a, row->d, wide, in->rm == FP_RTZ, RAX, jit_f(in->rs1));
+	x86_alu_i(&t->a, wide, ALU_CMP, x86_reg(RAX), 1);
+	c = jit_cold(t, COLD_OP, x86_jcc(&t->a, CC_O, NULL));
+	put_int(t, in->rd, wide);
+	jit_back(t, c);
+	return true;
+}
+
+/* By the signed conversion, when the value is known to fit: as bits, negative ones are above all others. Limits as in fp_host.h. */
+static bool to_unsigned(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
+{
+	struct x86 *a = &t->a;
+	bool wide = row->op == FP_LU;
+	struct jit_cold *c;
+
+	need_boxed_if(t, row->d, 1u << in->rs1);
+	if (jit_fmap[in->rs1])
+		x86_fmov_to(a, row->d, x86_reg(RCX), jit_fmap[in->rs1]);
+	else
+		x86_load(a, row->d, RCX, jit_f(in->rs1));
+	if (row->d) {
+		x86_mov_i(a, RAX, wide ? 0x43dfffffffffffff : 0x41efffffffe00000);
+		x86_alu(a, X86_64, ALU_CMP, RCX, x86_reg(RAX));
+	} else {
+		x86_alu_i(a, X86_32, ALU_CMP, x86_reg(RCX), wide ? 0x5effffff : 0x4f7fffff);
+	}
+	c = jit_cold(t, COLD_OP, x86_jcc(a, CC_A, NULL));
+	x86_to_int(a, row->d, X86_64, in->rm == FP_RTZ, RAX, jit_f(in->rs1));
+	put_int(t, in->rd, wide);
+	jit_back(t, c);
+	return true;
+}
+
+static bool move_to_x(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
+{
+	struct x86_rm m = jit_f(in->rs1);
+	int d = jit_dst(in->rd, RAX);
+
+	if (!in->rd)
+		return true;
+	if (!m.mem) {
+		x86_fmov_to(&t->a, row->d, x86_reg(d), m.base);
+		m = x86_reg(d);
+	}
+	if (!row->d)
+		x86_op(&t->a, X86_64, 0x63, d, m);
+	else if (m.mem)
+		x86_load(&t->a, X86_64, d, m);
+	jit_put(t, in->rd, d);
+	return true;
+}
+
+/* ---- from integer registers, and between formats ---- */
+
+/* xmm0: what a conversion's result has above it. Ones are a box; zeros only save waiting for what was there. */
+static void above(struct jit_tr *t, bool d)
+{
+	if (d)
+		x86_fzero(&t->a, 0);
+	else
+		x86_fones(&t->a, 0);
+}
+
+static bool from_int(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
+{
+	struct x86 *a = &t->a;
+	int w = dst(in->rd, 0);
+	struct jit_cold *c = NULL;
+	struct x86_rm m = jit_x(in->rs1);
+
+	if (row->op == FP_WU) {
+		x86_load(a, X86_32, RAX, m);
+		m = x86_reg(RAX);
+	} else if (row->op == FP_LU) {
+		m = x86_reg(jit_src(t, in->rs1, RAX));
+		x86_test(a, X86_64, m.base, m.base);
+		c = jit_cold(t, COLD_OP, x86_jcc(a, CC_S, NULL));
+	}
+	above(t, row->d);
+	x86_from_int(a, row->d, row->op != FP_W, w, 0, m);
+	put(t, in->rd, w, row->d);
+	if (c)
+		jit_back(t, c);
+	return true;
+}
+
+static bool move_from_x(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
+{
+	struct x86 *a = &t->a;
+	int w = dst(in->rd, 0);
+
+	if (!row->d) {
+		x86_fones(a, 0);
+		x86_finsert(a, w, 0, jit_x(in->rs1));
+		put(t, in->rd, w, false);
+	} else if (!w) {
+		x86_store(a, X86_64, jit_f(in->rd), jit_src(t, in->rs1, RAX));
+		t->boxed &= ~(1u << in->rd);
+	} else {
+		if (in->rs1)
+			x86_fmov_from(a, X86_64, w, jit_x(in->rs1));
+		else
+			x86_fzero(a, w);
+		put(t, in->rd, w, true);
+	}
+	return true;
+}
+
+static bool between(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
+{
+	int w = dst(in->rd, 0), s;
+
+	if (row->d) {
+		need_boxed(t, 1u << in->rs1);
+		s = src(t, in->rs1, 1);
+		x86_to_double(&t->a, w, s, x86_reg(s));
+	} else {
+		above(t, false);
+		x86_to_single(&t->a, w, 0, jit_f(in->rs1));
+	}
+	return settle(t, in, w, row->d, false);
+}
+
+/* ---- memory ---- */
+
+static bool load(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
+{
+	struct x86 *a = &t->a;
+	unsigned size = row->d ? 8 : 4;
+	struct jit_cold *c = jit_emit_address(
+		t, in->rs1, in->imm, size, false, jit_access(size | MEM_FP, in->rd, false));
+	int w = dst(in->rd, 0);
+
+	if (!row->d) {
+		x86_fones(a, 0);
+		x86_finsert(a, w, 0, x86_mem(RAX, 0));
+	} else {
+		x86_fload(a, true, w, x86_mem(RAX, 0));
+	}
+	put(t, in->rd, w, row->d);
+	jit_back(t, c);
+	return true;
+}
+
+static bool store(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
+{
+	unsigned size = row->d ? 8 : 4;
+	struct jit_cold *c = jit_emit_address(
+		t, in->rs1, in->imm, size, true, jit_access(size | MEM_FP, in->rs2, true));
+
+	x86_fstore(&t->a, row->d, x86_mem(RAX, 0), src(t, in->rs2, 0));
+	jit_back(t, c);
+	return true;
+}
+
+/* ---- the table ---- */
+
+#define FIRST RV_flw
+#define LAST RV_fmv_d_x
+#define ROW(id, ...) [RV_##id - FIRST] = {__VA_ARGS__}
+#define FORMAT(s, D) \
+	ROW(fadd_##s, binary, FP_OP_ADD, D, MODE), ROW(fsub_##s, binary, FP_OP_SUB, D, MODE), \
+		ROW(fmul_##s, binary, FP_OP_MUL, D, MODE), \
+		ROW(fdiv_##s, binary, FP_OP_DIV, D, MODE), \
+		ROW(fsqrt_##s, square_root, FP_OP_SQRT, D, MODE), \
+		ROW(fmadd_##s, fused, FMA_MADD, D, MODE), \
+		ROW(fmsub_##s, fused, FMA_MSUB, D, MODE), \
+		ROW(fnmsub_##s, fused, FMA_NMADD, D, MODE), \
+		ROW(fnmadd_##s, fused, FMA_NMSUB, D, MODE), \
+		ROW(fmin_##s, min_max, FP_OP_MIN, D, ANY_MODE), \
+		ROW(fmax_##s, min_max, FP_OP_MAX, D, ANY_MODE), \
+		ROW(fsgnj_##s, sign, SGNJ, D, ANY_MODE), \
+		ROW(fsgnjn_##s, sign, SGNJN, D, ANY_MODE), \
+		ROW(fsgnjx_##s, sign, SGNJX, D, ANY_MODE), ROW(feq_##s, compare, EQ, D, ANY_MODE), \
+		ROW(flt_##s, compare, LT, D, ANY_MODE), ROW(fle_##s, compare, LE, D, ANY_MODE), \
+		ROW(fcvt_w_##s, to_signed, FP_W, D, MODE_OR_CUT), \
+		ROW(fcvt_l_##s, to_signed, FP_L, D, MODE_OR_CUT), \
+		ROW(fcvt_wu_##s, to_unsigned, FP_WU, D, MODE_OR_CUT), \
+		ROW(fcvt_lu_##s, to_unsigned, FP_LU, D, MODE_OR_CUT), \
+		ROW(fcvt_##s##_l, from_int, FP_L, D, MODE), \
+		ROW(fcvt_##s##_lu, from_int, FP_LU, D, MODE)
+
+/* By instruction. Without a row (fclass): the interpreter. */
+static const struct fp_row rows[LAST - FIRST + 1] = {
+	FORMAT(s, false),
+	FORMAT(d, true),
+	ROW(fcvt_s_w, from_int, FP_W, false, MODE),
+	ROW(fcvt_s_wu, from_int, FP_WU, false, MODE),
+	ROW(fcvt_d_w, from_int, FP_W, true, EXACT),
+	ROW(fcvt_d_wu, from_int, FP_WU, true, EXACT),
+	ROW(fcvt_s_d, between, 0, false, MODE),
+	ROW(fcvt_d_s, between, 0, true, EXACT),
+	ROW(fmv_x_w, move_to_x, 0, false, ANY_MODE),
+	ROW(fmv_x_d, move_to_x, 0, true, ANY_MODE),
+	ROW(fmv_w_x, move_from_x, 0, false, ANY_MODE),
+	ROW(fmv_d_x, move_from_x, 0, true, ANY_MODE),
+	ROW(flw, load, 0, false, ANY_MODE),
+	ROW(fld, load, 0, true, ANY_MODE),
+	ROW(fsw, store, 0, false, ANY_MODE),
+	ROW(fsd, store, 0, true, ANY_MODE),
+};
 
 bool jit_emit_fp(struct jit_tr *t, const struct rv64_insn *in)
 {
-	return false;
+	const struct fp_row *row;
+
+	if (in->id < FIRST || in->id > LAST)
+		return false;
+	row = &rows[in->id - FIRST];
+	return row->emit && mode_fits(t, in, row->rounding) && row->emit(t, in, row);
 }

@@ -292,7 +292,7 @@ struct jit_tr {
 		uint16_t target;
 	} fixes[2 * JIT_REGION_BLOCKS];
 	unsigned nfixes;
-	struct jit_cold colds[2 * JIT_REGION_INSNS];
+	struct jit_cold colds[3 * JIT_REGION_INSNS];
 	unsigned ncolds;
 	struct {
 		uint8_t *at;
