@@ -51,6 +51,8 @@ struct verb {
 
 /* The verbs of each file, each ending with VERBS_END. */
 extern const struct verb verbs_image[];
+extern const struct verb verbs_disk[];
+extern const struct verb verbs_store[];
 extern const struct verb verbs_help[];
 extern const struct verb verbs_run[];
 extern const struct verb verbs_ps[];

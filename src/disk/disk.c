@@ -9,10 +9,20 @@
 #include "base/size.h"
 #include "base/util.h"
 #include "disk/format.h"
+#include "disk/tool.h"
 
 static const struct disk_format *const formats[] = {
 	&disk_raw,
 };
+
+static const struct disk_store_format *const stores[] = {
+	NULL,
+};
+
+const struct disk_store_format *disk_store_at(unsigned i)
+{
+	return i < ARRAY_SIZE(stores) ? stores[i] : NULL;
+}
 
 /* Lives until libuv has closed its handle, which is after the disk is gone. */
 struct disk_ready {
@@ -26,6 +36,19 @@ const char *disk_op_name(enum disk_op op)
 	static const char *const names[] = {"read", "write", "flush", "discard", "write_zeroes"};
 
 	return op < DISK_OPS ? names[op] : "?";
+}
+
+const struct disk_format *disk_format_at(unsigned i)
+{
+	return i < ARRAY_SIZE(formats) ? formats[i] : NULL;
+}
+
+const struct disk_format *disk_format_by_name(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(formats); i++)
+		if (name && !strcmp(formats[i]->name, name))
+			return formats[i];
+	return NULL;
 }
 
 static const struct disk_format *find_format(const char *path, const char *name, struct err *e)
@@ -299,6 +322,8 @@ void disk_close(struct disk *d)
 		free(d->files);
 	if (d->ready)
 		uv_close((uv_handle_t *)&d->ready->idle, ready_closed);
+	free(d->backing_path);
+	free(d->backing_format);
 	free((char *)d->o.path);
 	free(d);
 }
@@ -411,6 +436,11 @@ int disk_open_backing(struct disk *d, const char *path, const char *format, stru
 	struct disk_opts o = d->o;
 	int rc;
 
+	full = disk_backing_path(d->o.path, path);
+	d->backing_path = full ? strdup(full) : NULL;
+	d->backing_format = strdup(format ?: "");
+	if (!d->backing_path || !d->backing_format)
+		return err_set(e, -ENOMEM, "disk %s: out of memory", d->o.path);
 	if (d->o.no_backing)
 		return 0;
 	if (!format || !*format)
@@ -425,9 +455,6 @@ int disk_open_backing(struct disk *d, const char *path, const char *format, stru
 			"own "
 			"tail? `lodge disk commit` or `convert` makes a chain shorter",
 			d->o.path, DISK_CHAIN_MAX);
-	full = disk_backing_path(d->o.path, path);
-	if (!full)
-		return err_set(e, -ENOMEM, "disk %s: out of memory", d->o.path);
 	o.path = full;
 	o.format = format;
 	o.readonly = true;

@@ -146,6 +146,10 @@ struct disk_format {
 int disk_open_as(
 	struct disk **out, const struct disk_format *f, const struct disk_opts *o, struct err *e);
 
+/* The stores that there are; NULL behind the last. */
+struct disk_store_format;
+const struct disk_store_format *disk_store_at(unsigned i);
+
 extern const struct disk_format disk_raw;
 /* extern const struct disk_format disk_qcow2, disk_lodgefs; each adds its row in disk.c */
 
@@ -186,6 +190,8 @@ struct disk {
 	const struct disk_format *format;
 	struct files *files; /* shared with the whole chain */
 	struct disk *backing; /* or NULL; its client is nobody */
+	char *backing_path,
+		*backing_format; /* as disk_open_backing() was told, also with no_backing */
 	unsigned depth;
 	uint64_t size;
 	unsigned physical;

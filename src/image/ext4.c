@@ -34,7 +34,7 @@ int ext4_edit(const char *image, const struct buf *commands, const char *work, s
 
 	if (!cmds)
 		return err_set(e, -ENOMEM, "out of memory");
-	r = file_write(cmds, commands->p ?: "", commands->n, 0600, false, e)
+	r = whole_file_write(cmds, commands->p ?: "", commands->n, 0600, false, e)
 		    ?: run_prog(&o, &status, e);
 	if (!r && (status || bad.n))
 		r = err_set(e, -EIO, "debugfs %s: %s", image, bad.p ?: "failed");
@@ -127,7 +127,7 @@ int ext4_read(const char *image, const char *file, const char *work, struct buf 
 	r = run_ok(argv, NULL, e);
 	if (!r && access(to, R_OK))
 		r = err_set(e, -ENOENT, "%s has no /%s", image, file);
-	return r ?: file_read(to, 64 * MiB, out, e);
+	return r ?: whole_file_read(to, 64 * MiB, out, e);
 }
 
 int ext4_check(const char *image, struct err *e)

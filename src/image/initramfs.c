@@ -167,7 +167,7 @@ static void put_modules(struct cpio *c, const struct kernel *k, const char *only
 			c->code = err_set(c->e, -ENOMEM, "out of memory");
 			return;
 		}
-		c->code = file_read(from, 64 * MiB, &ko, c->e);
+		c->code = whole_file_read(from, 64 * MiB, &ko, c->e);
 		if (!c->code)
 			put(c, to, S_IFREG | 0644, ko.p, ko.n);
 		buf_fmt(&dep, "%s:", k->mod[i].file);

@@ -95,8 +95,8 @@ static int save(struct archive *a, const char *dir, const char *name, struct err
 	if (!path)
 		return err_set(e, -ENOMEM, "out of memory");
 	if (plain.n)
-		return file_write(path, plain.p, plain.n, 0644, false, e);
-	return file_write(path, b.p, b.n, 0644, false, e);
+		return whole_file_write(path, plain.p, plain.n, 0644, false, e);
+	return whole_file_write(path, b.p, b.n, 0644, false, e);
 }
 
 static int take_entry(
@@ -167,7 +167,7 @@ static int read_deps(struct kernel *k, const char *file, struct err *e)
 
 	if (!path)
 		return err_set(e, -ENOMEM, "out of memory");
-	r = file_read(path, MODULE_MAX, &ko, e);
+	r = whole_file_read(path, MODULE_MAX, &ko, e);
 	if (r)
 		return r;
 	d = modinfo(&ko, "depends=");
@@ -289,7 +289,7 @@ static int extract(struct kernel *k, const char *deb, const char *tmp, struct er
 	if (!r)
 		r = check_image(tmp, e);
 	if (!r)
-		r = file_write(rel, x.release, strlen(x.release), 0644, false, e);
+		r = whole_file_write(rel, x.release, strlen(x.release), 0644, false, e);
 	free(x.release);
 	k->dir = strdup(tmp);
 	if (!r && !k->dir)
@@ -333,7 +333,7 @@ int kernel_load(
 	if (!r && !k->dir)
 		r = err_set(e, -ENOMEM, "out of memory");
 	if (!r)
-		r = file_read(rel, 256, &b, e);
+		r = whole_file_read(rel, 256, &b, e);
 	if (!r)
 		r = read_modules(k, e);
 	if (!r) {

@@ -405,7 +405,7 @@ int pull_save_manifest(const char *dir, const json_t *m, struct err *e)
 
 	if (!path || !text)
 		return err_set(e, -ENOMEM, "out of memory");
-	return file_write(path, text, strlen(text), 0444, true, e);
+	return whole_file_write(path, text, strlen(text), 0444, true, e);
 }
 
 static int write_manifest(struct pull *p, json_t *m, struct err *e)

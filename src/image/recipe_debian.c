@@ -175,11 +175,11 @@ static int copy_file_into(struct rootfs *r, const char *from, const char *to, st
 {
 	cleanup(buf_free) struct buf b = {0};
 	cleanup(free_ptr) char *path = text_fmt("%s/%s", r->dir, to);
-	int rc = file_read(from, 256 * MiB, &b, e);
+	int rc = whole_file_read(from, 256 * MiB, &b, e);
 
 	if (!path)
 		return err_set(e, -ENOMEM, "out of memory");
-	return rc ?: file_write(path, b.p, b.n, 0644, false, e);
+	return rc ?: whole_file_write(path, b.p, b.n, 0644, false, e);
 }
 
 static int make_boot(struct pull *p, struct rootfs *r, const char *initrd, struct err *e)
@@ -291,7 +291,7 @@ static int set_password(struct pull *p, const char *disk, struct err *e)
 	if (!file)
 		return err_set(e, -ENOMEM, "out of memory");
 	rc = new_shadow(disk, p->work, p->o->root_password, &shadow, e)
-		     ?: file_write(file, shadow.p, shadow.n, 0600, false, e);
+		     ?: whole_file_write(file, shadow.p, shadow.n, 0600, false, e);
 	if (rc)
 		return rc;
 	buf_fmt(&cmds,

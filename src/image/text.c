@@ -138,7 +138,7 @@ char *text_fmt(const char *fmt, ...)
 	return s;
 }
 
-int file_read(const char *path, size_t max, struct buf *out, struct err *e)
+int whole_file_read(const char *path, size_t max, struct buf *out, struct err *e)
 {
 	cleanup(close_fd) int fd = open(path, O_RDONLY | O_CLOEXEC);
 	char tmp[65536];
@@ -183,7 +183,8 @@ int fd_write_all(int fd, const void *p, size_t n, const char *path, struct err *
 	return 0;
 }
 
-int file_write(const char *path, const void *p, size_t n, mode_t mode, bool sync, struct err *e)
+int whole_file_write(
+	const char *path, const void *p, size_t n, mode_t mode, bool sync, struct err *e)
 {
 	cleanup(free_ptr) char *tmp = text_fmt("%s.new%d", path, (int)getpid());
 	cleanup(close_fd) int fd = -1;

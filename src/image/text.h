@@ -67,13 +67,14 @@ int buf_err(const struct buf *b, struct err *e);
 char *text_fmt(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* Reads a whole file, at most `max` bytes (-EFBIG beyond). The result is terminated. */
-int file_read(const char *path, size_t max, struct buf *out, struct err *e);
+int whole_file_read(const char *path, size_t max, struct buf *out, struct err *e);
 
 /*
  * Writes a file under a temporary name beside it and renames it, so that readers see the old or the
  * new content. `sync` asks for fsync() before the rename.
  */
-int file_write(const char *path, const void *p, size_t n, mode_t mode, bool sync, struct err *e);
+int whole_file_write(
+	const char *path, const void *p, size_t n, mode_t mode, bool sync, struct err *e);
 
 /* Writes all of it or fails: a full disk says how to go on. `path` is for the message. */
 int fd_write_all(int fd, const void *p, size_t n, const char *path, struct err *e);

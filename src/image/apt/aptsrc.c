@@ -171,7 +171,7 @@ static void parse_file(struct apt_mirror *m, const char *path, bool one_line)
 	cleanup(buf_free) struct buf b = {0};
 
 	/* A file that we may not read (credentials in it) is as good as absent. */
-	if (!file_read(path, MiB, &b, NULL))
+	if (!whole_file_read(path, MiB, &b, NULL))
 		apt_mirror_parse(m, b.p, b.n, one_line);
 }
 

@@ -60,7 +60,7 @@ static void add_ring(struct ringset *rs, const char *path, const char *work)
 	cleanup(buf_free) struct buf b = {0}, bin = {0};
 	char *copy;
 
-	if (rs->n == ARRAY_SIZE(rs->path) || file_read(path, 4 * MiB, &b, NULL) || !b.n)
+	if (rs->n == ARRAY_SIZE(rs->path) || whole_file_read(path, 4 * MiB, &b, NULL) || !b.n)
 		return;
 	if (strncmp(b.p, "-----BEGIN", 10)) {
 		rs->path[rs->n] = strdup(path);
@@ -68,7 +68,7 @@ static void add_ring(struct ringset *rs, const char *path, const char *work)
 		return;
 	}
 	copy = text_fmt("%s/key-%zu.gpg", work, rs->n);
-	if (copy && !dearmour(&b, &bin) && !file_write(copy, bin.p, bin.n, 0600, false, NULL))
+	if (copy && !dearmour(&b, &bin) && !whole_file_write(copy, bin.p, bin.n, 0600, false, NULL))
 		rs->path[rs->n++] = steal_ptr(copy);
 	free(copy);
 }
@@ -164,7 +164,7 @@ int verify_inrelease(const char *path, const struct keyrings *keys, const char *
 			"the signature of %s is not valid: the mirror or "
 			"something on the way changed it; name another mirror with --mirror URL",
 			path);
-	return file_read(plain, 16 * MiB, out, e);
+	return whole_file_read(plain, 16 * MiB, out, e);
 }
 
 int release_find(const struct buf *release, const char *name, char sha256[65],

@@ -39,7 +39,7 @@ static int set_up(void **state)
 	snprintf(path, sizeof(path), "%s/src", p->dir);
 	sha256_mem(p->data, SIZE, p->sha);
 	*state = p;
-	return file_write(path, p->data, SIZE, 0644, false, NULL);
+	return whole_file_write(path, p->data, SIZE, 0644, false, NULL);
 }
 
 static int tear_down(void **state)
@@ -81,7 +81,7 @@ static void put_part(const struct place *p, const void *data, size_t n)
 	char path[128];
 
 	snprintf(path, sizeof(path), "%s/dst.part", p->dir);
-	assert_int_equal(file_write(path, data, n, 0644, false, NULL), 0);
+	assert_int_equal(whole_file_write(path, data, n, 0644, false, NULL), 0);
 }
 
 static void fetches_and_publishes(void **state)
@@ -276,7 +276,7 @@ static void unsigned_text_is_not_trusted(void **state)
 	int r;
 
 	snprintf(path, sizeof(path), "%s/src", p->dir);
-	file_write(path, "Codename: trixie\n", 17, 0644, false, NULL);
+	whole_file_write(path, "Codename: trixie\n", 17, 0644, false, NULL);
 	r = verify_inrelease(path, &k, p->dir, &out, &e);
 	/* Where gpgv or the keys are missing it says so; never success. */
 	assert_true(r == -EKEYREJECTED || r == -ENOENT);

@@ -51,11 +51,11 @@ static char *make_built(const struct image_dirs *d, const char *manifest)
 	dir_make(dir, 0755, NULL);
 	for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
 		snprintf(path, sizeof(path), "%s/%s", dir, files[i]);
-		file_write(path, files[i], strlen(files[i]), 0644, false, NULL);
+		whole_file_write(path, files[i], strlen(files[i]), 0644, false, NULL);
 	}
 	assert_int_equal(truncate(path, GiB), 0);
 	snprintf(path, sizeof(path), "%s/manifest.json", dir);
-	file_write(path, manifest, strlen(manifest), 0644, false, NULL);
+	whole_file_write(path, manifest, strlen(manifest), 0644, false, NULL);
 	return dir;
 }
 

@@ -1,0 +1,165 @@
+#include "cli/disk_session.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#define CELLS 30
+
+const char *session_size(char text[SESSION_SIZE], uint64_t bytes)
+{
+	static const char *const unit[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+	double v = (double)bytes;
+	unsigned u = 0;
+
+	while (v >= 1024 && u + 1 < ARRAY_SIZE(unit)) {
+		v /= 1024;
+		u++;
+	}
+	snprintf(text, SESSION_SIZE, v == (double)(uint64_t)v ? "%.0f %s" : "%.1f %s", v, unit[u]);
+	return text;
+}
+
+void session_print(json_t *j)
+{
+	json_dumpf(j, stdout, JSON_INDENT(1) | JSON_ENCODE_ANY);
+	putchar('\n');
+	json_decref(j);
+}
+
+void session_clear(struct session *s)
+{
+	if (s->line)
+		fputs("\r\033[K", stderr);
+	s->line = false;
+}
+
+static bool progress(void *ctx, uint64_t done, uint64_t of)
+{
+	static const char full[] = "##############################";
+	struct session *s = ctx;
+	struct pollfd p = {s->sigfd, POLLIN, 0};
+	uint64_t now = clock_mono_ns();
+	char a[SESSION_SIZE], b[SESSION_SIZE];
+
+	if (s->sigfd >= 0 && poll(&p, 1, 0) > 0)
+		return false;
+	/* What is quick needs no bar. */
+	if (now - s->begun < 300000000ull || now - s->shown < 200000000ull)
+		return true;
+	s->shown = now;
+	if (s->json) {
+		printf("{\"event\":\"progress\",\"done\":%" PRIu64 ",\"total\":%" PRIu64 "}\n",
+			done, of);
+		fflush(stdout);
+	} else if (s->tty) {
+		fprintf(stderr, "\r\033[K%-12s [%-30.*s] %s / %s", s->doing,
+			of ? (int)((double)done / (double)of * CELLS) : 0, full,
+			session_size(a, done), session_size(b, of));
+		s->line = true;
+	}
+	return true;
+}
+
+static void found(void *ctx, bool error, const char *text)
+{
+	struct session *s = ctx;
+
+	session_clear(s);
+	if (s->json)
+		json_array_append_new(s->found,
+			json_pack("{s:s, s:s}", "kind", error ? "error" : "leak", "text", text));
+	else
+		fprintf(stderr, "%s: %s\n", error ? "error" : "leak", text);
+}
+
+void session_begin(struct session *s, bool json, const char *doing)
+{
+	sigset_t set;
+
+	memset(s, 0, sizeof(*s));
+	uv_loop_init(&s->loop);
+	s->json = json;
+	s->tty = isatty(2);
+	s->doing = doing;
+	s->begun = clock_mono_ns();
+	s->found = json_array();
+	s->watch = (struct disk_watch){progress, found, s};
+	/* Ctrl-C is looked at between steps, so that nothing stops half way through a change. */
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	s->sigfd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+void session_close(struct session *s)
+{
+	disk_close(s->open[--s->n]);
+}
+
+void session_end(struct session *s)
+{
+	session_clear(s);
+	while (s->n)
+		session_close(s);
+	uv_run(&s->loop, UV_RUN_DEFAULT);
+	uv_loop_close(&s->loop);
+	json_decref(s->found);
+	if (s->sigfd >= 0)
+		close(s->sigfd);
+}
+
+int session_open(
+	struct session *s, const char *name, unsigned flags, struct disk **out, struct err *e)
+{
+	cleanup(free_ptr) char *path = NULL;
+	struct disk_opts o = {.readonly = flags & SESSION_READONLY,
+		.no_backing = flags & SESSION_NO_BACKING,
+		.force = flags & SESSION_FORCE,
+		.offline = true,
+		.discard = true,
+		.loop = &s->loop};
+	int rc = disk_split_name(name, &path, &o.format, e);
+
+	if (rc)
+		return rc;
+	if (s->n == ARRAY_SIZE(s->open))
+		return err_set(e, -EMFILE, "%s: too many disks at once", name);
+	o.path = path;
+	rc = disk_open(out, &o, e);
+	if (!rc)
+		s->open[s->n++] = *out;
+	return rc;
+}
+
+int session_options(char *text, struct disk_kv *kv, unsigned max, struct err *e)
+{
+	unsigned n = 0;
+	char *save = NULL;
+
+	kv[0].key = NULL;
+	for (char *p = text ? strtok_r(text, ",", &save) : NULL; p;
+		p = strtok_r(NULL, ",", &save)) {
+		char *eq = strchr(p, '=');
+
+		if (!eq || eq == p)
+			return err_set(e, -EINVAL, "--options: '%s' is not KEY=VALUE", p);
+		if (n + 1 == max)
+			return err_set(e, -EINVAL, "--options: more than %u", max - 1);
+		*eq = 0;
+		kv[n++] = (struct disk_kv){p, eq + 1};
+		kv[n].key = NULL;
+	}
+	return 0;
+}

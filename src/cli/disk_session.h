@@ -1,0 +1,46 @@
+/*
+ * disk_session.h: what the verbs on disks and stores share: a loop, disks that are opened by FILE:FORMAT, a progress bar, Ctrl-C.
+ *
+ *	cleanup(session_end) struct session s;
+ *	session_begin(&s, json);
+ *	rc = session_open(&s, "a.qcow2:qcow2", SESSION_READONLY, &d, &e);
+ *
+ * Errors of closing are the disks' own business: what has to be on the disk was flushed before.
+ */
+#ifndef LODGE_CLI_DISK_SESSION_H
+#define LODGE_CLI_DISK_SESSION_H
+
+#include <uv.h>
+
+#include "disk/tool.h"
+
+struct session {
+	uv_loop_t loop;
+	struct disk *open[4]; /* closed at the end, last first */
+	unsigned n;
+	int sigfd;
+	bool json, tty, line;
+	const char *doing; /* in front of the bar */
+	uint64_t shown, begun;
+	struct disk_watch watch; /* pass this to what takes long */
+	json_t *found; /* what a check has found */
+};
+
+enum { SESSION_READONLY = 1, SESSION_NO_BACKING = 2, SESSION_FORCE = 4 };
+
+void session_begin(struct session *s, bool json, const char *doing);
+void session_end(struct session *s);
+int session_open(
+	struct session *s, const char *name, unsigned flags, struct disk **out, struct err *e);
+void session_close(struct session *s); /* the disk that was opened last */
+/* Takes the bar away, before anything is printed. */
+void session_clear(struct session *s);
+/* "k=v,k=v" to pairs that end with a NULL key; `text` is cut up. At most `max` - 1 pairs. */
+int session_options(char *text, struct disk_kv *kv, unsigned max, struct err *e);
+/* Prints one JSON value and a line's end; takes it over. */
+void session_print(json_t *j);
+/* "1.5 GiB" for people. */
+#define SESSION_SIZE 32
+const char *session_size(char text[SESSION_SIZE], uint64_t bytes);
+
+#endif

@@ -1,0 +1,854 @@
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/err.h"
+#include "base/size.h"
+#include "base/util.h"
+#include "cli/disk_session.h"
+#include "cli/verb.h"
+
+#define MAX_KV 24
+
+static int bad_usage(const struct err *e)
+{
+	fprintf(stderr, "lodge: %s\n", err_msg(e));
+	return EXIT_USAGE;
+}
+
+static int failed(struct session *s, const struct err *e)
+{
+	session_clear(s);
+	return e->code == -EINVAL && !s->n ? bad_usage(e) : (int)fail(e);
+}
+
+/* ---- create ---- */
+
+struct create {
+	uint64_t size;
+	char *backing, *options;
+	bool force, json;
+};
+
+#define P(m) OPT_AT(struct create, m)
+static const struct opt create_opts[] = {
+	{"size", 's', .type = OPT_SIZE, P(size), .arg = "SIZE",
+		.help = "what the guest sees; with --backing that of the backing file is the "
+			"default"},
+	{"backing", 'b', .type = OPT_TEXT, P(backing), .arg = "FILE:FORMAT",
+		.complete = OPT_COMPLETE_FILE,
+		.help = "holds only what differs from this disk, which must not change any more"},
+	{"options", 'o', .type = OPT_TEXT, P(options), .arg = "KEY=VALUE,...",
+		.help = "of the format; lodge disk formats lists them"},
+	{"force", 'f', .type = OPT_FLAG, P(force), .help = "replace what is there"},
+	{"json", .type = OPT_FLAG, P(json), .help = "print JSON"},
+	OPT_DONE,
+};
+#undef P
+static const struct opt_group create_groups[] = {{"Options", create_opts}, {0}};
+
+/* The backing file has to be there and of that format; gives its size. */
+static int look_at_backing(struct session *s, const char *path, const char *format, const char *of,
+	uint64_t *size, struct err *e)
+{
+	cleanup(free_ptr) char *full = disk_backing_path(of, path);
+	struct disk_opts o = {.path = full,
+		.format = format,
+		.readonly = true,
+		.loop = &s->loop,
+		.offline = true};
+	struct disk *d;
+	int rc = full ? disk_open(&d, &o, e) : err_set(e, -ENOMEM, "out of memory");
+
+	if (rc)
+		return err_wrap(e, "backing file");
+	if (!*size)
+		*size = disk_size(d);
+	disk_close(d);
+	return 0;
+}
+
+static int create(struct session *s, const char *name, const char *backing, char *options,
+	uint64_t size, bool force, struct err *e)
+{
+	cleanup(free_ptr) char *path = NULL, *below = NULL;
+	struct disk_kv kv[MAX_KV];
+	struct disk_create_opts o = {.size = size, .kv = kv, .loop = &s->loop, .overwrite = force};
+	const char *format;
+	int rc = disk_split_name(name, &path, &format, e);
+
+	if (!rc)
+		rc = session_options(options, kv, MAX_KV, e);
+	if (!rc && backing)
+		rc = disk_split_name(backing, &below, &o.backing_format, e);
+	if (!rc && backing)
+		rc = look_at_backing(s, below, o.backing_format, path, &o.size, e);
+	if (rc)
+		return rc;
+	if (!o.size)
+		return err_set(e, -EINVAL, "disk %s: how large? add --size 8G", path);
+	if (o.size % DISK_SECTOR)
+		return err_set(e, -EINVAL,
+			"disk %s: a size of %" PRIu64 " bytes is not a multiple of 512", path,
+			o.size);
+	o.path = path;
+	o.backing = below;
+	return disk_create(format, &o, e);
+}
+
+static int run_create(void *opts, const struct args *a)
+{
+	struct create *c = opts;
+	cleanup(session_end) struct session s;
+	struct err e = {0};
+
+	session_begin(&s, c->json, "creating");
+	if (create(&s, a->v[0], c->backing, c->options, c->size, c->force, &e))
+		return failed(&s, &e);
+	if (c->json)
+		session_print(json_pack("{s:s}", "created", a->v[0]));
+	return EXIT_DONE;
+}
+
+/* ---- formats ---- */
+
+struct json_only {
+	bool json;
+};
+static const struct opt json_opts[] = {
+	{"json", .type = OPT_FLAG, OPT_AT(struct json_only, json), .help = "print JSON"},
+	OPT_DONE,
+};
+static const struct opt_group json_groups[] = {{"Options", json_opts}, {0}};
+
+static json_t *keys_json(const struct disk_key *k)
+{
+	json_t *list = json_array();
+
+	for (; k && k->key; k++)
+		json_array_append_new(list, json_pack("{s:s, s:s, s:s}", "key", k->key, "values",
+						    k->values, "help", k->help));
+	return list;
+}
+
+static void print_keys(const char *head, const struct disk_key *k)
+{
+	for (; k && k->key; k++)
+		printf("  %-8s %-22s %-18s %s\n", head, k->key, k->values, k->help);
+}
+
+static int run_formats(void *opts, const struct args *a)
+{
+	const struct json_only *j = opts;
+	cleanup(json_decrefp) json_t *list = json_array();
+	const struct disk_format *f;
+
+	for (unsigned i = 0; (f = disk_format_at(i)); i++) {
+		if (j->json) {
+			json_array_append_new(
+				list, json_pack("{s:s, s:s, s:o, s:o}", "format", f->name, "help",
+					      f->help, "create", keys_json(f->create_keys), "open",
+					      keys_json(f->open_keys)));
+			continue;
+		}
+		printf("%-10s %s\n", f->name, f->help);
+		print_keys("create", f->create_keys);
+		print_keys("open", f->open_keys);
+	}
+	if (j->json)
+		session_print(json_incref(list));
+	return EXIT_DONE;
+}
+
+/* ---- info ---- */
+
+struct info {
+	bool chain, json;
+};
+static const struct opt info_opts[] = {
+	{"chain", .type = OPT_FLAG, OPT_AT(struct info, chain),
+		.help = "the backing files as well; they have to be there"},
+	{"json", .type = OPT_FLAG, OPT_AT(struct info, json), .help = "print JSON"},
+	OPT_DONE,
+};
+static const struct opt_group info_groups[] = {{"Options", info_opts}, {0}};
+
+static bool is_bytes(const char *key)
+{
+	static const char *const keys[] = {"size", "host_size", "allocated", "cluster_size",
+		"vm_size", "granularity", "dirty", "block_size"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
+		if (!strcmp(keys[i], key))
+			return true;
+	return false;
+}
+
+static void print_fields(const json_t *o, int indent);
+
+static void print_field(const char *key, const json_t *v, int indent)
+{
+	char size[SESSION_SIZE];
+	uint64_t n = (uint64_t)json_integer_value(v);
+
+	if (json_is_object(v) || json_is_array(v)) {
+		printf("%*s%s:\n", indent, "", key);
+		print_fields(v, indent + 2);
+	} else if (json_is_integer(v) && is_bytes(key)) {
+		printf("%*s%-*s %s (%" PRIu64 ")\n", indent, "", 22 - indent, key,
+			session_size(size, n), n);
+	} else {
+		cleanup(free_ptr) char *text = json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY);
+
+		if (json_is_string(v))
+			printf("%*s%-*s %s\n", indent, "", 22 - indent, key, json_string_value(v));
+		else
+			printf("%*s%-*s %s\n", indent, "", 22 - indent, key, text ?: "");
+	}
+}
+
+static void print_fields(const json_t *o, int indent)
+{
+	const char *k;
+	json_t *v;
+	size_t i;
+
+	if (json_is_array(o)) {
+		json_array_foreach((json_t *)(uintptr_t)o, i, v)
+		{
+			char n[24];
+
+			snprintf(n, sizeof(n), "%zu", i);
+			print_field(n, v, indent);
+		}
+		return;
+	}
+	json_object_foreach((json_t *)(uintptr_t)o, k, v) print_field(k, v, indent);
+}
+
+static int run_info(void *opts, const struct args *a)
+{
+	const struct info *in = opts;
+	cleanup(session_end) struct session s;
+	struct err e = {0};
+	struct disk *d;
+	json_t *j;
+	int rc;
+
+	session_begin(&s, in->json, "reading");
+	rc = session_open(&s, a->v[0],
+		SESSION_READONLY | SESSION_FORCE | (in->chain ? 0u : SESSION_NO_BACKING), &d, &e);
+	if (!rc)
+		rc = disk_describe(d, &j, &e);
+	if (rc)
+		return failed(&s, &e);
+	if (in->json) {
+		session_print(j);
+	} else {
+		print_fields(j, 0);
+		json_decref(j);
+	}
+	return EXIT_DONE;
+}
+
+/* ---- check, repair ---- */
+
+static json_t *check_json(const struct disk_check *c, json_t *found)
+{
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:O}", "errors",
+		(json_int_t)c->errors, "leaks", (json_int_t)c->leaks, "fixed_errors",
+		(json_int_t)c->fixed_errors, "fixed_leaks", (json_int_t)c->fixed_leaks, "unit",
+		(json_int_t)c->unit, "total", (json_int_t)c->total, "allocated",
+		(json_int_t)c->allocated, "fragmented", (json_int_t)c->fragmented, "compressed",
+		(json_int_t)c->compressed, "end", (json_int_t)c->end, "found", found);
+}
+
+static void print_check(const char *name, const struct disk_check *c)
+{
+	if (c->fixed_errors || c->fixed_leaks)
+		printf("%s: repaired %" PRIu64 " errors and %" PRIu64 " leaks\n", name,
+			c->fixed_errors, c->fixed_leaks);
+	if (!c->errors && !c->leaks)
+		printf("%s: nothing is wrong\n", name);
+	else
+		printf("%s: %" PRIu64 " errors, %" PRIu64 " leaks of %" PRIu64
+		       " bytes: `lodge disk repair` mends them\n",
+			name, c->errors, c->leaks, c->unit);
+}
+
+static int check(const char *name, bool json, bool repair)
+{
+	cleanup(session_end) struct session s;
+	struct disk_check c = {0};
+	struct err e = {0};
+	struct disk *d;
+	int rc;
+
+	session_begin(&s, json, repair ? "repairing" : "checking");
+	rc = session_open(&s, name,
+		SESSION_FORCE | SESSION_NO_BACKING | (repair ? 0u : SESSION_READONLY), &d, &e);
+	if (!rc && !d->format->check)
+		rc = err_set(&e, -EOPNOTSUPP,
+			"disk %s: the format %s has no metadata that could be checked", name,
+			d->format->name);
+	if (!rc)
+		rc = d->format->check(d, repair, &s.watch, &c, &e);
+	if (rc)
+		return failed(&s, &e);
+	session_clear(&s);
+	if (json)
+		session_print(check_json(&c, s.found));
+	else
+		print_check(name, &c);
+	return c.errors ? EXIT_FAILED : EXIT_DONE;
+}
+
+static int run_check(void *opts, const struct args *a)
+{
+	return check(a->v[0], ((struct json_only *)opts)->json, false);
+}
+
+static int run_repair(void *opts, const struct args *a)
+{
+	return check(a->v[0], ((struct json_only *)opts)->json, true);
+}
+
+/* ---- convert ---- */
+
+struct convert {
+	char *backing, *options;
+	bool compress, no_sparse, force, json;
+};
+#define P(m) OPT_AT(struct convert, m)
+static const struct opt convert_opts[] = {
+	{"compress", 'c', .type = OPT_FLAG, P(compress),
+		.help = "write compressed, where the format can"},
+	{"no-sparse", .type = OPT_FLAG, P(no_sparse),
+		.help = "write zeroes as data, leave no holes"},
+	{"backing", 'b', .type = OPT_TEXT, P(backing), .arg = "FILE:FORMAT",
+		.complete = OPT_COMPLETE_FILE,
+		.help = "the new disk holds only what differs from this one"},
+	{"options", 'o', .type = OPT_TEXT, P(options), .arg = "KEY=VALUE,...",
+		.help = "of the new disk's format; lodge disk formats lists them"},
+	{"force", 'f', .type = OPT_FLAG, P(force), .help = "replace what is there"},
+	{"json", .type = OPT_FLAG, P(json), .help = "print JSON"},
+	OPT_DONE,
+};
+#undef P
+static const struct opt_group convert_groups[] = {{"Options", convert_opts}, {0}};
+
+/* A file that was not there reads as zeroes; a block device has what it had. */
+static bool is_blank(const struct disk *d)
+{
+	return !d->files->first || !d->files->first->block_device || d->format->create_keys;
+}
+
+static int convert(struct session *s, const struct convert *c, const struct args *a,
+	struct disk_copy *copy, struct err *e)
+{
+	struct disk *from, *to;
+	int rc = session_open(s, a->v[0], SESSION_READONLY, &from, e);
+
+	if (!rc)
+		rc = create(s, a->v[1], c->backing, c->options, from->size, c->force, e);
+	if (!rc)
+		rc = session_open(s, a->v[1], 0, &to, e);
+	if (rc)
+		return rc;
+	copy->compress = c->compress;
+	copy->no_sparse = c->no_sparse;
+	copy->blank = !to->backing && is_blank(to);
+	copy->watch = s->watch;
+	if (c->backing) {
+		/* First all that the backing file has; then what differs from it. */
+		return err_set(e, -EOPNOTSUPP,
+			"--backing: convert first, then `lodge disk rebase %s --backing %s`",
+			a->v[1], c->backing);
+	}
+	return disk_copy(from, to, copy, e);
+}
+
+static int run_convert(void *opts, const struct args *a)
+{
+	const struct convert *c = opts;
+	cleanup(session_end) struct session s;
+	struct disk_copy copy = {0};
+	char x[SESSION_SIZE], y[SESSION_SIZE];
+	struct err e = {0};
+
+	session_begin(&s, c->json, "converting");
+	if (convert(&s, c, a, &copy, &e))
+		return failed(&s, &e);
+	session_clear(&s);
+	if (c->json)
+		session_print(json_pack("{s:I, s:I}", "copied", (json_int_t)copy.copied, "skipped",
+			(json_int_t)copy.skipped));
+	else
+		printf("%s: %s copied, %s of zeroes left out\n", a->v[1],
+			session_size(x, copy.copied), session_size(y, copy.skipped));
+	return EXIT_DONE;
+}
+
+/* ---- resize ---- */
+
+struct resize {
+	bool shrink, json;
+};
+static const struct opt resize_opts[] = {
+	{"shrink", .type = OPT_FLAG, OPT_AT(struct resize, shrink),
+		.help = "permits to cut the disk's end off, with what is there"},
+	{"json", .type = OPT_FLAG, OPT_AT(struct resize, json), .help = "print JSON"},
+	OPT_DONE,
+};
+static const struct opt_group resize_groups[] = {{"Options", resize_opts}, {0}};
+
+static int resize(struct session *s, const struct args *a, bool shrink, struct err *e)
+{
+	const char *text = a->v[1];
+	struct disk *d;
+	uint64_t size;
+	int rc = size_parse(text + (*text == '+'), &size, e);
+
+	if (!rc)
+		rc = session_open(s, a->v[0], 0, &d, e);
+	if (rc)
+		return rc;
+	if (*text == '+')
+		size += d->size;
+	if (!size)
+		return err_set(e, -EINVAL, "disk %s: a disk of no bytes is none", a->v[0]);
+	if (size < d->size && !shrink)
+		return err_set(e, -EINVAL,
+			"disk %s has %" PRIu64
+			" bytes: --shrink permits to lose what is behind %" PRIu64,
+			a->v[0], d->size, size);
+	rc = disk_resize(d, size, e);
+	return rc ?: disk_rw(d, DISK_FLUSH, 0, NULL, 0, e);
+}
+
+static int run_resize(void *opts, const struct args *a)
+{
+	const struct resize *r = opts;
+	cleanup(session_end) struct session s;
+	struct err e = {0};
+
+	session_begin(&s, r->json, "resizing");
+	if (resize(&s, a, r->shrink, &e))
+		return failed(&s, &e);
+	if (r->json)
+		session_print(json_pack("{s:I}", "size", (json_int_t)disk_size(s.open[0])));
+	return EXIT_DONE;
+}
+
+/* ---- snapshot ---- */
+
+struct snapshot {
+	char *create, *remove, *apply;
+	bool json;
+};
+#define P(m) OPT_AT(struct snapshot, m)
+static const struct opt snapshot_opts[] = {
+	{"create", 'c', .type = OPT_TEXT, P(create), .arg = "SNAPSHOT", .help = "make one"},
+	{"delete", 'd', .type = OPT_TEXT, P(remove), .arg = "SNAPSHOT",
+		.help = "delete one, by name or id"},
+	{"apply", 'a', .type = OPT_TEXT, P(apply), .arg = "SNAPSHOT",
+		.help = "go back to one: what the disk holds now is lost"},
+	{"json", .type = OPT_FLAG, P(json), .help = "print JSON"},
+	OPT_DONE,
+};
+#undef P
+static const struct opt_group snapshot_groups[] = {{"Options", snapshot_opts}, {0}};
+
+static int list_snapshots(struct disk *d, bool json, struct err *e)
+{
+	cleanup(free_ptr) struct disk_snapshot *list = NULL;
+	unsigned n;
+	int rc = disk_snapshots(d, &list, &n, e);
+	json_t *out = json_array();
+
+	for (unsigned i = 0; i < n && !rc; i++) {
+		const struct disk_snapshot *s = &list[i];
+		char when[32] = "", size[SESSION_SIZE];
+		time_t t = (time_t)s->date;
+		struct tm tm;
+
+		if (json) {
+			json_array_append_new(
+				out, json_pack("{s:s, s:s, s:I, s:I, s:I}", "id", s->id, "name",
+					     s->name, "size", (json_int_t)s->size, "vm_size",
+					     (json_int_t)s->vm_size, "date", (json_int_t)s->date));
+			continue;
+		}
+		if (gmtime_r(&t, &tm))
+			strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S", &tm);
+		printf("%-6s %-24s %-20s %s\n", s->id, s->name, when, session_size(size, s->size));
+	}
+	if (json && !rc)
+		session_print(json_incref(out));
+	json_decref(out);
+	return rc;
+}
+
+static int run_snapshot(void *opts, const struct args *a)
+{
+	const struct snapshot *o = opts;
+	const char *name = o->create ?: o->remove ?: o->apply;
+	enum disk_snap_op op = o->create   ? DISK_SNAP_CREATE
+			       : o->remove ? DISK_SNAP_DELETE
+					   : DISK_SNAP_APPLY;
+	cleanup(session_end) struct session s;
+	struct err e = {0};
+	struct disk *d;
+	int rc;
+
+	if (!!o->create + !!o->remove + !!o->apply > 1) {
+		err_set(&e, -EINVAL, "one of --create, --delete, --apply at a time");
+		return bad_usage(&e);
+	}
+	session_begin(&s, o->json, "snapshot");
+	rc = session_open(&s, a->v[0], name ? 0 : SESSION_READONLY | SESSION_NO_BACKING, &d, &e);
+	if (!rc)
+		rc = name ? disk_snapshot(d, op, name, &e) : list_snapshots(d, o->json, &e);
+	return rc ? failed(&s, &e) : EXIT_DONE;
+}
+
+/* ---- bitmap ---- */
+
+struct bitmap {
+	char *add, *remove, *clear, *enable, *disable;
+	uint64_t granularity;
+	bool json;
+};
+#define P(m) OPT_AT(struct bitmap, m)
+static const struct opt bitmap_opts[] = {
+	{"add", .type = OPT_TEXT, P(add), .arg = "BITMAP", .help = "record changes from now on"},
+	{"remove", .type = OPT_TEXT, P(remove), .arg = "BITMAP", .help = "forget it"},
+	{"clear", .type = OPT_TEXT, P(clear), .arg = "BITMAP",
+		.help = "nothing has changed as from now"},
+	{"enable", .type = OPT_TEXT, P(enable), .arg = "BITMAP", .help = "record changes again"},
+	{"disable", .type = OPT_TEXT, P(disable), .arg = "BITMAP", .help = "keep it as it is"},
+	{"granularity", .type = OPT_SIZE, P(granularity), .arg = "SIZE", .dflt = "64K",
+		.help = "bytes that one bit stands for"},
+	{"json", .type = OPT_FLAG, P(json), .help = "print JSON"},
+	OPT_DONE,
+};
+#undef P
+static const struct opt_group bitmap_groups[] = {{"Options", bitmap_opts}, {0}};
+
+static int list_bitmaps(struct disk *d, bool json, struct err *e)
+{
+	cleanup(free_ptr) struct disk_bitmap *list = NULL;
+	unsigned n;
+	int rc = disk_bitmaps(d, &list, &n, e);
+	json_t *out = json_array();
+
+	for (unsigned i = 0; i < n && !rc; i++) {
+		const struct disk_bitmap *b = &list[i];
+		char dirty[SESSION_SIZE], grain[SESSION_SIZE];
+
+		if (json)
+			json_array_append_new(out,
+				json_pack("{s:s, s:I, s:I, s:I, s:b, s:b}", "name", b->name,
+					"granularity", (json_int_t)b->granularity, "generation",
+					(json_int_t)b->generation, "dirty", (json_int_t)b->dirty,
+					"enabled", b->enabled, "busy", b->busy));
+		else
+			printf("%-24s %-8s %-10s %s changed\n", b->name,
+				b->busy	     ? "broken"
+				: b->enabled ? "on"
+					     : "off",
+				session_size(grain, b->granularity), session_size(dirty, b->dirty));
+	}
+	if (json && !rc)
+		session_print(json_incref(out));
+	json_decref(out);
+	return rc;
+}
+
+static int run_bitmap(void *opts, const struct args *a)
+{
+	const struct bitmap *o = opts;
+	const char *const names[] = {[DISK_BITMAP_ADD] = o->add,
+		[DISK_BITMAP_REMOVE] = o->remove,
+		[DISK_BITMAP_ENABLE] = o->enable,
+		[DISK_BITMAP_DISABLE] = o->disable,
+		[DISK_BITMAP_CLEAR] = o->clear};
+	cleanup(session_end) struct session s;
+	unsigned n = 0, op = 0;
+	struct err e = {0};
+	struct disk *d;
+	int rc;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(names); i++)
+		if (names[i]) {
+			op = i;
+			n++;
+		}
+	if (n > 1) {
+		err_set(&e, -EINVAL,
+			"one of --add, --remove, --clear, --enable, --disable at a time");
+		return bad_usage(&e);
+	}
+	session_begin(&s, o->json, "bitmap");
+	rc = session_open(&s, a->v[0], SESSION_NO_BACKING | (n ? 0u : SESSION_READONLY), &d, &e);
+	if (!rc)
+		rc = n ? disk_bitmap(d, (enum disk_bitmap_op)op, names[op], o->granularity, &e)
+		       : list_bitmaps(d, o->json, &e);
+	return rc ? failed(&s, &e) : EXIT_DONE;
+}
+
+/* ---- map ---- */
+
+static json_t *extent_json(const struct disk_extent *x)
+{
+	json_t *o = json_pack("{s:I, s:I, s:I, s:b, s:b, s:b}", "start", (json_int_t)x->offset,
+		"length", (json_int_t)x->len, "depth", (json_int_t)x->depth, "present",
+		(x->flags & DISK_EXT_HERE) != 0, "zero", !(x->flags & DISK_EXT_DATA), "data",
+		(x->flags & DISK_EXT_DATA) != 0);
+
+	json_object_set_new(o, "compressed", json_boolean(x->flags & DISK_EXT_COMPRESSED));
+	if (x->flags & DISK_EXT_PLACE) {
+		json_object_set_new(o, "offset", json_integer((json_int_t)x->addr));
+		json_object_set_new(o, "file", json_string(x->file->path));
+	}
+	return o;
+}
+
+static void print_extent(const struct disk_extent *x)
+{
+	printf("%-16" PRIx64 " %-12" PRIx64 " %-5u %-10s", x->offset, x->len, x->depth,
+		x->flags & DISK_EXT_COMPRESSED ? "compressed"
+		: x->flags & DISK_EXT_DATA     ? "data"
+		: x->flags & DISK_EXT_HERE     ? "zero"
+					       : "hole");
+	if (x->flags & DISK_EXT_PLACE)
+		printf(" %-16" PRIx64 " %s", x->addr, x->file->path);
+	putchar('\n');
+}
+
+static bool follows(const struct disk_extent *a, const struct disk_extent *b)
+{
+	return a->len && a->flags == b->flags && a->depth == b->depth &&
+	       (!(a->flags & DISK_EXT_PLACE) ||
+		       (a->file == b->file && a->addr + a->len == b->addr));
+}
+
+static int run_map(void *opts, const struct args *a)
+{
+	const struct json_only *o = opts;
+	cleanup(session_end) struct session s;
+	struct disk_extent run = {0}, x;
+	struct err e = {0};
+	json_t *list = json_array();
+	struct disk *d;
+	int rc;
+
+	session_begin(&s, false, "map");
+	rc = session_open(&s, a->v[0], SESSION_READONLY, &d, &e);
+	if (!rc && !o->json)
+		printf("%-16s %-12s %-5s %-10s %s\n", "START", "LENGTH", "DEPTH", "WHAT", "PLACE");
+	for (uint64_t at = 0; !rc && at <= d->size; at += x.len) {
+		x = (struct disk_extent){0};
+		if (at < d->size)
+			rc = disk_block_status(d, at, d->size - at, &x, &e);
+		if (rc)
+			break;
+		if (at < d->size && follows(&run, &x)) {
+			run.len += x.len;
+			continue;
+		}
+		if (run.len && o->json)
+			json_array_append_new(list, extent_json(&run));
+		else if (run.len)
+			print_extent(&run);
+		run = x;
+		if (at == d->size)
+			break;
+	}
+	if (!rc && o->json)
+		session_print(json_incref(list));
+	json_decref(list);
+	return rc ? failed(&s, &e) : EXIT_DONE;
+}
+
+/* ---- compare ---- */
+
+static int run_compare(void *opts, const struct args *a)
+{
+	const struct json_only *o = opts;
+	cleanup(session_end) struct session s;
+	struct disk *x, *y;
+	struct err e = {0};
+	uint64_t at;
+	int rc;
+
+	session_begin(&s, o->json, "comparing");
+	rc = session_open(&s, a->v[0], SESSION_READONLY, &x, &e);
+	if (!rc)
+		rc = session_open(&s, a->v[1], SESSION_READONLY, &y, &e);
+	if (!rc)
+		rc = disk_compare(x, y, &s.watch, &at, &e);
+	if (rc)
+		return failed(&s, &e);
+	session_clear(&s);
+	if (o->json)
+		session_print(at == UINT64_MAX ? json_pack("{s:b}", "same", 1)
+					       : json_pack("{s:b, s:I}", "same", 0, "differs_at",
+							 (json_int_t)at));
+	else if (at == UINT64_MAX)
+		printf("the disks have the same contents%s\n",
+			x->size == y->size ? "" : "; one is longer, by zeroes");
+	else
+		printf("the disks differ at byte %" PRIu64 "\n", at);
+	return at == UINT64_MAX ? EXIT_DONE : EXIT_FAILED;
+}
+
+/* ---- commit, rebase ---- */
+
+static int commit(struct session *s, const char *name, struct disk_copy *copy, struct err *e)
+{
+	cleanup(free_ptr) char *below = NULL;
+	struct disk *d, *b;
+	int rc = session_open(s, name, SESSION_READONLY | SESSION_NO_BACKING, &d, e);
+
+	if (rc)
+		return rc;
+	if (!d->backing_path)
+		return err_set(e, -EINVAL, "disk %s has no backing file", name);
+	if (asprintf(&below, "%s:%s", d->backing_path, d->backing_format) < 0)
+		return err_set(e, -ENOMEM, "out of memory");
+	rc = session_open(s, below, 0, &b, e);
+	if (!rc && b->size < d->size)
+		rc = disk_resize(b, d->size, e);
+	copy->only_here = true;
+	copy->watch = s->watch;
+	return rc ?: disk_copy(d, b, copy, e);
+}
+
+static int run_commit(void *opts, const struct args *a)
+{
+	const struct json_only *o = opts;
+	cleanup(session_end) struct session s;
+	struct disk_copy copy = {0};
+	struct err e = {0};
+	char n[SESSION_SIZE];
+
+	session_begin(&s, o->json, "committing");
+	if (commit(&s, a->v[0], &copy, &e))
+		return failed(&s, &e);
+	session_clear(&s);
+	if (o->json)
+		session_print(json_pack("{s:I}", "copied", (json_int_t)copy.copied));
+	else
+		printf("%s copied to the backing file, which now has all that %s has\n",
+			session_size(n, copy.copied), a->v[0]);
+	return EXIT_DONE;
+}
+
+struct rebase {
+	char *backing;
+	bool alone, unsafe, json;
+};
+#define P(m) OPT_AT(struct rebase, m)
+static const struct opt rebase_opts[] = {
+	{"backing", 'b', .type = OPT_TEXT, P(backing), .arg = "FILE:FORMAT",
+		.complete = OPT_COMPLETE_FILE, .help = "the new backing file"},
+	{"alone", .type = OPT_FLAG, P(alone),
+		.help = "no backing file any more: the disk gets all"},
+	{"unsafe", 'u', .type = OPT_FLAG, P(unsafe),
+		.help = "only change the name; for a backing file that was moved, with the same "
+			"contents"},
+	{"json", .type = OPT_FLAG, P(json), .help = "print JSON"},
+	OPT_DONE,
+};
+#undef P
+static const struct opt_group rebase_groups[] = {{"Options", rebase_opts}, {0}};
+
+static int rebase(struct session *s, const struct rebase *r, const char *name, uint64_t *copied,
+	struct err *e)
+{
+	cleanup(free_ptr) char *path = NULL, *full = NULL, *whole = NULL;
+	const char *format = NULL;
+	struct disk *d, *now = NULL;
+	int rc = session_open(s, name, r->unsafe ? SESSION_NO_BACKING : 0, &d, e);
+
+	if (!rc && !d->format->set_backing)
+		rc = err_set(e, -EOPNOTSUPP, "disk %s: the format %s has no backing files", name,
+			d->format->name);
+	if (!rc && r->backing)
+		rc = disk_split_name(r->backing, &path, &format, e);
+	if (rc)
+		return rc;
+	if (r->backing && !r->unsafe) {
+		full = disk_backing_path(d->o.path, path);
+		if (!full || asprintf(&whole, "%s:%s", full, format) < 0)
+			return err_set(e, -ENOMEM, "out of memory");
+		rc = session_open(s, whole, SESSION_READONLY, &now, e);
+	}
+	if (!rc && !r->unsafe)
+		rc = disk_rebase(d, now, &s->watch, copied, e);
+	return rc ?: d->format->set_backing(d, path, format, e);
+}
+
+static int run_rebase(void *opts, const struct args *a)
+{
+	const struct rebase *r = opts;
+	cleanup(session_end) struct session s;
+	struct err e = {0};
+	uint64_t copied = 0;
+	char n[SESSION_SIZE];
+
+	if (!r->backing == !r->alone) {
+		err_set(&e, -EINVAL, "either --backing FILE:FORMAT or --alone");
+		return bad_usage(&e);
+	}
+	session_begin(&s, r->json, "rebasing");
+	if (rebase(&s, r, a->v[0], &copied, &e))
+		return failed(&s, &e);
+	session_clear(&s);
+	if (r->json)
+		session_print(json_pack("{s:I}", "copied", (json_int_t)copied));
+	else
+		printf("%s: %s copied\n", a->v[0], session_size(n, copied));
+	return EXIT_DONE;
+}
+
+#define ONE_DISK .cmd.min_args = 1, .cmd.max_args = 1
+#define TWO_ARGS .cmd.min_args = 2, .cmd.max_args = 2
+
+const struct verb verbs_disk[] = {
+	{VERB("disk create", "FILE:FORMAT", "make an empty disk, or one upon another"), ONE_DISK,
+		.cmd.groups = create_groups, .size = sizeof(struct create), .run = run_create},
+	{VERB("disk info", "FILE:FORMAT", "what a disk is"), ONE_DISK, .cmd.groups = info_groups,
+		.size = sizeof(struct info), .run = run_info},
+	{VERB("disk check", "FILE:FORMAT", "look for damage; ends with 1 when there is some"),
+		ONE_DISK, .cmd.groups = json_groups, .size = sizeof(struct json_only),
+		.run = run_check},
+	{VERB("disk repair", "FILE:FORMAT", "mend what check finds"), ONE_DISK,
+		.cmd.groups = json_groups, .size = sizeof(struct json_only), .run = run_repair},
+	{VERB("disk convert", "FILE:FORMAT FILE:FORMAT", "copy a disk to a new one of any format"),
+		TWO_ARGS, .cmd.groups = convert_groups, .size = sizeof(struct convert),
+		.run = run_convert},
+	{VERB("disk resize", "FILE:FORMAT [+]SIZE", "make a disk larger, or smaller"), TWO_ARGS,
+		.cmd.groups = resize_groups, .size = sizeof(struct resize), .run = run_resize},
+	{VERB("disk snapshot", "FILE:FORMAT", "list, make, delete, go back to snapshots"), ONE_DISK,
+		.cmd.groups = snapshot_groups, .size = sizeof(struct snapshot),
+		.run = run_snapshot},
+	{VERB("disk bitmap", "FILE:FORMAT", "list and work on records of changed blocks"), ONE_DISK,
+		.cmd.groups = bitmap_groups, .size = sizeof(struct bitmap), .run = run_bitmap},
+	{VERB("disk commit", "FILE:FORMAT", "copy a disk's own part into its backing file"),
+		ONE_DISK, .cmd.groups = json_groups, .size = sizeof(struct json_only),
+		.run = run_commit},
+	{VERB("disk rebase", "FILE:FORMAT", "give a disk another backing file, or none"), ONE_DISK,
+		.cmd.groups = rebase_groups, .size = sizeof(struct rebase), .run = run_rebase},
+	{VERB("disk map", "FILE:FORMAT", "where each part of a disk lies"), ONE_DISK,
+		.cmd.groups = json_groups, .size = sizeof(struct json_only), .run = run_map},
+	{VERB("disk compare", "FILE:FORMAT FILE:FORMAT", "ends with 1 when the contents differ"),
+		TWO_ARGS, .cmd.groups = json_groups, .size = sizeof(struct json_only),
+		.run = run_compare},
+	{VERB("disk formats", "", "the formats and their options"), .cmd.groups = json_groups,
+		.size = sizeof(struct json_only), .run = run_formats},
+	VERBS_END,
+};

@@ -1,0 +1,262 @@
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/util.h"
+#include "cli/disk_session.h"
+#include "cli/verb.h"
+
+#define MAX_KV 24
+
+struct json_only {
+	bool json;
+};
+static const struct opt json_opts[] = {
+	{"json", .type = OPT_FLAG, OPT_AT(struct json_only, json), .help = "print JSON"},
+	OPT_DONE,
+};
+static const struct opt_group json_groups[] = {{"Options", json_opts}, {0}};
+
+/* "FILE:lodgefs" to its parts. */
+static int split(const char *name, char **path, const struct disk_store_format **f, struct err *e)
+{
+	const char *colon = strrchr(name, ':');
+	char list[128] = "";
+
+	*f = NULL;
+	for (unsigned i = 0; disk_store_at(i); i++) {
+		size_t n = strlen(list);
+
+		snprintf(list + n, sizeof(list) - n, "%s%s", n ? ", " : "", disk_store_at(i)->name);
+		if (colon && !strcmp(colon + 1, disk_store_at(i)->name))
+			*f = disk_store_at(i);
+	}
+	if (!*list)
+		return err_set(e, -EOPNOTSUPP, "this lodge was built without any format of stores");
+	if (!*f)
+		return err_set(e, -EINVAL,
+			"'%s' names no format of a store: write FILE:FORMAT; there is: %s", name,
+			list);
+	*path = strndup(name, (size_t)(colon - name));
+	return *path ? 0 : err_set(e, -ENOMEM, "out of memory");
+}
+
+static int ended(struct session *s, int rc, const struct err *e)
+{
+	session_clear(s);
+	return rc ? (int)fail(e) : EXIT_DONE;
+}
+
+/* ---- create ---- */
+
+struct create {
+	uint64_t size;
+	char *options;
+	bool force, json;
+};
+#define P(m) OPT_AT(struct create, m)
+static const struct opt create_opts[] = {
+	{"size", 's', .type = OPT_SIZE, P(size), .arg = "SIZE",
+		.help = "of the store; a block device is taken whole without it"},
+	{"options", 'o', .type = OPT_TEXT, P(options), .arg = "KEY=VALUE,...",
+		.help = "of the format; docs/lodgefs.md lists them"},
+	{"force", 'f', .type = OPT_FLAG, P(force),
+		.help = "replace what is there, with all its disks"},
+	{"json", .type = OPT_FLAG, P(json), .help = "print JSON"},
+	OPT_DONE,
+};
+#undef P
+static const struct opt_group create_groups[] = {{"Options", create_opts}, {0}};
+
+static int run_create(void *opts, const struct args *a)
+{
+	struct create *c = opts;
+	const struct disk_store_format *f;
+	cleanup(free_ptr) char *path = NULL;
+	cleanup(session_end) struct session s;
+	struct disk_kv kv[MAX_KV];
+	struct err e = {0};
+	int rc;
+
+	session_begin(&s, c->json, "creating");
+	rc = split(a->v[0], &path, &f, &e);
+	if (!rc)
+		rc = session_options(c->options, kv, MAX_KV, &e);
+	if (!rc)
+		rc = f->create(&(struct disk_create_opts){.path = path,
+				       .size = c->size,
+				       .kv = kv,
+				       .loop = &s.loop,
+				       .overwrite = c->force},
+			&e);
+	if (!rc && c->json)
+		session_print(json_pack("{s:s}", "created", a->v[0]));
+	return ended(&s, rc, &e);
+}
+
+/* ---- ls, df, check, rm, rename ---- */
+
+static int run_ls(void *opts, const struct args *a)
+{
+	const struct json_only *o = opts;
+	const struct disk_store_format *f;
+	cleanup(free_ptr) struct disk_store_entry *list = NULL;
+	cleanup(free_ptr) char *path = NULL;
+	cleanup(session_end) struct session s;
+	struct err e = {0};
+	json_t *out = json_array();
+	unsigned n = 0;
+	int rc;
+
+	session_begin(&s, o->json, "reading");
+	rc = split(a->v[0], &path, &f, &e);
+	if (!rc)
+		rc = f->list(&(struct files){.loop = &s.loop}, path, &list, &n, &e);
+	if (!rc && !o->json)
+		printf("%-24s %12s %12s %12s %6s  %s\n", "NAME", "SIZE", "ALLOCATED", "SHARED",
+			"SNAPS", "PARENT");
+	for (unsigned i = 0; i < n && !rc; i++) {
+		const struct disk_store_entry *d = &list[i];
+		char x[3][SESSION_SIZE];
+
+		if (o->json)
+			json_array_append_new(out,
+				json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I}", "name", d->name,
+					"parent", d->parent, "size", (json_int_t)d->size,
+					"allocated", (json_int_t)d->allocated, "shared",
+					(json_int_t)d->shared, "snapshots",
+					(json_int_t)d->snapshots, "generation",
+					(json_int_t)d->generation));
+		else
+			printf("%-24s %12s %12s %12s %6" PRIu64 "  %s\n", d->name,
+				session_size(x[0], d->size), session_size(x[1], d->allocated),
+				session_size(x[2], d->shared), d->snapshots, d->parent);
+	}
+	if (!rc && o->json)
+		session_print(json_incref(out));
+	json_decref(out);
+	return ended(&s, rc, &e);
+}
+
+static int run_df(void *opts, const struct args *a)
+{
+	const struct json_only *o = opts;
+	const struct disk_store_format *f;
+	cleanup(free_ptr) char *path = NULL;
+	cleanup(session_end) struct session s;
+	struct disk_store_space v = {0};
+	struct err e = {0};
+	int rc;
+
+	session_begin(&s, o->json, "reading");
+	rc = split(a->v[0], &path, &f, &e);
+	if (!rc)
+		rc = f->space(&(struct files){.loop = &s.loop}, path, &v, &e);
+	if (!rc && o->json) {
+		session_print(json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "total",
+			(json_int_t)v.total, "used", (json_int_t)v.used, "free", (json_int_t)v.free,
+			"metadata", (json_int_t)v.metadata, "journal", (json_int_t)v.journal,
+			"quarantined", (json_int_t)v.quarantined, "disks", (json_int_t)v.disks,
+			"snapshots", (json_int_t)v.snapshots));
+	} else if (!rc) {
+		char x[5][SESSION_SIZE];
+
+		printf("%12s %12s %12s %12s %12s\n", "TOTAL", "USED", "FREE", "METADATA",
+			"JOURNAL");
+		printf("%12s %12s %12s %12s %12s\n", session_size(x[0], v.total),
+			session_size(x[1], v.used), session_size(x[2], v.free),
+			session_size(x[3], v.metadata), session_size(x[4], v.journal));
+		printf("%" PRIu64 " disks, %" PRIu64 " snapshots\n", v.disks, v.snapshots);
+	}
+	return ended(&s, rc, &e);
+}
+
+struct check {
+	bool repair, json;
+};
+static const struct opt check_opts[] = {
+	{"repair", .type = OPT_FLAG, OPT_AT(struct check, repair), .help = "mend what is found"},
+	{"json", .type = OPT_FLAG, OPT_AT(struct check, json), .help = "print JSON"},
+	OPT_DONE,
+};
+static const struct opt_group check_groups[] = {{"Options", check_opts}, {0}};
+
+static int run_check(void *opts, const struct args *a)
+{
+	const struct check *o = opts;
+	const struct disk_store_format *f;
+	cleanup(free_ptr) char *path = NULL;
+	cleanup(session_end) struct session s;
+	struct disk_check c = {0};
+	struct err e = {0};
+	int rc;
+
+	session_begin(&s, o->json, "checking");
+	rc = split(a->v[0], &path, &f, &e);
+	if (!rc)
+		rc = f->check(&(struct files){.loop = &s.loop}, path, o->repair, &s.watch, &c, &e);
+	session_clear(&s);
+	if (!rc && o->json)
+		session_print(json_pack("{s:I, s:I, s:I, s:I, s:O}", "errors", (json_int_t)c.errors,
+			"leaks", (json_int_t)c.leaks, "fixed_errors", (json_int_t)c.fixed_errors,
+			"fixed_leaks", (json_int_t)c.fixed_leaks, "found", s.found));
+	else if (!rc && !c.errors && !c.leaks)
+		printf("%s: nothing is wrong\n", a->v[0]);
+	else if (!rc)
+		printf("%s: %" PRIu64 " errors, %" PRIu64 " leaks of %" PRIu64 " bytes%s\n",
+			a->v[0], c.errors, c.leaks, c.unit,
+			o->repair ? "" : ": --repair mends them");
+	return rc || !c.errors ? ended(&s, rc, &e) : EXIT_FAILED;
+}
+
+static int run_rm(void *opts, const struct args *a)
+{
+	const struct disk_store_format *f;
+	cleanup(free_ptr) char *path = NULL;
+	cleanup(session_end) struct session s;
+	struct err e = {0};
+	int rc;
+
+	session_begin(&s, false, "removing");
+	rc = split(a->v[0], &path, &f, &e);
+	if (!rc)
+		rc = f->remove(&(struct files){.loop = &s.loop}, path, a->v[1], &e);
+	return ended(&s, rc, &e);
+}
+
+static int run_rename(void *opts, const struct args *a)
+{
+	const struct disk_store_format *f;
+	cleanup(free_ptr) char *path = NULL;
+	cleanup(session_end) struct session s;
+	struct err e = {0};
+	int rc;
+
+	session_begin(&s, false, "renaming");
+	rc = split(a->v[0], &path, &f, &e);
+	if (!rc)
+		rc = f->rename(&(struct files){.loop = &s.loop}, path, a->v[1], a->v[2], &e);
+	return ended(&s, rc, &e);
+}
+
+#define STORE \
+	.cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = json_groups, \
+	.size = sizeof(struct json_only)
+
+const struct verb verbs_store[] = {
+	{VERB("store create", "FILE:FORMAT", "make a store that holds many disks"),
+		.cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = create_groups,
+		.size = sizeof(struct create), .run = run_create},
+	{VERB("store ls", "FILE:FORMAT", "the disks of a store"), STORE, .run = run_ls},
+	{VERB("store df", "FILE:FORMAT", "how much of a store is used"), STORE, .run = run_df},
+	{VERB("store check", "FILE:FORMAT", "look for damage; ends with 1 when there is some"),
+		.cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = check_groups,
+		.size = sizeof(struct check), .run = run_check},
+	{VERB("store rm", "FILE:FORMAT DISK", "delete a disk and its snapshots"), .cmd.min_args = 2,
+		.cmd.max_args = 2, .run = run_rm},
+	{VERB("store rename", "FILE:FORMAT DISK NAME", "give a disk another name"),
+		.cmd.min_args = 3, .cmd.max_args = 3, .run = run_rename},
+	VERBS_END,
+};

@@ -1,0 +1,277 @@
+/* tool.c: see tool.h. What works on one open disk; copying and comparing is in tool_copy.c. */
+#include "disk/tool.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/util.h"
+
+int disk_split_name(const char *text, char **path, const char **format, struct err *e)
+{
+	const char *colon = strrchr(text, ':');
+	const struct disk_format *f = colon ? disk_format_by_name(colon + 1) : NULL;
+	char list[128] = "";
+
+	for (unsigned i = 0; disk_format_at(i); i++) {
+		size_t n = strlen(list);
+
+		snprintf(
+			list + n, sizeof(list) - n, "%s%s", n ? ", " : "", disk_format_at(i)->name);
+	}
+	if (!colon || colon == text)
+		return err_set(e, -EINVAL,
+			"'%s' names no format: write %s:FORMAT; there is: %s (formats are never "
+			"guessed)",
+			text, *text == ':' ? "FILE" : text, list);
+	if (!f)
+		return err_set(e, -EINVAL, "'%s': there is no format '%s'; there is: %s", text,
+			colon + 1, list);
+	*format = f->name;
+	*path = strndup(text, (size_t)(colon - text));
+	return *path ? 0 : err_set(e, -ENOMEM, "out of memory");
+}
+
+int disk_create(const char *format, const struct disk_create_opts *o, struct err *e)
+{
+	const struct disk_format *f = disk_format_by_name(format);
+
+	if (!f || !f->create)
+		return err_set(e, -EOPNOTSUPP, "disk %s: disks of the format '%s' cannot be made",
+			o->path, format ?: "");
+	for (const struct disk_kv *kv = o->kv; kv && kv->key; kv++) {
+		const struct disk_key *k = f->create_keys;
+
+		while (k && k->key && strcmp(k->key, kv->key))
+			k++;
+		if (!k || !k->key)
+			return err_set(e, -EINVAL,
+				"disk %s: the format %s has no option '%s': `lodge disk formats` "
+				"lists them",
+				o->path, f->name, kv->key);
+	}
+	return f->create(o, e);
+}
+
+/* ---- one request ---- */
+
+struct waited {
+	struct disk_req r;
+	struct iovec iov;
+	bool done;
+};
+
+static void waited_done(struct disk_req *r)
+{
+	container_of(r, struct waited, r)->done = true;
+}
+
+int disk_rw(struct disk *d, enum disk_op op, uint64_t off, void *buf, uint64_t len, struct err *e)
+{
+	struct waited w = {.r = {.op = op,
+				   .offset = off,
+				   .len = len,
+				   .iov = &w.iov,
+				   .niov = 1,
+				   .unmap = true,
+				   .done = waited_done},
+		.iov = {buf, len}};
+
+	disk_submit(d, &w.r);
+	if (!w.done)
+		disk_drain(d);
+	return w.r.result
+		       ? err_sys(e, w.r.result, "disk %s: %s of %llu bytes at %llu", d->o.path,
+				 disk_op_name(op), (unsigned long long)len, (unsigned long long)off)
+		       : 0;
+}
+
+/* ---- what consists of what ---- */
+
+int disk_block_status(
+	struct disk *d, uint64_t off, uint64_t len, struct disk_extent *out, struct err *e)
+{
+	unsigned depth = 0;
+	int rc;
+
+	if (off >= d->size)
+		return err_set(e, -ERANGE, "disk %s: %llu is behind its end", d->o.path,
+			(unsigned long long)off);
+	len = MIN(len, d->size - off);
+	for (struct disk *i = d;; i = i->backing, depth++) {
+		if (off >= i->size) { /* a backing file that is shorter */
+			*out = (struct disk_extent){.offset = off, .len = len, .depth = depth};
+			return 0;
+		}
+		len = MIN(len, i->size - off);
+		*out = (struct disk_extent){
+			.offset = off, .len = len, .flags = DISK_EXT_HERE | DISK_EXT_DATA};
+		rc = i->format->block_status ? i->format->block_status(i, off, len, out, e) : 0;
+		out->depth = depth;
+		if (rc || (out->flags & DISK_EXT_HERE) || !i->backing)
+			return rc;
+		len = MIN(len, out->len);
+	}
+}
+
+static int cannot(const struct disk *d, const char *what, struct err *e)
+{
+	return err_set(e, -EOPNOTSUPP, "disk %s: the format %s has no %s", d->o.path,
+		d->format->name, what);
+}
+
+int disk_snapshot(struct disk *d, enum disk_snap_op op, const char *name, struct err *e)
+{
+	uint64_t old = d->size;
+	int rc;
+
+	if (!d->format->snapshot)
+		return cannot(d, "snapshots: qcow2 and lodgefs have", e);
+	if (d->o.readonly)
+		return err_set(e, -EROFS, "disk %s: is readonly", d->o.path);
+	if (op == DISK_SNAP_APPLY && !d->o.offline)
+		return err_set(e, -EBUSY,
+			"disk %s: a machine runs on it: a snapshot is gone back to when it has "
+			"stopped",
+			d->o.path);
+	if (!name || !*name || strlen(name) >= sizeof(((struct disk_snapshot *)0)->name))
+		return err_set(e, -EINVAL, "disk %s: the name of a snapshot has 1 to 255 bytes",
+			d->o.path);
+	disk_drain(d);
+	rc = d->format->snapshot(d, op, name, e);
+	if (!rc && d->size != old && d->o.client.resized)
+		d->o.client.resized(d->o.client.ctx);
+	return rc;
+}
+
+int disk_snapshots(struct disk *d, struct disk_snapshot **out, unsigned *n, struct err *e)
+{
+	*out = NULL;
+	*n = 0;
+	return d->format->snapshots ? d->format->snapshots(d, out, n, e) : 0;
+}
+
+int disk_bitmap(struct disk *d, enum disk_bitmap_op op, const char *name, uint64_t granularity,
+	struct err *e)
+{
+	if (!d->format->bitmap)
+		return cannot(d, "bitmaps of changes: qcow2 and lodgefs have", e);
+	if (d->o.readonly)
+		return err_set(e, -EROFS, "disk %s: is readonly", d->o.path);
+	disk_drain(d);
+	return d->format->bitmap(d, op, name, granularity, e);
+}
+
+int disk_bitmaps(struct disk *d, struct disk_bitmap **out, unsigned *n, struct err *e)
+{
+	*out = NULL;
+	*n = 0;
+	return d->format->bitmaps ? d->format->bitmaps(d, out, n, e) : 0;
+}
+
+int disk_bitmap_status(
+	struct disk *d, const char *name, uint64_t off, uint64_t *len, bool *dirty, struct err *e)
+{
+	if (!d->format->bitmap_status)
+		return cannot(d, "bitmaps of changes", e);
+	return d->format->bitmap_status(d, name, off, len, dirty, e);
+}
+
+/* ---- describing ---- */
+
+static json_t *snapshots_json(struct disk *d)
+{
+	cleanup(free_ptr) struct disk_snapshot *s = NULL;
+	json_t *list = json_array();
+	unsigned n;
+
+	if (disk_snapshots(d, &s, &n, NULL))
+		return list;
+	for (unsigned i = 0; i < n; i++)
+		json_array_append_new(
+			list, json_pack("{s:s, s:s, s:I, s:I, s:I}", "id", s[i].id, "name",
+				      s[i].name, "size", (json_int_t)s[i].size, "vm_size",
+				      (json_int_t)s[i].vm_size, "date", (json_int_t)s[i].date));
+	return list;
+}
+
+static json_t *bitmaps_json(struct disk *d)
+{
+	cleanup(free_ptr) struct disk_bitmap *b = NULL;
+	json_t *list = json_array();
+	unsigned n;
+
+	if (disk_bitmaps(d, &b, &n, NULL))
+		return list;
+	for (unsigned i = 0; i < n; i++)
+		json_array_append_new(
+			list, json_pack("{s:s, s:I, s:I, s:I, s:b, s:b}", "name", b[i].name,
+				      "granularity", (json_int_t)b[i].granularity, "generation",
+				      (json_int_t)b[i].generation, "dirty", (json_int_t)b[i].dirty,
+				      "enabled", b[i].enabled, "busy", b[i].busy));
+	return list;
+}
+
+static void take(json_t *o, const char *key, json_t *list)
+{
+	if (json_array_size(list))
+		json_object_set_new(o, key, list);
+	else
+		json_decref(list);
+}
+
+/* How much of the host's space the disk's own file takes; what the host does not tell counts as used. */
+static uint64_t host_allocated(struct file *f)
+{
+	uint64_t used = 0;
+
+	for (uint64_t at = 0; f && at < f->size;) {
+		uint64_t len = f->size - at;
+		bool data = true;
+
+		if (file_extent(f, at, &len, &data) || !len)
+			return f->size;
+		used += data ? len : 0;
+		at += len;
+	}
+	return used;
+}
+
+static struct file *own_file(const struct disk *d)
+{
+	struct file *f = d->files->first;
+
+	while (f && strcmp(f->path, d->o.path))
+		f = f->next;
+	return f;
+}
+
+int disk_describe(struct disk *d, json_t **out, struct err *e)
+{
+	json_t *o = json_pack("{s:s, s:s, s:I}", "file", d->o.path, "format", d->format->name,
+		"size", (json_int_t)d->size);
+	struct file *f = own_file(d);
+	json_t *below = NULL;
+	int rc = 0;
+
+	if (!o)
+		return err_set(e, -EINVAL, "disk: its file name is not UTF-8");
+	if (f) {
+		json_object_set_new(o, "host_size", json_integer((json_int_t)f->size));
+		json_object_set_new(o, "allocated", json_integer((json_int_t)host_allocated(f)));
+	}
+	take(o, "snapshots", snapshots_json(d));
+	take(o, "bitmaps", bitmaps_json(d));
+	if (d->format->info)
+		rc = d->format->info(d, o, e);
+	if (!rc && d->backing)
+		rc = disk_describe(d->backing, &below, e);
+	if (rc) {
+		json_decref(o);
+		return rc;
+	}
+	if (below)
+		json_object_set_new(o, "backing", below);
+	*out = o;
+	return 0;
+}

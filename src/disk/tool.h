@@ -1,0 +1,63 @@
+/*
+ * tool.h: what is done to disks beside reading and writing them: making, copying, comparing, snapshots, chains.
+ *
+ * Everything here blocks and runs the disks' loop or drains them; the callers are `lodge disk`, `lodge image`, and a machine's control
+ * socket for what may be done to a disk in use (snapshots, bitmaps, block status: all that is short).
+ *
+ * Two disks of one call may have one loop or two. Errors name the file; a format that cannot do what is asked says so
+ * (-EOPNOTSUPP). Of what the caller stops by watch.progress, -ECANCELED.
+ */
+#ifndef LODGE_DISK_TOOL_H
+#define LODGE_DISK_TOOL_H
+
+#include "disk/format.h"
+
+/* NULL when there is none such; `i` counts from 0 up to a NULL. */
+const struct disk_format *disk_format_by_name(const char *name);
+const struct disk_format *disk_format_at(unsigned i);
+/* "FILE:FORMAT" to its two parts (malloc'ed path; format is a name of the table). The last colon divides. -EINVAL. */
+int disk_split_name(const char *text, char **path, const char **format, struct err *e);
+
+int disk_create(const char *format, const struct disk_create_opts *o, struct err *e);
+
+/* ---- open disks ---- */
+
+/* Waits for one request. */
+int disk_rw(struct disk *d, enum disk_op op, uint64_t off, void *buf, uint64_t len, struct err *e);
+/* As the format's, and down the chain: `depth` says which file of it. Where nobody has anything: no flags. */
+int disk_block_status(
+	struct disk *d, uint64_t off, uint64_t len, struct disk_extent *out, struct err *e);
+
+int disk_snapshot(struct disk *d, enum disk_snap_op op, const char *name, struct err *e);
+int disk_snapshots(struct disk *d, struct disk_snapshot **out, unsigned *n, struct err *e);
+int disk_bitmap(struct disk *d, enum disk_bitmap_op op, const char *name, uint64_t granularity,
+	struct err *e);
+int disk_bitmaps(struct disk *d, struct disk_bitmap **out, unsigned *n, struct err *e);
+int disk_bitmap_status(
+	struct disk *d, const char *name, uint64_t off, uint64_t *len, bool *dirty, struct err *e);
+
+/* {"file", "format", "size", "host_size", "allocated", "backing": {...}, and what the format adds}. */
+int disk_describe(struct disk *d, json_t **out, struct err *e);
+
+/* ---- whole disks ---- */
+
+struct disk_copy {
+	bool compress; /* the target's format can */
+	bool no_sparse; /* writes zeroes too */
+	bool only_here; /* leaves out what the source has from its backing file */
+	bool blank; /* the target reads as zeroes everywhere */
+	struct disk_watch watch;
+	uint64_t copied, skipped; /* set: bytes */
+};
+/* The target is at least as large. Flushes the target. */
+int disk_copy(struct disk *from, struct disk *to, struct disk_copy *c, struct err *e);
+
+/* *at: the first byte that differs, or UINT64_MAX. What one has beyond the other's end is compared with zeroes. */
+int disk_compare(
+	struct disk *a, struct disk *b, const struct disk_watch *w, uint64_t *at, struct err *e);
+
+/* Makes `d` a child of `now` (NULL: of nobody) with the same contents: what differs is copied into d. Does not name it: set_backing(). */
+int disk_rebase(struct disk *d, struct disk *now, const struct disk_watch *w, uint64_t *copied,
+	struct err *e);
+
+#endif

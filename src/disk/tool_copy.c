@@ -1,0 +1,415 @@
+/*
+ * tool_copy.c: copying and comparing whole disks.
+ *
+ * Copying keeps SLOTS pieces on their way, each read, looked at for zeroes, and written; the loop runs meanwhile. Where the source says that
+ * there is nothing, nothing is read.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <uv.h>
+
+#include "base/err.h"
+#include "base/util.h"
+#include "disk/tool.h"
+
+#define SLOTS 8u
+#define PIECE (1 * MiB)
+#define ZERO_GRAIN 4096u /* smaller runs of zeroes are written as data */
+
+struct slot {
+	struct copy *c;
+	struct disk_req rd, wr[2];
+	struct iovec iov, out;
+	char *buf;
+	uint64_t off, len, at; /* at: what is written, in the piece */
+	bool busy;
+};
+
+struct copy {
+	struct disk *from, *to;
+	struct disk_copy *o;
+	struct slot slot[SLOTS];
+	uint64_t next, end, done, shown;
+	unsigned busy;
+	int rc;
+};
+
+static bool is_zero(const char *p, uint64_t n)
+{
+	return !n || (!*p && !memcmp(p, p + 1, n - 1));
+}
+
+/* The run of grains at `at` that are all zero, or all not. */
+static uint64_t run_at(const struct slot *s, uint64_t at, bool *zero)
+{
+	uint64_t n = MIN(s->len - at, (uint64_t)ZERO_GRAIN), total = n;
+
+	*zero = is_zero(s->buf + at, n);
+	while (at + total < s->len) {
+		n = MIN(s->len - at - total, (uint64_t)ZERO_GRAIN);
+		if (is_zero(s->buf + at + total, n) != *zero)
+			break;
+		total += n;
+	}
+	return total;
+}
+
+static void slot_end(struct slot *s, int rc)
+{
+	struct copy *c = s->c;
+
+	if (rc && !c->rc)
+		c->rc = rc;
+	c->done += s->len;
+	s->busy = false;
+	c->busy--;
+}
+
+static void write_next(struct slot *s);
+
+static void written(struct disk_req *r)
+{
+	struct slot *s = container_of(r, struct slot, wr[0]);
+
+	if (r->result) {
+		slot_end(s, r->result);
+		return;
+	}
+	s->at += r->len;
+	write_next(s);
+}
+
+static void write_next(struct slot *s)
+{
+	struct copy *c = s->c;
+	uint64_t n = 0;
+	bool zero;
+
+	while (s->at < s->len) {
+		n = run_at(s, s->at, &zero);
+		if (!zero || !c->o->blank || c->o->no_sparse)
+			break;
+		c->o->skipped += n;
+		s->at += n;
+	}
+	if (s->at == s->len) {
+		slot_end(s, 0);
+		return;
+	}
+	zero = zero && !c->o->no_sparse;
+	s->out = (struct iovec){s->buf + s->at, n};
+	s->wr[0] = (struct disk_req){.op = zero ? DISK_WRITE_ZEROES : DISK_WRITE,
+		.unmap = zero,
+		.offset = s->off + s->at,
+		.len = n,
+		.iov = &s->out,
+		.niov = 1,
+		.done = written};
+	c->o->copied += zero ? 0 : n;
+	disk_submit(c->to, &s->wr[0]);
+}
+
+static void compressed(struct slot *s)
+{
+	struct copy *c = s->c;
+	int rc = 0;
+
+	if (is_zero(s->buf, s->len) && c->o->blank) {
+		c->o->skipped += s->len;
+	} else {
+		rc = c->to->format->write_compressed(c->to, s->off, s->buf, s->len, NULL);
+		c->o->copied += s->len;
+	}
+	slot_end(s, rc);
+}
+
+static void was_read(struct disk_req *r)
+{
+	struct slot *s = container_of(r, struct slot, rd);
+
+	s->at = 0;
+	if (r->result)
+		slot_end(s, r->result);
+	else if (!s->c->o->compress)
+		write_next(s);
+	/* else by the copying loop: it blocks, which `done` must not */
+}
+
+static void start_slot(struct slot *s, uint64_t off, uint64_t len)
+{
+	struct copy *c = s->c;
+
+	s->off = off;
+	s->len = len;
+	s->busy = true;
+	c->busy++;
+	s->iov = (struct iovec){s->buf, len};
+	s->rd = (struct disk_req){.op = DISK_READ,
+		.offset = off,
+		.len = len,
+		.iov = &s->iov,
+		.niov = 1,
+		.done = was_read};
+	disk_submit(c->from, &s->rd);
+}
+
+static void zeroed(struct disk_req *r)
+{
+	struct slot *s = container_of(r, struct slot, wr[1]);
+
+	slot_end(s, r->result);
+}
+
+static void start_zero(struct slot *s, uint64_t off, uint64_t len)
+{
+	struct copy *c = s->c;
+
+	s->off = off;
+	s->len = len;
+	s->busy = true;
+	c->busy++;
+	s->wr[1] = (struct disk_req){
+		.op = DISK_WRITE_ZEROES, .unmap = true, .offset = off, .len = len, .done = zeroed};
+	disk_submit(c->to, &s->wr[1]);
+}
+
+/* Gives the slot something to do. Skips what needs nothing. */
+static int feed(struct copy *c, struct slot *s, struct err *e)
+{
+	while (c->next < c->end) {
+		struct disk_extent x;
+		uint64_t off = c->next;
+		int rc = disk_block_status(c->from, off, c->end - off, &x, e);
+
+		if (rc)
+			return rc;
+		if (c->o->only_here && !(x.flags & DISK_EXT_HERE) && !x.depth) {
+			c->next += x.len;
+		} else if (x.flags & DISK_EXT_DATA || c->o->no_sparse) {
+			/* Pieces end at multiples of their size, so that clusters are written whole. */
+			x.len = MIN(x.len, PIECE - off % PIECE);
+			if (c->o->compress && off % PIECE + x.len < PIECE)
+				x.len = MIN(PIECE - off % PIECE, c->end - off);
+			c->next += x.len;
+			start_slot(s, off, x.len);
+			return 0;
+		} else if (c->o->blank) {
+			c->next += x.len;
+		} else {
+			c->next += x.len;
+			start_zero(s, off, x.len);
+			return 0;
+		}
+		c->done += x.len;
+		c->o->skipped += x.len;
+	}
+	return 0;
+}
+
+static bool show(struct copy *c)
+{
+	const struct disk_watch *w = &c->o->watch;
+
+	if (!w->progress || (c->done < c->shown && c->done < c->end))
+		return true;
+	c->shown = c->done + MAX(c->end / 1000, PIECE);
+	return w->progress(w->ctx, c->done, c->end);
+}
+
+/* Requests of both disks go on: their loops run, or, with one of them idle, the other's. */
+static void turn(struct copy *c)
+{
+	uv_run(c->from->o.loop, c->from->o.loop == c->to->o.loop ? UV_RUN_ONCE : UV_RUN_NOWAIT);
+	if (c->from->o.loop != c->to->o.loop)
+		uv_run(c->to->o.loop, UV_RUN_NOWAIT);
+}
+
+static int go(struct copy *c, struct err *e)
+{
+	int rc = 0;
+
+	do {
+		for (unsigned i = 0; i < SLOTS && !rc && !c->rc; i++) {
+			struct slot *s = &c->slot[i];
+
+			if (!s->busy)
+				rc = feed(c, s, e);
+			if (s->busy && c->o->compress && s->wr[1].len == 0) {
+				/* In order, so that compressed clusters lie one behind the other. */
+				disk_drain(c->from);
+				if (s->busy)
+					compressed(s);
+			}
+		}
+		if (!show(c))
+			rc = err_set(e, -ECANCELED, "stopped");
+		if (c->busy)
+			turn(c);
+	} while (c->busy || (!rc && !c->rc && c->next < c->end));
+	if (!rc && c->rc)
+		rc = err_sys(e, c->rc, "copying disk %s to %s", c->from->o.path, c->to->o.path);
+	return rc;
+}
+
+int disk_copy(struct disk *from, struct disk *to, struct disk_copy *o, struct err *e)
+{
+	cleanup(free_ptr) struct copy *c = calloc(1, sizeof(*c));
+	cleanup(free_ptr) void *mem = NULL;
+	int rc;
+
+	if (to->size < from->size)
+		return err_set(e, -ENOSPC, "disk %s has %llu bytes, and %llu are to go there",
+			to->o.path, (unsigned long long)to->size, (unsigned long long)from->size);
+	if (o->compress && !to->format->write_compressed)
+		return err_set(e, -EOPNOTSUPP,
+			"disk %s: the format %s has no compression: qcow2 has", to->o.path,
+			to->format->name);
+	if (!c || posix_memalign(&mem, 4096, SLOTS * PIECE))
+		return err_set(e, -ENOMEM, "out of memory");
+	c->from = from;
+	c->to = to;
+	c->o = o;
+	c->end = from->size;
+	for (unsigned i = 0; i < SLOTS; i++) {
+		c->slot[i].c = c;
+		c->slot[i].buf = (char *)mem + i * PIECE;
+	}
+	rc = go(c, e);
+	if (!rc)
+		rc = disk_rw(to, DISK_FLUSH, 0, NULL, 0, e);
+	return rc;
+}
+
+/* ---- comparing ---- */
+
+struct compare {
+	struct disk *a, *b;
+	char *ba, *bb;
+};
+
+/* What of [off, off + len) reads as zeroes on d without looking; behind its end everything does. */
+static int look(struct disk *d, uint64_t off, uint64_t *len, bool *zero, struct err *e)
+{
+	struct disk_extent x;
+	int rc;
+
+	*zero = true;
+	if (off >= d->size)
+		return 0;
+	rc = disk_block_status(d, off, *len, &x, e);
+	if (!rc) {
+		*len = MIN(*len, x.len);
+		*zero = !(x.flags & DISK_EXT_DATA);
+	}
+	return rc;
+}
+
+static int fetch(struct disk *d, uint64_t off, char *buf, uint64_t len, bool zero, struct err *e)
+{
+	uint64_t have = off >= d->size ? 0 : MIN(len, d->size - off);
+
+	if (zero)
+		have = 0;
+	memset(buf + have, 0, len - have);
+	return have ? disk_rw(d, DISK_READ, off, buf, have, e) : 0;
+}
+
+/* Compares up to PIECE bytes. *n: how many were; *at: where they differ, or UINT64_MAX. */
+static int compare_piece(
+	struct compare *c, uint64_t off, uint64_t end, uint64_t *n, uint64_t *at, struct err *e)
+{
+	uint64_t len = end - off;
+	bool za, zb;
+	int rc = look(c->a, off, &len, &za, e);
+
+	*at = UINT64_MAX;
+	if (!rc)
+		rc = look(c->b, off, &len, &zb, e);
+	if (rc)
+		return rc;
+	*n = len;
+	if (za && zb)
+		return 0;
+	*n = len = MIN(len, PIECE);
+	rc = fetch(c->a, off, c->ba, len, za, e);
+	if (!rc)
+		rc = fetch(c->b, off, c->bb, len, zb, e);
+	if (rc || !memcmp(c->ba, c->bb, len))
+		return rc;
+	*at = off;
+	while (c->ba[*at - off] == c->bb[*at - off])
+		++*at;
+	return 0;
+}
+
+int disk_compare(
+	struct disk *a, struct disk *b, const struct disk_watch *w, uint64_t *at, struct err *e)
+{
+	uint64_t end = MAX(a->size, b->size), off = 0, n = 0;
+	cleanup(free_ptr) char *mem = NULL;
+	struct compare c = {.a = a, .b = b};
+	int rc = 0;
+
+	if (posix_memalign((void **)&mem, 4096, 2 * PIECE))
+		return err_set(e, -ENOMEM, "out of memory");
+	c.ba = mem;
+	c.bb = mem + PIECE;
+	*at = UINT64_MAX;
+	for (; off < end && !rc && *at == UINT64_MAX; off += n) {
+		rc = compare_piece(&c, off, end, &n, at, e);
+		if (!rc && w && w->progress && !w->progress(w->ctx, off, end))
+			rc = err_set(e, -ECANCELED, "stopped");
+	}
+	return rc;
+}
+
+/* ---- another parent ---- */
+
+#define REBASE_GRAIN (64 * KiB)
+
+/* A piece that d has from its present parent: what differs from the new one goes into d. */
+static int rebase_piece(struct disk *d, struct disk *now, uint64_t off, uint64_t len, char *mem,
+	uint64_t *copied, struct err *e)
+{
+	char *old = mem, *new = mem + PIECE;
+	int rc = fetch(d, off, old, len, false, e);
+
+	if (!rc && now)
+		rc = fetch(now, off, new, len, false, e);
+	else if (!rc)
+		memset(new, 0, len);
+	for (uint64_t at = 0; at < len && !rc; at += REBASE_GRAIN) {
+		uint64_t n = MIN(len - at, REBASE_GRAIN);
+
+		if (!memcmp(old + at, new + at, n))
+			continue;
+		rc = is_zero(old + at, n) ? disk_rw(d, DISK_WRITE_ZEROES, off + at, NULL, n, e)
+					  : disk_rw(d, DISK_WRITE, off + at, old + at, n, e);
+		*copied += n;
+	}
+	return rc;
+}
+
+int disk_rebase(struct disk *d, struct disk *now, const struct disk_watch *w, uint64_t *copied,
+	struct err *e)
+{
+	cleanup(free_ptr) char *mem = NULL;
+	uint64_t off = 0;
+	int rc = 0;
+
+	*copied = 0;
+	if (posix_memalign((void **)&mem, 4096, 2 * PIECE))
+		return err_set(e, -ENOMEM, "out of memory");
+	while (off < d->size && !rc) {
+		struct disk_extent x;
+
+		rc = disk_block_status(d, off, MIN(d->size - off, PIECE - off % PIECE), &x, e);
+		if (!rc && (x.depth || !(x.flags & DISK_EXT_HERE)))
+			rc = rebase_piece(d, now, off, x.len, mem, copied, e);
+		off += x.len;
+		if (!rc && w && w->progress && !w->progress(w->ctx, off, d->size))
+			rc = err_set(e, -ECANCELED, "stopped");
+	}
+	return rc ?: disk_rw(d, DISK_FLUSH, 0, NULL, 0, e);
+}
