@@ -13,6 +13,7 @@
 
 static const struct disk_format *const formats[] = {
 	&disk_raw,
+	&disk_qcow2,
 };
 
 static const struct disk_store_format *const stores[] = {

@@ -770,6 +770,19 @@ void sorter_prepared(struct sorter_tx *tx, int rc)
 		prepared_all(b);
 }
 
+/* In the order in which they came: formats allocate in this order, and what is written in sequence is to lie in sequence. */
+static void put_in_order(struct sorter_batch *b)
+{
+	struct sorter_tx *tx = b->first, *next, *out = NULL;
+
+	for (; tx; tx = next) {
+		next = tx->next;
+		tx->next = out;
+		out = tx;
+	}
+	b->first = out;
+}
+
 static void seal(struct sorter *s)
 {
 	struct sorter_batch *b = s->open;
@@ -777,6 +790,7 @@ static void seal(struct sorter *s)
 
 	s->open = b->next;
 	b->next = NULL;
+	put_in_order(b);
 	s->writing = b;
 	b->pending = 1;
 	for (tx = b->first; tx; tx = next) {

@@ -1,0 +1,303 @@
+/*
+ * qcow2.h: what the parts of the qcow2 format share. Nobody outside qcow2*.c includes it.
+ *
+ *   qcow2.c         opening, closing, requests: who runs when
+ *   qcow2_io.c      transfers that a coroutine (co.h) waits for
+ *   qcow2_meta.c    cache of L2 tables and refcount blocks; the transaction that writes them
+ *   qcow2_map.c     guest offset --> host offset, and its change
+ *   qcow2_refcount.c  clusters of the file: counting, finding free ones
+ *   qcow2_write.c   what the sorter asks: resolve, prepare, fill, commit
+ *   qcow2_compress.c, qcow2_snapshot.c, qcow2_bitmap.c, qcow2_check.c, qcow2_create.c
+ *
+ * Writes come through the sorter (sorter.h). prepare() allocates clusters (refcounts go up, in memory), the sorter writes the data and what
+ * surrounds it there, commit() changes the L2 entries, in memory. Nothing in the file refers to the new clusters until a transaction
+ * (q_commit()) writes the tables:
+ *
+ *   refcount blocks | barrier | refcount table | barrier | L2 tables, L1 table | barrier
+ *
+ * where a barrier is fdatasync(2) and those are left out before which nothing was written. All writes that were linked since the last one
+ * share one transaction. A crash between any two of these leaves clusters that are counted and not used, never ones that are used
+ * and not counted. Clusters that are given up are counted down only after the transaction that took away the reference is durable and
+ * the sorter's quarantine is over.
+ *
+ * Every function below may be called inside a coroutine (it waits there) and outside of one (it blocks; with nothing else in flight,
+ * except where its comment says otherwise).
+ *
+ * Like the page cache, what was written since the last flush may be lost with the host, or with the process; what was flushed may not.
+ */
+#ifndef LODGE_DISK_QCOW2_H
+#define LODGE_DISK_QCOW2_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/list.h"
+#include "disk/co.h"
+#include "disk/format.h"
+#include "disk/qcow2_header.h"
+#include "disk/sorter.h"
+
+struct err;
+
+#define Q_COPIED (1ull << 63)
+#define Q_COMPRESSED (1ull << 62)
+#define Q_ZERO 1ull
+#define Q_OFFSET 0x00fffffffffffe00ull
+#define Q_L1_RESERVED 0x7f000000000001ffull
+#define Q_L2_RESERVED 0x3f000000000001feull
+#define Q_SUBCLUSTERS 32u
+
+#define Q_SLICE_MAX (64u << 10) /* tables are cached in pieces of up to this */
+#define Q_GRAIN 4096u /* and written in pieces of this */
+#define Q_CACHE_BYTES (32u << 20)
+#define Q_DIRTY_BYTES (8u << 20) /* more than this starts a transaction */
+
+enum q_kind { Q_L2, Q_REFS };
+
+/* A piece of a table in memory. */
+struct q_slice {
+	struct q_slice *hnext;
+	struct list lru;
+	uint64_t off; /* in the file */
+	unsigned pins;
+	uint32_t dirty, writing; /* a bit for each grain */
+	enum q_kind kind;
+	bool loading, dead; /* dead: its cluster was freed, or it could not be read */
+	struct co_queue waiters;
+	uint8_t *data;
+};
+
+struct q_cache {
+	struct q_slice **hash;
+	unsigned hash_bits, count, max;
+	uint64_t dirty_bytes;
+	struct list lru; /* the one used longest ago first */
+};
+
+/* Numbers of clusters. */
+struct q_set {
+	uint64_t *slot; /* n + 1; 0 is empty */
+	uint64_t size, used; /* size: a power of two */
+};
+
+/* Clusters that lose a reference. */
+struct q_free {
+	uint64_t cluster, n;
+	bool punch;
+};
+struct q_frees {
+	struct q_free *a;
+	size_t n, cap;
+};
+
+struct q_stats {
+	uint64_t transactions, barriers, meta_writes, meta_bytes;
+	uint64_t allocated, freed; /* clusters */
+	uint64_t cache_hits, cache_misses;
+};
+
+struct q_bitmap; /* qcow2_bitmap.c */
+
+struct qcow2 {
+	struct disk *d;
+	struct file *file,
+		*data; /* data: where guest clusters are; the same without an external data file */
+	struct sorter *sorter; /* NULL when readonly */
+	struct qcow2_header h;
+	struct co_sched cs;
+	bool writable, extended, data_file, raw_data, v3;
+	bool lazy, dirty_set; /* lazy refcounts; the dirty bit stands in the file */
+	bool corrupt; /* no more writes */
+	unsigned cluster_bits, l2_bits, l2_entry, slice_bits, sub_bits;
+	uint64_t cluster_size;
+	uint64_t
+		zero_from; /* bytes of the file from here on were never written and read as zeroes */
+
+	uint64_t *l1;
+	uint64_t *l1_dirty; /* bitmap: a bit for 64 entries */
+	uint64_t *rt; /* refcount table */
+	uint64_t *rt_dirty;
+	uint64_t rt_entries;
+	unsigned rb_bits; /* log2 of the counts in a refcount block */
+	uint64_t refcount_max;
+	uint64_t free_at; /* no cluster below is free */
+	uint64_t snapshots_bytes; /* of the snapshot table, while a snapshot is made */
+	uint64_t packed_at, packed_end; /* where the next compressed cluster goes */
+
+	struct q_cache cache;
+	struct q_set meta_set; /* clusters that hold metadata */
+	struct co_mutex meta, commit;
+	bool data_first; /* data of this transaction has to be durable before its L2 entries */
+	uint64_t commit_begun,
+		commit_good; /* numbers of transactions: the last one begun; the last one that is durable */
+	struct q_frees frees; /* wait for the next transaction */
+	struct q_frees idle; /* may be counted down now */
+	unsigned jobs; /* coroutines that run */
+
+	uint8_t *unpacked; /* the compressed cluster that was read last */
+	uint64_t unpacked_entry; /* 0: none */
+
+	struct q_bitmap *bitmaps;
+	unsigned nbitmaps;
+	struct q_stats stats;
+};
+
+static inline uint64_t q_in_cluster(const struct qcow2 *q, uint64_t off)
+{
+	return off & (q->cluster_size - 1);
+}
+
+/* ---- qcow2_io.c ---- */
+
+/* Counts transfers that one coroutine waits for. */
+struct q_wait {
+	struct qcow2 *q;
+	struct co *co;
+	unsigned left;
+	int rc; /* the first error */
+};
+
+struct q_xfer {
+	struct file_req req;
+	struct q_wait *w;
+	struct iovec one;
+};
+
+/* x->req has op, off, len, iov, niov; x stays until q_wait_all() has returned. */
+void q_xfer_start(struct q_wait *w, struct q_xfer *x, struct file *f);
+int q_wait_all(struct q_wait *w);
+
+int q_pread(struct qcow2 *q, struct file *f, uint64_t off, void *buf, uint64_t len);
+int q_pwrite(struct qcow2 *q, struct file *f, uint64_t off, const void *buf, uint64_t len);
+int q_make_zero(struct qcow2 *q, struct file *f, uint64_t off, uint64_t len, bool unmap);
+int q_punch(struct qcow2 *q, struct file *f, uint64_t off, uint64_t len);
+int q_sync(struct qcow2 *q);
+/* What the backing file shows there; zeroes without one. */
+int q_backing_read(struct qcow2 *q, uint64_t off, void *buf, uint64_t len);
+/* Lets others run until something has happened. */
+void q_pause(struct qcow2 *q, struct co_queue *wait);
+
+/* ---- qcow2_meta.c ---- */
+
+int q_cache_init(struct qcow2 *q);
+void q_cache_free(struct qcow2 *q);
+/* Pins the slice that holds byte `off` of the file; *at is the place in its data. Waits. */
+int q_slice_get(struct qcow2 *q, enum q_kind kind, uint64_t off, struct q_slice **out);
+/* The same when it is in memory; NULL when not. Never waits. */
+struct q_slice *q_slice_try(struct qcow2 *q, uint64_t off);
+void q_slice_put(struct q_slice *s);
+void q_slice_dirty(struct qcow2 *q, struct q_slice *s, uint64_t at, uint64_t len);
+/* Its cluster holds something else from now on. */
+void q_cache_drop(struct qcow2 *q, uint64_t cluster_off);
+/* Everything that was linked and all data written before is durable when it answers 0. */
+int q_commit(struct qcow2 *q);
+bool q_meta_dirty(const struct qcow2 *q);
+int q_header_field(struct qcow2 *q, unsigned at, uint64_t value, unsigned bytes);
+int q_set_incompatible(struct qcow2 *q, uint64_t set, uint64_t clear);
+/* The image is damaged: says so in the header and allows no more writes. -EIO. */
+int q_damaged(struct qcow2 *q);
+void q_lock(struct qcow2 *q, struct co_mutex *m);
+static inline void q_unlock(struct co_mutex *m)
+{
+	co_unlock(m);
+}
+
+bool q_set_has(const struct q_set *s, uint64_t v);
+int q_set_add(struct q_set *s, uint64_t v); /* 1: was there; 0; -ENOMEM */
+void q_set_del(struct q_set *s, uint64_t v);
+int q_frees_add(struct q_frees *f, uint64_t cluster, uint64_t n, bool punch);
+
+/* ---- qcow2_refcount.c ---- */
+
+uint64_t q_refcount_in(const void *block, unsigned order, uint64_t i);
+void q_refcount_put(void *block, unsigned order, uint64_t i, uint64_t v);
+int q_refcount(struct qcow2 *q, uint64_t cluster, uint64_t *out);
+int q_refcount_add(struct qcow2 *q, uint64_t cluster, uint64_t n, int delta);
+/* Up to n clusters in a row; *got says how many. *zero: they read as zeroes. */
+int q_alloc(struct qcow2 *q, uint64_t n, uint64_t *host, uint64_t *got, bool *zero);
+/* Exactly n. */
+int q_alloc_exact(struct qcow2 *q, uint64_t n, uint64_t *host, bool *zero);
+/* For compressed data. */
+int q_alloc_bytes(struct qcow2 *q, uint64_t n, uint64_t *host);
+/* Was allocated and never linked. */
+void q_unalloc(struct qcow2 *q, uint64_t host, uint64_t clusters);
+/* A reference to these clusters goes with the next transaction. */
+int q_release(struct qcow2 *q, uint64_t host, uint64_t clusters, bool punch);
+static inline uint64_t q_end(const struct qcow2 *q) /* of what of the file may be referred to */
+{
+	return q->zero_from == UINT64_MAX ? q->file->size : MAX(q->zero_from, q->file->size);
+}
+int q_frees_append(struct q_frees *to, struct q_frees *from); /* empties `from` */
+/* Counts down what may be. Under `meta`. */
+int q_reap(struct qcow2 *q);
+
+/* ---- qcow2_map.c ---- */
+
+enum q_type { Q_UNALLOCATED, Q_ZEROES, Q_NORMAL, Q_PACKED };
+
+struct q_map {
+	enum q_type type;
+	uint64_t host; /* of the offset asked for; Q_PACKED: of the data, Q_ZEROES: or 0 */
+	uint64_t len; /* bytes that are alike */
+	uint64_t entry;
+};
+
+/* The longest stretch from `off` (up to `max` bytes) that is alike. Waits unless `try`: -EAGAIN then. */
+int q_map(struct qcow2 *q, uint64_t off, uint64_t max, bool try, struct q_map *out);
+/* Pins the L2 slice that holds the entry; NULL when there is no table. */
+int q_l2_get(struct qcow2 *q, uint64_t cluster, struct q_slice **out, uint64_t *at);
+/* The same, with a table of its own for this disk: allocates, copies. Under `meta`. */
+int q_l2_make(struct qcow2 *q, uint64_t cluster, struct q_slice **out, uint64_t *at);
+int q_entry_check(struct qcow2 *q, uint64_t entry, uint64_t bitmap, uint64_t cluster);
+/* How many entries of that slice follow `at`, this one included. */
+static inline uint64_t q_slice_left(const struct qcow2 *q, uint64_t at)
+{
+	return ((1ull << q->slice_bits) - at) / q->l2_entry;
+}
+enum q_type q_entry_type(const struct qcow2 *q, uint64_t entry);
+uint64_t q_packed_host(const struct qcow2 *q, uint64_t entry);
+uint64_t q_packed_len(const struct qcow2 *q, uint64_t entry); /* bytes to read */
+/* Gives up what the entry refers to. */
+int q_release_entry(struct qcow2 *q, uint64_t entry, bool punch);
+
+/* ---- qcow2_compress.c ---- */
+
+int q_unpack(const struct qcow2 *q, void *out, const void *in, size_t len);
+/* *n: bytes used of `out`; -ENOSPC: does not get smaller. */
+int q_pack(const struct qcow2 *q, void *out, size_t *n, const void *in);
+
+/* ---- qcow2_read.c ---- */
+
+/* Guest-visible contents. */
+int q_read(struct qcow2 *q, uint64_t off, void *buf, uint64_t len);
+int q_readv(struct qcow2 *q, uint64_t off, uint64_t len, const struct iovec *iov, unsigned niov);
+
+void q_submit_read(struct qcow2 *q, struct disk_req *r);
+
+/* ---- qcow2_snapshot.c ---- */
+
+/* A new L1 table of n entries for a disk of `size` bytes; nothing in flight. */
+int q_resize_l1(struct qcow2 *q, uint32_t n, uint64_t size);
+
+/* ---- qcow2_create.c ---- */
+
+extern const struct disk_key q_create_keys[];
+int q_create(const struct disk_create_opts *o, struct err *e);
+/* A place for each cluster of the disk; `space`: and space on the host. */
+int q_preallocate(struct qcow2 *q, bool space, struct err *e);
+
+/* ---- qcow2_write.c ---- */
+
+/* Between these no cluster that was reachable at the beginning is used for something else. */
+uint64_t q_enter(struct qcow2 *q);
+void q_leave(struct qcow2 *q, uint64_t epoch);
+/* What is in `frees` may be counted down once all have left that entered before; empties it. */
+void q_quarantine(struct qcow2 *q, struct q_frees *frees);
+/* For writes, zeroes and discards. */
+void q_submit_write(struct qcow2 *q, struct disk_req *r);
+int q_writer_create(struct qcow2 *q, struct err *e);
+void q_writer_destroy(struct qcow2 *q);
+
+int q_write_compressed(struct disk *d, uint64_t off, const void *buf, uint64_t len, struct err *e);
+
+#endif

@@ -1,0 +1,323 @@
+/*
+ * qcow2_create.c: new images.
+ *
+ *   header | refcount table | refcount blocks | L1 table
+ *
+ * The header is written last, behind a barrier: a file that begins with the magic number has its tables.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/size.h"
+#include "base/util.h"
+#include "disk/qcow2.h"
+
+const struct disk_key q_create_keys[] = {
+	{"cluster-size", "512..2M", "unit of allocation (64K)"},
+	{"refcount-bits", "1..64", "width of the reference counts (16)"},
+	{"compat", "0.10|1.1", "version 2 or 3 of the format (1.1)"},
+	{"lazy-refcounts", "on|off", "counts may be stale after a crash; repaired when opened"},
+	{"extended-l2", "on|off", "32 subclusters in each cluster"},
+	{"compression-type", "zlib|zstd", "of compressed clusters (zlib)"},
+	{"data-file", "FILE", "guest data goes there, uncounted"},
+	{"data-file-raw", "on|off", "the data file is a raw image by itself"},
+	{"preallocation", "off|metadata|falloc", "tables, or also space, for the whole disk"},
+	{0},
+};
+
+struct create {
+	const struct disk_create_opts *o;
+	struct qcow2_header h;
+	struct files fs;
+	struct file *file;
+	uint64_t blocks, l1_clusters;
+	bool metadata, falloc;
+};
+
+/* ---- options ---- */
+
+static int want_one_of(const struct disk_create_opts *o, const char *key, const char *const *names,
+	unsigned n, unsigned *out, struct err *e)
+{
+	const char *v = disk_kv_get(o->kv, key);
+
+	for (unsigned i = 0; v && i < n; i++)
+		if (!strcmp(v, names[i])) {
+			*out = i;
+			return 0;
+		}
+	return v ? err_set(e, -EINVAL, "%s: there is no '%s'", key, v) : 0;
+}
+
+static int take_options(struct create *c, struct err *e)
+{
+	static const char *const compats[] = {"0.10", "1.1"}, *const types[] = {"zlib", "zstd"};
+	static const char *const preallocs[] = {"off", "metadata", "falloc"};
+	const struct disk_create_opts *o = c->o;
+	static const char *const widths[] = {"1", "2", "4", "8", "16", "32", "64"};
+	uint64_t cluster = 64 * KiB;
+	unsigned compat = 1, type = 0, prealloc = 0, order = 4;
+	bool lazy = false, extended = false, raw = false;
+	struct qcow2_header *h = &c->h;
+	const char *data = disk_kv_get(o->kv, "data-file");
+	int rc = disk_kv_size(o->kv, "cluster-size", 512, 2 * MiB, true, &cluster, e);
+
+	rc = rc ?: want_one_of(o, "refcount-bits", widths, ARRAY_SIZE(widths), &order, e);
+	rc = rc ?: want_one_of(o, "compat", compats, 2, &compat, e);
+	rc = rc ?: want_one_of(o, "compression-type", types, 2, &type, e);
+	rc = rc ?: want_one_of(o, "preallocation", preallocs, 3, &prealloc, e);
+	rc = rc ?: disk_kv_bool(o->kv, "lazy-refcounts", &lazy, e);
+	rc = rc ?: disk_kv_bool(o->kv, "extended-l2", &extended, e);
+	rc = rc ?: disk_kv_bool(o->kv, "data-file-raw", &raw, e);
+	if (rc)
+		return rc;
+	if (!compat && (order != 4 || lazy || extended || type || data))
+		return err_set(e, -EINVAL,
+			"compat=0.10 has none of refcount-bits, lazy-refcounts, extended-l2, "
+			"compression-type and data-file: take compat=1.1");
+	if (extended && cluster < 16 * KiB)
+		return err_set(e, -EINVAL, "extended-l2: clusters have to be 16K or larger");
+	if (raw && (!data || o->backing))
+		return err_set(e, -EINVAL,
+			"data-file-raw: needs data-file, and no backing file goes with it");
+	if (prealloc && (o->backing || data))
+		return err_set(e, -EINVAL,
+			"preallocation: not with a backing file or an external data file");
+	h->version = compat ? 3 : 2;
+	h->cluster_bits = (unsigned)__builtin_ctzll(cluster);
+	h->refcount_order = order;
+	h->compression = type;
+	h->compatible = lazy ? QCOW2_LAZY_REFCOUNTS : 0;
+	h->incompatible = (extended ? QCOW2_EXTENDED_L2 : 0) | (type ? QCOW2_COMPRESSION : 0) |
+			  (data ? QCOW2_DATA_FILE : 0);
+	h->autoclear = raw ? QCOW2_DATA_FILE_RAW : 0;
+	c->metadata = prealloc;
+	c->falloc = prealloc == 2;
+	h->data_file = data ? strdup(data) : NULL;
+	h->backing = o->backing ? strdup(o->backing) : NULL;
+	h->backing_format = o->backing_format ? strdup(o->backing_format) : NULL;
+	if ((data && !h->data_file) || (o->backing && !h->backing))
+		return err_set(e, -ENOMEM, "out of memory");
+	if (h->backing && !h->backing_format)
+		return err_set(e, -EINVAL,
+			"the backing file %s needs its format: it is never guessed", h->backing);
+	return 0;
+}
+
+static int backing_size(const struct disk_create_opts *o, uint64_t *size, struct err *e)
+{
+	cleanup(free_ptr) char *path = disk_backing_path(o->path, o->backing);
+	struct disk_opts d = {.path = path,
+		.format = o->backing_format,
+		.readonly = true,
+		.io = IO_THREADS,
+		.loop = o->loop,
+		.open_file = o->open_file,
+		.open_ctx = o->open_ctx};
+	struct disk *disk;
+	int rc = path ? disk_open(&disk, &d, e) : err_set(e, -ENOMEM, "out of memory");
+
+	if (rc)
+		return err_wrap(e, "the backing file");
+	*size = disk_size(disk);
+	disk_close(disk);
+	return 0;
+}
+
+/* ---- layout ---- */
+
+static int lay_out(struct create *c, struct err *e)
+{
+	struct qcow2_header *h = &c->h;
+	unsigned cb = h->cluster_bits;
+	uint64_t cs = 1ull << cb, per = cs * 8 >> h->refcount_order;
+	bool extended = h->incompatible & QCOW2_EXTENDED_L2;
+	uint64_t entries = qcow2_l1_entries(h->size, cb, extended), total, want;
+	char size[SIZE_TEXT];
+
+	if (entries > QCOW2_L1_MAX / 8)
+		return err_set(e, -EFBIG,
+			"%s is too large for clusters of %llu bytes: take larger ones",
+			size_text(size, h->size), (unsigned long long)cs);
+	h->l1_size = (uint32_t)MAX(entries, 1ull);
+	c->l1_clusters = (h->l1_size * 8ull + cs - 1) >> cb;
+	/* Room in the table for a full disk, so that it need not grow. */
+	want = (h->size >> cb) + entries + c->l1_clusters + 16;
+	want += want / per;
+	want = (want / per + 1) * 8;
+	want = MIN(want, (uint64_t)QCOW2_RT_MAX);
+	h->rt_clusters = (uint32_t)((want + cs - 1) >> cb);
+	c->blocks = 1;
+	do {
+		total = 1 + h->rt_clusters + c->blocks + c->l1_clusters;
+	} while (c->blocks * per < total && ++c->blocks);
+	if (c->blocks > (uint64_t)h->rt_clusters * cs / 8)
+		return err_set(e, -EFBIG,
+			"%s is too large for clusters of %llu bytes: take larger ones",
+			size_text(size, h->size), (unsigned long long)cs);
+	h->rt_off = cs;
+	h->l1_off = (1 + h->rt_clusters + c->blocks) << cb;
+	return 0;
+}
+
+static int write_tables(struct create *c, struct err *e)
+{
+	const struct qcow2_header *h = &c->h;
+	unsigned cb = h->cluster_bits;
+	uint64_t cs = 1ull << cb, per = cs * 8 >> h->refcount_order, left;
+	uint64_t table = (uint64_t)h->rt_clusters << cb;
+	cleanup(free_ptr) uint8_t *buf = calloc(1, MAX(table, cs));
+	int rc;
+
+	if (!buf)
+		return err_set(e, -ENOMEM, "disk %s: out of memory", c->o->path);
+	for (uint64_t i = 0; i < c->blocks; i++)
+		put_be64(buf + i * 8, (1 + h->rt_clusters + i) << cb);
+	rc = file_write(c->file, h->rt_off, buf, table, e);
+	left = 1 + h->rt_clusters + c->blocks + c->l1_clusters;
+	for (uint64_t i = 0; i < c->blocks && !rc; i++) {
+		memset(buf, 0, cs);
+		for (uint64_t k = 0; k < MIN(left, per); k++)
+			q_refcount_put(buf, h->refcount_order, k, 1);
+		left -= MIN(left, per);
+		rc = file_write(c->file, (1 + h->rt_clusters + i) << cb, buf, cs, e);
+	}
+	rc = rc ?: file_zero(c->file, h->l1_off, c->l1_clusters << cb, false, e);
+	rc = rc ?: file_truncate(c->file, h->l1_off + (c->l1_clusters << cb), e);
+	rc = rc ?: file_flush(c->file, e);
+	memset(buf, 0, cs);
+	rc = rc ?: qcow2_header_build(h, buf, c->o->path, e);
+	rc = rc ?: file_write(c->file, 0, buf, cs, e);
+	return rc ?: file_flush(c->file, e);
+}
+
+/* With `overwrite` what is there is used, if something is. */
+static int open_or_make(struct create *c, const char *path, struct file **out, struct err *e)
+{
+	struct file_opts o = {.path = path, .create = !c->o->overwrite};
+	int rc = file_open(out, &c->fs, &o, e);
+
+	if (rc != -ENOENT || o.create)
+		return rc;
+	o.create = true;
+	if (e)
+		*e = (struct err){0};
+	return file_open(out, &c->fs, &o, e);
+}
+
+static int make_data_file(struct create *c, struct err *e)
+{
+	cleanup(free_ptr) char *path = disk_backing_path(c->o->path, c->h.data_file);
+	struct file *f = NULL;
+	int rc;
+
+	if (!path)
+		return err_set(e, -ENOMEM, "disk %s: out of memory", c->o->path);
+	rc = open_or_make(c, path, &f, e);
+	if (rc)
+		return err_wrap(e, "its data file");
+	if (!f->block_device) {
+		rc = file_truncate(f, 0, e);
+		rc = rc ?: file_truncate(f, c->h.size, e);
+	}
+	rc = rc ?: file_flush(f, e);
+	file_close(f);
+	return rc;
+}
+
+/* Opened like any other disk, it gets entries for all of its clusters. */
+static int preallocate(const struct create *c, struct err *e)
+{
+	struct disk_opts o = {.path = c->o->path,
+		.format = "qcow2",
+		.io = IO_THREADS,
+		.loop = c->o->loop,
+		.open_file = c->o->open_file,
+		.open_ctx = c->o->open_ctx};
+	struct disk *d;
+	int rc = disk_open(&d, &o, e);
+
+	if (rc)
+		return rc;
+	rc = q_preallocate(d->priv, c->falloc, e);
+	disk_close(d);
+	return rc;
+}
+
+int q_preallocate(struct qcow2 *q, bool space, struct err *e)
+{
+	uint64_t end = 0, n = (q->d->size + q->cluster_size - 1) >> q->cluster_bits;
+	int rc = 0;
+
+	for (uint64_t c = 0; c < n && !rc;) {
+		uint64_t at, host, got = 0, left;
+		struct q_slice *s;
+		bool zero;
+
+		rc = q_l2_make(q, c, &s, &at);
+		if (rc)
+			break;
+		left = MIN(((1ull << q->slice_bits) - at) / q->l2_entry, n - c);
+		rc = q_alloc(q, left, &host, &got, &zero);
+		if (!rc && (!zero || space))
+			rc = q_make_zero(q, q->file, host, got << q->cluster_bits, false);
+		for (uint64_t i = 0; i < got && !rc; i++) {
+			put_be64(s->data + at + i * q->l2_entry,
+				(host + (i << q->cluster_bits)) | Q_COPIED);
+			if (q->extended)
+				put_be64(s->data + at + i * q->l2_entry + 8, 0xffffffff);
+		}
+		if (!rc)
+			q_slice_dirty(q, s, at, got * q->l2_entry);
+		q_slice_put(s);
+		end = MAX(end, host + (got << q->cluster_bits));
+		c += got;
+		if (!rc && q->cache.dirty_bytes > Q_DIRTY_BYTES)
+			rc = q_commit(q);
+	}
+	rc = rc ?: q_commit(q);
+	if (rc)
+		return err_sys(e, rc, "disk %s: cannot be preallocated", q->d->o.path);
+	return end > q->file->size && !q->file->block_device ? file_truncate(q->file, end, e) : 0;
+}
+
+static int create_file(struct create *c, struct err *e)
+{
+	const struct disk_create_opts *o = c->o;
+	int rc = open_or_make(c, o->path, &c->file, e);
+
+	if (rc)
+		return rc;
+	if (!c->file->block_device)
+		rc = file_truncate(c->file, 0, e);
+	return rc ?: write_tables(c, e);
+}
+
+int q_create(const struct disk_create_opts *o, struct err *e)
+{
+	struct create c = {.o = o,
+		.fs = {.loop = o->loop,
+			.io = IO_THREADS,
+			.open = o->open_file,
+			.open_ctx = o->open_ctx}};
+	int rc = take_options(&c, e);
+
+	c.h.size = o->size;
+	if (!rc && !o->size && o->backing)
+		rc = backing_size(o, &c.h.size, e);
+	if (!rc && (!c.h.size || c.h.size % DISK_SECTOR))
+		rc = err_set(e, -EINVAL, "a size of %llu bytes is not a multiple of %u",
+			(unsigned long long)c.h.size, DISK_SECTOR);
+	rc = rc ?: lay_out(&c, e);
+	if (!rc && c.h.data_file)
+		rc = make_data_file(&c, e);
+	rc = rc ?: create_file(&c, e);
+	file_close(c.file);
+	if (!rc && c.metadata)
+		rc = preallocate(&c, e);
+	qcow2_header_free(&c.h);
+	return rc ? err_wrap(e, "disk %s", o->path) : 0;
+}

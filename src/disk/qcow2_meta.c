@@ -1,0 +1,609 @@
+/* qcow2_meta.c: L2 tables and refcount blocks in memory, and the transaction that writes them (order: qcow2.h). */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bitmap.h"
+#include "base/bytes.h"
+#include "base/util.h"
+#include "disk/qcow2.h"
+
+/* ---- sets of numbers ---- */
+
+static uint64_t mix(uint64_t v)
+{
+	return (v ^ v >> 29) * 0x9e3779b97f4a7c15ull >> 20;
+}
+
+static uint64_t slot_of(const struct q_set *s, uint64_t v)
+{
+	uint64_t i = mix(v) & (s->size - 1);
+
+	while (s->slot[i] && s->slot[i] != v + 1)
+		i = (i + 1) & (s->size - 1);
+	return i;
+}
+
+bool q_set_has(const struct q_set *s, uint64_t v)
+{
+	return s->size && s->slot[slot_of(s, v)];
+}
+
+static int set_grow(struct q_set *s)
+{
+	struct q_set more = {.size = s->size ? s->size * 2 : 64, .used = s->used};
+
+	more.slot = calloc(more.size, sizeof(*more.slot));
+	if (!more.slot)
+		return -ENOMEM;
+	for (uint64_t i = 0; i < s->size; i++)
+		if (s->slot[i])
+			more.slot[slot_of(&more, s->slot[i] - 1)] = s->slot[i];
+	free(s->slot);
+	*s = more;
+	return 0;
+}
+
+int q_set_add(struct q_set *s, uint64_t v)
+{
+	uint64_t i;
+
+	if (s->used * 2 >= s->size && set_grow(s))
+		return -ENOMEM;
+	i = slot_of(s, v);
+	if (s->slot[i])
+		return 1;
+	s->slot[i] = v + 1;
+	s->used++;
+	return 0;
+}
+
+void q_set_del(struct q_set *s, uint64_t v)
+{
+	uint64_t i, j;
+
+	if (!q_set_has(s, v))
+		return;
+	i = j = slot_of(s, v);
+	s->slot[i] = 0;
+	s->used--;
+	/* What was pushed behind it moves up. */
+	for (;;) {
+		uint64_t home;
+
+		j = (j + 1) & (s->size - 1);
+		if (!s->slot[j])
+			return;
+		home = mix(s->slot[j] - 1) & (s->size - 1);
+		if (((j - home) & (s->size - 1)) >= ((j - i) & (s->size - 1))) {
+			s->slot[i] = s->slot[j];
+			s->slot[j] = 0;
+			i = j;
+		}
+	}
+}
+
+int q_frees_add(struct q_frees *f, uint64_t cluster, uint64_t n, bool punch)
+{
+	struct q_free *last = f->n ? &f->a[f->n - 1] : NULL;
+
+	if (last && last->cluster + last->n == cluster && last->punch == punch) {
+		last->n += n;
+		return 0;
+	}
+	if (f->n == f->cap) {
+		size_t cap = f->cap ? f->cap * 2 : 16;
+		struct q_free *a = realloc(f->a, cap * sizeof(*a));
+
+		if (!a)
+			return -ENOMEM;
+		f->a = a;
+		f->cap = cap;
+	}
+	f->a[f->n++] = (struct q_free){cluster, n, punch};
+	return 0;
+}
+
+int q_frees_append(struct q_frees *to, struct q_frees *from)
+{
+	int rc = 0;
+
+	for (size_t i = 0; i < from->n; i++)
+		rc = q_frees_add(to, from->a[i].cluster, from->a[i].n, from->a[i].punch) ?: rc;
+	free(from->a);
+	*from = (struct q_frees){0};
+	return rc;
+}
+
+/* ---- cache ---- */
+
+static uint64_t slice_size(const struct qcow2 *q)
+{
+	return 1ull << q->slice_bits;
+}
+
+static uint64_t grain(const struct qcow2 *q)
+{
+	return MIN(slice_size(q), (uint64_t)Q_GRAIN);
+}
+
+int q_cache_init(struct qcow2 *q)
+{
+	struct q_cache *c = &q->cache;
+
+	c->max = Q_CACHE_BYTES >> q->slice_bits;
+	c->hash_bits = 16;
+	c->hash = calloc(1u << c->hash_bits, sizeof(*c->hash));
+	list_init(&c->lru);
+	return c->hash ? 0 : -ENOMEM;
+}
+
+static struct q_slice **bucket(struct qcow2 *q, uint64_t off)
+{
+	return &q->cache.hash[mix(off >> q->slice_bits) & ((1u << q->cache.hash_bits) - 1)];
+}
+
+static void unhash(struct qcow2 *q, struct q_slice *s)
+{
+	struct q_slice **p = bucket(q, s->off);
+
+	while (*p && *p != s)
+		p = &(*p)->hnext;
+	if (*p)
+		*p = s->hnext;
+	list_del(&s->lru);
+	q->cache.count--;
+	if (s->dirty)
+		q->cache.dirty_bytes -= (uint64_t)__builtin_popcount(s->dirty) * grain(q);
+	s->dirty = 0;
+	s->dead = true;
+}
+
+static void slice_free(struct q_slice *s)
+{
+	free(s->data);
+	free(s);
+}
+
+void q_cache_free(struct qcow2 *q)
+{
+	struct q_cache *c = &q->cache;
+
+	if (!c->hash)
+		return;
+	list_for_each_safe (it, tmp, &c->lru)
+		slice_free(list_entry(it, struct q_slice, lru));
+	free(c->hash);
+	c->hash = NULL;
+}
+
+/* The cache may grow beyond its size while everything in it is in use or dirty: a transaction is started before that is much. */
+static void evict(struct qcow2 *q)
+{
+	struct q_cache *c = &q->cache;
+
+	if (c->count < c->max)
+		return;
+	list_for_each_safe (it, tmp, &c->lru) {
+		struct q_slice *s = list_entry(it, struct q_slice, lru);
+
+		if (s->pins || s->dirty || s->writing)
+			continue;
+		unhash(q, s);
+		slice_free(s);
+		if (c->count < c->max)
+			return;
+	}
+}
+
+static struct q_slice *find(struct qcow2 *q, uint64_t off)
+{
+	struct q_slice *s = *bucket(q, off);
+
+	while (s && s->off != off)
+		s = s->hnext;
+	return s;
+}
+
+static struct q_slice *take(struct qcow2 *q, struct q_slice *s)
+{
+	s->pins++;
+	list_del(&s->lru);
+	list_add_tail(&q->cache.lru, &s->lru);
+	q->stats.cache_hits++;
+	return s;
+}
+
+struct q_slice *q_slice_try(struct qcow2 *q, uint64_t off)
+{
+	struct q_slice *s = find(q, align_down(off, slice_size(q)));
+
+	return s && !s->loading ? take(q, s) : NULL;
+}
+
+void q_slice_put(struct q_slice *s)
+{
+	if (s && !--s->pins && s->dead)
+		slice_free(s);
+}
+
+static struct q_slice *insert(struct qcow2 *q, enum q_kind kind, uint64_t off)
+{
+	struct q_slice *s = calloc(1, sizeof(*s)), **b = bucket(q, off);
+
+	if (!s)
+		return NULL;
+	s->data = malloc(slice_size(q));
+	if (!s->data) {
+		free(s);
+		return NULL;
+	}
+	s->off = off;
+	s->kind = kind;
+	s->pins = 1;
+	s->hnext = *b;
+	*b = s;
+	list_add_tail(&q->cache.lru, &s->lru);
+	q->cache.count++;
+	return s;
+}
+
+int q_slice_get(struct qcow2 *q, enum q_kind kind, uint64_t off, struct q_slice **out)
+{
+	struct q_slice *s;
+	int rc;
+
+	*out = NULL;
+	off = align_down(off, slice_size(q));
+	while ((s = find(q, off)) && s->loading) {
+		s->pins++;
+		q_pause(q, &s->waiters);
+		q_slice_put(s);
+	}
+	if (s) {
+		*out = take(q, s);
+		return 0;
+	}
+	evict(q);
+	s = insert(q, kind, off);
+	if (!s)
+		return -ENOMEM;
+	q->stats.cache_misses++;
+	s->loading = true;
+	rc = q_pread(q, q->file, off, s->data, slice_size(q));
+	s->loading = false;
+	if (rc && !s->dead)
+		unhash(q, s);
+	co_queue_wake_all(&s->waiters);
+	if (rc || s->dead) {
+		q_slice_put(s);
+		return rc ?: -EAGAIN;
+	}
+	*out = s;
+	return 0;
+}
+
+void q_slice_dirty(struct qcow2 *q, struct q_slice *s, uint64_t at, uint64_t len)
+{
+	uint64_t g = grain(q);
+
+	for (uint64_t i = at / g; i <= (at + len - 1) / g; i++) {
+		if (!(s->dirty >> i & 1))
+			q->cache.dirty_bytes += g;
+		s->dirty |= 1u << i;
+	}
+}
+
+void q_cache_drop(struct qcow2 *q, uint64_t cluster_off)
+{
+	for (uint64_t off = 0; off < q->cluster_size; off += slice_size(q)) {
+		struct q_slice *s = find(q, cluster_off + off);
+
+		if (!s)
+			continue;
+		unhash(q, s);
+		if (!s->pins)
+			slice_free(s);
+	}
+}
+
+/* ---- the transaction ---- */
+
+struct copy {
+	struct q_xfer x;
+	uint8_t *data;
+	uint64_t off, len;
+	struct q_slice *s; /* NULL: L1 or refcount table */
+	uint32_t mask;
+};
+
+enum { PHASE_REFS, PHASE_RT, PHASE_L2, PHASES };
+
+struct tx {
+	struct copy *c[PHASES];
+	size_t n[PHASES], cap[PHASES];
+	struct q_frees frees;
+};
+
+static struct copy *add_copy(struct tx *t, unsigned phase, uint64_t off, uint64_t len)
+{
+	struct copy *c;
+
+	if (t->n[phase] == t->cap[phase]) {
+		size_t cap = t->cap[phase] ? t->cap[phase] * 2 : 32;
+
+		c = realloc(t->c[phase], cap * sizeof(*c));
+		if (!c)
+			return NULL;
+		t->c[phase] = c;
+		t->cap[phase] = cap;
+	}
+	c = &t->c[phase][t->n[phase]];
+	memset(c, 0, sizeof(*c));
+	c->data = malloc(len);
+	c->off = off;
+	c->len = len;
+	if (!c->data)
+		return NULL;
+	t->n[phase]++;
+	return c;
+}
+
+static int copy_slice(struct qcow2 *q, struct tx *t, struct q_slice *s)
+{
+	unsigned phase = s->kind == Q_REFS ? PHASE_REFS : PHASE_L2, i = 0;
+	uint64_t g = grain(q);
+
+	while (s->dirty >> i) {
+		unsigned n = 1;
+		struct copy *c;
+
+		if (!(s->dirty >> i & 1)) {
+			i++;
+			continue;
+		}
+		while (i + n < 32 && s->dirty >> (i + n) & 1)
+			n++;
+		c = add_copy(t, phase, s->off + i * g, n * g);
+		if (!c)
+			return -ENOMEM;
+		memcpy(c->data, s->data + i * g, n * g);
+		c->s = s;
+		c->mask = (n == 32 ? ~0u : (1u << n) - 1) << i;
+		s->pins++;
+		s->writing |= c->mask;
+		s->dirty &= ~c->mask;
+		q->cache.dirty_bytes -= n * g;
+		i += n;
+		if (i >= 32)
+			break;
+	}
+	return 0;
+}
+
+/* Tables that are whole in memory: 64 entries are one sector. */
+static int copy_table(struct tx *t, unsigned phase, const uint64_t *table, uint64_t entries,
+	uint64_t *dirty, uint64_t off)
+{
+	uint64_t groups = (entries + 63) / 64;
+
+	for (size_t i = bitmap_next(dirty, groups, 0); i < groups;
+		i = bitmap_next(dirty, groups, i)) {
+		size_t end = MIN(bitmap_next_clear(dirty, groups, i), i + 128);
+		uint64_t first = i * 64, n = MIN(end * 64, entries) - first;
+		struct copy *c = add_copy(t, phase, off + first * 8, n * 8);
+
+		if (!c)
+			return -ENOMEM;
+		for (uint64_t k = 0; k < n; k++)
+			put_be64(c->data + k * 8, table[first + k]);
+		bitmap_clear_range(dirty, i, end - i);
+		i = end;
+	}
+	return 0;
+}
+
+static int collect(struct qcow2 *q, struct tx *t)
+{
+	int rc = 0;
+
+	if (q->cache.dirty_bytes)
+		list_for_each (it, &q->cache.lru) {
+			struct q_slice *s = list_entry(it, struct q_slice, lru);
+
+			if (s->dirty && !rc)
+				rc = copy_slice(q, t, s);
+		}
+	if (!rc)
+		rc = copy_table(t, PHASE_RT, q->rt, q->rt_entries, q->rt_dirty, q->h.rt_off);
+	if (!rc)
+		rc = copy_table(t, PHASE_L2, q->l1, q->h.l1_size, q->l1_dirty, q->h.l1_off);
+	t->frees = q->frees;
+	q->frees = (struct q_frees){0};
+	return rc;
+}
+
+static int write_phase(struct qcow2 *q, struct tx *t, unsigned phase)
+{
+	struct q_wait w = {.q = q};
+
+	for (size_t i = 0; i < t->n[phase]; i++) {
+		struct copy *c = &t->c[phase][i];
+
+		c->x.one = (struct iovec){c->data, c->len};
+		c->x.req = (struct file_req){.op = FILE_WRITE,
+			.off = c->off,
+			.len = c->len,
+			.iov = &c->x.one,
+			.niov = 1};
+		q_xfer_start(&w, &c->x, q->file);
+		q->stats.meta_writes++;
+		q->stats.meta_bytes += c->len;
+	}
+	return q_wait_all(&w);
+}
+
+/*
+ * With the dirty bit set refcounts are made anew after a crash: nothing has to wait for them. Data has to be there before L2 entries only
+ * where something else than zeroes would be read in its place.
+ */
+static int write_unordered(struct qcow2 *q, struct tx *t, bool data_first)
+{
+	int rc = data_first && t->n[PHASE_L2] ? q_sync(q) : 0;
+
+	for (unsigned phase = 0; phase < PHASES && !rc; phase++)
+		rc = write_phase(q, t, phase);
+	return rc ?: q_sync(q);
+}
+
+static int write_all(struct qcow2 *q, struct tx *t, bool data_first)
+{
+	size_t l2 = t->n[PHASE_L2], rt = t->n[PHASE_RT];
+	int rc;
+
+	if (q->dirty_set)
+		return write_unordered(q, t, data_first);
+	rc = write_phase(q, t, PHASE_REFS);
+	if (!rc && rt)
+		rc = q_sync(q);
+	if (!rc && rt)
+		rc = write_phase(q, t, PHASE_RT);
+	if (!rc && l2)
+		rc = q_sync(q);
+	if (!rc && l2)
+		rc = write_phase(q, t, PHASE_L2);
+	return rc ?: q_sync(q);
+}
+
+static void mark_table(uint64_t *dirty, uint64_t table, const struct copy *c)
+{
+	bitmap_set_range(dirty, (c->off - table) / 512, (c->len + 511) / 512);
+}
+
+/* What was not written is dirty again; in any case the copies go. */
+static void settle(struct qcow2 *q, struct tx *t, bool failed)
+{
+	for (unsigned phase = 0; phase < PHASES; phase++) {
+		for (size_t i = 0; i < t->n[phase]; i++) {
+			struct copy *c = &t->c[phase][i];
+
+			free(c->data);
+			if (!c->s) {
+				if (failed && phase == PHASE_RT)
+					mark_table(q->rt_dirty, q->h.rt_off, c);
+				else if (failed)
+					mark_table(q->l1_dirty, q->h.l1_off, c);
+				continue;
+			}
+			c->s->writing &= ~c->mask;
+			if (failed && !c->s->dead)
+				q_slice_dirty(q, c->s, c->off - c->s->off, c->len);
+			q_slice_put(c->s);
+		}
+		free(t->c[phase]);
+	}
+}
+
+static int transaction(struct qcow2 *q)
+{
+	struct tx t = {.frees = {0}};
+	uint64_t number = ++q->commit_begun;
+	bool any, data_first = q->data_first;
+	int rc = collect(q, &t);
+
+	q->data_first = false;
+	any = t.n[PHASE_REFS] || t.n[PHASE_RT] || t.n[PHASE_L2];
+	if (!rc)
+		rc = any ? write_all(q, &t, data_first) : q_sync(q);
+	settle(q, &t, rc);
+	if (rc) {
+		q->data_first = true;
+		(void)q_frees_append(&q->frees, &t.frees);
+		return rc;
+	}
+	q->commit_good = number;
+	q->stats.transactions += any;
+	q_quarantine(q, &t.frees);
+	return 0;
+}
+
+void q_lock(struct qcow2 *q, struct co_mutex *m)
+{
+	if (co_self(&q->cs)) {
+		co_lock(&q->cs, m);
+		return;
+	}
+	while (m->held)
+		files_drain(q->d->files);
+	m->held = true;
+}
+
+int q_commit(struct qcow2 *q)
+{
+	uint64_t ticket = q->commit_begun;
+	int rc = 0;
+
+	q_lock(q, &q->commit);
+	/* One that began after we came has everything that we want. */
+	if (q->commit_good <= ticket)
+		rc = transaction(q);
+	co_unlock(&q->commit);
+	return rc;
+}
+
+bool q_meta_dirty(const struct qcow2 *q)
+{
+	return q->cache.dirty_bytes || q->frees.n || q->idle.n ||
+	       bitmap_count(q->l1_dirty, (q->h.l1_size + 63) / 64) ||
+	       bitmap_count(q->rt_dirty, (q->rt_entries + 63) / 64);
+}
+
+/* ---- the header ---- */
+
+int q_header_field(struct qcow2 *q, unsigned at, uint64_t value, unsigned bytes)
+{
+	uint8_t b[8];
+
+	if (bytes == 4)
+		put_be32(b, (uint32_t)value);
+	else
+		put_be64(b, value);
+	return q_pwrite(q, q->file, at, b, bytes);
+}
+
+int q_set_incompatible(struct qcow2 *q, uint64_t set, uint64_t clear)
+{
+	uint64_t v = (q->h.incompatible | set) & ~clear;
+	int rc;
+
+	if (v == q->h.incompatible || !q->v3)
+		return 0;
+	rc = q_header_field(q, QCOW2_AT_INCOMPATIBLE, v, 8);
+	rc = rc ?: q_sync(q);
+	if (!rc)
+		q->h.incompatible = v;
+	return rc;
+}
+
+static void mark_corrupt(void *arg)
+{
+	struct qcow2 *q = arg;
+
+	q_set_incompatible(q, QCOW2_CORRUPT, 0);
+}
+
+static void job_after(void *arg)
+{
+	((struct qcow2 *)arg)->jobs--;
+}
+
+int q_damaged(struct qcow2 *q)
+{
+	if (!q->corrupt && q->writable) {
+		q->jobs++;
+		if (co_start(&q->cs, mark_corrupt, job_after, q))
+			q->jobs--;
+	}
+	q->corrupt = true;
+	return -EIO;
+}

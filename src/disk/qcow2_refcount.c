@@ -1,0 +1,453 @@
+/* qcow2_refcount.c: which clusters of the file are in use, and finding free ones. All of it under q->meta. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bitmap.h"
+#include "base/bytes.h"
+#include "base/util.h"
+#include "disk/qcow2.h"
+
+uint64_t q_refcount_in(const void *block, unsigned order, uint64_t i)
+{
+	const uint8_t *p = block;
+
+	switch (order) {
+	case 0:
+	case 1:
+	case 2: {
+		unsigned bits = 1u << order, per = 8 / bits;
+
+		return p[i / per] >> (i % per * bits) & ((1u << bits) - 1);
+	}
+	case 3:
+		return p[i];
+	case 4:
+		return get_be16(p + i * 2);
+	case 5:
+		return get_be32(p + i * 4);
+	default:
+		return get_be64(p + i * 8);
+	}
+}
+
+void q_refcount_put(void *block, unsigned order, uint64_t i, uint64_t v)
+{
+	uint8_t *p = block;
+
+	switch (order) {
+	case 0:
+	case 1:
+	case 2: {
+		unsigned bits = 1u << order, per = 8 / bits, shift = (unsigned)(i % per) * bits;
+		uint8_t mask = (uint8_t)(((1u << bits) - 1) << shift);
+
+		p[i / per] = (uint8_t)((p[i / per] & ~mask) | (uint8_t)(v << shift));
+		return;
+	}
+	case 3:
+		p[i] = (uint8_t)v;
+		return;
+	case 4:
+		put_be16(p + i * 2, (uint16_t)v);
+		return;
+	case 5:
+		put_be32(p + i * 4, (uint32_t)v);
+		return;
+	default:
+		put_be64(p + i * 8, v);
+	}
+}
+
+/* Where counts stand: a slice, the number in it of the cluster's count, and how many follow in the slice. */
+struct counts {
+	struct q_slice *s;
+	uint64_t i, left;
+};
+
+static uint64_t per_slice(const struct qcow2 *q)
+{
+	return 8ull << q->slice_bits >> q->h.refcount_order;
+}
+
+/* 1: there is no block for it. */
+static int counts_get(struct qcow2 *q, uint64_t cluster, struct counts *k)
+{
+	uint64_t rti = cluster >> q->rb_bits, in = cluster & ((1ull << q->rb_bits) - 1);
+	uint64_t per = per_slice(q);
+	int rc;
+
+	k->s = NULL;
+	if (rti >= q->rt_entries || !q->rt[rti])
+		return 1;
+	k->i = in % per;
+	k->left = per - k->i;
+	rc = q_slice_get(q, Q_REFS, q->rt[rti] + (in / per << q->slice_bits), &k->s);
+	return rc;
+}
+
+static uint64_t count_of(const struct qcow2 *q, const struct counts *k, uint64_t i)
+{
+	return q_refcount_in(k->s->data, q->h.refcount_order, k->i + i);
+}
+
+static void set_counts(struct qcow2 *q, struct counts *k, uint64_t n, uint64_t v)
+{
+	unsigned order = q->h.refcount_order;
+	uint64_t first = k->i << order >> 3, last = (k->i + n - 1) << order >> 3;
+
+	for (uint64_t i = 0; i < n; i++)
+		q_refcount_put(k->s->data, order, k->i + i, v);
+	q_slice_dirty(q, k->s, first, last - first + 1);
+}
+
+int q_refcount(struct qcow2 *q, uint64_t cluster, uint64_t *out)
+{
+	struct counts k;
+	int rc = counts_get(q, cluster, &k);
+
+	*out = 0;
+	if (rc)
+		return rc < 0 ? rc : 0;
+	*out = count_of(q, &k, 0);
+	q_slice_put(k.s);
+	return 0;
+}
+
+int q_refcount_add(struct qcow2 *q, uint64_t cluster, uint64_t n, int delta)
+{
+	while (n) {
+		struct counts k;
+		int rc = counts_get(q, cluster, &k);
+		uint64_t v;
+
+		if (rc)
+			return rc < 0 ? rc : q_damaged(q);
+		v = count_of(q, &k, 0);
+		if (delta < 0 ? v < (uint64_t)-delta : v > q->refcount_max - (uint64_t)delta) {
+			q_slice_put(k.s);
+			return delta < 0 ? q_damaged(q) : -EOVERFLOW;
+		}
+		v += (uint64_t)(int64_t)delta;
+		set_counts(q, &k, 1, v);
+		q_slice_put(k.s);
+		if (!v) {
+			q->free_at = MIN(q->free_at, cluster);
+			q->stats.freed++;
+			if (q->packed_at && (q->packed_end - 1) >> q->cluster_bits == cluster)
+				q->packed_at = q->packed_end = 0;
+		}
+		cluster++;
+		n--;
+	}
+	return 0;
+}
+
+/* ---- making room for counts ---- */
+
+/* Takes cluster c, which is free, for the block that counts it. */
+static int make_block(struct qcow2 *q, uint64_t c)
+{
+	uint64_t host = c << q->cluster_bits, rti = c >> q->rb_bits;
+	struct counts k;
+	int rc;
+
+	if (q_set_has(&q->meta_set, c))
+		return q_damaged(q);
+	if (host < q->zero_from)
+		rc = q_make_zero(q, q->file, host, q->cluster_size, false);
+	else
+		rc = 0;
+	if (rc)
+		return rc;
+	if (q->zero_from != UINT64_MAX)
+		q->zero_from = MAX(q->zero_from, host + q->cluster_size);
+	q_cache_drop(q, host);
+	if (q_set_add(&q->meta_set, c) < 0)
+		return -ENOMEM;
+	q->rt[rti] = host;
+	rc = counts_get(q, c, &k);
+	if (rc) {
+		q->rt[rti] = 0;
+		q_set_del(&q->meta_set, c);
+		return rc < 0 ? rc : -EIO;
+	}
+	set_counts(q, &k, 1, 1);
+	q_slice_put(k.s);
+	bitmap_set(q->rt_dirty, rti / 64);
+	return 0;
+}
+
+/*
+ * A longer refcount table. It and the blocks that count it lie together behind all clusters that the old one can count, so that
+ * nothing of the old state is touched until the header, in one sector, names the new table.
+ */
+struct grow {
+	uint64_t start, clusters, entries, blocks;
+	uint64_t *rt;
+	uint64_t *dirty;
+	uint8_t *buf;
+};
+
+static int grow_plan(const struct qcow2 *q, struct grow *g, uint64_t cluster)
+{
+	uint64_t per = 1ull << q->rb_bits, per_cluster = q->cluster_size / 8;
+
+	g->start = q->rt_entries << q->rb_bits;
+	g->clusters = q->h.rt_clusters;
+	do {
+		g->clusters += g->clusters / 2 + 1;
+		g->blocks = 1;
+		while (g->blocks * per < g->clusters + g->blocks)
+			g->blocks++;
+		g->entries = g->clusters * per_cluster;
+	} while (g->entries < q->rt_entries + g->blocks || g->entries <= cluster >> q->rb_bits);
+	if (g->clusters << q->cluster_bits > QCOW2_RT_MAX)
+		return -EFBIG;
+	g->rt = calloc(g->entries, 8);
+	g->dirty = calloc(BITMAP_WORDS((g->entries + 63) / 64), 8);
+	g->buf = malloc(MAX(g->clusters << q->cluster_bits, q->cluster_size));
+	return g->rt && g->dirty && g->buf ? 0 : -ENOMEM;
+}
+
+static int grow_write(struct qcow2 *q, struct grow *g)
+{
+	uint64_t per = 1ull << q->rb_bits, total = g->clusters + g->blocks;
+	unsigned cb = q->cluster_bits;
+	uint8_t field[12];
+	int rc = 0;
+
+	memcpy(g->rt, q->rt, q->rt_entries * 8);
+	for (uint64_t b = 0; b < g->blocks && !rc; b++) {
+		uint64_t at = (g->start + g->clusters + b) << cb;
+
+		memset(g->buf, 0, q->cluster_size);
+		for (uint64_t i = 0; i < per && b * per + i < total; i++)
+			q_refcount_put(g->buf, q->h.refcount_order, i, 1);
+		g->rt[q->rt_entries + b] = at;
+		q_cache_drop(q, at);
+		rc = q_pwrite(q, q->file, at, g->buf, q->cluster_size);
+	}
+	for (uint64_t i = 0; i < g->entries; i++)
+		put_be64(g->buf + i * 8, g->rt[i]);
+	rc = rc ?: q_pwrite(q, q->file, g->start << cb, g->buf, g->clusters << cb);
+	rc = rc ?: q_sync(q);
+	put_be64(field, g->start << cb);
+	put_be32(field + 8, (uint32_t)g->clusters);
+	rc = rc ?: q_pwrite(q, q->file, QCOW2_AT_RT, field, sizeof(field));
+	return rc ?: q_sync(q);
+}
+
+static int grow_table(struct qcow2 *q, uint64_t cluster)
+{
+	uint64_t old = q->h.rt_off >> q->cluster_bits, nold = q->h.rt_clusters;
+	struct grow g = {0};
+	int rc = grow_plan(q, &g, cluster);
+
+	/* Afterwards no entry of the table is newer than the file's. */
+	rc = rc ?: q_commit(q);
+	rc = rc ?: grow_write(q, &g);
+	free(g.buf);
+	if (rc) {
+		free(g.rt);
+		free(g.dirty);
+		return rc;
+	}
+	for (uint64_t i = 0; i < nold; i++)
+		q_set_del(&q->meta_set, old + i);
+	for (uint64_t i = 0; i < g.clusters + g.blocks; i++)
+		if (q_set_add(&q->meta_set, g.start + i) < 0)
+			rc = -ENOMEM;
+	free(q->rt);
+	free(q->rt_dirty);
+	q->rt = g.rt;
+	q->rt_dirty = g.dirty;
+	q->rt_entries = g.entries;
+	q->h.rt_off = g.start << q->cluster_bits;
+	q->h.rt_clusters = (uint32_t)g.clusters;
+	if (q->zero_from != UINT64_MAX)
+		q->zero_from = MAX(
+			q->zero_from, (g.start + g.clusters + g.blocks) << q->cluster_bits);
+	return rc ?: q_release(q, old << q->cluster_bits, nold, false);
+}
+
+/* Makes sure that there are counts for c. 1: c itself was taken for them. */
+static int cover(struct qcow2 *q, uint64_t c)
+{
+	int rc;
+
+	if (c >= 1ull << (56 - q->cluster_bits))
+		return -EFBIG;
+	if (c >> q->rb_bits >= q->rt_entries) {
+		rc = grow_table(q, c);
+		if (rc)
+			return rc;
+	}
+	if (q->rt[c >> q->rb_bits])
+		return 0;
+	rc = make_block(q, c);
+	return rc ?: 1;
+}
+
+/* ---- allocation ---- */
+
+static bool is_zero(struct qcow2 *q, uint64_t first, uint64_t n)
+{
+	uint64_t host = first << q->cluster_bits, end = (first + n) << q->cluster_bits;
+	bool zero = host >= q->zero_from;
+
+	if (q->zero_from != UINT64_MAX)
+		q->zero_from = MAX(q->zero_from, end);
+	return zero;
+}
+
+int q_alloc(struct qcow2 *q, uint64_t n, uint64_t *host, uint64_t *got, bool *zero)
+{
+	uint64_t c = q->free_at;
+
+	for (;;) {
+		struct counts k;
+		uint64_t i, run = 0;
+		int rc = cover(q, c);
+
+		if (rc < 0)
+			return rc;
+		if (rc) {
+			c++;
+			continue;
+		}
+		rc = counts_get(q, c, &k);
+		if (rc)
+			return rc < 0 ? rc : -EIO;
+		for (i = 0; i < k.left && count_of(q, &k, i); i++)
+			;
+		while (i + run < k.left && run < n && !count_of(q, &k, i + run) &&
+			!q_set_has(&q->meta_set, c + i + run))
+			run++;
+		if (run) {
+			k.i += i;
+			set_counts(q, &k, run, 1);
+			q_slice_put(k.s);
+			c += i;
+			q->free_at = c + run;
+			*host = c << q->cluster_bits;
+			*got = run;
+			*zero = is_zero(q, c, run);
+			q->stats.allocated += run;
+			return 0;
+		}
+		q_slice_put(k.s);
+		/* Counted as free and in use by the tables. */
+		if (i < k.left)
+			return q_damaged(q);
+		c += i;
+		q->free_at = c;
+	}
+}
+
+int q_alloc_exact(struct qcow2 *q, uint64_t n, uint64_t *host, bool *zero)
+{
+	uint64_t c = q->free_at, run = 0;
+
+	while (run < n) {
+		uint64_t v = 0;
+		int rc = cover(q, c + run);
+
+		if (!rc)
+			rc = q_refcount(q, c + run, &v);
+		if (rc < 0)
+			return rc;
+		if (!rc && !v && q_set_has(&q->meta_set, c + run))
+			return q_damaged(q);
+		if (rc || v) {
+			c += run + 1;
+			run = 0;
+		} else {
+			run++;
+		}
+	}
+	for (uint64_t i = 0; i < n; i++) {
+		int rc = q_refcount_add(q, c + i, 1, 1);
+
+		if (rc)
+			return rc;
+	}
+	if (c == q->free_at)
+		q->free_at = c + n;
+	*host = c << q->cluster_bits;
+	*zero = is_zero(q, c, n);
+	q->stats.allocated += n;
+	return 0;
+}
+
+int q_alloc_bytes(struct qcow2 *q, uint64_t n, uint64_t *host)
+{
+	uint64_t fresh, got, v = 0;
+	bool zero;
+	int rc;
+
+	if (q->packed_at) {
+		rc = q_refcount(q, (q->packed_end - 1) >> q->cluster_bits, &v);
+		if (rc)
+			return rc;
+		if (!v || v >= q->refcount_max || q->packed_at == q->packed_end)
+			q->packed_at = q->packed_end = 0;
+	}
+	if (q->packed_at && n <= q->packed_end - q->packed_at) {
+		rc = q_refcount_add(q, (q->packed_end - 1) >> q->cluster_bits, 1, 1);
+		if (rc)
+			return rc;
+		*host = q->packed_at;
+		q->packed_at += n;
+		return 0;
+	}
+	rc = q_alloc(q, 1, &fresh, &got, &zero);
+	if (rc)
+		return rc;
+	if (q->packed_at && fresh == q->packed_end) {
+		/* Begins in the cluster before. */
+		rc = q_refcount_add(q, (q->packed_end - 1) >> q->cluster_bits, 1, 1);
+		if (rc)
+			return rc;
+		*host = q->packed_at;
+	} else {
+		*host = fresh;
+	}
+	q->packed_at = *host + n;
+	q->packed_end = fresh + q->cluster_size;
+	return 0;
+}
+
+void q_unalloc(struct qcow2 *q, uint64_t host, uint64_t clusters)
+{
+	/* No memory: they stay counted, which is harmless. */
+	(void)q_frees_add(&q->idle, host >> q->cluster_bits, clusters, false);
+}
+
+int q_release(struct qcow2 *q, uint64_t host, uint64_t clusters, bool punch)
+{
+	return q_frees_add(&q->frees, host >> q->cluster_bits, clusters, punch);
+}
+
+int q_reap(struct qcow2 *q)
+{
+	struct q_frees f = q->idle;
+	int rc = 0;
+
+	q->idle = (struct q_frees){0};
+	if (f.n)
+		q->unpacked_entry = 0;
+	for (size_t i = 0; i < f.n && !rc; i++) {
+		for (uint64_t c = f.a[i].cluster; c < f.a[i].cluster + f.a[i].n && !rc; c++) {
+			uint64_t v = 0;
+
+			if (f.a[i].punch)
+				rc = q_refcount(q, c, &v);
+			if (!rc && v == 1)
+				rc = q_punch(q, q->file, c << q->cluster_bits, q->cluster_size);
+			rc = rc ?: q_refcount_add(q, c, 1, -1);
+		}
+	}
+	free(f.a);
+	return rc;
+}
