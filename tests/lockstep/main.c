@@ -1,7 +1,7 @@
 /*
  * lockstep: two machines run the same program, A translated and B interpreted, and are compared every few instructions.
  *
- *	lockstep --elf FILE | --kernel FILE [--initrd FILE] [--append TEXT] | --random
+ *	lockstep --elf FILE | --kernel FILE [--initrd FILE] [--append TEXT] | --random MONITOR
  *		[--insns N] [--seed S] [--programs P] [--check-every N] [--memory-every N] [--ram MIB]
  *		[--self] [--inject N] [--show] [--until TEXT]
  *
@@ -16,6 +16,7 @@
 #include <time.h>
 
 #include "cpu/rv64/disasm.h"
+#include "cpu/rv64/jit/jit.h"
 #include "program.h"
 
 struct run {
@@ -242,13 +243,39 @@ static void explain(struct run *r, struct pair *p)
 	show(&q, slice, hi);
 }
 
+/* A test in which nothing was translated would show nothing. */
+static bool translated(const struct run *r, const struct pair *p)
+{
+	struct rv64_vm *vm = (struct rv64_vm *)p->a->vm;
+	struct jit_stats st;
+
+	if (r->self || !vm->jit)
+		return true;
+	jit_stats(vm->jit, &st);
+	if (!r->program.random)
+		printf("A translated %llu instructions in %llu regions, removed %llu, entered code "
+		       "%llu times, interpreted %llu "
+		       "blocks\n",
+			(unsigned long long)st.insns, (unsigned long long)st.regions,
+			(unsigned long long)st.removed, (unsigned long long)st.leaves,
+			(unsigned long long)st.cold_blocks);
+	return st.leaves;
+}
+
 static int run(struct run *r, uint64_t *total)
 {
 	struct pair *p = pair_new(r);
 	bool good = run_to(r, p, UINT64_MAX);
 
 	*total += side_insns(p->b);
-	if (!good) {
+	if (!translated(r, p)) {
+		printf("A has translated nothing\n");
+		good = false;
+	} else if (r->program.random && p->b->over) {
+		printf("seed %llu: a program that should never end: %s\n%.600s\n",
+			(unsigned long long)r->seed, p->b->why, p->b->out);
+		good = false;
+	} else if (!good) {
 		explain(r, p);
 	} else if (!r->program.random) {
 		printf("%llu instructions, %llu comparisons, the same; %s%s\n",
@@ -266,14 +293,14 @@ static int run(struct run *r, uint64_t *total)
 static void usage(void)
 {
 	fprintf(stderr, "usage: lockstep --elf FILE | --kernel FILE [--initrd FILE] [--append "
-			"TEXT] | --random, see main.c\n");
+			"TEXT] | --random MONITOR, see main.c\n");
 	exit(2);
 }
 
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {{"elf", 1, NULL, 'e'}, {"kernel", 1, NULL, 'k'},
-		{"initrd", 1, NULL, 'i'}, {"append", 1, NULL, 'a'}, {"random", 0, NULL, 'r'},
+		{"initrd", 1, NULL, 'i'}, {"append", 1, NULL, 'a'}, {"random", 1, NULL, 'r'},
 		{"insns", 1, NULL, 'n'}, {"seed", 1, NULL, 's'}, {"programs", 1, NULL, 'p'},
 		{"check-every", 1, NULL, 'c'}, {"memory-every", 1, NULL, 'm'},
 		{"ram", 1, NULL, 'R'}, {"self", 0, NULL, 'S'}, {"inject", 1, NULL, 'I'},
@@ -303,6 +330,7 @@ int main(int argc, char **argv)
 			break;
 		case 'r':
 			r.program.random = true;
+			r.program.elf = optarg;
 			break;
 		case 'n':
 			r.insns = v;
@@ -338,7 +366,7 @@ int main(int argc, char **argv)
 			usage();
 		}
 	}
-	if (!r.program.elf + !r.program.kernel + !r.program.random != 2)
+	if (!r.program.elf + !r.program.kernel != 1)
 		usage();
 	r.program.side.builtin_firmware = r.program.kernel;
 	clock_gettime(CLOCK_MONOTONIC, &t0);

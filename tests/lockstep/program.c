@@ -172,10 +172,10 @@ static void load_linux(struct side *s, const struct program *p)
 
 void program_load(const struct program *p, struct side *s)
 {
-	if (p->elf)
-		load_elf(s, p->elf);
-	else if (p->kernel)
+	if (p->kernel)
 		load_linux(s, p);
 	else
-		side_boot(s, gen_program(s, p->seed), 0, 0);
+		load_elf(s, p->elf);
+	if (p->random)
+		gen_program(s, p->seed);
 }

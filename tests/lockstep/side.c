@@ -88,8 +88,13 @@ static void mmio(struct side *s, struct cpu_exit *x)
 	if (at >= UART_BASE && at < UART_BASE + 8) {
 		if (x->mmio.write && at == UART_BASE)
 			print(s, (char)x->mmio.data);
-		/* Line status: empty. Interrupt identification: none. */
-		x->mmio.data = at == UART_BASE + 5 ? 0x60 : at == UART_BASE + 2 ? 1 : 0;
+		if (x->mmio.write && at == UART_BASE + 1)
+			s->ier = x->mmio.data & 15;
+		/* Line status: empty. Interrupt identification: may be sent to, when somebody asked. */
+		x->mmio.data = at == UART_BASE + 5   ? 0x60
+			       : at == UART_BASE + 2 ? (s->ier & 2 ? 2 : 1)
+			       : at == UART_BASE + 1 ? s->ier
+						     : 0;
 	} else if (at == FINISHER && x->mmio.write) {
 		over(s, "the finisher was written", x->mmio.data);
 	} else if (at >= 0x2000000 && at < 0x2010000) {

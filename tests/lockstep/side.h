@@ -33,6 +33,7 @@ struct side {
 	uint64_t start; /* instret at its first instruction */
 	uint64_t skipped; /* ticks slept through */
 	struct cpu_exit x; /* the last; answered when it asked for an answer */
+	uint64_t ier; /* of the UART */
 	bool over;
 	const char *why; /* when it is over */
 	uint64_t code;

@@ -28,6 +28,9 @@ def good(what, *args):
     check(f"{what}: {out.strip().splitlines()[-1] if out.strip() else 'no output'}", rc == 0, out[-6000:])
 
 
+hot = os.path.join(BUILD, "guest/hot.elf")
+if os.path.exists(hot):
+    good("random hot programs", "--random", hot, "--insns", 250000, "--programs", max(1, INSNS // 250000), "--memory-every", 50)
 monitor = os.path.join(BUILD, "guest/diff.elf")
 if os.path.exists(monitor):
     image = gen.read_monitor(monitor)
