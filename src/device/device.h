@@ -43,6 +43,8 @@ struct device_env {
 	/* Something that people should see in events and logs ("virtio-blk.0: needs reset: descriptor loop"). Any thread. */
 	void (*report)(void *ctx, const char *device, const char *text);
 	void *ctx;
+	/* The device cannot go on (the host failed a request of it): stop the guest, and tell people. Any thread; may be NULL. */
+	void (*stop)(void *ctx, const char *device, const char *text);
 };
 
 struct device_class {

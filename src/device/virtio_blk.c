@@ -126,6 +126,20 @@ static void report(struct blk *b, const struct disk_req *d)
 	b->v.dev.env->report(b->v.dev.env->ctx, b->v.dev.id, text);
 }
 
+/* on_error=pause: the request stays with the disk until the machine is resumed. */
+static void on_failed(void *ctx, const struct disk_req *d)
+{
+	struct blk *b = ctx;
+	struct device_env *env = b->v.dev.env;
+	char text[160];
+
+	snprintf(text, sizeof(text), "%s of %llu bytes at %llu failed: %s", disk_op_name(d->op),
+		(unsigned long long)d->len, (unsigned long long)d->offset,
+		strerrordesc_np(-d->result) ?: "error");
+	if (env->stop)
+		env->stop(env->ctx, b->v.dev.id, text);
+}
+
 static void next_range(struct blk_req *q);
 
 static void on_done(struct disk_req *d)
@@ -396,6 +410,11 @@ int virtio_blk_resize(struct device *d, uint64_t size, struct err *e)
 	return disk_resize(container_of(d, struct blk, v.dev)->disk, size, e);
 }
 
+struct disk *virtio_blk_disk(struct device *d)
+{
+	return d->cls == &virtio_blk_class ? container_of(d, struct blk, v.dev)->disk : NULL;
+}
+
 /* ---- life ---- */
 
 static const struct virtio_class blk_virtio = {
@@ -420,7 +439,7 @@ static int realize(struct device *d, const void *opts, struct err *e)
 		return err_set(e, -EINVAL, "%u queues; 1 to %d are possible", o->queues,
 			VIRTIO_BLK_QUEUES_MAX);
 	disk.loop = d->env->loop;
-	disk.client = (struct disk_client){on_batch, on_resized, b};
+	disk.client = (struct disk_client){on_batch, on_resized, b, on_failed};
 	rc = disk_open(&b->disk, &disk, e);
 	if (rc)
 		return rc;
@@ -463,13 +482,17 @@ static void reset(struct device *d)
 	struct blk *b = container_of(d, struct blk, v.dev);
 
 	quiet(b); /* a reboot does not ask first */
+	disk_fail_held(b->disk);
 	virtio_reset(&b->v);
 	b->v.quiesced = false;
 }
 
 static int quiesce(struct device *d, struct err *e)
 {
-	if (!quiet(container_of(d, struct blk, v.dev)))
+	struct blk *b = container_of(d, struct blk, v.dev);
+
+	/* What the host failed waits for the machine's resume. */
+	if (!quiet(b) && !disk_held(b->disk))
 		return err_set(e, -EBUSY, "%s: a request is still open", d->id);
 	return 0;
 }
@@ -483,9 +506,18 @@ static const struct state_field fields[] = {
 	STATE_END,
 };
 
+static void resume(struct device *d)
+{
+	virtio_device_resume(d);
+	disk_retry(container_of(d, struct blk, v.dev)->disk);
+}
+
 static void pre_save(void *obj)
 {
 	struct blk *b = obj;
+
+	/* A request cannot be saved: the guest gets the error that it was held for. */
+	disk_fail_held(b->disk);
 
 	b->capacity = disk_size(b->disk) / DISK_SECTOR;
 }
@@ -554,6 +586,11 @@ static void stats(struct device *d, json_t *into)
 		json_object_set_new(into, disk_op_name(i), op_stats(&s.op[i]));
 	json_object_set_new(into, "in_flight", json_integer(s.in_flight));
 	json_object_set_new(into, "in_flight_max", json_integer(s.in_flight_max));
+	json_object_set_new(into, "held", json_integer(s.held));
+	json_object_set_new(into, "ignored", json_integer((json_int_t)s.ignored));
+	json_object_set_new(into, "delayed", json_integer((json_int_t)s.delayed));
+	json_object_set_new(into, "delayed_us", json_integer((json_int_t)(s.delayed_ns / 1000)));
+	disk_format_stats(b->disk, into);
 	json_object_set_new(into, "failed", json_integer((json_int_t)b->failed));
 	json_object_set_new(into, "refused", json_integer((json_int_t)b->refused));
 }
@@ -566,7 +603,7 @@ const struct device_class virtio_blk_class = {
 	.unrealize = unrealize,
 	.reset = reset,
 	.quiesce = quiesce,
-	.resume = virtio_device_resume,
+	.resume = resume,
 	.state = &state,
 	.describe = describe,
 	.stats = stats,

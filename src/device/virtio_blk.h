@@ -27,4 +27,7 @@ struct virtio_blk_opts {
 /* Grows the disk and tells the driver (disk_resize()). -EINVAL when d is not a virtio-blk. Loop thread, not under the device's lock. */
 int virtio_blk_resize(struct device *d, uint64_t size, struct err *e);
 
+/* The disk of a virtio-blk, or NULL; it stays the device's. */
+struct disk *virtio_blk_disk(struct device *d);
+
 #endif

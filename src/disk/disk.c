@@ -9,6 +9,7 @@
 #include "base/size.h"
 #include "base/util.h"
 #include "disk/format.h"
+#include "disk/gate.h"
 #include "disk/tool.h"
 
 static const struct disk_format *const formats[] = {
@@ -96,6 +97,8 @@ void disk_done(struct disk_req *r, int result)
 	struct disk *d = r->disk;
 
 	r->result = result;
+	if (result && d->gate && r->start_ns && gate_failed(d->gate, r))
+		return;
 	if (r->start_ns) /* else a part of another one */
 		count(d, r);
 	d->in_flight--;
@@ -270,7 +273,15 @@ void disk_submit(struct disk *d, struct disk_req *r)
 	/* A reader's flush has nothing to do, and a request without bytes neither. */
 	if (rc || (r->op == DISK_FLUSH ? d->o.readonly : !r->len))
 		disk_done_soon(r, rc);
-	else if (r->nranges && !d->format->scattered)
+	else if (!d->gate || gate_enter(d->gate, r))
+		disk_pass(r);
+}
+
+void disk_pass(struct disk_req *r)
+{
+	struct disk *d = r->disk;
+
+	if (r->nranges && !d->format->scattered)
 		submit_ranges(d, r);
 	else
 		d->format->submit(d, r);
@@ -278,13 +289,43 @@ void disk_submit(struct disk *d, struct disk_req *r)
 
 void disk_drain(struct disk *d)
 {
-	while (d->in_flight) {
+	while (d->in_flight > gate_held(d->gate)) {
+		if (d->gate)
+			gate_open(d->gate);
 		for (struct disk *i = d; i; i = i->backing)
 			run_ready(i);
 		if (d->format->kick)
 			d->format->kick(d);
 		files_drain(d->files);
 	}
+}
+
+unsigned disk_held(const struct disk *d)
+{
+	return gate_held(d->gate);
+}
+
+void disk_retry(struct disk *d)
+{
+	struct disk_req *r = d->gate ? gate_take_held(d->gate) : NULL, *next;
+
+	for (; r; r = next) {
+		next = r->next;
+		disk_pass(r);
+	}
+}
+
+void disk_fail_held(struct disk *d)
+{
+	struct disk_req *r = d->gate ? gate_take_held(d->gate) : NULL, *next;
+
+	for (; r; r = next) {
+		next = r->next;
+		count(d, r);
+		d->in_flight--;
+		r->done(r);
+	}
+	disk_batch(d);
 }
 
 unsigned disk_in_flight(const struct disk *d)
@@ -317,7 +358,10 @@ void disk_close(struct disk *d)
 	if (!d)
 		return;
 	disk_drain(d);
+	if (disk_held(d))
+		disk_fail_held(d);
 	d->format->close(d);
+	gate_destroy(d->gate);
 	disk_close(d->backing);
 	if (!d->depth)
 		free(d->files);
@@ -381,6 +425,8 @@ static int open_at(struct disk **out, const struct disk_format *f, const struct 
 	rc = d->o.path ? make_files(d, above, e) : err_set(e, -ENOMEM, "disk: out of memory");
 	if (!rc)
 		rc = ready_create(d, e);
+	if (!rc && !above)
+		rc = gate_create(&d->gate, d, e);
 	if (!rc)
 		rc = f->open(d, e);
 	d->o.kv = NULL; /* the caller's; not looked at any more */
@@ -583,4 +629,12 @@ void disk_stats(const struct disk *d, struct disk_stats *out)
 {
 	*out = d->stats;
 	out->in_flight = d->in_flight;
+	if (d->gate)
+		gate_stats(d->gate, out);
+}
+
+void disk_format_stats(struct disk *d, struct json_t *into)
+{
+	if (d->format->stats)
+		d->format->stats(d, into);
 }

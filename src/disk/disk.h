@@ -76,7 +76,15 @@ struct disk_client {
 	void (*batch)(void *ctx); /* a group of requests was completed */
 	void (*resized)(void *ctx);
 	void *ctx;
+	/* With on_error PAUSE: the host failed this request, and it is held (result says why). */
+	void (*failed)(void *ctx, const struct disk_req *r);
 };
+
+/* Per second; 0: none. A burst is what may pass at once; 0: a tenth of a second's worth. gate.h */
+struct disk_limits {
+	uint64_t ops, bytes, ops_burst, bytes_burst;
+};
+enum disk_on_error { DISK_ERROR_REPORT, DISK_ERROR_PAUSE, DISK_ERROR_IGNORE };
 
 struct disk_kv {
 	const char *key, *value; /* key NULL ends a list */
@@ -94,6 +102,8 @@ struct disk_opts {
 	enum io_kind io;
 	struct uv_loop_s *loop;
 	struct disk_client client;
+	struct disk_limits limits;
+	enum disk_on_error on_error;
 	/* Of the format: "sorter" = "off" ... ; NULL ends the list. NULL: none. */
 	const struct disk_kv *kv;
 	/* Tests put their devices below the format: see struct files. */
@@ -122,7 +132,12 @@ void disk_close(struct disk *d);
 void disk_submit(struct disk *d, struct disk_req *r);
 /* Blocks until nothing is in flight; every `done` has been called then. For quiesce. */
 void disk_drain(struct disk *d);
-unsigned disk_in_flight(const struct disk *d);
+unsigned disk_in_flight(const struct disk *d); /* with those that are held */
+
+/* Requests that the host failed, with on_error PAUSE. They stay through disk_drain(). */
+unsigned disk_held(const struct disk *d);
+void disk_retry(struct disk *d);
+void disk_fail_held(struct disk *d); /* reports them after all */
 
 void disk_info(const struct disk *d, struct disk_info *out);
 uint64_t disk_size(const struct disk *d);
@@ -144,7 +159,13 @@ struct disk_op_stats {
 struct disk_stats {
 	struct disk_op_stats op[DISK_OPS];
 	unsigned in_flight, in_flight_max;
+	unsigned held;
+	uint64_t delayed, delayed_ns; /* by limits */
+	uint64_t ignored; /* errors */
 };
 void disk_stats(const struct disk *d, struct disk_stats *out);
+/* Adds what the format counts: caches, transactions. */
+struct json_t;
+void disk_format_stats(struct disk *d, struct json_t *into);
 
 #endif

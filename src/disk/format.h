@@ -199,6 +199,7 @@ struct disk {
 	void *priv; /* the format's own */
 	unsigned in_flight;
 	struct disk_stats stats;
+	struct disk_gate *gate; /* or NULL */
 	struct disk_ready *ready; /* requests that ended at once */
 };
 

@@ -46,6 +46,7 @@ struct board_opts {
 	void (*wake)(void *ctx, unsigned vcpu); /* cpu_vm_opts.wake */
 	void (*system_event)(void *ctx, int event, uint64_t code); /* device_env.system_event */
 	void (*report)(void *ctx, const char *device, const char *text);
+	void (*stop)(void *ctx, const char *device, const char *text); /* device_env.stop */
 	void *ctx;
 };
 

@@ -294,7 +294,7 @@ static int devices_up(struct virt *v, struct err *e)
 	int rc;
 
 	b->env = (struct device_env){o->loop, b->space, b->bus, b->pci, o->log, o->seed,
-		o->system_event, o->report, o->ctx};
+		o->system_event, o->report, o->ctx, o->stop};
 	b->devices = calloc(PLATFORM_DEVICES + o->ndevices, sizeof(struct device *));
 	if (!b->devices)
 		return err_set(e, -ENOMEM, "no memory");

@@ -71,10 +71,16 @@ _Static_assert((int)VM_CACHE_WRITEBACK == (int)DISK_CACHE_WRITEBACK &&
 _Static_assert((int)VM_IO_AUTO == (int)IO_AUTO && (int)VM_IO_URING == (int)IO_URING &&
 		       (int)VM_IO_THREADS == (int)IO_THREADS,
 	"enum vm_io and enum io_kind");
+_Static_assert((int)VM_ERROR_REPORT == (int)DISK_ERROR_REPORT &&
+		       (int)VM_ERROR_PAUSE == (int)DISK_ERROR_PAUSE &&
+		       (int)VM_ERROR_IGNORE == (int)DISK_ERROR_IGNORE,
+	"enum vm_on_error and enum disk_on_error");
 
 static void add_disk(struct device_list *l, const struct vm_config *cfg, unsigned i)
 {
-	static const char *const formats[] = {[VM_FORMAT_RAW] = "raw"};
+	static const char *const formats[] = {[VM_FORMAT_RAW] = "raw",
+		[VM_FORMAT_QCOW2] = "qcow2",
+		[VM_FORMAT_LODGEFS] = "lodgefs"};
 	const struct vm_disk *d = &cfg->disks[i];
 
 	if (d->id)
@@ -87,7 +93,9 @@ static void add_disk(struct device_list *l, const struct vm_config *cfg, unsigne
 			.readonly = d->readonly,
 			.discard = d->discard,
 			.cache = (enum disk_cache)d->cache,
-			.io = (enum io_kind)d->io},
+			.io = (enum io_kind)d->io,
+			.limits = {d->iops, d->bps, d->iops_burst, d->bps_burst},
+			.on_error = (enum disk_on_error)d->on_error},
 		.queues = d->queues ?: MIN(cfg->smp, (unsigned)VM_MAX_QUEUES),
 	};
 	add_device(l, "virtio-blk", l->disk_id[i], &l->disk[i]);
@@ -127,7 +135,8 @@ static int list_devices(struct device_list *l, struct vm *vm, struct err *e)
 
 int build_board(struct vm *vm, void (*wake)(void *ctx, unsigned vcpu),
 	void (*system_event)(void *ctx, int event, uint64_t code),
-	void (*report)(void *ctx, const char *device, const char *text), struct err *e)
+	void (*report)(void *ctx, const char *device, const char *text),
+	void (*stop)(void *ctx, const char *device, const char *text), struct err *e)
 {
 	const struct vm_config *cfg = vm->o.cfg;
 	struct board_opts o = {
@@ -150,6 +159,7 @@ int build_board(struct vm *vm, void (*wake)(void *ctx, unsigned vcpu),
 		.wake = wake,
 		.system_event = system_event,
 		.report = report,
+		.stop = stop,
 		.ctx = vm,
 	};
 	struct device_list list = {0};
@@ -181,6 +191,14 @@ int build_disk_resize(struct board *b, const char *id, uint64_t size, struct err
 		if (!strcmp(b->devices[i]->id, id))
 			return virtio_blk_resize(b->devices[i], size, e);
 	return err_set(e, -ENOENT, "this machine has no disk %s", id);
+}
+
+struct disk *build_disk(struct board *b, const char *id)
+{
+	for (unsigned i = 0; i < b->ndevices; i++)
+		if (!strcmp(b->devices[i]->id, id))
+			return virtio_blk_disk(b->devices[i]);
+	return NULL;
 }
 
 int build_balloon(struct board *b, const struct vm_config *cfg, uint64_t target, struct err *e)

@@ -15,13 +15,16 @@ struct vm_config;
 /* Fills vm->board. Back ends are opened here; what fails is unwound. */
 int build_board(struct vm *vm, void (*wake)(void *ctx, unsigned vcpu),
 	void (*system_event)(void *ctx, int event, uint64_t code),
-	void (*report)(void *ctx, const char *device, const char *text), struct err *e);
+	void (*report)(void *ctx, const char *device, const char *text),
+	void (*stop)(void *ctx, const char *device, const char *text), struct err *e);
 int build_power_button(struct board *b, struct err *e);
 /* Asks the guest to keep `target` bytes of its memory. */
 int build_balloon(struct board *b, const struct vm_config *cfg, uint64_t target, struct err *e);
 unsigned build_workers(const struct vm_config *cfg);
 uint64_t build_memory(const struct vm_config *cfg);
 
+/* NULL: there is none such. */
+struct disk *build_disk(struct board *b, const char *id);
 /* Live: grows the disk `id` to `size` bytes (0: what its file has now) and tells the guest. */
 int build_disk_resize(struct board *b, const char *id, uint64_t size, struct err *e);
 

@@ -206,9 +206,10 @@ static int disk_parse(void *elem, const char *text, struct err *e)
 static const char *const engine_names[] = {"auto", "rv64", "interp", NULL};
 static const char *const console_names[] = {"uart", "virtio", NULL};
 static const char *const clock_names[] = {"host", "model", NULL};
-static const char *const format_names[] = {"", "raw", NULL};
+static const char *const format_names[] = {"", "raw", "qcow2", "lodgefs", NULL};
 static const char *const cache_names[] = {"writeback", "none", "writethrough", NULL};
 static const char *const io_names[] = {"auto", "uring", "threads", NULL};
+static const char *const on_error_names[] = {"report", "pause", "ignore", NULL};
 static const char *const level_names[] = {"error", "warn", "info", "debug", NULL};
 
 #define TEXT(f, k, T, m) .flag = f, .key = k, .type = OPT_TEXT, OPT_AT(T, m)
@@ -261,6 +262,40 @@ const struct opt vm_disk_opts[] = {
 		.min = 1,
 		.max = VM_MAX_QUEUES,
 		.help = "request queues; without it one for each vCPU"},
+	{.flag = "iops",
+		.key = "iops",
+		.type = OPT_U64,
+		D(iops),
+		.arg = "N",
+		.max = 1000000000,
+		.help = "at most so many requests a second"},
+	{.flag = "iops-burst",
+		.key = "iops_burst",
+		.type = OPT_U64,
+		D(iops_burst),
+		.arg = "N",
+		.max = 1000000000,
+		.help = "so many at once after a pause"},
+	{.flag = "bps",
+		.key = "bps",
+		.type = OPT_SIZE,
+		D(bps),
+		.arg = "SIZE",
+		.help = "at most so many bytes a second"},
+	{.flag = "bps-burst",
+		.key = "bps_burst",
+		.type = OPT_SIZE,
+		D(bps_burst),
+		.arg = "SIZE",
+		.help = "so many at once after a pause"},
+	{.flag = "on-error",
+		.key = "on_error",
+		.type = OPT_ENUM,
+		D(on_error),
+		.values = on_error_names,
+		.dflt = "report",
+		.help = "what a failure of the host does: tell the guest, stop it until resume, or "
+			"nothing"},
 	OPT_DONE,
 };
 

@@ -45,7 +45,7 @@ struct json_t;
 enum vm_engine { VM_ENGINE_AUTO, VM_ENGINE_RV64, VM_ENGINE_INTERP };
 enum vm_console { VM_CONSOLE_UART, VM_CONSOLE_VIRTIO };
 enum vm_clock { VM_CLOCK_HOST, VM_CLOCK_MODEL };
-enum vm_format { VM_FORMAT_NONE, VM_FORMAT_RAW };
+enum vm_format { VM_FORMAT_NONE, VM_FORMAT_RAW, VM_FORMAT_QCOW2, VM_FORMAT_LODGEFS };
 enum vm_cache {
 	VM_CACHE_WRITEBACK, /* host page cache; guest flushes reach the medium */
 	VM_CACHE_NONE, /* O_DIRECT */
@@ -53,6 +53,8 @@ enum vm_cache {
 };
 
 enum vm_io { VM_IO_AUTO, VM_IO_URING, VM_IO_THREADS };
+
+enum vm_on_error { VM_ERROR_REPORT, VM_ERROR_PAUSE, VM_ERROR_IGNORE };
 
 struct vm_disk {
 	char *id; /* NULL: the machine makes one, "disk0" */
@@ -63,6 +65,9 @@ struct vm_disk {
 	int io; /* enum vm_io: how the host's files are worked on */
 	bool discard; /* guest discards free space in the file */
 	unsigned queues; /* 0: one for each vCPU, at most VM_MAX_QUEUES */
+	uint64_t iops, iops_burst; /* per second; 0: no limit, and a tenth of a second's worth */
+	uint64_t bps, bps_burst; /* bytes */
+	int on_error; /* enum vm_on_error: of the host */
 };
 
 /* Host port to guest port. Addresses are IPv4 text; "" in guest is the guest's first address. */

@@ -7,6 +7,7 @@
 
 #include "base/err.h"
 #include "base/util.h"
+#include "disk/tool.h"
 #include "vm/console.h"
 #include "vm/rpc.h"
 #include "vm/vm.h"
@@ -179,6 +180,52 @@ static int m_disk_resize(
 	return vm_disk_resize(c->vm, id, (uint64_t)json_integer_value(size), e);
 }
 
+static int want_disk(struct control *c, const json_t *p, struct disk **d, struct err *e)
+{
+	return need_vm(c, e) ? -EBUSY
+			     : vm_disk(c->vm, json_string_value(json_object_get(p, "id")), d, e);
+}
+
+static int m_disk_info(
+	void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
+{
+	struct disk *d;
+	int rc = want_disk(ctx, p, &d, e);
+
+	return rc ?: disk_describe(d, res, e);
+}
+
+static int m_disk_snapshot(
+	void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
+{
+	const char *name = json_string_value(json_object_get(p, "name"));
+	bool gone = json_is_true(json_object_get(p, "delete"));
+	struct disk *d;
+	int rc = want_disk(ctx, p, &d, e);
+
+	return rc ?: disk_snapshot(d, gone ? DISK_SNAP_DELETE : DISK_SNAP_CREATE, name, e);
+}
+
+static int m_disk_bitmap(
+	void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
+{
+	static const char *const ops[] = {"add", "remove", "enable", "disable", "clear"};
+	const char *name = json_string_value(json_object_get(p, "name"));
+	const char *op = json_string_value(json_object_get(p, "op"));
+	uint64_t grain = (uint64_t)json_integer_value(json_object_get(p, "granularity"));
+	struct disk *d;
+	int rc = want_disk(ctx, p, &d, e);
+
+	for (unsigned i = 0; i < ARRAY_SIZE(ops) && !rc && name && op; i++)
+		if (!strcmp(op, ops[i]))
+			return disk_bitmap(d, (enum disk_bitmap_op)i, name, grain ?: 64 * KiB, e);
+	return rc
+		       ?: err_set(e, -EINVAL,
+				  "disk_bitmap wants \"id\", \"name\", and \"op\": add, remove, "
+				  "enable, "
+				  "disable or clear");
+}
+
 static int m_methods(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
 {
 	*res = control_methods();
@@ -202,6 +249,13 @@ static const struct rpc_method methods[] = {
 		"{\"fd\": int}", m_save},
 	{"disk_resize", "grows a disk while the guest runs, and tells it",
 		"{\"id\": text, \"size\": bytes}", m_disk_resize},
+	{"disk_info", "what a disk is, with its snapshots and bitmaps", "{\"id\": text}",
+		m_disk_info},
+	{"disk_snapshot", "makes (or deletes) a snapshot of a disk while the guest runs",
+		"{\"id\": text, \"name\": text, \"delete\": bool}", m_disk_snapshot},
+	{"disk_bitmap", "records of changed blocks, while the guest runs",
+		"{\"id\": text, \"name\": text, \"op\": text, \"granularity\": bytes}",
+		m_disk_bitmap},
 	{"methods", "this list", NULL, m_methods},
 	{0},
 };

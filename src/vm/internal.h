@@ -52,6 +52,8 @@ struct vm {
 	bool kill_wanted;
 	pthread_mutex_t post_lock;
 	struct vm_post post; /* (any) under post_lock */
+	bool stop_wanted; /* (any) under post_lock */
+	char stop_device[32], stop_text[192];
 	_Atomic bool halted; /* (any) an event is posted: vCPUs stay out until the loop has acted */
 };
 

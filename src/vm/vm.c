@@ -130,6 +130,21 @@ static void on_report(void *ctx, const char *device, const char *text)
 	log_warn(vm->o.log, device, "%s", text);
 }
 
+static void on_stop(void *ctx, const char *device, const char *text)
+{
+	struct vm *vm = ctx;
+
+	log_warn(vm->o.log, device, "%s: the machine is paused; resume tries again", text);
+	pthread_mutex_lock(&vm->post_lock);
+	if (!vm->stop_wanted) {
+		vm->stop_wanted = true;
+		snprintf(vm->stop_device, sizeof(vm->stop_device), "%s", device);
+		snprintf(vm->stop_text, sizeof(vm->stop_text), "%s", text);
+	}
+	pthread_mutex_unlock(&vm->post_lock);
+	uv_async_send(&vm->async);
+}
+
 /*
  * Harts leave reset together. On fewer workers than vCPUs some would be milliseconds late, and firmware that draws lots for its boot hart
  * (OpenSBI's fw_jump: a late hart overwrites the word by which the winner says that it is done) would lose them. So each
@@ -237,15 +252,21 @@ static void on_async(uv_async_t *a)
 {
 	struct vm *vm = container_of(a, struct vm, async);
 	struct vm_post p;
+	bool stop;
 
 	pthread_mutex_lock(&vm->post_lock);
 	p = vm->post;
 	vm->post.set = false;
+	stop = vm->stop_wanted;
+	vm->stop_wanted = false;
 	pthread_mutex_unlock(&vm->post_lock);
 	if (vm->kill_wanted)
 		end(vm, VM_CAUSE_KILLED, 137, "killed");
 	else if (p.set && vm->state != VM_ENDED)
 		act(vm, &p);
+	if (stop && vm->state == VM_RUNNING && !vm_pause(vm, NULL))
+		emit(vm, "device_failed",
+			json_pack("{s:s, s:s}", "id", vm->stop_device, "text", vm->stop_text));
 }
 
 /* ---- life cycle ---- */
@@ -309,7 +330,7 @@ int vm_create(struct vm **out, const struct vm_opts *o, struct err *e)
 	}
 	rc = vm_console_build(vm, e);
 	if (!rc)
-		rc = build_board(vm, on_wake, on_system_event, on_report, e);
+		rc = build_board(vm, on_wake, on_system_event, on_report, on_stop, e);
 	if (!rc) {
 		vm->vcpus = calloc(vm->board->nvcpus, sizeof(*vm->vcpus));
 		if (!vm->vcpus)
@@ -409,6 +430,15 @@ int vm_disk_resize(struct vm *vm, const char *id, uint64_t size, struct err *e)
 		emit(vm, "disk_resized",
 			json_pack("{s:s, s:I}", "id", id, "size", (json_int_t)size));
 	return rc;
+}
+
+int vm_disk(struct vm *vm, const char *id, struct disk **out, struct err *e)
+{
+	if (vm->state == VM_ENDED)
+		return err_set(e, -EBUSY, "machine has ended");
+	*out = id ? build_disk(vm->board, id) : NULL;
+	return *out ? 0
+		    : err_set(e, -ENOENT, "this machine has no disk %s", id ?: "without a name");
 }
 
 int vm_balloon(struct vm *vm, uint64_t target, struct err *e)

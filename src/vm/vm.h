@@ -59,6 +59,9 @@ int vm_power_button(struct vm *vm, struct err *e);
 /* Asks the guest to make do with `target` bytes of memory and to give the rest back. */
 int vm_balloon(struct vm *vm, uint64_t target, struct err *e);
 int vm_reset(struct vm *vm, struct err *e);
+struct disk;
+/* A disk by its id, for snapshots and bitmaps (disk/tool.h); it stays the device's. -ENOENT. */
+int vm_disk(struct vm *vm, const char *id, struct disk **out, struct err *e);
 /* Grows a disk while the guest runs, and tells it; 0: to what its file or device has now. -ENOENT, and the errors of disk_resize(). */
 int vm_disk_resize(struct vm *vm, const char *id, uint64_t size, struct err *e);
 /* Ends at once, as pulling the plug. */

@@ -217,7 +217,8 @@ static void each_bad_flag_names_the_remedy(void **state)
 		"--disk", "a.raw");
 	BAD("--disk: \"a:b/c\" names no format: write a:b/c:raw (formats are never guessed)",
 		"--disk", "a:b/c");
-	BAD("--disk: format of a.raw: \"qcow9\" is not known: give raw", "--disk", "a.raw:qcow9");
+	BAD("--disk: format of a.raw: \"qcow9\" is not known: give one of raw, qcow2, lodgefs",
+		"--disk", "a.raw:qcow9");
 	BAD("--disk: the file name is empty", "--disk", ":raw");
 	BAD("--disk: unknown part \"reedonly\": did you mean \"readonly\"?", "--disk",
 		"a:raw,reedonly");
@@ -300,7 +301,8 @@ static void each_bad_yaml_names_line_and_column(void **state)
 			"line 2, column 3: disks[0]: \"a.raw\" names no format: write a.raw:raw "
 			"(formats are never guessed)"},
 		{"disks:\n- a.raw:raw\n- file: b\n  format: qcow9\n",
-			"line 4, column 11: disks[1]: format: \"qcow9\" is not known: give raw"},
+			"line 4, column 11: disks[1]: format: \"qcow9\" is not known: give one of "
+			"raw, qcow2, lodgefs"},
 		{"disks:\n- fiel: b\n",
 			"line 2, column 3: disks[0]: unknown key \"fiel\": did you mean \"file\"?"},
 		{"disks:\n- [a]\n",
@@ -475,8 +477,8 @@ static void mapping_without_format(void **state)
 	assert_int_equal(vm_config_init(&c, &e), 0);
 	assert_int_equal(vm_config_parse_yaml(&c, text, strlen(text), "x", &e), 0);
 	assert_int_equal(vm_config_validate(&c, &host, false, &e), -EINVAL);
-	assert_string_equal(
-		e.msg, "disk a.raw names no format: add format: raw (formats are never guessed)");
+	assert_string_equal(e.msg, "disk a.raw names no format: add format: raw, qcow2 or lodgefs "
+				   "(formats are never guessed)");
 	assert_int_equal(vm_config_init(&d, &e), 0);
 	assert_int_equal(vm_config_parse_yaml(&d, none, strlen(none), "x", &e), 0);
 	assert_int_equal(vm_config_validate(&d, &host, false, &e), -EINVAL);
