@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../guest/rv64/hot.h"
+#include "hot.h"
 #include "program.h"
 
 #define CODE_BYTES (HOT_CODE_PAGES * PAGE_SIZE)
@@ -580,11 +580,15 @@ static void make_set(struct gen *g)
 	for (unsigned k = 0; k < HOT_SET_PAGES * PAGE_SIZE / 512; k++) {
 		g->at = 512 * k;
 		g->end = g->at + 300;
-		if (k & 1)
-			word(g, itype(M(addi), 2, 2, -16)), word(g, stype(M(sd), 2, 5, 8));
+		if (k & 1) {
+			word(g, itype(M(addi), 2, 2, -FRAME));
+			word(g, stype(M(sd), 2, 5, SAVED));
+		}
 		items(g, 4 + below(g, 24), COST);
-		if (k & 1)
-			word(g, itype(M(ld), 5, 2, 8)), word(g, itype(M(addi), 2, 2, 16));
+		if (k & 1) {
+			word(g, itype(M(ld), 5, 2, SAVED));
+			word(g, itype(M(addi), 2, 2, FRAME));
+		}
 		word(g, itype(M(jalr), 0, k & 1 ? 5 : 1, 0));
 	}
 	g->sets = false;
