@@ -120,12 +120,14 @@ struct jit_jump {
 	uint64_t va;
 	const void *code;
 };
+#define JIT_NEAR 6
 struct jit_hart {
 	int32_t fuel; /* instructions until instret_stop; charged block by block */
 	uint32_t fp_live; /* guest FP registers are in the host's: FS is dirty */
 	uint64_t page; /* virtual address of the page that runs */
 	struct jit_jump *jumps; /* where indirect jumps look: of the context that runs */
 	uint64_t host_sp; /* to which leaving unwinds */
+	uint64_t near[JIT_NEAR]; /* host - guest address of pages that a block has looked up; 0: it has not */
 	uint64_t stopped; /* set by the op after a single instruction: it was done */
 	/* Not looked at by translated code. */
 	struct jit *jit; /* NULL: interpreted only */

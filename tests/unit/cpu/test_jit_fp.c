@@ -335,12 +335,96 @@ static void native(void **state)
 	drop(&p);
 }
 
+#define PAGES 16 /* of the alias, mapped in any order: what is near is not near in host memory */
+#define EDGE (FLAT_ALIAS + 0x88000)
+
+/* A load, a store, or a step of a base register: those in `bases`. Other registers are data. */
+static uint32_t encode_access(const uint8_t *bases, unsigned nbases)
+{
+	static const uint16_t loads[] = {
+		RV_lb, RV_lh, RV_lw, RV_ld, RV_lbu, RV_lhu, RV_lwu, RV_flw, RV_fld};
+	static const uint16_t stores[] = {RV_sb, RV_sh, RV_sw, RV_sd, RV_fsw, RV_fsd};
+	uint32_t base = bases[below(nbases)], imm = below(128) - 64u, data = 16 + below(16);
+
+	if (below(2))
+		imm &= ~7u;
+	switch (below(8)) {
+	case 0:
+		return rv64_row(RV_addi)->match | base << 7 | base << 15 | (imm / 2 * 2) << 20;
+	case 1:
+		if (below(2)) /* mv */
+			return rv64_row(RV_add)->match | (uint32_t)bases[below(nbases)] << 7 |
+			       base << 20;
+		return rv64_row(RV_add)->match | data << 7 | base << 15 | (16 + below(16)) << 20;
+	case 2:
+	case 3:
+	case 4:
+		return rv64_row(stores[below(ARRAY_SIZE(stores))])->match | (imm & 31) << 7 |
+		       base << 15 | data << 20 | (imm >> 5 & 127) << 25;
+	default:
+		if (!below(16))
+			data = below(2) ? base : 0;
+		return rv64_row(loads[below(ARRAY_SIZE(loads))])->match | data << 7 | base << 15 |
+		       imm << 20;
+	}
+}
+
+static void forget(struct tlb_entry *e, bool really)
+{
+	if (really)
+		memset(e, 0xff, sizeof(*e));
+}
+
+/* Accesses that share a look at the TLB: within a page, across two, with pages and permissions missing. */
+static void near_each_other(void **state)
+{
+	struct pair p = make();
+	uint8_t bases[3];
+
+	for (unsigned i = 0; i < PAGES; i++)
+		p.i->map[0x80 + i] = p.j->map[0x80 + i] = (uint16_t)(0x80 + i * 5 % PAGES);
+
+	for (unsigned k = 0; k < 10000; k++) {
+		uint32_t words[PROGRAM + 1];
+		unsigned n = 1 + below(PROGRAM), nbases = 1 + below(3);
+
+		for (unsigned i = 0; i < nbases; i++)
+			bases[i] = (uint8_t)(1 + below(15));
+		for (unsigned i = 0; i < n; i++)
+			words[i] = encode_access(bases, nbases);
+		words[n] = EBREAK;
+		load(&p, words, n + 1);
+		for (unsigned i = 0; i < 4; i++) {
+			fill(&p, 0, false);
+			for (unsigned r = 1; r < 16; r++)
+				p.i->h.x[r] = p.j->h.x[r] = EDGE + below(2) * 4096 +
+							    below(2) * 1024 + below(200) - 100;
+			for (unsigned r = 0x80; r < 0x80 + PAGES; r++) {
+				forget(&p.j->tlb.r[r], !below(4));
+				forget(&p.j->tlb.w[r], i == 3 || !below(4));
+				forget(&p.i->tlb.w[r], i == 3);
+			}
+			run_both(&p);
+			same(&p, words, n, "accesses");
+			/* Permission to write is asked for where the interpreter asks. */
+			for (unsigned r = 0x80; i == 3 && r < 0x80 + PAGES; r++)
+				assert_int_equal(p.i->tlb.w[r].tag, p.j->tlb.w[r].tag);
+			if (memcmp(p.i->ram + 0x80000, p.j->ram + 0x80000, (PAGES + 1) * 4096)) {
+				explain(&p, words, n);
+				fail_msg("memory is not as interpreted");
+			}
+		}
+	}
+	drop(&p);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(one_by_one),
 		cmocka_unit_test(programs),
 		cmocka_unit_test(native),
+		cmocka_unit_test(near_each_other),
 	};
 
 	if (jit_available(NULL)) {

@@ -462,15 +462,16 @@ static bool load(struct jit_tr *t, const struct rv64_insn *in, const struct fp_r
 {
 	struct x86 *a = &t->a;
 	unsigned size = row->d ? 8 : 4;
-	struct jit_cold *c = jit_emit_address(
-		t, in->rs1, in->imm, size, false, jit_access(size | MEM_FP, in->rd, false));
+	struct x86_rm m;
+	struct jit_cold *c = jit_emit_access(
+		t, in->rs1, in->imm, size, false, jit_access(size | MEM_FP, in->rd, false), &m);
 	int w = dst(in->rd, 0);
 
 	if (!row->d) {
 		x86_fones(a, 0);
-		x86_finsert(a, w, 0, x86_mem(RAX, 0));
+		x86_finsert(a, w, 0, m);
 	} else {
-		x86_fload(a, true, w, x86_mem(RAX, 0));
+		x86_fload(a, true, w, m);
 	}
 	put(t, in->rd, w, row->d);
 	jit_back(t, c);
@@ -480,10 +481,11 @@ static bool load(struct jit_tr *t, const struct rv64_insn *in, const struct fp_r
 static bool store(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
 {
 	unsigned size = row->d ? 8 : 4;
-	struct jit_cold *c = jit_emit_address(
-		t, in->rs1, in->imm, size, true, jit_access(size | MEM_FP, in->rs2, true));
+	struct x86_rm m;
+	struct jit_cold *c = jit_emit_access(
+		t, in->rs1, in->imm, size, true, jit_access(size | MEM_FP, in->rs2, true), &m);
 
-	x86_fstore(&t->a, row->d, x86_mem(RAX, 0), src(t, in->rs2, 0));
+	x86_fstore(&t->a, row->d, m, src(t, in->rs2, 0));
 	jit_back(t, c);
 	return true;
 }

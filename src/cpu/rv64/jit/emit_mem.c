@@ -1,56 +1,20 @@
 /*
  * emit_mem.c: loads, stores, atomics.
  *
- * The way to memory, inline: address in rax; the TLB slot of its page; compare; add. A miss, a misaligned address, MMIO: out of
- * line, to jit_slow_mem() in runtime.c.
+ * The way to memory is address.c's. A miss, an access across pages, MMIO: out of line, to jit_slow_mem() in runtime.c. Atomics
+ * that miss or are misaligned: to the interpreter.
  */
 #include "cpu/rv64/jit/inside.h"
-
-void jit_emit_va(struct jit_tr *t, unsigned rs1, int32_t imm)
-{
-	struct x86 *a = &t->a;
-
-	if (t->known >> rs1 & 1) {
-		x86_mov_i(a, RAX, t->value[rs1] + (uint64_t)(int64_t)imm);
-	} else if (jit_map[rs1] && imm) {
-		x86_lea(a, RAX, x86_mem(jit_map[rs1], imm));
-	} else {
-		x86_load(a, X86_64, RAX, jit_x(rs1));
-		if (imm)
-			x86_alu_i(a, X86_64, ALU_ADD, x86_reg(RAX), imm);
-	}
-}
-
-struct jit_cold *jit_emit_address(
-	struct jit_tr *t, unsigned rs1, int32_t imm, unsigned size, bool write, uint32_t what)
-{
-	struct x86 *a = &t->a;
-	int32_t side = write ? (int32_t)offsetof(struct tlb, w) : 0;
-	struct jit_cold *c;
-
-	jit_emit_va(t, rs1, imm);
-	x86_rorx(a, X86_32, RCX, x86_reg(RAX), PAGE_SHIFT - 4);
-	x86_alu_i(a, X86_32, ALU_AND, x86_reg(RCX), (TLB_SIZE - 1) << 4);
-	x86_op(a, X86_64, 0xc7, 0, x86_reg(RDX));
-	x86_u32(a, (uint32_t)(int32_t)(~(int64_t)PAGE_MASK | (int64_t)(size - 1)));
-	x86_alu(a, X86_64, ALU_AND, RDX, x86_reg(RAX));
-	x86_alu(a, X86_64, ALU_CMP, RDX,
-		x86_sib(JIT_TLB, RCX, 0, side + (int32_t)offsetof(struct tlb_entry, tag)));
-	c = jit_cold(t, what == JIT_AS_OP ? COLD_OP : COLD_MEM, x86_jcc(a, CC_NE, NULL));
-	c->b = what;
-	x86_alu(a, X86_64, ALU_ADD, RAX,
-		x86_sib(JIT_TLB, RCX, 0, side + (int32_t)offsetof(struct tlb_entry, add)));
-	return c;
-}
 
 static bool load(
 	struct jit_tr *t, const struct rv64_insn *in, unsigned w, uint32_t op, unsigned how)
 {
-	struct jit_cold *c = jit_emit_address(t, in->rs1, in->imm, how & MEM_SIZE, false,
-		jit_access(how, in->rd ? in->rd : 32, false));
+	struct x86_rm m;
+	struct jit_cold *c = jit_emit_access(t, in->rs1, in->imm, how & MEM_SIZE, false,
+		jit_access(how, in->rd ? in->rd : 32, false), &m);
 	int d = jit_dst(in->rd, RAX);
 
-	x86_op(&t->a, w, op, d, x86_mem(RAX, 0));
+	x86_op(&t->a, w, op, d, m);
 	jit_put(t, in->rd, d);
 	jit_back(t, c);
 	return true;
@@ -59,10 +23,11 @@ static bool load(
 static bool store(
 	struct jit_tr *t, const struct rv64_insn *in, unsigned w, uint32_t op, unsigned size)
 {
-	struct jit_cold *c = jit_emit_address(
-		t, in->rs1, in->imm, size, true, jit_access(size, in->rs2, true));
+	struct x86_rm m;
+	struct jit_cold *c = jit_emit_access(
+		t, in->rs1, in->imm, size, true, jit_access(size, in->rs2, true), &m);
 
-	x86_op(&t->a, w, op, jit_src(t, in->rs2, RDX), x86_mem(RAX, 0));
+	x86_op(&t->a, w, op, jit_src(t, in->rs2, RDX), m);
 	jit_back(t, c);
 	return true;
 }
@@ -79,7 +44,7 @@ static void put_old(struct jit_tr *t, const struct rv64_insn *in, unsigned size)
 static bool exchange(struct jit_tr *t, const struct rv64_insn *in, unsigned size, uint32_t op)
 {
 	struct x86 *a = &t->a;
-	struct jit_cold *c = jit_emit_address(t, in->rs1, 0, size, true, JIT_AS_OP);
+	struct jit_cold *c = jit_emit_aligned(t, in->rs1, size, true);
 
 	jit_get(t, RDX, in->rs2);
 	if (op == 0x0fc1)
@@ -97,7 +62,7 @@ static bool locked(struct jit_tr *t, const struct rv64_insn *in, unsigned size, 
 
 	if (in->rd)
 		return false;
-	c = jit_emit_address(t, in->rs1, 0, size, true, JIT_AS_OP);
+	c = jit_emit_aligned(t, in->rs1, size, true);
 	jit_get(t, RDX, in->rs2);
 	x86_u8(&t->a, 0xf0);
 	x86_alu_to(&t->a, size == 8, op, x86_mem(RAX, 0), RDX);
@@ -108,7 +73,7 @@ static bool locked(struct jit_tr *t, const struct rv64_insn *in, unsigned size, 
 static bool load_reserved(struct jit_tr *t, const struct rv64_insn *in, unsigned size)
 {
 	struct x86 *a = &t->a;
-	struct jit_cold *c = jit_emit_address(t, in->rs1, 0, size, false, JIT_AS_OP);
+	struct jit_cold *c = jit_emit_aligned(t, in->rs1, size, false);
 
 	x86_op(a, X86_64, size == 8 ? 0x8b : 0x63, RDX, x86_mem(RAX, 0));
 	jit_get(t, RCX, in->rs1);
@@ -122,7 +87,7 @@ static bool load_reserved(struct jit_tr *t, const struct rv64_insn *in, unsigned
 static bool store_conditional(struct jit_tr *t, const struct rv64_insn *in, unsigned size)
 {
 	struct x86 *a = &t->a;
-	struct jit_cold *c = jit_emit_address(t, in->rs1, 0, size, true, JIT_AS_OP);
+	struct jit_cold *c = jit_emit_aligned(t, in->rs1, size, true);
 	uint8_t *other;
 
 	x86_mov(a, RCX, RAX);

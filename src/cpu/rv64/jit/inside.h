@@ -4,6 +4,7 @@
  *   form.c       which instructions make a region
  *   translate.c  a region's blocks, jumps, exits; the cold ends of instructions
  *   emit_int.c emit_mem.c emit_fp.c   one instruction
+ *   address.c    how accesses find memory
  *   stubs.c      code that every region shares: entering, leaving, the ways out to C
  *   cache.c      memory for code, entries, links, removal, eviction
  *   runtime.c    jit_run(), and what the stubs call
@@ -77,8 +78,6 @@ static inline uint32_t jit_where(unsigned off, unsigned left, unsigned len)
 
 /* What a slow access does: size and MEM_ flags, register, direction. */
 #define JIT_STORE 0x10000u
-/* Not an access of its own: the interpreter does the whole instruction. */
-#define JIT_AS_OP UINT32_MAX
 static inline uint32_t jit_access(unsigned how, unsigned reg, bool store)
 {
 	return how | reg << 8 | (store ? JIT_STORE : 0);
@@ -308,6 +307,14 @@ struct jit_tr {
 	uint32_t known; /* guest registers whose value is known */
 	uint64_t value[32];
 	uint32_t boxed; /* FP registers that surely hold a boxed single */
+	unsigned index; /* of the instruction in its block */
+	bool alone; /* look, even if the access could share: out of line */
+	/* address.c: by instruction of the block. */
+	struct jit_near {
+		uint8_t slot; /* of hart.j.near, from 1; 0: alone */
+		bool first, write; /* looks for all; some store */
+		uint8_t before, span; /* bytes: from the lowest of all to this one; of all */
+	} near[JIT_BLOCK_INSNS];
 };
 
 /* Fills insns and blocks from `off` on. False: nothing to translate there. */
@@ -345,9 +352,16 @@ bool jit_emit_fp(struct jit_tr *t, const struct rv64_insn *in);
 
 /* rs1 + imm in rax. */
 void jit_emit_va(struct jit_tr *t, unsigned rs1, int32_t imm);
-/* Host address of [rs1 + imm] in rax; uses rcx and rdx. `what` for the slow way: jit_access(). The jump back is the caller's: jit_back(). */
-struct jit_cold *jit_emit_address(
-	struct jit_tr *t, unsigned rs1, int32_t imm, unsigned size, bool write, uint32_t what);
+/*
+ * Where [rs1 + imm] is: *m, which may use rax and rcx; changes rdx too. `what` for the slow way: jit_access(). The caller says with
+ * jit_back() where the access is done. For the instruction at hand only: it may share its look with others.
+ */
+struct jit_cold *jit_emit_access(struct jit_tr *t, unsigned rs1, int32_t imm, unsigned size,
+	bool write, uint32_t what, struct x86_rm *m);
+/* The same for [rs1] of atomics: host address in rax; misaligned ones and misses are the interpreter's. */
+struct jit_cold *jit_emit_aligned(struct jit_tr *t, unsigned rs1, unsigned size, bool write);
+/* Before a block is made: which of its accesses share a look at the TLB. */
+void jit_find_near(struct jit_tr *t, const struct jit_block *b);
 static inline void jit_back(struct jit_tr *t, struct jit_cold *c)
 {
 	c->back = t->a.p;

@@ -340,6 +340,7 @@ static void block(struct jit_tr *t, struct jit_block *b, bool last)
 	t->known = 1;
 	t->value[0] = 0;
 	t->boxed = 0;
+	jit_find_near(t, b);
 	x86_alu_i(&t->a, X86_32, ALU_SUB, HART(j.fuel), (int32_t)b->n);
 	c = jit_cold(t, COLD_FUEL, x86_jcc(&t->a, CC_S, NULL));
 	c->a = b->off;
@@ -347,6 +348,7 @@ static void block(struct jit_tr *t, struct jit_block *b, bool last)
 	for (unsigned i = 0; i < b->n; i++) {
 		t->insn = &t->sorted[b->first + i];
 		t->left = b->n - i;
+		t->index = i;
 		if (i + 1 < b->n || !jumps)
 			one(t);
 	}
@@ -366,6 +368,7 @@ static void emit_cold(struct jit_tr *t, struct jit_cold *c)
 	x86_here(a, c->from);
 	switch (c->kind) {
 	case COLD_MEM:
+		x86_mov(a, RAX, (int)c->arg[0]);
 		x86_mov_i(a, RDX, c->a);
 		x86_mov_i(a, RCX, c->b);
 		x86_call(a, t->j->slow_mem);
