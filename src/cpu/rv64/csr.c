@@ -221,9 +221,6 @@ static void set_status(struct hart *h, uint64_t v, uint64_t mask)
 		now = (now & ~MSTATUS_MPP) | (old & MSTATUS_MPP);
 	h->mstatus = now & ~MSTATUS_FS;
 	h->fs = (now & MSTATUS_FS) >> MSTATUS_FS_SHIFT;
-	/* TLB entries know SUM by their table, not MXR. */
-	if ((old ^ now) & MSTATUS_MXR)
-		mmu_flush(h);
 	rv64_update_regime(h);
 	rv64_irq_changed(h);
 }
@@ -319,7 +316,7 @@ static void w_satp(struct hart *h, unsigned n, uint64_t v)
 		return;
 	h->c.satp = v;
 	h->resv_va = UINT64_MAX;
-	mmu_flush(h);
+	mmu_space(h);
 	rv64_code_space(h, v);
 }
 

@@ -176,6 +176,7 @@ static void vm_destroy(struct cpu_vm *v)
 	space_unlisten(vm->o.space, &vm->listener);
 	for (unsigned i = 0; i < vm->nvcpus; i++) {
 		rv64_icache_destroy(vm->vcpus[i]->h.ic);
+		mmu_destroy(&vm->vcpus[i]->h);
 		jit_hart_destroy(&vm->vcpus[i]->h);
 		free(vm->vcpus[i]);
 	}
@@ -197,9 +198,12 @@ static int vcpu_create(struct vcpu **out, struct cpu_vm *v, unsigned index, stru
 		return err_set(e, -ENOMEM, "vCPU %u: out of memory", index);
 	memset(c, 0, sizeof(*c));
 	rc = rv64_icache_create(&c->h.ic, vm->exts, e);
+	if (!rc)
+		rc = mmu_create(&c->h, e);
 	if (!rc && vm->jit)
 		rc = jit_hart_init(vm->jit, &c->h, e);
 	if (rc) {
+		mmu_destroy(&c->h);
 		rv64_icache_destroy(c->h.ic);
 		free(c);
 		return rc;
@@ -209,7 +213,6 @@ static int vcpu_create(struct vcpu **out, struct cpu_vm *v, unsigned index, stru
 	c->h.head = &c->head;
 	c->h.vm = vm;
 	c->h.id = index;
-	c->h.tlb_used = ~0u; /* the first flush fills all of it */
 	vm->vcpus[vm->nvcpus++] = c;
 	rv64_engine.vcpu_reset((struct vcpu *)c, &(struct cpu_boot){0});
 	*out = (struct vcpu *)c;
@@ -238,8 +241,8 @@ static void vcpu_reset(struct vcpu *v, const struct cpu_boot *boot)
 	h->poll = 0;
 	h->c.instret_base = h->c.cycle_base =
 		-h->instret; /* counters start at zero; statistics go on */
-	h->tlb_used = ~0u;
 	pmp_update(h);
+	mmu_space(h);
 	rv64_code_space(h, 0);
 	rv64_code_fence_i(h);
 	h->pc = boot->pc;

@@ -44,20 +44,30 @@ struct rv64_op {
 enum rv64_priv { PRIV_U = 0, PRIV_S = 1, PRIV_M = 3 };
 
 /*
- * Software TLB: direct-mapped, one table for each (regime, access). A regime is what decides permission beside
- * the entry: effective privilege with SUM and MXR, MPRV. The inline hit is one compare and one add:
- *	e = &h->tlb[regime].r[(va >> 12) & MASK];  if ((va & (~PAGE_MASK | (size - 1))) == e->tag) p = va + e->add;
+ * Software TLB: direct-mapped tables, one for each (address space, regime): tlb.h. A regime is what decides permission beside
+ * the entry: effective privilege with SUM, MPRV. The inline hit is one compare and one add:
+ *	e = &h->cur->r[(va >> 12) & MASK];  if ((va & (~PAGE_MASK | (size - 1))) == e->tag) p = va + e->add;
  * so that a misaligned access misses and goes the slow way. Write entries exist only where space_page() said write_free and the
  * PTE is dirty. Tags of empty entries are all ones.
  */
-#define TLB_BITS 8
+#define TLB_BITS 10
 #define TLB_SIZE (1u << TLB_BITS)
+#define TLB_USED 127u
 struct tlb_entry {
 	uint64_t tag;
 	uint64_t add; /* host address - va */
 };
 struct tlb {
 	struct tlb_entry r[TLB_SIZE], w[TLB_SIZE];
+	/* The rest is for tlb.c. */
+	uint64_t large_2m[4],
+		large_1g[4]; /* large pages in which entries lie that come of leaves of more than 4 KiB, by hash */
+	bool large, huge; /* there are such; one is larger than 1 GiB */
+	bool local; /* an entry is not global */
+	bool made; /* was in use before */
+	uint16_t
+		nused; /* entries filled since it was emptied; TLB_USED + 1: more than `used` holds */
+	uint16_t used[TLB_USED];
 };
 enum tlb_regime { REGIME_U, REGIME_S, REGIME_S_SUM, REGIME_M, REGIMES };
 
@@ -152,7 +162,7 @@ struct hart {
 	_Atomic uint32_t poll;
 	uint32_t
 		fs; /* mstatus.FS itself: 0 off (FP instructions trap); handlers set it to 3, dirty */
-	struct tlb *cur; /* data regime now: &tlb[...]; follows mode, SUM, MXR, MPRV */
+	struct tlb *cur; /* of data accesses now; follows satp, mode, SUM, MXR, MPRV */
 	uint64_t f[32]; /* NaN-boxed */
 	struct fp_host fp; /* rounding mode and flags */
 	uint64_t instret; /* retired, exact at block ends */
@@ -178,6 +188,7 @@ struct hart {
 	struct cpu_exit *exit; /* run()'s, while it runs */
 	struct vcpu_head *head;
 	struct rv64_vm *vm;
+	struct mmu *mmu; /* tlb.h */
 	struct rv64_csrs c;
 	struct rv64_pending pend;
 	struct rv64_hsm hsm;
@@ -189,10 +200,7 @@ struct hart {
 	struct pmp_range pmp[PMP_ENTRIES]; /* decoded pmpcfg/pmpaddr; pmp_n of them are on */
 	unsigned pmp_n;
 	bool pmp_open; /* one entry lets everybody do everything: no checks needed */
-	uint64_t super_lo, super_hi; /* virtual range in which TLB entries come from superpages */
-	uint32_t tlb_used; /* regimes with entries in them */
 	struct cpu_stats stats;
-	struct tlb tlb[REGIMES];
 };
 
 /* The pc of an op of the block that runs. */

@@ -13,7 +13,7 @@
 #include <string.h>
 
 #include "cpu/rv64/block.h"
-#include "cpu/rv64/priv.h"
+#include "cpu/rv64/tlb.h"
 
 #define PTE_V BIT(0)
 #define PTE_R BIT(1)
@@ -48,14 +48,39 @@ static uint64_t fault_cause(enum fail f, unsigned acc)
 				  : CAUSE_LOAD_ACCESS;
 }
 
+/*
+ * Host address of guest memory that is about to be read or, announced, written. Reads of RAM in leaves of 2 MiB and more are remembered: what
+ * takes that memory away flushes the TLB. NULL: no RAM, or not permitted (*perm).
+ */
+static char *memory_at(
+	struct hart *h, uint64_t pa, enum mem_access acc, unsigned *perm, bool *write_free)
+{
+	struct tlb_ram *r = &h->mmu->ram[pa >> 21 & (TLB_RAMS - 1)];
+	uint64_t in = pa & ((2ull << 20) - 1);
+	struct space_page pg;
+
+	*write_free = false;
+	if (acc == MEM_READ && likely(r->number == pa >> 21))
+		return r->host + in;
+	if (space_page(h->vm->o.space, 0, gpa(pa), acc, &pg)) {
+		*perm = pg.perm;
+		return NULL;
+	}
+	*write_free = pg.write_free;
+	if (pg.perm & MEM_READ && pg.order >= FRAME_ORDER_2M)
+		*r = (struct tlb_ram){pa >> 21, (char *)pg.host - (in & ~PAGE_MASK)};
+	return (char *)pg.host + (pa & PAGE_MASK);
+}
+
 /* The page-table entry at `pa`, as a host address. */
 static _Atomic uint64_t *pte_at(struct hart *h, uint64_t pa, enum mem_access acc)
 {
-	struct space_page pg;
+	unsigned perm;
+	bool free;
 
-	if (!pmp_check(h, pa, 8, acc, PRIV_S) || space_page(h->vm->o.space, 0, gpa(pa), acc, &pg))
+	if (!pmp_check(h, pa, 8, acc, PRIV_S))
 		return NULL;
-	return (_Atomic uint64_t *)((char *)pg.host + (pa & PAGE_MASK));
+	return (_Atomic uint64_t *)(void *)memory_at(h, pa, acc, &perm, &free);
 }
 
 static bool leaf_allows(const struct hart *h, uint64_t pte, unsigned acc, unsigned priv)
@@ -181,20 +206,6 @@ static unsigned data_priv(const struct hart *h)
 					 : h->priv;
 }
 
-static void fill(
-	struct hart *h, struct tlb_entry *e, uint64_t va, const void *host_page, uint64_t span)
-{
-	uint64_t page = va & ~PAGE_MASK;
-
-	e->tag = page;
-	e->add = (uint64_t)(uintptr_t)host_page - page;
-	h->tlb_used |= 1u << h->regime;
-	if (span > PAGE_SIZE) {
-		h->super_lo = MIN(h->super_lo, page & ~(span - 1));
-		h->super_hi = MAX(h->super_hi, page | (span - 1));
-	}
-}
-
 /*
  * Translates one piece of a data access that lies inside one page. OK with *host NULL: no RAM there, pa in w. Fills the TLB where the
  * entry holds for the whole page.
@@ -202,25 +213,23 @@ static void fill(
 static enum fail data_piece(
 	struct hart *h, uint64_t va, unsigned len, unsigned acc, struct where *w, void **host)
 {
-	unsigned priv = data_priv(h);
-	struct space_page pg;
+	unsigned priv = data_priv(h), perm = 0;
 	enum fail f = translate(h, va, acc, priv, false, w);
+	bool write_free;
+	char *p;
 
 	h->stats.tlb_misses++;
 	if (f)
 		return f;
 	if (!pmp_check(h, w->pa, len, acc, priv))
 		return FAIL_ACCESS;
-	*host = NULL;
-	if (space_page(h->vm->o.space, 0, gpa(w->pa), (enum mem_access)acc, &pg))
-		return pg.perm ? FAIL_ACCESS
-			       : OK; /* RAM that may not be used so: see view faults */
-	*host = (char *)pg.host + (w->pa & PAGE_MASK);
-	if (pmp_page_uniform(h, w->pa) && (acc == MEM_READ || pg.write_free)) {
-		struct tlb_entry *t = acc == MEM_READ ? h->cur->r : h->cur->w;
-
-		fill(h, &t[(va >> PAGE_SHIFT) & (TLB_SIZE - 1)], va, pg.host, w->span);
-	}
+	p = memory_at(h, w->pa, (enum mem_access)acc, &perm, &write_free);
+	*host = p;
+	if (!p)
+		return perm ? FAIL_ACCESS : OK; /* RAM that may not be used so: see view faults */
+	if (pmp_page_uniform(h, w->pa) && (acc == MEM_READ || write_free))
+		tlb_fill(h, acc == MEM_WRITE, va & ~PAGE_MASK, p - (w->pa & PAGE_MASK), w->span,
+			w->global);
 	return OK;
 }
 
@@ -484,42 +493,6 @@ bool mem_cbo(struct hart *h, const struct rv64_op *op, uint64_t va, enum cbo_kin
 		return fault(h, op, f, MEM_WRITE, va);
 	memset(host, 0, CBO_BLOCK);
 	return true;
-}
-
-/* ---- the TLB ---- */
-
-void mmu_flush(struct hart *h)
-{
-	for (unsigned r = 0; r < REGIMES; r++)
-		if (h->tlb_used >> r & 1)
-			memset(&h->tlb[r], 0xff, sizeof(h->tlb[r]));
-	h->tlb_used = 0;
-	h->super_lo = UINT64_MAX;
-	h->super_hi = 0;
-}
-
-void mmu_flush_writes(struct hart *h)
-{
-	for (unsigned r = 0; r < REGIMES; r++)
-		memset(h->tlb[r].w, 0xff, sizeof(h->tlb[r].w));
-}
-
-void mmu_flush_va(struct hart *h, uint64_t va)
-{
-	unsigned slot = (va >> PAGE_SHIFT) & (TLB_SIZE - 1);
-	uint64_t page = va & ~PAGE_MASK;
-
-	/* An address inside a superpage stands for all of it, and its entries are spread over the table. */
-	if (page >= h->super_lo && page <= h->super_hi) {
-		mmu_flush(h);
-		return;
-	}
-	for (unsigned r = 0; r < REGIMES; r++) {
-		if (h->tlb[r].r[slot].tag == page)
-			h->tlb[r].r[slot].tag = UINT64_MAX;
-		if (h->tlb[r].w[slot].tag == page)
-			h->tlb[r].w[slot].tag = UINT64_MAX;
-	}
 }
 
 int mmu_probe(struct hart *h, uint64_t va, enum mem_access acc, gpa_t *out)

@@ -5,7 +5,8 @@
  *   engine.c  run loop, contract          csr.c   control and status registers
  *   irq.c     pending interrupts, time    imsic.c interrupt files (AIA)
  *   trap.c    traps, returns, system instructions
- *   mmu.c     translation, software TLB   pmp.c   physical memory protection
+ *   mmu.c     translation                 tlb.c   software TLB
+ *   pmp.c     physical memory protection
  *   sbi.c     built-in firmware           state.c described state
  */
 #ifndef LODGE_CPU_RV64_PRIV_H
@@ -133,10 +134,21 @@ bool imsic_set(struct imsic_file *f, uint32_t id); /* any thread; false: no such
 bool imsic_reg(
 	struct imsic_file *f, unsigned sel, bool write, uint64_t val, uint64_t mask, uint64_t *old);
 
-/* ---- mmu.c ---- */
+/* ---- tlb.c ---- */
+int mmu_create(struct hart *h, struct err *e);
+void mmu_destroy(struct hart *h);
+/* h->cur follows h->regime and mstatus.MXR. */
+void mmu_choose(struct hart *h);
+/* satp was written. */
+void mmu_space(struct hart *h);
+/* Every entry, and all that is known about where memory is. */
 void mmu_flush(struct hart *h);
 void mmu_flush_writes(struct hart *h);
-void mmu_flush_va(struct hart *h, uint64_t va);
+/* sfence.vma: entries of this address space that are not global; entries of this address (of the page or large page around it) in all spaces or one. */
+void mmu_flush_asid(struct hart *h, uint64_t asid);
+void mmu_flush_va(struct hart *h, uint64_t va, const uint64_t *asid);
+
+/* ---- mmu.c ---- */
 /* For debuggers: 0 and the guest-physical address, or -EFAULT. No side effects on the guest. */
 int mmu_probe(struct hart *h, uint64_t va, enum mem_access acc, gpa_t *out);
 void mmu_complete(struct hart *h, bool error);

@@ -122,6 +122,7 @@ static int hart_post_load(void *obj, unsigned version, struct err *e)
 	h->pend.active = false;
 	h->posted = false;
 	pmp_update(h); /* flushes translations and blocks */
+	mmu_space(h);
 	rv64_code_space(h, h->c.satp);
 	rv64_code_fence_i(h);
 	rv64_set_priv(h, h->priv);

@@ -20,7 +20,7 @@ void rv64_update_regime(struct hart *h)
 	else
 		r = h->mstatus & MSTATUS_SUM ? REGIME_S_SUM : REGIME_S;
 	h->regime = r;
-	h->cur = &h->tlb[r];
+	mmu_choose(h);
 }
 
 void rv64_set_priv(struct hart *h, unsigned priv)
@@ -227,14 +227,14 @@ bool op_sfence_vma(struct hart *h, const struct rv64_op *op, bool has_va, uint64
 		return false;
 	}
 	if (has_va) {
-		mmu_flush_va(h, va);
+		mmu_flush_va(h, va, has_asid ? &asid : NULL);
 		rv64_code_flush_va(h, va);
+	} else if (has_asid) {
+		mmu_flush_asid(h, asid);
+		rv64_code_flush_asid(h, asid);
 	} else {
 		mmu_flush(h);
-		if (has_asid)
-			rv64_code_flush_asid(h, asid);
-		else
-			rv64_code_flush(h);
+		rv64_code_flush(h);
 	}
 	return true;
 }

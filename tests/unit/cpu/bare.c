@@ -119,6 +119,7 @@ int64_t bare_one(struct bare *b, unsigned priv, uint32_t word)
 void bare_satp(struct bare *b, uint64_t v)
 {
 	b->h->c.satp = v;
+	mmu_space(b->h);
 	mmu_flush(b->h);
 	rv64_code_space(b->h, v);
 	rv64_code_flush(b->h);

@@ -477,6 +477,7 @@ static void prepare_writer(struct bare *b, unsigned i)
 	h->fs = 1;
 	h->mstatus = MSTATUS_MPRV | 1ull << MSTATUS_MPP_SHIFT;
 	pmp_update(h);
+	mmu_space(h);
 	rv64_set_priv(h, PRIV_M);
 }
 
