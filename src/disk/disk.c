@@ -96,9 +96,19 @@ void disk_done(struct disk_req *r, int result)
 {
 	struct disk *d = r->disk;
 
+	if (r->then_flush && !result) {
+		r->then_flush = false;
+		r->flushing = true;
+		r->was = r->op;
+		r->op = DISK_FLUSH;
+		d->format->submit(d, r);
+		return;
+	}
 	r->result = result;
 	if (result && d->gate && r->start_ns && gate_failed(d->gate, r))
 		return;
+	if (r->flushing)
+		r->op = r->was;
 	if (r->start_ns) /* else a part of another one */
 		count(d, r);
 	d->in_flight--;
@@ -265,6 +275,7 @@ void disk_submit(struct disk *d, struct disk_req *r)
 	r->disk = d;
 	r->start_ns = clock_mono_ns();
 	r->priv = NULL;
+	r->then_flush = r->flushing = false;
 	r->fua |= d->o.cache == DISK_CACHE_WRITETHROUGH;
 	d->in_flight++;
 	d->stats.in_flight_max = MAX(d->stats.in_flight_max, d->in_flight);
@@ -281,7 +292,11 @@ void disk_pass(struct disk_req *r)
 {
 	struct disk *d = r->disk;
 
-	if (r->nranges && !d->format->scattered)
+	if (r->fua && !d->format->fua && !r->flushing) {
+		r->then_flush = r->op == DISK_WRITE || r->op == DISK_WRITE_ZEROES;
+		r->fua = false;
+	}
+	if (r->nranges && !r->flushing && !d->format->scattered)
 		submit_ranges(d, r);
 	else
 		d->format->submit(d, r);
@@ -321,6 +336,8 @@ void disk_fail_held(struct disk *d)
 
 	for (; r; r = next) {
 		next = r->next;
+		if (r->flushing)
+			r->op = r->was;
 		count(d, r);
 		d->in_flight--;
 		r->done(r);
@@ -601,6 +618,9 @@ int disk_resize(struct disk *d, uint64_t size, struct err *e)
 			d->o.path, d->format->name);
 	disk_drain(d);
 	rc = d->format->resize(d, size, e);
+	/* The guest is told of a size that a power cut does not take back. */
+	if (!rc && !d->o.readonly)
+		rc = disk_rw(d, DISK_FLUSH, 0, NULL, 0, e);
 	if (!rc && d->size != old && d->o.client.resized)
 		d->o.client.resized(d->o.client.ctx);
 	return rc;

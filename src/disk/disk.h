@@ -66,6 +66,8 @@ struct disk_req {
 	struct disk *disk;
 	struct disk_req *next;
 	uint64_t start_ns;
+	bool then_flush, flushing; /* fua, where the format leaves that to disk.c */
+	enum disk_op was;
 	struct file_req file; /* for formats that need one */
 	void *priv; /* the format's */
 	uint64_t cookie;
@@ -144,7 +146,7 @@ uint64_t disk_size(const struct disk *d);
 const char *disk_op_name(enum disk_op op);
 
 /*
- * Makes the disk `size` bytes long and tells the client. Only growing: a guest does not survive the loss of the end of
+ * Makes the disk `size` bytes long, durably, and tells the client. Only growing: a guest does not survive the loss of the end of
  * its disk. A size of 0 takes what the file has now (a block device that was extended).
  */
 int disk_resize(struct disk *d, uint64_t size, struct err *e);

@@ -139,6 +139,11 @@ struct disk_format {
 	/* Writes `len` bytes at `off` compressed. NULL: cannot. */
 	int (*write_compressed)(
 		struct disk *d, uint64_t off, const void *buf, uint64_t len, struct err *e);
+	/*
+	 * Does `fua` itself. Else disk.c turns such a request into one without, and a flush: a write in place is
+	 * durable only with the metadata that an earlier one has changed.
+	 */
+	bool fua;
 	bool scattered; /* takes WRITE with ranges; else disk.c takes them apart */
 };
 

@@ -591,6 +591,7 @@ static int settle(struct memdevs *d, uint64_t i)
 {
 	const struct memdev_event *ev = &d->event[i];
 	uint64_t unused = 0;
+	bool over = false;
 	int rc = 0;
 
 	if (ev->kind != DONE)
@@ -604,12 +605,14 @@ static int settle(struct memdevs *d, uint64_t i)
 	for (uint64_t k = 0; k < ev->of && !rc; k++) {
 		struct memdev_event *w = &d->event[k];
 
-		if (!changes(w) || w->certain || w->dev != ev->dev)
+		if (!changes(w) || w->dev != ev->dev)
 			continue;
-		if (w->kind == TRUNCATE || (w->of != UINT64_MAX && w->of < ev->of)) {
-			w->certain = true;
-			rc = apply(d->base, w, 1, &unused);
-		}
+		if (!w->certain && (w->kind == TRUNCATE || (w->of != UINT64_MAX && w->of < ev->of)))
+			w->certain = over = true;
+		else if (!w->certain || !over)
+			continue;
+		rc = apply(
+			d->base, w, 1, &unused); /* also what was certain before, and came later */
 	}
 	return rc;
 }

@@ -158,4 +158,5 @@ const struct disk_format disk_raw = {
 	.create = raw_create,
 	.resize = raw_resize,
 	.block_status = raw_status,
+	.fua = true,
 };

@@ -32,7 +32,8 @@
  *   - Space that a commit frees is reused only after sorter_quarantine() has let it go: reads, and plain writes of requests that overlap, may
  *     still be on their way to it. The format brackets its own reads by sorter_enter() and sorter_leave().
  *   - Durability: a request that is done is on its way to the medium; DISK_FLUSH is the format's: it makes durable what was done before.
- *     `fua` requests: the sorter asks for commit with batch.fua, and their plain elements are written with fua.
+ *     `fua` requests do not come here unless the format says that it does fua itself: then batch.fua asks for it, and plain
+ *     elements are written with fua.
  *
  * Threads: the loop's. Source: the system "Write I/O optimization for virtual disks" (S32).
  */

@@ -1,0 +1,806 @@
+/*
+ * test_crash.c: generated workloads on a device that a power cut may hit at every write.
+ *
+ * A workload is a sequence of steps: several requests in flight together (writes, scattered writes, zeroes, discards; those in flight at once do
+ * not overlap), flushes, snapshots made and deleted, the disk made longer. Each write has a stamp of its own in each of its sectors. The record
+ * of the device then gives the images that a power cut may leave behind each event that changes something, in several variants (nothing that was
+ * not flushed, all of it, some sectors). On each:
+ *
+ *   - it opens, and a check finds no error (and after that no leak);
+ *   - each sector holds one value as a whole: the last one that was flushed, or one that was written later;
+ *   - zeroes or a value of this sector, never another sector's;
+ *   - snapshots that were made are there with exactly what the disk held then; a size that was set is set;
+ *   - of a scattered write into untouched blocks, all is mapped or nothing, where the format promises that;
+ *   - it is the same when it is opened again.
+ *
+ *	LODGE_CRASH_WORKLOADS=200 test_crash          how many for each kind (default: a few)
+ *	LODGE_CRASH_SEED=17 LODGE_CRASH_KIND=qcow2    one alone
+ *	LODGE_CRASH_SAVE=DIR                          keeps one image in 50 for witnesses (qemu-img check), and the one that fails
+ */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+#include <uv.h>
+
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/util.h"
+#include "disk/format.h"
+#include "disk/memdev.h"
+#include "disk/tool.h"
+
+#define SECTOR 512u
+#define START (2 * MiB)
+#define LARGEST (4 * MiB)
+#define SECTORS (LARGEST / SECTOR)
+#define TOGETHER 8
+#define STEPS 14
+
+struct kind {
+	const char *name, *format, *path;
+	const char *file; /* in which it is, where that is not the path */
+	struct disk_kv create[4], open[3];
+	bool backing, snapshots, atomic;
+	int (*prepare)(struct memdevs *devs, uv_loop_t *loop, const struct kind *k, struct err *e);
+};
+
+/* What happened to a sector, in order. */
+struct past {
+	uint64_t stamp; /* 0: zeroes */
+	uint64_t submitted, done; /* events */
+	bool discard, fua;
+};
+
+struct history {
+	struct past *p;
+	unsigned n, cap;
+};
+
+struct span {
+	uint64_t submitted, done; /* events */
+};
+
+struct made {
+	char name[16];
+	struct span made, deleted; /* deleted.done 0: it was not */
+	uint64_t *stamp; /* of each sector then */
+	uint64_t size;
+};
+
+/* A scattered write into blocks that nobody had touched. */
+struct probe {
+	struct span when;
+	uint64_t at[TOGETHER];
+	unsigned n;
+};
+
+struct world {
+	const struct kind *k;
+	uv_loop_t loop;
+	struct memdevs devs;
+	struct disk *d;
+	uint64_t rng, seed, stamp;
+	struct history *sector;
+	struct span *flush;
+	unsigned nflush;
+	struct made made[STEPS];
+	unsigned nmade;
+	struct span size[STEPS + 1];
+	uint64_t size_value[STEPS + 1];
+	unsigned nsizes;
+	struct probe probe[STEPS];
+	unsigned nprobes;
+	uint64_t block;
+	char *image;
+};
+
+static uint64_t rnd(struct world *w, uint64_t n)
+{
+	w->rng ^= w->rng << 13;
+	w->rng ^= w->rng >> 7;
+	w->rng ^= w->rng << 17;
+	return w->rng % n;
+}
+
+static uint64_t now(struct world *w)
+{
+	return memdevs_events(&w->devs);
+}
+
+static void fill(char *to, uint64_t stamp, uint64_t sector)
+{
+	for (unsigned i = 0; i < SECTOR; i += 8)
+		put_le64(to + i, stamp ? stamp << 24 | sector : 0);
+}
+
+static struct past *note(struct world *w, uint64_t sector, uint64_t stamp)
+{
+	struct history *h = &w->sector[sector];
+
+	if (h->n == h->cap) {
+		h->cap = MAX(8u, 2 * h->cap);
+		h->p = realloc(h->p, h->cap * sizeof(*h->p));
+	}
+	h->p[h->n] = (struct past){.stamp = stamp, .submitted = now(w), .done = UINT64_MAX};
+	return &h->p[h->n++];
+}
+
+static uint64_t current(const struct world *w, uint64_t sector)
+{
+	const struct history *h = &w->sector[sector];
+
+	return h->n ? h->p[h->n - 1].stamp : 0;
+}
+
+/* ---- the workload ---- */
+
+struct call {
+	struct disk_req r;
+	struct iovec iov[3];
+	struct disk_range range[TOGETHER];
+	char *buf;
+	struct world *w;
+	bool done;
+};
+
+static void ended(struct world *w, uint64_t off, uint64_t len)
+{
+	for (uint64_t s = off / SECTOR; s < (off + len) / SECTOR; s++)
+		w->sector[s].p[w->sector[s].n - 1].done = now(w);
+}
+
+static void on_done(struct disk_req *r)
+{
+	struct call *c = container_of(r, struct call, r);
+
+	c->done = true;
+	if (r->result)
+		fail_msg("seed %llu: %s of %llu at %llu: %s", (unsigned long long)c->w->seed,
+			disk_op_name(r->op), (unsigned long long)r->len,
+			(unsigned long long)r->offset, strerror(-r->result));
+	if (r->op == DISK_FLUSH) {
+		c->w->flush[c->w->nflush - 1].done = now(c->w);
+		return;
+	}
+	for (unsigned i = 0; i < r->nranges; i++)
+		ended(c->w, r->ranges[i].offset, r->ranges[i].len);
+	if (!r->nranges)
+		ended(c->w, r->offset, r->len);
+}
+
+static void begin(struct world *w, struct call *c, uint64_t off, uint64_t len, char *buf)
+{
+	for (uint64_t s = off / SECTOR; s < (off + len) / SECTOR; s++) {
+		struct past *p = note(w, s, c->r.op == DISK_WRITE ? w->stamp : 0);
+
+		p->discard = c->r.op == DISK_DISCARD;
+		p->fua = c->r.fua;
+		if (buf)
+			fill(buf + (s - off / SECTOR) * SECTOR, w->stamp, s);
+	}
+}
+
+static void wait_for(struct world *w, struct call *c, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		while (!c[i].done)
+			uv_run(&w->loop, UV_RUN_ONCE);
+		free(c[i].buf);
+	}
+}
+
+/* One request in [base, base + room). */
+static void request(struct world *w, struct call *c, uint64_t base, uint64_t room)
+{
+	uint64_t off = base + rnd(w, room / SECTOR) * SECTOR, k = rnd(w, 12);
+	uint64_t len = MIN(base + room - off, (1 + rnd(w, rnd(w, 3) ? 16 : 300)) * SECTOR);
+
+	*c = (struct call){.w = w};
+	w->stamp++;
+	c->r = (struct disk_req){.op = k < 8	? DISK_WRITE
+				       : k < 10 ? DISK_WRITE_ZEROES
+						: DISK_DISCARD,
+		.unmap = rnd(w, 2),
+		.fua = !rnd(w, 8),
+		.offset = off,
+		.len = len,
+		.done = on_done};
+	if (c->r.op == DISK_WRITE) {
+		c->buf = malloc(len);
+		c->iov[0] = (struct iovec){c->buf, SECTOR / 2};
+		c->iov[1] = (struct iovec){c->buf + SECTOR / 2, len - SECTOR / 2};
+		c->r.iov = c->iov;
+		c->r.niov = 2;
+	}
+	begin(w, c, off, len, c->buf);
+	disk_submit(w->d, &c->r);
+}
+
+static void together(struct world *w)
+{
+	struct call c[TOGETHER];
+	unsigned n = 1 + (unsigned)rnd(w, TOGETHER);
+	uint64_t room = align_down(w->d->size / n, 4096);
+
+	for (unsigned i = 0; i < n; i++)
+		request(w, &c[i], i * room, room);
+	wait_for(w, c, n);
+}
+
+static bool untouched(const struct world *w, uint64_t block)
+{
+	for (uint64_t s = 0; s < w->block / SECTOR; s++)
+		if (w->sector[block * (w->block / SECTOR) + s].n)
+			return false;
+	return true;
+}
+
+static void scattered(struct world *w)
+{
+	struct probe *p = &w->probe[w->nprobes];
+	struct call c = {.w = w};
+	uint64_t blocks = w->d->size / w->block;
+
+	*p = (struct probe){0};
+	w->stamp++;
+	for (unsigned tries = 0; tries < 64 && p->n < TOGETHER; tries++) {
+		uint64_t b = rnd(w, blocks);
+		bool twice = false;
+
+		for (unsigned i = 0; i < p->n; i++)
+			twice |= p->at[i] == b * w->block;
+		if (!twice && untouched(w, b))
+			p->at[p->n++] = b * w->block;
+	}
+	if (!p->n)
+		return;
+	c.buf = malloc(TOGETHER * 4096);
+	c.r = (struct disk_req){.op = DISK_WRITE,
+		.len = p->n * MIN(w->block, 4096ul),
+		.ranges = c.range,
+		.nranges = p->n,
+		.iov = c.iov,
+		.niov = 1,
+		.done = on_done};
+	c.iov[0] = (struct iovec){c.buf, c.r.len};
+	for (unsigned i = 0; i < p->n; i++) {
+		c.range[i] = (struct disk_range){p->at[i], MIN(w->block, 4096ul)};
+		begin(w, &c, p->at[i], c.range[i].len, c.buf + i * c.range[i].len);
+	}
+	p->when.submitted = now(w);
+	disk_submit(w->d, &c.r);
+	wait_for(w, &c, 1);
+	p->when.done = now(w);
+	w->nprobes++;
+}
+
+static void flush(struct world *w)
+{
+	struct call c = {.w = w};
+
+	w->flush[w->nflush++] = (struct span){now(w), UINT64_MAX};
+	c.r = (struct disk_req){.op = DISK_FLUSH, .done = on_done};
+	disk_submit(w->d, &c.r);
+	wait_for(w, &c, 1);
+}
+
+static void snapshot(struct world *w)
+{
+	struct made *m = &w->made[w->nmade];
+	struct err e = {0};
+
+	for (unsigned i = 0; i < w->nmade; i++)
+		if (!w->made[i].deleted.done && !rnd(w, 2)) {
+			w->made[i].deleted.submitted = now(w);
+			if (disk_snapshot(w->d, DISK_SNAP_DELETE, w->made[i].name, &e))
+				fail_msg("%s", err_msg(&e));
+			w->made[i].deleted.done = now(w);
+			return;
+		}
+	snprintf(m->name, sizeof(m->name), "s%u", w->nmade);
+	m->stamp = calloc(SECTORS, sizeof(*m->stamp));
+	m->size = w->d->size;
+	for (uint64_t s = 0; s < SECTORS; s++)
+		m->stamp[s] = w->sector[s].n && w->sector[s].p[w->sector[s].n - 1].discard
+				      ? UINT64_MAX /* not said */
+				      : current(w, s);
+	m->made.submitted = now(w);
+	if (disk_snapshot(w->d, DISK_SNAP_CREATE, m->name, &e))
+		fail_msg("%s", err_msg(&e));
+	m->made.done = now(w);
+	w->nmade++;
+}
+
+static void longer(struct world *w)
+{
+	uint64_t size = MIN(w->d->size + (1 + rnd(w, 64)) * 4096, LARGEST);
+	struct err e = {0};
+
+	if (size == w->d->size || !w->d->format->resize)
+		return;
+	w->size[w->nsizes].submitted = now(w);
+	if (disk_resize(w->d, size, &e))
+		fail_msg("%s", err_msg(&e));
+	w->size[w->nsizes].done = now(w);
+	w->size_value[w->nsizes++] = size;
+}
+
+static struct disk_opts opts(struct world *w, struct memdevs *devs)
+{
+	return (struct disk_opts){.path = w->k->path,
+		.format = w->k->format,
+		.discard = true,
+		.offline = true,
+		.kv = w->k->open,
+		.loop = &w->loop,
+		.open_file = memdevs_open,
+		.open_ctx = devs};
+}
+
+static void create(struct world *w)
+{
+	struct disk_create_opts c = {.path = w->k->path,
+		.size = START,
+		.kv = w->k->create,
+		.loop = &w->loop,
+		.open_file = memdevs_open,
+		.open_ctx = &w->devs};
+	struct disk_opts o = opts(w, &w->devs);
+	struct err e = {0};
+	char buf[SECTOR];
+
+	if (w->k->backing) {
+		for (uint64_t s = 0; s < START / 2 / SECTOR; s++) {
+			struct past *p = note(w, s, 1);
+
+			p->submitted = p->done = 0;
+			p->fua = true;
+			fill(buf, 1, s);
+			memdev_poke(&w->devs, "base", s * SECTOR, buf, SECTOR);
+		}
+		w->stamp = 1;
+		c.backing = "base";
+		c.backing_format = "raw";
+	}
+	if ((w->k->prepare && w->k->prepare(&w->devs, &w->loop, w->k, &e)) ||
+		disk_create(w->k->format, &c, &e) || memdevs_record(&w->devs) ||
+		disk_open(&w->d, &o, &e))
+		fail_msg("%s: %s", w->k->name, err_msg(&e));
+	w->size_value[0] = START;
+	w->nsizes = 1;
+}
+
+static void run(struct world *w)
+{
+	create(w);
+	for (unsigned i = 0; i < STEPS; i++) {
+		uint64_t k = rnd(w, 16);
+
+		if (k < 7)
+			together(w);
+		else if (k < 9)
+			scattered(w);
+		else if (k < 13)
+			flush(w);
+		else if (k < 15 && w->k->snapshots && w->d->format->snapshot)
+			snapshot(w);
+		else
+			longer(w);
+	}
+	disk_close(w->d);
+	uv_run(&w->loop, UV_RUN_DEFAULT);
+	w->d = NULL;
+}
+
+/* ---- what a power cut may leave ---- */
+
+struct cut {
+	struct world *w;
+	uint64_t point, variant;
+	struct memdevs devs;
+};
+
+__attribute__((format(printf, 2, 3))) static void wrong(struct cut *c, const char *fmt, ...)
+{
+	const char *dir = getenv("LODGE_CRASH_SAVE");
+	char text[400], path[300];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	if (dir) {
+		snprintf(path, sizeof(path), "%s/failed-%s", dir, c->w->k->name);
+		memdev_save(&c->devs, c->w->k->file ?: c->w->k->path, path, NULL);
+	}
+	fail_msg("LODGE_CRASH_KIND=%s LODGE_CRASH_SEED=%llu, behind event %llu of %llu, variant "
+		 "%llu: %s",
+		c->w->k->name, (unsigned long long)c->w->seed, (unsigned long long)c->point,
+		(unsigned long long)now(c->w), (unsigned long long)c->variant, text);
+}
+
+static bool flushed(const struct world *w, const struct past *p, uint64_t point)
+{
+	if (p->done > point)
+		return false;
+	if (p->fua)
+		return true;
+	for (unsigned i = 0; i < w->nflush; i++)
+		if (w->flush[i].submitted >= p->done && w->flush[i].done <= point)
+			return true;
+	for (unsigned i = 0; i < w->nmade; i++)
+		if (w->made[i].made.submitted >= p->done && w->made[i].made.done <= point)
+			return true;
+	return false;
+}
+
+static bool permitted(const struct world *w, uint64_t s, uint64_t stamp, uint64_t point)
+{
+	const struct history *h = &w->sector[s];
+
+	for (unsigned i = h->n; i--;) {
+		const struct past *p = &h->p[i];
+
+		if (p->done && p->submitted >= point)
+			continue; /* done 0: it was there before */
+		if (p->stamp == stamp)
+			return true;
+		if (!p->discard && flushed(w, p, point))
+			return false;
+	}
+	return !stamp; /* as it was made */
+}
+
+static uint64_t stamp_of(struct cut *c, uint64_t s, const char *data)
+{
+	uint64_t v = get_le64(data);
+
+	for (unsigned i = 8; i < SECTOR; i += 8)
+		if (get_le64(data + i) != v)
+			wrong(c, "sector %llu has two values: %llx and %llx", (unsigned long long)s,
+				(unsigned long long)v, (unsigned long long)get_le64(data + i));
+	if (v && (v & 0xffffff) != s)
+		wrong(c, "sector %llu has what belongs to sector %llu (stamp %llu)",
+			(unsigned long long)s, (unsigned long long)(v & 0xffffff),
+			(unsigned long long)(v >> 24));
+	return v >> 24;
+}
+
+static struct disk *open_cut(struct cut *c, struct memdevs *devs)
+{
+	struct disk_opts o = opts(c->w, devs);
+	struct disk *d = NULL;
+	struct err e = {0};
+
+	if (disk_open(&d, &o, &e))
+		wrong(c, "does not open: %s", err_msg(&e));
+	return d;
+}
+
+static void read_all(struct cut *c, struct disk *d)
+{
+	struct err e = {0};
+
+	if (disk_rw(d, DISK_READ, 0, c->w->image, d->size, &e))
+		wrong(c, "does not read: %s", err_msg(&e));
+}
+
+static void look_at_size(struct cut *c, const struct disk *d)
+{
+	const struct world *w = c->w;
+	bool ok = false;
+
+	for (unsigned i = w->nsizes; i-- && !ok;) {
+		ok = w->size[i].submitted < c->point + !i && w->size_value[i] == d->size;
+		if (w->size[i].done <= c->point)
+			break;
+	}
+	if (!ok)
+		wrong(c, "has %llu bytes", (unsigned long long)d->size);
+}
+
+static void look_at_probes(struct cut *c, struct disk *d)
+{
+	struct err e = {0};
+
+	for (unsigned i = 0; i < c->w->nprobes && c->w->k->atomic; i++) {
+		const struct probe *p = &c->w->probe[i];
+		unsigned there = 0;
+
+		/* As long as nothing else has come there. */
+		if (p->when.submitted > c->point)
+			continue;
+		for (unsigned k = 0; k < p->n; k++) {
+			const struct history *h = &c->w->sector[p->at[k] / SECTOR];
+			struct disk_extent x;
+
+			if (h->n > 1 && h->p[1].submitted < c->point) {
+				there = 0;
+				break;
+			}
+			if (disk_block_status(d, p->at[k], SECTOR, &x, &e))
+				wrong(c, "%s", err_msg(&e));
+			there += (x.flags & DISK_EXT_HERE) && (x.flags & DISK_EXT_DATA) && !x.depth;
+			if (k + 1 == p->n && there && there != p->n)
+				wrong(c, "%u of %u blocks of a request are mapped", there, p->n);
+		}
+	}
+}
+
+static void collect(void *ctx, bool error, const char *text)
+{
+	struct cut *c = ctx;
+
+	if (error)
+		wrong(c, "check: %s", text);
+}
+
+static void look_at_metadata(struct cut *c, struct disk *d)
+{
+	struct disk_watch watch = {.found = collect, .ctx = c};
+	struct disk_check k = {0};
+	struct err e = {0};
+
+	if (!d->format->check)
+		return;
+	disk_drain(d);
+	if (d->format->check(d, true, &watch, &k, &e))
+		wrong(c, "check: %s", err_msg(&e));
+	if (k.errors || k.fixed_errors)
+		wrong(c, "check: %llu errors", (unsigned long long)(k.errors + k.fixed_errors));
+	if (k.leaks)
+		wrong(c, "check: %llu leaks stay", (unsigned long long)k.leaks);
+}
+
+static bool listed(struct cut *c, struct disk *d, const char *name)
+{
+	struct disk_snapshot *s;
+	struct err e = {0};
+	unsigned n;
+	bool there = false;
+
+	if (disk_snapshots(d, &s, &n, &e))
+		wrong(c, "snapshots: %s", err_msg(&e));
+	for (unsigned i = 0; i < n; i++)
+		there |= !strcmp(s[i].name, name);
+	free(s);
+	return there;
+}
+
+static void look_at_snapshot(struct cut *c, const struct made *m)
+{
+	struct disk *d = open_cut(c, &c->devs);
+	bool there = listed(c, d, m->name);
+	struct err e = {0};
+
+	if (m->made.done <= c->point && !(m->deleted.done && m->deleted.submitted < c->point) &&
+		!there)
+		wrong(c, "snapshot %s is lost", m->name);
+	if ((m->made.submitted >= c->point || (m->deleted.done && m->deleted.done <= c->point)) &&
+		there)
+		wrong(c, "snapshot %s is there", m->name);
+	if (there) {
+		if (disk_snapshot(d, DISK_SNAP_APPLY, m->name, &e))
+			wrong(c, "snapshot %s cannot be gone back to: %s", m->name, err_msg(&e));
+		read_all(c, d);
+		for (uint64_t s = 0; s < m->size / SECTOR; s++) {
+			uint64_t is = stamp_of(c, s, c->w->image + s * SECTOR);
+
+			if (m->stamp[s] != UINT64_MAX && is != m->stamp[s])
+				wrong(c, "snapshot %s, sector %llu: stamp %llu, not %llu", m->name,
+					(unsigned long long)s, (unsigned long long)is,
+					(unsigned long long)m->stamp[s]);
+		}
+	}
+	disk_close(d);
+}
+
+static void look_at_contents(struct cut *c, struct disk *d)
+{
+	read_all(c, d);
+	for (uint64_t s = 0; s < d->size / SECTOR; s++) {
+		uint64_t stamp = stamp_of(c, s, c->w->image + s * SECTOR);
+
+		if (!permitted(c->w, s, stamp, c->point))
+			wrong(c, "sector %llu: stamp %llu; the last one is %llu",
+				(unsigned long long)s, (unsigned long long)stamp,
+				(unsigned long long)current(c->w, s));
+	}
+}
+
+static void save(struct cut *c, unsigned n)
+{
+	const char *dir = getenv("LODGE_CRASH_SAVE");
+	char path[300];
+
+	if (!dir || n % 50)
+		return;
+	snprintf(path, sizeof(path), "%s/%s-%llu-%llu-%llu", dir, c->w->k->name,
+		(unsigned long long)c->w->seed, (unsigned long long)c->point,
+		(unsigned long long)c->variant);
+	memdev_save(&c->devs, c->w->k->file ?: c->w->k->path, path, NULL);
+}
+
+static void look(struct cut *c, unsigned n)
+{
+	cleanup(free_ptr) char *first = malloc(LARGEST);
+	struct disk *d = open_cut(c, &c->devs);
+	uint64_t size = d->size;
+
+	look_at_size(c, d);
+	look_at_probes(c, d);
+	look_at_contents(c, d);
+	memcpy(first, c->w->image, size);
+	look_at_metadata(c, d);
+	disk_close(d);
+	save(c, n);
+	d = open_cut(c, &c->devs);
+	read_all(c, d);
+	if (d->size != size || memcmp(first, c->w->image, size))
+		wrong(c, "is another one when it is opened again");
+	disk_close(d);
+	for (unsigned i = 0; i < c->w->nmade; i++)
+		look_at_snapshot(c, &c->w->made[i]);
+	uv_run(&c->w->loop, UV_RUN_DEFAULT);
+}
+
+static unsigned all_cuts(struct world *w)
+{
+	unsigned n = 0;
+
+	for (uint64_t p = 0; p <= now(w); p++) {
+		if (p && p < now(w) && !memdevs_is_write(&w->devs, p - 1))
+			continue;
+		for (uint64_t v = 0; v < 3; v++) {
+			struct cut c = {.w = w, .point = p, .variant = v < 2 ? v : 2 + w->seed};
+
+			assert_int_equal(memdevs_crash(&w->devs, p, c.variant, &c.devs), 0);
+			look(&c, n++);
+			memdevs_free(&c.devs);
+		}
+	}
+	return n;
+}
+
+static unsigned workload(const struct kind *k, uint64_t seed)
+{
+	struct world *w = calloc(1, sizeof(*w));
+	unsigned n;
+
+	w->k = k;
+	w->seed = seed;
+	w->rng = 88172645463325252ull + seed * 0x9e3779b97f4a7c15ull;
+	w->devs.seed = seed + 1;
+	w->block = 64 * KiB;
+	w->sector = calloc(SECTORS, sizeof(*w->sector));
+	w->flush = calloc(STEPS, sizeof(*w->flush));
+	w->image = malloc(LARGEST);
+	uv_loop_init(&w->loop);
+	run(w);
+	n = all_cuts(w);
+	uv_run(&w->loop, UV_RUN_DEFAULT);
+	assert_int_equal(uv_loop_close(&w->loop), 0);
+	memdevs_free(&w->devs);
+	for (unsigned i = 0; i < SECTORS; i++)
+		free(w->sector[i].p);
+	for (unsigned i = 0; i < w->nmade; i++)
+		free(w->made[i].stamp);
+	free(w->sector);
+	free(w->flush);
+	free(w->image);
+	free(w);
+	return n;
+}
+
+static void crash(const struct kind *k)
+{
+	const char *one = getenv("LODGE_CRASH_SEED"), *many = getenv("LODGE_CRASH_WORKLOADS");
+	const char *only = getenv("LODGE_CRASH_KIND");
+	uint64_t first = one ? strtoull(one, NULL, 10) : 1;
+	uint64_t n = many ? strtoull(many, NULL, 10) : one ? 1 : 3;
+	unsigned cuts = 0;
+
+	if ((only && strcmp(only, k->name)) || !disk_format_by_name(k->format))
+		skip();
+	for (uint64_t seed = first; seed < first + n; seed++)
+		cuts += workload(k, seed);
+	print_message("%s: %llu workloads, %u power cuts\n", k->name, (unsigned long long)n, cuts);
+}
+
+static void raw(void **state)
+{
+	static const struct kind k = {.name = "raw", .format = "raw", .path = "disk"};
+
+	crash(&k);
+}
+
+static void qcow2(void **state)
+{
+	static const struct kind k = {.name = "qcow2",
+		.format = "qcow2",
+		.path = "disk",
+		.create = {{"cluster-size", "4K"}, {0}},
+		.snapshots = true};
+
+	crash(&k);
+}
+
+static void qcow2_overlay(void **state)
+{
+	static const struct kind k = {.name = "qcow2-overlay",
+		.format = "qcow2",
+		.path = "disk",
+		.create = {{"cluster-size", "64K"}, {0}},
+		.backing = true,
+		.snapshots = true};
+
+	crash(&k);
+}
+
+static void qcow2_subclusters(void **state)
+{
+	static const struct kind k = {.name = "qcow2-subclusters",
+		.format = "qcow2",
+		.path = "disk",
+		.create = {{"cluster-size", "32K"}, {"extended-l2", "on"}, {0}},
+		.snapshots = true};
+
+	crash(&k);
+}
+
+static void qcow2_lazy(void **state)
+{
+	static const struct kind k = {.name = "qcow2-lazy",
+		.format = "qcow2",
+		.path = "disk",
+		.create = {{"cluster-size", "4K"}, {"lazy-refcounts", "on"}, {0}},
+		.snapshots = true};
+
+	crash(&k);
+}
+
+static int make_store(struct memdevs *devs, uv_loop_t *loop, const struct kind *k, struct err *e)
+{
+	for (unsigned i = 0; disk_store_at(i); i++)
+		if (!strcmp(disk_store_at(i)->name, k->format))
+			return disk_store_at(i)->create(&(struct disk_create_opts){.path = k->file,
+								.size = 32 * MiB,
+								.loop = loop,
+								.open_file = memdevs_open,
+								.open_ctx = devs},
+				e);
+	return -ENOENT;
+}
+
+static void lodgefs(void **state)
+{
+	static const struct kind k = {.name = "lodgefs",
+		.format = "lodgefs",
+		.file = "store",
+		.path = "store/disk",
+		.snapshots = true,
+		.atomic = true,
+		.prepare = make_store};
+
+	crash(&k);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(raw),
+		cmocka_unit_test(qcow2),
+		cmocka_unit_test(qcow2_overlay),
+		cmocka_unit_test(qcow2_subclusters),
+		cmocka_unit_test(qcow2_lazy),
+		cmocka_unit_test(lodgefs),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
