@@ -9,12 +9,14 @@
 #include "cli/verb.h"
 
 struct stats {
-	bool json, follow;
+	bool json, follow, jit;
 };
 
 static const struct opt opts[] = {
 	{"follow", 'f', .type = OPT_FLAG, OPT_AT(struct stats, follow),
 		.help = "again every second, until the machine ends"},
+	{"jit", .type = OPT_FLAG, OPT_AT(struct stats, jit),
+		.help = "also what the translator of guest code did"},
 	{"json", .type = OPT_FLAG, OPT_AT(struct stats, json),
 		.help = "print one JSON object a line"},
 	OPT_DONE,
@@ -27,10 +29,11 @@ static double num(const json_t *o, const char *key)
 }
 
 /* `before` may be NULL: then the figures are since the start. */
-static void print(const json_t *now, const json_t *before)
+static void print(const json_t *now, const json_t *before, bool jit)
 {
 	const json_t *host = json_object_get(now, "host");
 	double dt = num(now, "uptime_ms") - (before ? num(before, "uptime_ms") : 0);
+	const json_t *engine = json_object_get(now, "engine");
 	const char *id;
 	json_t *v, *d;
 	size_t i;
@@ -58,6 +61,11 @@ static void print(const json_t *now, const json_t *before)
 		printf("  %-10s %s\n", id, text ?: "");
 		free(text);
 	}
+	if (jit && !json_object_size(engine))
+		printf("  translator: off (--engine interp, or the host lacks x86-64-v3)\n");
+	if (jit)
+		json_object_foreach((json_t *)engine, id, d)
+			printf("  %-24s %'14.0f\n", id, json_number_value(d));
 	fflush(stdout);
 }
 
@@ -81,7 +89,7 @@ static int run(void *o, const struct args *a)
 			putchar('\n');
 			fflush(stdout);
 		} else {
-			print(now, before);
+			print(now, before, s->jit);
 		}
 		json_decref(before);
 		before = now;

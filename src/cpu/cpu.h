@@ -118,6 +118,13 @@ struct cpu_engine_ops {
 	/* ANY, may be a little stale while running. */
 	void (*vcpu_stats)(struct vcpu *v, struct cpu_stats *st);
 
+	/*
+	 * ANY. What the engine counts of itself beside that, by name; of rv64: its translator. May be NULL, or call nothing. Not while
+	 * vm_destroy() runs.
+	 */
+	void (*vm_counters)(struct cpu_vm *vm,
+		void (*each)(void *ctx, const char *name, uint64_t value), void *ctx);
+
 	/* STOPPED. Debuggers: translate a guest-virtual address as this vCPU would now. */
 	int (*vcpu_translate)(struct vcpu *v, uint64_t gva, enum mem_access acc, gpa_t *out);
 	/* STOPPED. By number in gdb's order for the ISA. -ENOENT beyond the last. */

@@ -437,8 +437,11 @@ int space_page(
 		out->write_free = true;
 		return 0;
 	}
+	out->write_free = false;
+	if (acc != MEM_WRITE)
+		return 0;
 	in = space_enter(s);
-	out->write_free = acc == MEM_WRITE && track_write(s, page, out->host);
+	out->write_free = track_write(s, page, out->host);
 	space_leave(s, in);
 	return 0;
 }

@@ -129,6 +129,15 @@ void tracker_stop(struct tracker *t);
 uint64_t tracker_collect(struct tracker *t, void (*fn)(void *ctx, gpa_t page), void *ctx);
 
 /*
+ * A tracker that hears of nothing until it is told which pages: an engine's, for the pages that it translated code of.
+ * tracker_arm(): from now on the next announced write to the page calls `before`. It does not invalidate: a vCPU that has a cached write
+ * entry is the caller's to deal with. Never collected.
+ */
+int tracker_start_quiet(
+	struct tracker **out, struct space *s, const struct tracker_ops *ops, struct err *e);
+void tracker_arm(struct tracker *t, gpa_t page);
+
+/*
  * A page is named by its guest-physical address in the view that it was written through: a frame that is mapped at
  * several addresses is tracked under the one that was used.
  */

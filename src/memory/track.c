@@ -3,6 +3,7 @@
  */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/err.h"
 #include "base/util.h"
@@ -80,8 +81,8 @@ static void tracker_free(struct tracker *t)
 	free(t);
 }
 
-int tracker_start(
-	struct tracker **out, struct space *s, const struct tracker_ops *ops, struct err *e)
+static int start(struct tracker **out, struct space *s, const struct tracker_ops *ops, bool quiet,
+	struct err *e)
 {
 	struct tracker *t = calloc(1, sizeof(*t));
 	unsigned slot = 0;
@@ -98,6 +99,8 @@ int tracker_start(
 		tracker_free(t);
 		return err_set(e, -ENOMEM, "write tracking: out of memory");
 	}
+	if (quiet)
+		memset((void *)t->seen, 0xff, t->words * sizeof(*t->seen));
 	pthread_rwlock_wrlock(&s->lock);
 	while (slot < SPACE_TRACKERS && s->trackers[slot])
 		slot++;
@@ -111,9 +114,30 @@ int tracker_start(
 		return err_set(
 			e, -EBUSY, "write tracking: %d trackers are on already", SPACE_TRACKERS);
 	}
-	invalidate_all(s);
+	if (!quiet)
+		invalidate_all(s);
 	*out = t;
 	return 0;
+}
+
+int tracker_start(
+	struct tracker **out, struct space *s, const struct tracker_ops *ops, struct err *e)
+{
+	return start(out, s, ops, false, e);
+}
+
+int tracker_start_quiet(
+	struct tracker **out, struct space *s, const struct tracker_ops *ops, struct err *e)
+{
+	return start(out, s, ops, true, e);
+}
+
+void tracker_arm(struct tracker *t, gpa_t page)
+{
+	uint64_t i;
+
+	if (page_index(t->s, page, &i))
+		atomic_fetch_and(&t->seen[i / 64], ~(1ull << (i % 64)));
 }
 
 void tracker_stop(struct tracker *t)

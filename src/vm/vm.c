@@ -471,6 +471,11 @@ json_t *vm_status(struct vm *vm)
 	return j;
 }
 
+static void add_counter(void *ctx, const char *name, uint64_t value)
+{
+	json_object_set_new(ctx, name, json_integer((json_int_t)value));
+}
+
 static json_t *vcpu_stats(struct vm *vm, struct vm_vcpu *vc)
 {
 	struct cpu_stats st = {0};
@@ -499,6 +504,7 @@ json_t *vm_stats(struct vm *vm)
 {
 	json_t *vcpus = json_array();
 	json_t *devices = json_object();
+	json_t *engine = json_object();
 	json_t *j = vm_status(vm);
 
 	for (unsigned i = 0; i < vm->nvcpus; i++)
@@ -513,6 +519,9 @@ json_t *vm_stats(struct vm *vm)
 		d->cls->stats(d, dj);
 		json_object_set_new(devices, d->id, dj);
 	}
+	if (vm->board->engine->vm_counters)
+		vm->board->engine->vm_counters(vm->board->cpu_vm, add_counter, engine);
+	json_object_set_new(j, "engine", engine);
 	json_object_set_new(j, "vcpu", vcpus);
 	json_object_set_new(j, "devices", devices);
 	json_object_set_new(j, "host", build_host_stats(vm));

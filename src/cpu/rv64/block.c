@@ -63,11 +63,16 @@ void rv64_icache_destroy(struct rv64_icache *ic)
 static void choose_gen(struct hart *h)
 {
 	struct rv64_icache *ic = h->ic;
-	uint64_t *gen = ic->mode == PRIV_U ? &ic->spaces[ic->space].gen : &ic->gens[ic->mode];
+	bool u = ic->mode == PRIV_U;
+	uint64_t *gen = u ? &ic->spaces[ic->space].gen : &ic->gens[ic->mode];
+	uint64_t *map = u ? &ic->spaces[ic->space].map : &ic->maps[ic->mode];
 
 	if (!*gen)
 		*gen = ++ic->last_gen;
+	if (!*map)
+		*map = ++ic->last_gen;
 	h->code_gen = *gen;
+	h->map_gen = *map;
 }
 
 void rv64_code_mode(struct hart *h, unsigned mode)
@@ -90,7 +95,7 @@ void rv64_code_space(struct hart *h, uint64_t key)
 	}
 	ic->space = i;
 	if (ic->s_local) {
-		ic->gens[PRIV_S] = 0;
+		ic->gens[PRIV_S] = ic->maps[PRIV_S] = 0;
 		ic->s_local = false;
 	}
 	choose_gen(h);
@@ -101,8 +106,9 @@ void rv64_code_flush(struct hart *h)
 	struct rv64_icache *ic = h->ic;
 
 	for (unsigned i = 0; i < BLOCK_SPACES; i++)
-		ic->spaces[i].gen = 0;
+		ic->spaces[i].gen = ic->spaces[i].map = 0;
 	memset(ic->gens, 0, sizeof(ic->gens));
+	memset(ic->maps, 0, sizeof(ic->maps));
 	ic->s_local = false;
 	memset(ic->seen, 0, sizeof(ic->seen));
 	ic->super_lo = UINT64_MAX;
@@ -116,9 +122,9 @@ void rv64_code_flush_asid(struct hart *h, uint64_t asid)
 
 	for (unsigned i = 0; i < BLOCK_SPACES; i++)
 		if ((ic->spaces[i].key >> 44 & 0xffff) == (asid & 0xffff))
-			ic->spaces[i].gen = 0;
+			ic->spaces[i].gen = ic->spaces[i].map = 0;
 	if (ic->s_local) {
-		ic->gens[PRIV_S] = 0;
+		ic->gens[PRIV_S] = ic->maps[PRIV_S] = 0;
 		ic->s_local = false;
 	}
 	choose_gen(h);
@@ -126,10 +132,16 @@ void rv64_code_flush_asid(struct hart *h, uint64_t asid)
 
 void rv64_code_fence_i(struct hart *h)
 {
-	h->ic->epoch++;
-	rv64_code_flush(h);
+	struct rv64_icache *ic = h->ic;
+
+	ic->epoch++;
+	/* The pages stay where they are: only blocks must be looked at again. */
+	for (unsigned i = 0; i < BLOCK_SPACES; i++)
+		ic->spaces[i].gen = 0;
+	memset(ic->gens, 0, sizeof(ic->gens));
+	choose_gen(h);
 	if (h->j.jit)
-		jit_fence(h->j.jit);
+		jit_fence(h->j.jit, h);
 }
 
 /* Formats whose rd names an integer register. */
@@ -316,10 +328,10 @@ void rv64_code_flush_va(struct hart *h, uint64_t va)
 static bool fetch(struct hart *h, uint64_t va, struct rv64_code_at *s)
 {
 	/* Spaces that use the same addresses should not meet in one slot. */
-	struct code_page *p = &h->ic->pages[((va >> PAGE_SHIFT) + h->code_gen * 17) % BLOCK_PAGES];
+	struct code_page *p = &h->ic->pages[((va >> PAGE_SHIFT) + h->map_gen * 17) % BLOCK_PAGES];
 	uint64_t page = va & ~PAGE_MASK, off = va & PAGE_MASK;
 
-	if (p->va != page || p->gen != h->code_gen) {
+	if (p->va != page || p->gen != h->map_gen) {
 		struct code_at at;
 
 		if (!mem_fetch_page(h, va, &at))
@@ -331,7 +343,7 @@ static bool fetch(struct hart *h, uint64_t va, struct rv64_code_at *s)
 		}
 		/* Filled after the call: a trap may have changed the generation. */
 		p->va = page;
-		p->gen = h->code_gen;
+		p->gen = h->map_gen;
 		p->host = (const uint8_t *)at.host - off;
 		p->pa = at.gpa.v - off;
 	}

@@ -73,10 +73,10 @@ struct rv64_icache {
 	} pages[BLOCK_PAGES];
 	struct code_space {
 		uint64_t key;
-		uint64_t gen; /* of U-mode; 0: not entered yet */
+		uint64_t gen, map; /* of U-mode; 0: not entered yet */
 	} spaces[BLOCK_SPACES];
 	unsigned space; /* the one that is current */
-	uint64_t gens[4]; /* of the other modes, for all spaces */
+	uint64_t gens[4], maps[4]; /* of the other modes, for all spaces */
 	bool s_local; /* S-mode has run code from a page that is not global */
 	/* Virtual pages that code was fetched from since the last flush (a Bloom filter), and the range of superpages among them. */
 	uint64_t seen[BLOCK_SEEN / 64];

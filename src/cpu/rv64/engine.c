@@ -128,6 +128,60 @@ static void invalidate(
 		jit_drop(vm->jit, a.v, len);
 }
 
+/* ---- translated code and who writes to it ---- */
+
+static void code_written(void *ctx, gpa_t page, const void *host)
+{
+	jit_written(ctx, page.v);
+}
+
+static uint64_t code_watch(void *ctx, struct hart *h, uint64_t page)
+{
+	struct rv64_vm *vm = ctx;
+	uint64_t stamp;
+
+	tracker_arm(vm->code_writes, gpa(page));
+	stamp = atomic_fetch_add(&vm->watched, 1) + 1;
+	for (unsigned i = 0; i < vm->nvcpus; i++)
+		if (&vm->vcpus[i]->h != h)
+			atomic_fetch_or(&vm->vcpus[i]->h.poll, POLL_TLB_W);
+	mmu_flush_writes(h);
+	atomic_store(&h->j.w_flushed, stamp);
+	return stamp;
+}
+
+static bool code_settled(void *ctx, uint64_t stamp)
+{
+	struct rv64_vm *vm = ctx;
+
+	/* A hart outside run() serves its poll bits before it stores anything. */
+	for (unsigned i = 0; i < vm->nvcpus; i++) {
+		struct hart *h = &vm->vcpus[i]->h;
+
+		if (atomic_load(&h->in_run) && atomic_load(&h->j.w_flushed) < stamp)
+			return false;
+	}
+	return true;
+}
+
+static int start_jit(struct rv64_vm *vm, struct err *e)
+{
+	struct jit_opts jo = {.cache_bytes = vm->o.jit_cache,
+		.exts = vm->exts,
+		.watch = code_watch,
+		.settled = code_settled,
+		.ctx = vm};
+	struct tracker_ops ops = {.before = code_written};
+	int rc = jit_create(&vm->jit, &jo, e);
+
+	ops.ctx = vm->jit;
+	if (!rc)
+		rc = tracker_start_quiet(&vm->code_writes, vm->o.space, &ops, e);
+	if (rc)
+		jit_destroy(vm->jit);
+	return rc;
+}
+
 static int vm_create(struct cpu_vm **out, const struct cpu_vm_opts *o, struct err *e)
 {
 	struct rv64_vm *vm;
@@ -152,9 +206,7 @@ static int vm_create(struct cpu_vm **out, const struct cpu_vm_opts *o, struct er
 	vm->o.cpu_model = NULL;
 	make_isa_string(vm);
 	if (o->jit == CPU_JIT_AUTO && !jit_available(NULL)) {
-		struct jit_opts jo = {.cache_bytes = o->jit_cache, .exts = vm->exts};
-
-		rc = jit_create(&vm->jit, &jo, e);
+		rc = start_jit(vm, e);
 		if (rc) {
 			free(vm);
 			return rc;
@@ -180,6 +232,7 @@ static void vm_destroy(struct cpu_vm *v)
 		jit_hart_destroy(&vm->vcpus[i]->h);
 		free(vm->vcpus[i]);
 	}
+	tracker_stop(vm->code_writes);
 	jit_destroy(vm->jit);
 	free(vm);
 }
@@ -244,6 +297,7 @@ static void vcpu_reset(struct vcpu *v, const struct cpu_boot *boot)
 	pmp_update(h);
 	mmu_space(h);
 	rv64_code_space(h, 0);
+	rv64_code_flush(h);
 	rv64_code_fence_i(h);
 	h->pc = boot->pc;
 	h->x[10] = boot->arg0;
@@ -528,6 +582,15 @@ static void vcpu_stats(struct vcpu *v, struct cpu_stats *st)
 	st->blocks_decoded = h->ic->decoded;
 }
 
+static void vm_counters(struct cpu_vm *v,
+	void (*each)(void *ctx, const char *name, uint64_t value), void *ctx)
+{
+	struct rv64_vm *vm = vm_of(v);
+
+	if (vm->jit)
+		jit_counters(vm->jit, each, ctx);
+}
+
 static int vcpu_translate(struct vcpu *v, uint64_t gva, enum mem_access acc, gpa_t *out)
 {
 	return mmu_probe(&of(v)->h, gva, acc, out);
@@ -602,6 +665,7 @@ const struct cpu_engine_ops rv64_engine = {
 	.vcpu_state_obj = vcpu_state_obj,
 	.vm_state_obj = vm_state_obj,
 	.vcpu_stats = vcpu_stats,
+	.vm_counters = vm_counters,
 	.vcpu_translate = vcpu_translate,
 	.vcpu_reg_get = vcpu_reg_get,
 	.vcpu_reg_set = vcpu_reg_set,

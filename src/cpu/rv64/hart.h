@@ -146,6 +146,7 @@ struct jit_hart {
 	uint32_t ctx_fp, ctx_clock;
 	_Atomic uint64_t seen; /* removals of translations that this hart knows of */
 	_Atomic bool inside; /* jit_run() */
+	_Atomic uint64_t w_flushed; /* rv64_vm.watched, when cached write permission was last dropped */
 	uint64_t leaves, lookups, slow_mem, slow_op, cold_blocks;
 };
 
@@ -169,6 +170,7 @@ struct hart {
 	uint64_t
 		instret_stop; /* blocks are not chained past this: the run loop looks at the clock */
 	uint64_t code_gen; /* names the translations that code now runs under: block.h */
+	uint64_t map_gen; /* the same, but outlives fence.i: for who knows otherwise that code has not changed */
 	struct rv64_icache *ic; /* decoded blocks: block.h */
 	uint64_t
 		tmp; /* out-arguments of handlers: the address of a local would forbid tail calls */

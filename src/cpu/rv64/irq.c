@@ -80,7 +80,9 @@ uint64_t rv64_mip(struct hart *h)
 
 void rv64_irq_changed(struct hart *h)
 {
-	atomic_fetch_or_explicit(&h->poll, POLL_IRQ, memory_order_relaxed);
+	/* Kernels switch interrupts off and on all the time, and hardly ever is one waiting. */
+	if (rv64_interrupt(h))
+		atomic_fetch_or_explicit(&h->poll, POLL_IRQ, memory_order_relaxed);
 }
 
 void rv64_poke(struct hart *h, uint32_t poll_bits)
@@ -103,18 +105,22 @@ uint64_t rv64_next_deadline(struct hart *h)
 
 uint32_t rv64_serve_poll(struct hart *h)
 {
+	uint64_t watched;
 	uint32_t bits;
 
 	if (!atomic_load(&h->poll))
 		return 0;
 	atomic_store(&h->in_service, true);
 	bits = atomic_fetch_and(&h->poll, POLL_KICK);
+	watched = atomic_load(&h->vm->watched);
 	if (bits & POLL_TLB_ALL) {
 		mmu_flush(h);
 		rv64_code_flush(h);
 	} else if (bits & POLL_TLB_W) {
 		mmu_flush_writes(h);
 	}
+	if (bits & (POLL_TLB_ALL | POLL_TLB_W))
+		atomic_store(&h->j.w_flushed, watched);
 	if (bits & POLL_FENCE_I)
 		rv64_code_fence_i(h);
 	atomic_store(&h->in_service, false);

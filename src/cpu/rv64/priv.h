@@ -86,6 +86,8 @@ struct rv64_vm {
 	uint64_t exts; /* of decode.h */
 	char isa[256];
 	struct jit *jit; /* NULL: interpreted */
+	struct tracker *code_writes; /* of pages that code was translated of */
+	_Atomic uint64_t watched; /* times that harts were told to drop cached write permission for it */
 	struct space_listener listener;
 	/* time = stopped_at, or (host ns - origin_ns) in ticks */
 	bool time_stopped;
@@ -98,7 +100,9 @@ struct rv64_vm {
 void rv64_set_priv(struct hart *h, unsigned priv);
 /* mstatus or the mode changed: which regime do data accesses use now? */
 void rv64_update_regime(struct hart *h);
-/* Takes the interrupt if one may be taken now. */
+/* The cause of the interrupt that may be taken now; 0: none. */
+unsigned rv64_interrupt(struct hart *h);
+/* Takes it. */
 bool rv64_take_interrupt(struct hart *h);
 /* Leaves the block behind `op`, which has retired. */
 static inline void op_done(struct hart *h, const struct rv64_op *op)

@@ -341,6 +341,7 @@ static void start_at(struct hart *h, uint64_t pc, uint64_t arg)
 	mmu_flush(h);
 	mmu_space(h);
 	rv64_code_space(h, 0);
+	rv64_code_flush(h);
 	rv64_code_fence_i(h);
 	h->x[10] = h->id;
 	h->x[11] = arg;

@@ -85,29 +85,36 @@ void rv64_trap(struct hart *h, uint64_t pc, uint64_t cause, uint64_t tval)
 	enter_m(h, pc, cause, tval);
 }
 
-bool rv64_take_interrupt(struct hart *h)
+unsigned rv64_interrupt(struct hart *h)
 {
 	/* Highest first (privileged specification, "Machine Interrupt Registers"). */
 	static const uint8_t order[] = {IRQ_MEI, IRQ_MSI, IRQ_MTI, IRQ_SEI, IRQ_SSI, IRQ_STI};
-	uint64_t pending, m, s;
+	uint64_t may = 0, pending;
 
-	if (!h->mie)
-		return false;
-	pending = rv64_mip(h) & h->mie;
-	m = pending & ~h->mideleg;
-	s = pending & h->mideleg;
-	if (h->priv == PRIV_M && !(h->mstatus & MSTATUS_MIE))
-		m = 0;
-	if (h->priv == PRIV_M || (h->priv == PRIV_S && !(h->mstatus & MSTATUS_SIE)))
-		s = 0;
-	if (m)
-		s = 0;
-	for (unsigned i = 0; i < ARRAY_SIZE(order) && (m | s); i++)
-		if ((m | s) >> order[i] & 1) {
-			rv64_trap(h, h->pc, CAUSE_IRQ | order[i], 0);
-			return true;
-		}
-	return false;
+	if (h->priv != PRIV_M || h->mstatus & MSTATUS_MIE)
+		may = ~h->mideleg;
+	if (h->priv == PRIV_U || (h->priv == PRIV_S && h->mstatus & MSTATUS_SIE))
+		may |= h->mideleg;
+	may &= h->mie;
+	if (!may)
+		return 0;
+	pending = rv64_mip(h) & may;
+	/* What goes to M-mode comes before all that was delegated. */
+	if (pending & ~h->mideleg)
+		pending &= ~h->mideleg;
+	for (unsigned i = 0; i < ARRAY_SIZE(order) && pending; i++)
+		if (pending >> order[i] & 1)
+			return order[i];
+	return 0;
+}
+
+bool rv64_take_interrupt(struct hart *h)
+{
+	unsigned cause = rv64_interrupt(h);
+
+	if (cause)
+		rv64_trap(h, h->pc, CAUSE_IRQ | cause, 0);
+	return cause;
 }
 
 void rv64_illegal(struct hart *h, const struct rv64_op *op)

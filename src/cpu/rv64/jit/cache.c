@@ -82,6 +82,12 @@ void jit_cache_destroy(struct jit *j)
 		free_ops(&j->seg[i]);
 		free_meta(&j->seg[i]);
 	}
+	for (unsigned i = 0; i < JIT_PAGES; i++)
+		for (struct jit_page *p = j->pages[i], *next; p; p = next) {
+			next = p->next_hash;
+			free(p);
+		}
+	free(j->written);
 	if (j->rw && j->rw != MAP_FAILED)
 		munmap(j->rw, j->size);
 	if (j->rx && j->rx != MAP_FAILED)
@@ -114,7 +120,7 @@ void *jit_meta(struct jit *j, size_t n)
 
 static struct jit_entry *_Atomic *bucket(struct jit *j, uint64_t key)
 {
-	return &j->entries[(key >> 1) * 0x9e3779b97f4a7c15ull >> 51];
+	return &j->entries[(key >> 1) * 0x9e3779b97f4a7c15ull >> 49];
 }
 
 static struct jit_entry *find_key(struct jit *j, uint64_t key)
@@ -164,18 +170,83 @@ void jit_link_to(struct jit *j, struct jit_link *l, struct jit_entry *e)
 	j->st.links++;
 }
 
+/* ---- pages ---- */
+
+static struct jit_page *find_page(struct jit *j, uint64_t page)
+{
+	struct jit_page *p = j->pages[jit_page_hash(page)];
+
+	while (p && p->page != page)
+		p = p->next_hash;
+	return p;
+}
+
+static void make_unsure(struct jit *j, struct jit_page *p)
+{
+	p->quiet = 0;
+	if (p->unsure)
+		return;
+	p->unsure = true;
+	p->next_unsure = j->unsure;
+	j->unsure = p;
+}
+
+bool jit_watch(struct jit *j, struct hart *h, uint64_t page)
+{
+	struct jit_page *p = find_page(j, page), **b = &j->pages[jit_page_hash(page)];
+
+	if (p && p->regions)
+		return true; /* watched, or looked at by each fence */
+	if (!p) {
+		p = calloc(1, sizeof(*p));
+		if (!p)
+			return false;
+		p->page = page;
+		p->next_hash = *b;
+		*b = p;
+	}
+	if (j->o.watch && !p->armed) {
+		p->stamp = j->o.watch(j->o.ctx, h, page);
+		p->armed = true;
+	}
+	/* Until every vCPU has heard of it, somebody may write unnoticed. */
+	if (!p->armed || !j->o.settled(j->o.ctx, p->stamp))
+		make_unsure(j, p);
+	return true;
+}
+
+void jit_written(struct jit *j, uint64_t page)
+{
+	pthread_mutex_lock(&j->written_lock);
+	if (j->nwritten == j->written_room) {
+		unsigned room = j->written_room ? 2 * j->written_room : 256;
+		uint64_t *v = realloc(j->written, room * sizeof(*v));
+
+		if (v) {
+			j->written = v;
+			j->written_room = room;
+		}
+	}
+	if (j->nwritten < j->written_room)
+		j->written[j->nwritten++] = page;
+	else
+		j->lost = true;
+	pthread_mutex_unlock(&j->written_lock);
+}
+
 /* ---- coming and going ---- */
 
 void jit_publish(struct jit *j, struct jit_region *r, uint64_t code_len)
 {
 	struct jit_segment *s = &j->seg[j->cur];
-	struct jit_region **page = &j->pages[jit_page_hash(r->page)];
+	struct jit_page *pg = find_page(j, r->page);
 
 	s->used += align_up(code_len, 16);
 	r->next_in_segment = s->regions;
 	s->regions = r;
-	r->next_in_page = *page;
-	*page = r;
+	r->in_page = pg;
+	r->next_in_page = pg->regions;
+	pg->regions = r;
 	for (unsigned i = 0; i < r->nentries; i++) {
 		struct jit_entry *_Atomic *b = bucket(j, r->entries[i].key);
 
@@ -197,7 +268,7 @@ static void hide(struct jit *j, struct jit_entry *e)
 /* Its memory stays until its segment is used again. */
 void jit_remove(struct jit *j, struct jit_region *r)
 {
-	struct jit_region **p = &j->pages[jit_page_hash(r->page)];
+	struct jit_region **p = &r->in_page->regions;
 
 	if (r->dead)
 		return;
@@ -270,14 +341,66 @@ static bool same(const struct jit_region *r)
 	return true;
 }
 
-void jit_fence(struct jit *j)
+/* What writers have told since the last time. */
+static void take_written(struct jit *j)
+{
+	pthread_mutex_lock(&j->written_lock);
+	for (unsigned i = 0; i < j->nwritten; i++) {
+		struct jit_page *p = find_page(j, j->written[i]);
+
+		if (p) {
+			p->armed = false;
+			make_unsure(j, p);
+		}
+	}
+	j->nwritten = 0;
+	if (j->lost)
+		for (unsigned i = 0; i < JIT_PAGES; i++)
+			for (struct jit_page *p = j->pages[i]; p; p = p->next_hash) {
+				p->armed = false;
+				make_unsure(j, p);
+			}
+	j->lost = false;
+	pthread_mutex_unlock(&j->written_lock);
+}
+
+/* Removes what has changed. True: the page stays on the list. */
+static bool look_at(struct jit *j, struct hart *h, struct jit_page *p)
+{
+	/* Asked before the comparison: whoever wrote unnoticed has done so by now. */
+	bool sure = p->armed && j->o.settled(j->o.ctx, p->stamp);
+	bool changed = false;
+
+	for (struct jit_region *r = p->regions, *next; r; r = next) {
+		next = r->next_in_page;
+		if (!same(r)) {
+			jit_remove(j, r);
+			changed = true;
+		}
+	}
+	if (!p->regions || sure)
+		return false;
+	p->quiet = changed ? 0 : p->quiet + 1;
+	if (j->o.watch && !p->armed && p->quiet >= JIT_QUIET) {
+		p->stamp = j->o.watch(j->o.ctx, h, p->page);
+		p->armed = true;
+	}
+	return true;
+}
+
+void jit_fence(struct jit *j, struct hart *h)
 {
 	pthread_mutex_lock(&j->lock);
 	j->st.fences++;
-	for (unsigned s = 0; s < JIT_SEGMENTS; s++)
-		for (struct jit_region *r = j->seg[s].regions; r; r = r->next_in_segment)
-			if (!r->dead && !same(r))
-				jit_remove(j, r);
+	take_written(j);
+	for (struct jit_page **at = &j->unsure, *p; (p = *at);) {
+		if (look_at(j, h, p)) {
+			at = &p->next_unsure;
+		} else {
+			p->unsure = false;
+			*at = p->next_unsure;
+		}
+	}
 	pthread_mutex_unlock(&j->lock);
 }
 

@@ -44,6 +44,8 @@ static void want(struct jit_tr *t, struct todo *w, int64_t off, bool sure)
 		t->leader[off / 2] = 1;
 		return;
 	}
+	if (jit_find(t->j, t->page + (uint64_t)off, t->fp))
+		return; /* there already: the jump will be linked */
 	if (w->n == ARRAY_SIZE(w->off) || t->nblocks >= JIT_REGION_BLOCKS / 2)
 		return;
 	t->nblocks++;
@@ -54,9 +56,14 @@ static void want(struct jit_tr *t, struct todo *w, int64_t off, bool sure)
 /* Decodes from `off` to the end of its straight line. */
 static void line(struct jit_tr *t, struct todo *w, unsigned off)
 {
+	unsigned start = off;
+
 	while (off + 2 <= PAGE_SIZE && !t->at[off / 2] && t->ninsns < JIT_REGION_INSNS) {
 		struct jit_insn *i = &t->insns[t->ninsns];
 		uint32_t word = halfword(t, off);
+
+		if (off != start && jit_find(t->j, t->page + off, t->fp))
+			return;
 
 		if (rv64_insn_len(word) == 4) {
 			if (off + 4 > PAGE_SIZE)

@@ -134,6 +134,7 @@ struct jit_region {
 	uint64_t page; /* guest-physical */
 	uint32_t fp;
 	bool dead;
+	struct jit_page *in_page;
 	struct jit_region *next_in_page, *next_in_segment;
 	struct jit_link *in; /* jumps from elsewhere to here */
 	struct jit_link *links;
@@ -153,10 +154,25 @@ struct jit_region {
 	const uint8_t *host; /* of the page */
 };
 
-#define JIT_BUCKETS 8192u
+#define JIT_BUCKETS (1u << 15)
+#define JIT_PAGES 4096u
+#define JIT_QUIET 8 /* fences without a change, after which a page is watched again */
 #define JIT_SEGMENTS 8u
 #define JIT_HEAT 65536u
 #define JIT_COLD_MAX 255u /* in heat: not to be translated */
+
+/*
+ * A page that code was translated of. Watched: nobody has written to it since. Else it is on the list of pages that each fence
+ * compares with memory; a page that stays as it is for some fences is watched again.
+ */
+struct jit_page {
+	uint64_t page, stamp;
+	struct jit_region *regions;
+	struct jit_page *next_hash, *next_unsure;
+	bool armed; /* the next write will be told; false: written since */
+	bool unsure; /* on the list */
+	uint8_t quiet; /* fences without a change */
+};
 
 struct jit_segment {
 	uint8_t *base, *used;
@@ -167,6 +183,11 @@ struct jit_segment {
 	bool busy;
 };
 
+struct jit_stats {
+	uint64_t regions, blocks, insns, translate_ns; /* made */
+	uint64_t removed, evictions, fences, links;
+};
+
 struct jit {
 	struct jit_opts o;
 	pthread_mutex_t lock;
@@ -175,7 +196,13 @@ struct jit {
 	struct jit_segment seg[JIT_SEGMENTS];
 	unsigned cur;
 	struct jit_entry *_Atomic entries[JIT_BUCKETS];
-	struct jit_region *pages[JIT_BUCKETS]; /* by page */
+	struct jit_page *pages[JIT_PAGES];
+	struct jit_page *unsure; /* pages that fences look at */
+	/* What jit_written() has heard since the last fence. Its own lock: writers must not wait for a translation. */
+	pthread_mutex_t written_lock;
+	uint64_t *written;
+	unsigned nwritten, written_room;
+	_Atomic bool lost; /* no memory to remember one: look at everything */
 	_Atomic uint64_t removals;
 	uint8_t heat[JIT_HEAT];
 	struct hart *harts[CPU_MAX_VCPUS];
@@ -196,6 +223,8 @@ struct jit_entry *jit_find(struct jit *j, uint64_t pa, uint32_t fp);
 uint8_t *jit_code_room(struct jit *j, uint64_t *room);
 void *jit_meta(struct jit *j, size_t n); /* of the current segment; zeroed; NULL: out of memory */
 void jit_publish(struct jit *j, struct jit_region *r, uint64_t code_len);
+/* Before code of the page is read. False: out of memory. */
+bool jit_watch(struct jit *j, struct hart *h, uint64_t page);
 void jit_link_to(struct jit *j, struct jit_link *l, struct jit_entry *e);
 void jit_remove(struct jit *j, struct jit_region *r);
 
@@ -206,7 +235,7 @@ static inline const uint8_t *jit_rx(const struct jit *j, const uint8_t *rw)
 
 static inline uint32_t jit_page_hash(uint64_t page)
 {
-	return (uint32_t)(page * 0x9e3779b97f4a7c15ull >> 51);
+	return (uint32_t)(page * 0x9e3779b97f4a7c15ull >> 52);
 }
 
 static inline uint8_t *jit_heat(struct jit *j, uint64_t pa)

@@ -41,6 +41,14 @@ struct jit;
 struct jit_opts {
 	uint64_t cache_bytes;
 	uint64_t exts; /* of the decoder */
+	/*
+	 * Code of the page is about to be read: from now on jit_written() is to be called before the page is next written to, by anybody. Returns a
+	 * stamp; until settled(stamp) some vCPU may still write without being noticed. Both may be NULL: then every fence
+	 * compares everything.
+	 */
+	uint64_t (*watch)(void *ctx, struct hart *h, uint64_t page);
+	bool (*settled)(void *ctx, uint64_t stamp);
+	void *ctx;
 };
 
 /* -ENOTSUP: this host lacks an instruction set that code is made of (AVX, BMI1, BMI2, FMA, LZCNT, MOVBE): says which. */
@@ -57,21 +65,15 @@ void jit_hart_destroy(struct hart *h);
  */
 bool jit_run(struct hart *h, uint64_t *entries);
 
-/* After fence.i: forgets translations whose code has changed. Any hart's thread. */
-void jit_fence(struct jit *j);
+/* A watched page is about to be written. Any thread. */
+void jit_written(struct jit *j, uint64_t page);
+/* After fence.i: forgets translations whose code has changed. h's thread. */
+void jit_fence(struct jit *j, struct hart *h);
 /* Forgets what was translated from guest-physical [a, a + len): other memory is there now. Any thread. */
 void jit_drop(struct jit *j, uint64_t a, uint64_t len);
 
-struct jit_stats {
-	uint64_t regions, blocks, insns; /* made */
-	uint64_t guest_bytes, host_bytes;
-	uint64_t translate_ns;
-	uint64_t removed, evictions, fences;
-	uint64_t links;
-	/* of all harts */
-	uint64_t lookups, leaves, slow_mem, slow_op, cold_blocks;
-	uint64_t cache_bytes, cache_used;
-};
-void jit_stats(struct jit *j, struct jit_stats *st);
+/* Counters, by name. */
+void jit_counters(
+	struct jit *j, void (*each)(void *ctx, const char *name, uint64_t value), void *ctx);
 
 #endif

@@ -54,6 +54,7 @@ int jit_create(struct jit **out, const struct jit_opts *o, struct err *e)
 	j->size = align_up(o->cache_bytes ? o->cache_bytes : JIT_CACHE_DEFAULT, PAGE_SIZE);
 	j->tr->j = j;
 	pthread_mutex_init(&j->lock, NULL);
+	pthread_mutex_init(&j->written_lock, NULL);
 	rv64_decoder_init(&j->decoder, o->exts);
 	rc = jit_cache_create(j, e);
 	if (rc) {
@@ -70,6 +71,7 @@ void jit_destroy(struct jit *j)
 		return;
 	jit_cache_destroy(j);
 	pthread_mutex_destroy(&j->lock);
+	pthread_mutex_destroy(&j->written_lock);
 	free(j->tr);
 	free(j);
 }
@@ -91,24 +93,41 @@ void jit_hart_destroy(struct hart *h)
 	h->j.ctxs = NULL;
 }
 
-void jit_stats(struct jit *j, struct jit_stats *st)
+void jit_counters(
+	struct jit *j, void (*each)(void *ctx, const char *name, uint64_t value), void *ctx)
 {
+	uint64_t used = 0, lookups = 0, leaves = 0, mem = 0, op = 0, cold = 0;
+	struct jit_stats st;
+
 	pthread_mutex_lock(&j->lock);
-	*st = j->st;
-	st->cache_bytes = j->size;
-	st->cache_used = 0;
+	st = j->st;
+	for (unsigned i = 0; i < JIT_SEGMENTS; i++)
+		used += (uint64_t)(j->seg[i].used - j->seg[i].base);
+	pthread_mutex_unlock(&j->lock);
 	for (unsigned i = 0; i < j->nharts; i++) {
 		const struct jit_hart *h = &j->harts[i]->j;
 
-		st->lookups += h->lookups;
-		st->leaves += h->leaves;
-		st->slow_mem += h->slow_mem;
-		st->slow_op += h->slow_op;
-		st->cold_blocks += h->cold_blocks;
+		lookups += h->lookups;
+		leaves += h->leaves;
+		mem += h->slow_mem;
+		op += h->slow_op;
+		cold += h->cold_blocks;
 	}
-	for (unsigned i = 0; i < JIT_SEGMENTS; i++)
-		st->cache_used += (uint64_t)(j->seg[i].used - j->seg[i].base);
-	pthread_mutex_unlock(&j->lock);
+	each(ctx, "regions", st.regions);
+	each(ctx, "blocks", st.blocks);
+	each(ctx, "instructions_translated", st.insns);
+	each(ctx, "translate_us", st.translate_ns / 1000);
+	each(ctx, "removed", st.removed);
+	each(ctx, "evictions", st.evictions);
+	each(ctx, "fences", st.fences);
+	each(ctx, "links", st.links);
+	each(ctx, "lookups", lookups);
+	each(ctx, "leaves", leaves);
+	each(ctx, "slow_accesses", mem);
+	each(ctx, "interpreted_instructions", op);
+	each(ctx, "interpreted_blocks", cold);
+	each(ctx, "cache_bytes", j->size);
+	each(ctx, "cache_used", used);
 }
 
 /* ---- what translated code calls ---- */
@@ -129,7 +148,7 @@ static long leave(struct hart *h)
 
 static bool same_context(struct hart *h)
 {
-	return h->code_gen == h->j.ctx_gen && jit_fp_of(h) == h->j.ctx_fp &&
+	return h->map_gen == h->j.ctx_gen && jit_fp_of(h) == h->j.ctx_fp &&
 	       !atomic_load_explicit(&h->poll, memory_order_relaxed);
 }
 
@@ -202,19 +221,19 @@ static void choose_context(struct hart *h)
 	struct jit_ctx *c = h->j.ctxs, *old = c;
 
 	for (; c < h->j.ctxs + JIT_CTXS; c++) {
-		if (c->used && c->gen == h->code_gen && c->fp == fp)
+		if (c->used && c->gen == h->map_gen && c->fp == fp)
 			break;
 		if (c->used < old->used)
 			old = c;
 	}
 	if (c == h->j.ctxs + JIT_CTXS) {
 		c = old;
-		c->gen = h->code_gen;
+		c->gen = h->map_gen;
 		c->fp = fp;
 		forget_jumps(c);
 	}
 	c->used = ++h->j.ctx_clock;
-	h->j.ctx_gen = h->code_gen;
+	h->j.ctx_gen = h->map_gen;
 	h->j.ctx_fp = fp;
 	h->j.fp_live = fp;
 	h->j.jumps = c->jumps;
@@ -246,7 +265,7 @@ static void translate(struct hart *h, const struct rv64_code_at *at, uint32_t fp
 	t->page = at->pa & ~(uint64_t)PAGE_MASK;
 	t->host = at->host - (at->pa & PAGE_MASK);
 	t->fp = fp;
-	if (!jit_form(t, (unsigned)(at->pa & PAGE_MASK)))
+	if (!jit_watch(j, h, t->page) || !jit_form(t, (unsigned)(at->pa & PAGE_MASK)))
 		*jit_heat(j, at->pa) = JIT_COLD_MAX;
 	else if (!jit_translate(t) && t->a.full)
 		*jit_heat(j, at->pa) = JIT_COLD_MAX;
@@ -325,7 +344,7 @@ bool jit_run(struct hart *h, uint64_t *entries)
 
 		if (unlikely(removals != h->j.seen))
 			see_removals(h, removals);
-		if (h->code_gen != h->j.ctx_gen || jit_fp_of(h) != h->j.ctx_fp)
+		if (h->map_gen != h->j.ctx_gen || jit_fp_of(h) != h->j.ctx_fp)
 			choose_context(h);
 		--*entries;
 		code = find(h, &trapped);
