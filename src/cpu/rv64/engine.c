@@ -582,8 +582,8 @@ static void vcpu_stats(struct vcpu *v, struct cpu_stats *st)
 	st->blocks_decoded = h->ic->decoded;
 }
 
-static void vm_counters(struct cpu_vm *v,
-	void (*each)(void *ctx, const char *name, uint64_t value), void *ctx)
+static void vm_counters(
+	struct cpu_vm *v, void (*each)(void *ctx, const char *name, uint64_t value), void *ctx)
 {
 	struct rv64_vm *vm = vm_of(v);
 

@@ -172,8 +172,8 @@ static struct ret hsm_suspend(struct call *c)
 	h->pc += 4;
 	h->instret++;
 	atomic_store(&h->hsm.state, HSM_SUSPENDED);
-	rv64_irq_changed(
-		h); /* the run loop looks at the state only when there is something to look at */
+	/* The run loop looks at the state only when there is something to look at. */
+	atomic_fetch_or(&h->poll, POLL_IRQ);
 	c->left = true;
 	return (struct ret){0};
 }
@@ -190,7 +190,7 @@ static struct ret sbi_hsm(struct call *c)
 		 * From here on another hart may start this one again, and must find nothing more that we do: the run loop, which the
 		 * poll bit brings about, does not come back to this instruction.
 		 */
-		rv64_irq_changed(c->h);
+		atomic_fetch_or(&c->h->poll, POLL_IRQ);
 		atomic_store(&c->h->hsm.state, HSM_STOPPED);
 		c->left = true;
 		return (struct ret){0};

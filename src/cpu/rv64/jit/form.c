@@ -33,6 +33,15 @@ struct todo {
 	unsigned n;
 };
 
+/* A block begins there. */
+static void lead(struct jit_tr *t, unsigned off)
+{
+	if (t->leader[off / 2] || t->nled == ARRAY_SIZE(t->led))
+		return;
+	t->leader[off / 2] = 1;
+	t->led[t->nled++] = (uint16_t)(off / 2);
+}
+
 /* `sure`: it runs whenever what leads there does. */
 static void want(struct jit_tr *t, struct todo *w, int64_t off, bool sure)
 {
@@ -41,7 +50,7 @@ static void want(struct jit_tr *t, struct todo *w, int64_t off, bool sure)
 	if (!sure && !*jit_heat(t->j, t->page + (uint64_t)off))
 		return;
 	if (t->at[off / 2]) {
-		t->leader[off / 2] = 1;
+		lead(t, (unsigned)off);
 		return;
 	}
 	if (jit_find(t->j, t->page + (uint64_t)off, t->fp))
@@ -49,7 +58,7 @@ static void want(struct jit_tr *t, struct todo *w, int64_t off, bool sure)
 	if (w->n == ARRAY_SIZE(w->off) || t->nblocks >= JIT_REGION_BLOCKS / 2)
 		return;
 	t->nblocks++;
-	t->leader[off / 2] = 1;
+	lead(t, (unsigned)off);
 	w->off[w->n++] = (uint16_t)off;
 }
 
@@ -74,6 +83,8 @@ static void line(struct jit_tr *t, struct todo *w, unsigned off)
 		i->word = word;
 		i->off = (uint16_t)off;
 		t->at[off / 2] = (uint16_t)++t->ninsns;
+		t->lo = MIN(t->lo, off / 2);
+		t->hi = MAX(t->hi, off / 2);
 		if (is_branch(i->in.id)) {
 			want(t, w, (int64_t)off + i->in.imm, false);
 			want(t, w, off + i->in.len, false);
@@ -96,7 +107,7 @@ static void line(struct jit_tr *t, struct todo *w, unsigned off)
 			return;
 	}
 	if (off < PAGE_SIZE && t->at[off / 2])
-		t->leader[off / 2] = 1;
+		lead(t, off);
 }
 
 static enum jit_end end_of(const struct rv64_insn *in)
@@ -116,7 +127,7 @@ static void cut(struct jit_tr *t)
 	unsigned n = 0;
 
 	t->nblocks = 0;
-	for (unsigned hw = 0; hw < PAGE_SIZE / 2; hw++) {
+	for (unsigned hw = t->lo; hw <= t->hi; hw++) {
 		const struct jit_insn *i;
 
 		if (!t->at[hw])
@@ -149,9 +160,16 @@ bool jit_form(struct jit_tr *t, unsigned off)
 {
 	struct todo w = {0};
 
-	memset(t->at, 0, sizeof(t->at));
-	memset(t->block_at, 0, sizeof(t->block_at));
-	memset(t->leader, 0, sizeof(t->leader));
+	/* The tables are empty, but for what the last region used, and for leaders that were never reached. */
+	if (t->lo <= t->hi) {
+		memset(t->at + t->lo, 0, (t->hi - t->lo + 1) * sizeof(t->at[0]));
+		memset(t->block_at + t->lo, 0, (t->hi - t->lo + 1) * sizeof(t->block_at[0]));
+	}
+	for (unsigned i = 0; i < t->nled; i++)
+		t->leader[t->led[i]] = 0;
+	t->nled = 0;
+	t->lo = PAGE_SIZE;
+	t->hi = 0;
 	t->ninsns = t->nblocks = 0;
 	want(t, &w, off, true);
 	while (w.n)

@@ -85,12 +85,13 @@ static inline uint32_t jit_access(unsigned how, unsigned reg, bool store)
 
 /* ---- contexts ---- */
 
-#define JIT_JUMPS 1024u
-#define JIT_CTXS 12u
+#define JIT_JUMPS 4096u
+#define JIT_CTXS 8u
 struct jit_ctx {
 	uint64_t gen; /* of hart.code_gen */
 	uint32_t fp;
-	uint32_t used; /* for the choice of the one to give up */
+	uint32_t used; /* for the choice of the one to give up; 0: never */
+	uint64_t seen; /* removals when it was last emptied */
 	struct jit_jump jumps[JIT_JUMPS];
 };
 
@@ -315,6 +316,9 @@ struct jit_tr {
 	uint16_t at[2048]; /* by halfword of the page: 1 + instruction */
 	uint16_t block_at[2048]; /* 1 + block */
 	uint8_t leader[2048];
+	uint16_t led[2 * JIT_REGION_BLOCKS]; /* where leader is set */
+	unsigned nled;
+	unsigned lo, hi; /* halfwords that were found: what of the tables is in use */
 	struct jit_fix {
 		uint8_t *at;
 		uint16_t target;

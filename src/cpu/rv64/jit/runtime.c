@@ -53,6 +53,7 @@ int jit_create(struct jit **out, const struct jit_opts *o, struct err *e)
 	j->o = *o;
 	j->size = align_up(o->cache_bytes ? o->cache_bytes : JIT_CACHE_DEFAULT, PAGE_SIZE);
 	j->tr->j = j;
+	j->tr->lo = 1; /* above hi: nothing in use */
 	pthread_mutex_init(&j->lock, NULL);
 	pthread_mutex_init(&j->written_lock, NULL);
 	rv64_decoder_init(&j->decoder, o->exts);
@@ -210,8 +211,9 @@ long jit_slow_op(struct hart *h, struct rv64_block *b, uint32_t where)
 
 /* ---- contexts ---- */
 
-static void forget_jumps(struct jit_ctx *c)
+static void forget_jumps(struct jit_ctx *c, uint64_t removals)
 {
+	c->seen = removals;
 	memset(c->jumps, 0xff, sizeof(c->jumps)); /* no pc is odd */
 }
 
@@ -230,22 +232,16 @@ static void choose_context(struct hart *h)
 		c = old;
 		c->gen = h->map_gen;
 		c->fp = fp;
-		forget_jumps(c);
+		forget_jumps(c, h->j.seen);
 	}
+	/* Some translations were removed since it was last used: it may name them. */
+	if (c->seen != h->j.seen)
+		forget_jumps(c, h->j.seen);
 	c->used = ++h->j.ctx_clock;
 	h->j.ctx_gen = h->map_gen;
 	h->j.ctx_fp = fp;
 	h->j.fp_live = fp;
 	h->j.jumps = c->jumps;
-}
-
-/* Some translations were removed: jump tables may name them. */
-static void see_removals(struct hart *h, uint64_t now)
-{
-	for (unsigned i = 0; i < JIT_CTXS; i++)
-		if (h->j.ctxs[i].used)
-			forget_jumps(&h->j.ctxs[i]);
-	atomic_store(&h->j.seen, now);
 }
 
 /* ---- finding code ---- */
@@ -342,10 +338,11 @@ bool jit_run(struct hart *h, uint64_t *entries)
 		const void *code;
 		bool trapped;
 
-		if (unlikely(removals != h->j.seen))
-			see_removals(h, removals);
-		if (h->map_gen != h->j.ctx_gen || jit_fp_of(h) != h->j.ctx_fp)
+		if (h->map_gen != h->j.ctx_gen || jit_fp_of(h) != h->j.ctx_fp ||
+			removals != h->j.seen) {
+			atomic_store(&h->j.seen, removals);
 			choose_context(h);
+		}
 		--*entries;
 		code = find(h, &trapped);
 		if (trapped)
