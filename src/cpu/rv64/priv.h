@@ -87,7 +87,8 @@ struct rv64_vm {
 	char isa[256];
 	struct jit *jit; /* NULL: interpreted */
 	struct tracker *code_writes; /* of pages that code was translated of */
-	_Atomic uint64_t watched; /* times that harts were told to drop cached write permission for it */
+	_Atomic uint64_t
+		watched; /* times that harts were told to drop cached write permission for it */
 	struct space_listener listener;
 	/* time = stopped_at, or (host ns - origin_ns) in ticks */
 	bool time_stopped;

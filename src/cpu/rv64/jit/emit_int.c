@@ -378,6 +378,43 @@ static bool emit_m(struct jit_tr *t, const struct rv64_insn *in)
 	}
 }
 
+/* Zbs and Zicond. */
+static bool emit_bits(struct jit_tr *t, const struct rv64_insn *in)
+{
+	struct x86 *a = &t->a;
+
+	switch (in->id) {
+	case RV_bext:
+		x86_shift_x(a, 1, SHIFT_SHR, RAX, jit_x(in->rs1), jit_src(t, in->rs2, RCX));
+		x86_alu_i(a, X86_32, ALU_AND, x86_reg(RAX), 1);
+		return put_rax(t, in->rd);
+	case RV_bexti:
+		jit_get(t, RAX, in->rs1);
+		x86_shift_i(a, X86_64, SHIFT_SHR, x86_reg(RAX), (unsigned)in->imm & 63);
+		x86_alu_i(a, X86_32, ALU_AND, x86_reg(RAX), 1);
+		return put_rax(t, in->rd);
+	case RV_bset:
+		return bit(t, in, 0x0fab);
+	case RV_bclr:
+		return bit(t, in, 0x0fb3);
+	case RV_binv:
+		return bit(t, in, 0x0fbb);
+	case RV_bseti:
+		return bit_i(t, in, 5);
+	case RV_bclri:
+		return bit_i(t, in, 6);
+	case RV_binvi:
+		return bit_i(t, in, 7);
+	case RV_czero_eqz:
+		return conditional_zero(t, in, CC_E);
+	case RV_czero_nez:
+		return conditional_zero(t, in, CC_NE);
+	default:
+		return false;
+	}
+}
+
+/* Zba and Zbb. */
 static bool emit_b(struct jit_tr *t, const struct rv64_insn *in)
 {
 	struct x86 *a = &t->a;
@@ -460,33 +497,8 @@ static bool emit_b(struct jit_tr *t, const struct rv64_insn *in)
 		x86_u8(a, 0x0f);
 		x86_u8(a, 0xc8);
 		return put_rax(t, in->rd);
-	case RV_bext:
-		x86_shift_x(a, 1, SHIFT_SHR, RAX, jit_x(in->rs1), jit_src(t, in->rs2, RCX));
-		x86_alu_i(a, X86_32, ALU_AND, x86_reg(RAX), 1);
-		return put_rax(t, in->rd);
-	case RV_bexti:
-		jit_get(t, RAX, in->rs1);
-		x86_shift_i(a, X86_64, SHIFT_SHR, x86_reg(RAX), (unsigned)in->imm & 63);
-		x86_alu_i(a, X86_32, ALU_AND, x86_reg(RAX), 1);
-		return put_rax(t, in->rd);
-	case RV_bset:
-		return bit(t, in, 0x0fab);
-	case RV_bclr:
-		return bit(t, in, 0x0fb3);
-	case RV_binv:
-		return bit(t, in, 0x0fbb);
-	case RV_bseti:
-		return bit_i(t, in, 5);
-	case RV_bclri:
-		return bit_i(t, in, 6);
-	case RV_binvi:
-		return bit_i(t, in, 7);
-	case RV_czero_eqz:
-		return conditional_zero(t, in, CC_E);
-	case RV_czero_nez:
-		return conditional_zero(t, in, CC_NE);
 	default:
-		return false;
+		return emit_bits(t, in);
 	}
 }
 

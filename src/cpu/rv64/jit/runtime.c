@@ -147,9 +147,11 @@ static long leave(struct hart *h)
 	return 0;
 }
 
+/* Also: a fence may have removed what runs, or what the calls on the host's stack come back to. */
 static bool same_context(struct hart *h)
 {
-	return h->map_gen == h->j.ctx_gen && jit_fp_of(h) == h->j.ctx_fp &&
+	return atomic_load_explicit(&h->j.jit->removals, memory_order_relaxed) == h->j.seen &&
+	       h->map_gen == h->j.ctx_gen && jit_fp_of(h) == h->j.ctx_fp &&
 	       !atomic_load_explicit(&h->poll, memory_order_relaxed);
 }
 
