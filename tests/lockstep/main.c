@@ -243,23 +243,31 @@ static void explain(struct run *r, struct pair *p)
 	show(&q, slice, hi);
 }
 
+static void counter(void *ctx, const char *name, uint64_t value)
+{
+	uint64_t *left = ctx;
+
+	if (!strcmp(name, "leaves"))
+		*left = value;
+}
+
+static void print_counter(void *ctx, const char *name, uint64_t value)
+{
+	printf("  A: %s %llu\n", name, (unsigned long long)value);
+}
+
 /* A test in which nothing was translated would show nothing. */
 static bool translated(const struct run *r, const struct pair *p)
 {
 	struct rv64_vm *vm = (struct rv64_vm *)p->a->vm;
-	struct jit_stats st;
+	uint64_t left = 0;
 
 	if (r->self || !vm->jit)
 		return true;
-	jit_stats(vm->jit, &st);
 	if (!r->program.random)
-		printf("A translated %llu instructions in %llu regions, removed %llu, entered code "
-		       "%llu times, interpreted %llu "
-		       "blocks\n",
-			(unsigned long long)st.insns, (unsigned long long)st.regions,
-			(unsigned long long)st.removed, (unsigned long long)st.leaves,
-			(unsigned long long)st.cold_blocks);
-	return st.leaves;
+		jit_counters(vm->jit, print_counter, NULL);
+	jit_counters(vm->jit, counter, &left);
+	return left;
 }
 
 static int run(struct run *r, uint64_t *total)
