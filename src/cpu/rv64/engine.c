@@ -138,6 +138,7 @@ static void code_written(void *ctx, gpa_t page, const void *host)
 static uint64_t code_watch(void *ctx, struct hart *h, uint64_t page)
 {
 	struct rv64_vm *vm = ctx;
+	struct space_page pg;
 	uint64_t stamp;
 
 	tracker_arm(vm->code_writes, gpa(page));
@@ -145,7 +146,8 @@ static uint64_t code_watch(void *ctx, struct hart *h, uint64_t page)
 	for (unsigned i = 0; i < vm->nvcpus; i++)
 		if (&vm->vcpus[i]->h != h)
 			atomic_fetch_or(&vm->vcpus[i]->h.poll, POLL_TLB_W);
-	mmu_flush_writes(h);
+	if (!space_page(vm->o.space, 0, gpa(page), MEM_EXEC, &pg))
+		mmu_drop_writes_to(h, pg.host);
 	atomic_store(&h->j.w_flushed, stamp);
 	return stamp;
 }

@@ -149,6 +149,8 @@ void mmu_space(struct hart *h);
 /* Every entry, and all that is known about where memory is. */
 void mmu_flush(struct hart *h);
 void mmu_flush_writes(struct hart *h);
+/* Of one page, by its host address, under whatever address and in whatever space it may be written. */
+void mmu_drop_writes_to(struct hart *h, const void *host);
 /* sfence.vma: entries of this address space that are not global; entries of this address (of the page or large page around it) in all spaces or one. */
 void mmu_flush_asid(struct hart *h, uint64_t asid);
 void mmu_flush_va(struct hart *h, uint64_t va, const uint64_t *asid);

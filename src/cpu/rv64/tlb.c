@@ -289,6 +289,31 @@ void mmu_flush_writes(struct hart *h)
 		clear_space_writes(&m->spaces[i]);
 }
 
+static void drop_writes_to(struct tlb_space *s, uint64_t host)
+{
+	for (unsigned i = 0; i < TLB_USES; i++) {
+		struct tlb *t = s->tab[i];
+
+		if (!t || !t->nused)
+			continue;
+		for (unsigned k = 0; k < TLB_SIZE; k++)
+			if (t->w[k].tag + t->w[k].add == host && t->w[k].tag != EMPTY)
+				t->w[k].tag = EMPTY;
+	}
+}
+
+void mmu_drop_writes_to(struct hart *h, const void *host)
+{
+	struct mmu *m = h->mmu;
+	uint64_t at = (uintptr_t)host;
+
+	drop_writes_to(&m->machine, at);
+	for (unsigned i = 0; i < ARRAY_SIZE(m->super); i++)
+		drop_writes_to(&m->super[i], at);
+	for (unsigned i = 0; i < TLB_SPACES; i++)
+		drop_writes_to(&m->spaces[i], at);
+}
+
 static bool has_asid(const struct tlb_space *s, uint64_t asid)
 {
 	return s->key && (s->key >> 44 & 0xffff) == (asid & 0xffff);
