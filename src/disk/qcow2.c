@@ -9,6 +9,10 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/util.h"
+#include "disk/qcow2_admin.h"
+#include "disk/qcow2_bitmap.h"
+#include "disk/qcow2_check.h"
+#include "disk/qcow2_snapshot.h"
 
 /* ---- opening ---- */
 
@@ -167,14 +171,16 @@ static int open_writer(struct qcow2 *q, struct err *e)
 {
 	struct disk *d = q->d;
 	uint64_t keep = q->h.autoclear & QCOW2_AUTOCLEAR_KNOWN;
-	int rc;
+	int rc = 0;
 
 	if (q->h.incompatible & QCOW2_CORRUPT)
 		return err_set(e, -EUCLEAN,
 			"disk %s: is marked as damaged and may only be read: `lodge disk check "
 			"--repair %s`, or take what is left: `lodge disk convert`",
 			d->o.path, d->o.path);
-	rc = note_all(q, e);
+	if (q->h.incompatible & QCOW2_DIRTY)
+		rc = q_check(q, true, NULL, NULL, e);
+	rc = rc ?: note_all(q, e);
 	if (rc)
 		return rc;
 	q->writable = true;
@@ -184,7 +190,9 @@ static int open_writer(struct qcow2 *q, struct err *e)
 			return err_sys(e, rc, "disk %s: cannot be written to", d->o.path);
 		q->h.autoclear = keep;
 	}
-	return q_writer_create(q, e);
+	rc = q_bitmaps_load(q, e);
+	rc = rc ?: q_bitmaps_begin(q, e);
+	return rc ?: q_writer_create(q, e);
 }
 
 static int qcow2_open(struct disk *d, struct err *e)
@@ -215,16 +223,11 @@ static int qcow2_open(struct disk *d, struct err *e)
 
 /* ---- closing ---- */
 
-static void settle(struct qcow2 *q)
+static void finish(struct qcow2 *q)
 {
-	int rc = 0;
+	int rc = q_bitmaps_save(q);
 
-	while (q_meta_dirty(q) && !rc) {
-		rc = q_commit(q);
-		q_lock(q, &q->meta);
-		rc = rc ?: q_reap(q);
-		q_unlock(&q->meta);
-	}
+	rc = rc ?: q_settle(q);
 	if (!rc && q->dirty_set)
 		rc = q_set_incompatible(q, 0, QCOW2_DIRTY);
 }
@@ -238,11 +241,12 @@ static void qcow2_close(struct disk *d)
 	while (q->jobs)
 		files_drain(d->files);
 	if (q->writable && !q->corrupt)
-		settle(q);
+		finish(q);
 	while (q->jobs)
 		files_drain(d->files);
 	if (q->sorter)
 		q_writer_destroy(q);
+	q_bitmaps_free(q);
 	q_cache_free(q);
 	co_sched_destroy(&q->cs);
 	if (q->data != q->file)
@@ -303,10 +307,21 @@ static void submit_flush(struct qcow2 *q, struct disk_req *r)
 	free(f);
 }
 
+/* Bits are set when a write begins: one too many does no harm. */
+static void mark(struct qcow2 *q, const struct disk_req *r)
+{
+	for (unsigned i = 0; i < r->nranges; i++)
+		q_bitmaps_mark(q, r->ranges[i].offset, r->ranges[i].len);
+	if (!r->nranges)
+		q_bitmaps_mark(q, r->offset, r->len);
+}
+
 static void qcow2_submit(struct disk *d, struct disk_req *r)
 {
 	struct qcow2 *q = d->priv;
 
+	if (q->nbitmaps && r->op != DISK_READ && r->op != DISK_FLUSH)
+		mark(q, r);
 	if (r->op == DISK_READ)
 		q_submit_read(q, r);
 	else if (r->op == DISK_FLUSH)
@@ -362,7 +377,17 @@ const struct disk_format disk_qcow2 = {
 	.submit = qcow2_submit,
 	.kick = qcow2_kick,
 	.create = q_create,
+	.resize = q_resize,
 	.block_status = qcow2_status,
+	.snapshot = q_snapshot,
+	.snapshots = q_snapshots,
+	.bitmap = q_bitmap_op,
+	.bitmaps = q_bitmap_list,
+	.bitmap_status = q_bitmap_status,
+	.check = q_check_op,
+	.info = q_info,
+	.stats = q_stats,
+	.set_backing = q_set_backing,
 	.write_compressed = q_write_compressed,
 	.scattered = true,
 };

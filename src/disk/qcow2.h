@@ -121,7 +121,7 @@ struct qcow2 {
 	unsigned rb_bits; /* log2 of the counts in a refcount block */
 	uint64_t refcount_max;
 	uint64_t free_at; /* no cluster below is free */
-	uint64_t snapshots_bytes; /* of the snapshot table, while a snapshot is made */
+	uint64_t snapshots_bytes; /* of the snapshot table, once it was loaded */
 	uint64_t packed_at, packed_end; /* where the next compressed cluster goes */
 
 	struct q_cache cache;
@@ -189,9 +189,13 @@ void q_slice_put(struct q_slice *s);
 void q_slice_dirty(struct qcow2 *q, struct q_slice *s, uint64_t at, uint64_t len);
 /* Its cluster holds something else from now on. */
 void q_cache_drop(struct qcow2 *q, uint64_t cluster_off);
+/* Forgets everything; nothing in flight or dirty. */
+void q_cache_clear(struct qcow2 *q);
 /* Everything that was linked and all data written before is durable when it answers 0. */
 int q_commit(struct qcow2 *q);
 bool q_meta_dirty(const struct qcow2 *q);
+/* Until nothing waits any more; nothing in flight. */
+int q_settle(struct qcow2 *q);
 int q_header_field(struct qcow2 *q, unsigned at, uint64_t value, unsigned bytes);
 int q_set_incompatible(struct qcow2 *q, uint64_t set, uint64_t clear);
 /* The image is damaged: says so in the header and allows no more writes. -EIO. */

@@ -307,6 +307,17 @@ void q_cache_drop(struct qcow2 *q, uint64_t cluster_off)
 	}
 }
 
+void q_cache_clear(struct qcow2 *q)
+{
+	list_for_each_safe (it, tmp, &q->cache.lru) {
+		struct q_slice *s = list_entry(it, struct q_slice, lru);
+
+		unhash(q, s);
+		if (!s->pins)
+			slice_free(s);
+	}
+}
+
 /* ---- the transaction ---- */
 
 struct copy {
@@ -556,6 +567,19 @@ bool q_meta_dirty(const struct qcow2 *q)
 	return q->cache.dirty_bytes || q->frees.n || q->idle.n ||
 	       bitmap_count(q->l1_dirty, (q->h.l1_size + 63) / 64) ||
 	       bitmap_count(q->rt_dirty, (q->rt_entries + 63) / 64);
+}
+
+int q_settle(struct qcow2 *q)
+{
+	int rc = 0;
+
+	while (q_meta_dirty(q) && !rc) {
+		rc = q_commit(q);
+		q_lock(q, &q->meta);
+		rc = rc ?: q_reap(q);
+		q_unlock(&q->meta);
+	}
+	return rc;
 }
 
 /* ---- the header ---- */

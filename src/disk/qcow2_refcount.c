@@ -132,6 +132,8 @@ int q_refcount_add(struct qcow2 *q, uint64_t cluster, uint64_t n, int delta)
 		set_counts(q, &k, 1, v);
 		q_slice_put(k.s);
 		if (!v) {
+			/* A table may have been there, and another may come. */
+			q_cache_drop(q, cluster << q->cluster_bits);
 			q->free_at = MIN(q->free_at, cluster);
 			q->stats.freed++;
 			if (q->packed_at && (q->packed_end - 1) >> q->cluster_bits == cluster)

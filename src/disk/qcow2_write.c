@@ -11,7 +11,7 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/util.h"
-#include "disk/qcow2.h"
+#include "disk/qcow2_bitmap.h"
 
 /* ---- readers and reuse ---- */
 
@@ -583,8 +583,8 @@ void q_writer_destroy(struct qcow2 *q)
 
 void q_submit_write(struct qcow2 *q, struct disk_req *r)
 {
-	if (q->corrupt)
-		disk_done_soon(r, -EIO);
+	if (q->corrupt || !q->sorter)
+		disk_done_soon(r, q->corrupt ? -EIO : -EROFS);
 	else
 		sorter_submit(q->sorter, r);
 }
@@ -644,13 +644,14 @@ int q_write_compressed(struct disk *d, uint64_t off, const void *buf, uint64_t l
 		return err_set(e, -EOPNOTSUPP,
 			"disk %s: an external data file cannot hold compressed clusters",
 			d->o.path);
-	if (q->corrupt)
+	if (q->corrupt || !q->writable)
 		return err_set(e, -EIO, "disk %s: is damaged and not written to", d->o.path);
 	if (q_in_cluster(q, off) || (q_in_cluster(q, len) && off + len != d->size))
 		return err_set(e, -EINVAL,
 			"disk %s: only whole clusters of %llu bytes can be compressed", d->o.path,
 			(unsigned long long)q->cluster_size);
 	q->unpacked_entry = 0;
+	q_bitmaps_mark(q, off, len);
 	for (uint64_t at = 0; at < len && !rc; at += q->cluster_size) {
 		const uint8_t *data = (const uint8_t *)buf + at;
 

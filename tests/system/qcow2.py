@@ -12,7 +12,7 @@ top = os.environ.get("LODGE_TOP", os.path.join(os.path.dirname(os.path.abspath(_
 ap = argparse.ArgumentParser()
 ap.add_argument("--only", default="")
 ap.add_argument("--seed", type=int, default=1)
-ap.add_argument("--rounds", type=int, default=6)
+ap.add_argument("--rounds", type=int, default=8)
 ap.add_argument("--build", default=os.environ.get("LODGE_BUILD", os.path.join(top, "build")))
 ap.add_argument("--keep", action="store_true")
 args = ap.parse_args()
@@ -39,6 +39,7 @@ class Image:
         self.path = f"{name}.qcow2"
         self.options, self.backing, self.setup, self.check_ok = list(options), backing, setup, check_ok
         self.data = bytearray(size)
+        self.snaps, self.bitmaps = {}, False
         self.packs = not any("data_file" in o for o in self.options)
 
     def create(self):
@@ -149,6 +150,45 @@ class Image:
         p = sh("qemu-io", "-f", "qcow2", *cmds, self.path)
         assert "rror" not in p.stdout + p.stderr and "failed" not in p.stdout + p.stderr, p.stdout + p.stderr
 
+    def admin(self):
+        """Snapshots, size, check and bitmaps by Lodge."""
+        script = []
+        if self.packs and not any("refcount_bits=1" == o for o in self.options):
+            if self.snaps and random.random() < 0.5:
+                name = random.choice(list(self.snaps))
+                if random.random() < 0.5 and not self.bitmaps:
+                    self.data = bytearray(self.snaps[name])
+                    script.append(f"A {name}")
+                    self.size = len(self.data)
+                else:
+                    del self.snaps[name]
+                    script.append(f"D {name}")
+            elif len(self.snaps) < 2:
+                name = f"l{random.randrange(10**6)}"
+                self.snaps[name] = bytes(self.data)
+                script.append(f"S {name}")
+        elif random.random() < 0.5:
+            size = max(MIB, self.size + random.choice([-1, 1, 3]) * random.randrange(1, 3 * MIB) // SECTOR * SECTOR)
+            script.append(f"s {size}")
+            self.data = self.data[:size] + bytes(max(0, size - self.size))
+            self.size = size
+        if not self.v2 and random.random() < 0.3:
+            script.append(f"B bm{random.randrange(10**6)}")
+            self.bitmaps = True
+        r = self.free_range([])
+        script += [f"w {r[0]} {r[1]} 7", "R 0", "x out.raw"]
+        self.data[r[0]:r[0] + r[1]] = pattern(r[0], r[1], 7)
+        with open("last-script", "w") as f:
+            f.write("\n".join(script) + "\n")
+        p = subprocess.run([TOOL, "run", "qcow2", self.path], input="\n".join(script) + "\n", text=True, capture_output=True, timeout=120)
+        if p.returncode and "no room for another snapshot" in p.stdout and len(p.stdout.split("\n")) == 3:
+            self.snaps.popitem()  # narrow counts and packed clusters
+        else:
+            assert p.returncode == 0, f"disk-io: {p.returncode}: {p.stdout}{p.stderr}"
+        assert "errors 0 leaks 0" in p.stdout, p.stdout
+        with open("out.raw", "rb") as f:
+            self.differ(f.read(), "read by Lodge")
+
     def differ(self, out, what):
         if out != self.data:
             at = next(i for i in range(0, max(len(out), self.size), SECTOR) if out[i:i + SECTOR] != self.data[i:i + SECTOR])
@@ -166,7 +206,14 @@ class Image:
     def run(self):
         self.create()
         for i in range(args.rounds):
-            if i % 2 == 0:
+            if args.keep:
+                sh("cp", self.path, "before.qcow2")
+                if os.path.exists("last-script"):
+                    os.rename("last-script", "script-before")
+            if i % 3 == 2:
+                self.admin()
+                self.check(f"round {i}: snapshots, size, bitmaps by Lodge")
+            elif i % 3 == 0:
                 self.lodge(random.choice([3, 20, 60]))
                 self.check(f"round {i} by Lodge")
             else:

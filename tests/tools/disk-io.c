@@ -14,6 +14,9 @@
  *	s SIZE		resize
  *	x PATH		read everything, to a file
  *	k		end at once, as if killed
+ *	S/D/A NAME	create, delete, apply a snapshot
+ *	B/b NAME	add, remove a bitmap
+ *	R 0|1		check; 1: and repair (disk opened with `force`)
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -128,6 +131,37 @@ static void packed(struct disk *d, const char *line)
 	free(buf);
 }
 
+static void found(void *ctx, bool error, const char *text)
+{
+	printf("%s: %s\n", error ? "error" : "leak", text);
+}
+
+static void admin(struct disk *d, const char *line)
+{
+	static const enum disk_snap_op ops[] = {
+		['S'] = DISK_SNAP_CREATE, ['D'] = DISK_SNAP_DELETE, ['A'] = DISK_SNAP_APPLY};
+	struct disk_watch w = {.found = found};
+	struct disk_check c = {0};
+	struct err e = {0};
+	int rc;
+
+	if (*line == 'B' || *line == 'b')
+		rc = d->format->bitmap(
+			d, *line == 'B' ? DISK_BITMAP_ADD : DISK_BITMAP_REMOVE, line + 2, 4096, &e);
+	else if (*line == 'R')
+		rc = d->format->check(d, line[2] == '1', &w, &c, &e);
+	else
+		rc = d->format->snapshot(d, ops[(unsigned char)*line], line + 2, &e);
+	if (*line == 'R')
+		printf("errors %llu leaks %llu fixed %llu %llu\n", (unsigned long long)c.errors,
+			(unsigned long long)c.leaks, (unsigned long long)c.fixed_errors,
+			(unsigned long long)c.fixed_leaks);
+	if (rc) {
+		printf("%s: %s\n", line, err_msg(&e));
+		failures++;
+	}
+}
+
 static int run(uv_loop_t *loop, int argc, char **argv)
 {
 	struct disk_opts o = {.format = argv[2], .path = argv[3], .loop = loop, .offline = true};
@@ -139,6 +173,7 @@ static int run(uv_loop_t *loop, int argc, char **argv)
 	for (int i = 4; i < argc; i++) {
 		o.readonly |= !strcmp(argv[i], "readonly");
 		o.discard |= !strcmp(argv[i], "discard");
+		o.force |= !strcmp(argv[i], "force");
 		if (!strcmp(argv[i], "direct"))
 			o.cache = DISK_CACHE_NONE;
 	}
@@ -156,6 +191,9 @@ static int run(uv_loop_t *loop, int argc, char **argv)
 			packed(d, line);
 		} else if (*line == 'k') {
 			_exit(failures != 0);
+		} else if (*line && strchr("SDABbR", *line)) {
+			disk_drain(d);
+			admin(d, line);
 		} else if (*line == 's') {
 			if (disk_resize(d, strtoull(line + 2, NULL, 0), &e)) {
 				printf("%s: %s\n", line, err_msg(&e));

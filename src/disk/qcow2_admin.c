@@ -1,0 +1,235 @@
+/* qcow2_admin.c: what is done to images beside reading and writing: size, backing file, and what to say about them. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/util.h"
+#include "disk/qcow2_admin.h"
+#include "disk/qcow2_bitmap.h"
+#include "disk/qcow2_check.h"
+
+/* ---- size ---- */
+
+static void zero_done(struct disk_req *r)
+{
+}
+
+/* Through the front door: nothing is in flight. */
+static int zero(struct disk *d, uint64_t off, uint64_t end)
+{
+	struct disk_req r = {
+		.op = DISK_WRITE_ZEROES, .offset = off, .len = end - off, .done = zero_done};
+
+	if (end <= off)
+		return 0;
+	disk_submit(d, &r);
+	disk_drain(d);
+	return r.result;
+}
+
+static int cut(struct qcow2 *q, uint64_t from, uint64_t end)
+{
+	uint64_t first = (from + q->cluster_size - 1) >> q->cluster_bits;
+	uint64_t last = (end + q->cluster_size - 1) >> q->cluster_bits;
+	int rc = 0;
+
+	for (uint64_t c = first; c < last && !rc;) {
+		struct q_slice *s;
+		struct q_map m;
+		uint64_t at, entry;
+
+		rc = q_map(q, c << q->cluster_bits, end - (c << q->cluster_bits), false, &m);
+		if (!rc && m.type == Q_UNALLOCATED && !m.host && m.len >= q->cluster_size) {
+			c += m.len >> q->cluster_bits;
+			continue;
+		}
+		rc = rc ?: q_l2_make(q, c, &s, &at);
+		if (rc)
+			return rc;
+		entry = get_be64(s->data + at);
+		memset(s->data + at, 0, q->l2_entry);
+		q_slice_dirty(q, s, at, q->l2_entry);
+		rc = q_release_entry(q, entry, q->d->o.discard);
+		q_slice_put(s);
+		if (!rc && q->cache.dirty_bytes > Q_DIRTY_BYTES)
+			rc = q_commit(q);
+		c++;
+	}
+	return rc ?: q_commit(q);
+}
+
+static int set_size(struct qcow2 *q, uint64_t size)
+{
+	uint64_t n = qcow2_l1_entries(size, q->cluster_bits, q->extended);
+	int rc;
+
+	if (n > QCOW2_L1_MAX / 8)
+		return -EFBIG;
+	if (n > q->h.l1_size) {
+		rc = q_resize_l1(q, (uint32_t)n, size);
+	} else {
+		rc = q_header_field(q, QCOW2_AT_SIZE, size, 8);
+		rc = rc ?: q_sync(q);
+	}
+	if (!rc)
+		q->h.size = q->d->size = size;
+	return rc;
+}
+
+int q_resize(struct disk *d, uint64_t size, struct err *e)
+{
+	struct qcow2 *q = d->priv;
+	uint64_t old = d->size, back = d->backing ? disk_size(d->backing) : 0;
+	int rc;
+
+	if (!size)
+		return 0;
+	if (!q->writable || q->corrupt)
+		return err_set(e, -EROFS, "disk %s: is not open for writing", d->o.path);
+	if (size < old && q->h.nb_snapshots && !q->v3)
+		return err_set(e, -EOPNOTSUPP,
+			"disk %s: has snapshots, which in version 2 are as large as the disk",
+			d->o.path);
+	rc = q_bitmaps_resize(q, size);
+	if (rc)
+		return err_sys(e, rc, "disk %s: its bitmaps", d->o.path);
+	if (size < old) {
+		/* What is cut off does not come back when it grows again. */
+		rc = zero(d, size, MIN(old, align_up(size, q->cluster_size)));
+		rc = rc ?: cut(q, size, old);
+	}
+	rc = rc ?: set_size(q, size);
+	if (!rc && q->raw_data)
+		rc = file_truncate(q->data, size, e);
+	/* Nor does what the backing file has there. */
+	if (!rc && size > old && back > old)
+		rc = zero(d, old, MIN(size, back));
+	if (rc)
+		return err_sys(e, rc, "disk %s: cannot be made %llu bytes long", d->o.path,
+			(unsigned long long)size);
+	return 0;
+}
+
+/* ---- backing file ---- */
+
+int q_write_header(struct qcow2 *q, struct err *e)
+{
+	cleanup(free_ptr) uint8_t *buf = malloc(q->cluster_size);
+	int rc = buf ? qcow2_header_build(&q->h, buf, q->d->o.path, e)
+		     : err_set(e, -ENOMEM, "disk %s: out of memory", q->d->o.path);
+
+	rc = rc ?: file_write(q->file, 0, buf, q->cluster_size, e);
+	return rc ?: file_flush(q->file, e);
+}
+
+int q_set_backing(struct disk *d, const char *path, const char *format, struct err *e)
+{
+	struct qcow2 *q = d->priv;
+	char *was = q->h.backing, *was_format = q->h.backing_format;
+	int rc;
+
+	if (!q->writable || q->corrupt)
+		return err_set(e, -EROFS, "disk %s: is not open for writing", d->o.path);
+	if (path && q->raw_data)
+		return err_set(e, -EOPNOTSUPP,
+			"disk %s: a backing file and a raw external data file exclude each other",
+			d->o.path);
+	if (path && !format)
+		return err_set(e, -EINVAL, "disk %s: the backing file needs its format", d->o.path);
+	q->h.backing = path ? strdup(path) : NULL;
+	q->h.backing_format = path ? strdup(format) : NULL;
+	if (path && (!q->h.backing || !q->h.backing_format))
+		rc = err_set(e, -ENOMEM, "disk %s: out of memory", d->o.path);
+	else
+		rc = q_write_header(q, e);
+	if (rc) {
+		free(q->h.backing);
+		free(q->h.backing_format);
+		q->h.backing = was;
+		q->h.backing_format = was_format;
+		return rc;
+	}
+	free(was);
+	free(was_format);
+	return 0;
+}
+
+/* ---- what to say ---- */
+
+static void set_flag(json_t *o, const char *key, bool v)
+{
+	json_object_set_new(o, key, json_boolean(v));
+}
+
+static void set_number(json_t *o, const char *key, uint64_t v)
+{
+	json_object_set_new(o, key, json_integer((json_int_t)v));
+}
+
+int q_info(struct disk *d, json_t *obj, struct err *e)
+{
+	const struct qcow2 *q = d->priv;
+	const struct qcow2_header *h = &q->h;
+
+	json_object_set_new(obj, "compat", json_string(q->v3 ? "1.1" : "0.10"));
+	set_number(obj, "cluster_size", q->cluster_size);
+	set_number(obj, "refcount_bits", 1u << h->refcount_order);
+	json_object_set_new(obj, "compression_type",
+		json_string(h->compression == QCOW2_ZSTD ? "zstd" : "zlib"));
+	set_flag(obj, "lazy_refcounts", q->lazy);
+	set_flag(obj, "extended_l2", q->extended);
+	set_flag(obj, "dirty", h->incompatible & QCOW2_DIRTY);
+	set_flag(obj, "corrupt", q->corrupt || (h->incompatible & QCOW2_CORRUPT));
+	set_number(obj, "snapshots", h->nb_snapshots);
+	set_number(obj, "bitmaps", h->has_bitmaps ? h->nb_bitmaps : 0);
+	if (h->backing) {
+		json_object_set_new(obj, "backing_file", json_string(h->backing));
+		json_object_set_new(obj, "backing_format", json_string(h->backing_format));
+	}
+	if (q->data_file) {
+		json_object_set_new(
+			obj, "data_file", h->data_file ? json_string(h->data_file) : json_null());
+		set_flag(obj, "data_file_raw", q->raw_data);
+	}
+	return 0;
+}
+
+void q_stats(struct disk *d, json_t *obj)
+{
+	const struct qcow2 *q = d->priv;
+	const struct q_stats *s = &q->stats;
+	struct sorter_stats so = {0};
+
+	if (q->sorter)
+		sorter_stats(q->sorter, &so);
+	set_number(obj, "requests", so.requests);
+	set_number(obj, "elements", so.elements);
+	set_number(obj, "elements_in_place", so.plain);
+	set_number(obj, "logical_transactions", so.logical);
+	set_number(obj, "batches", so.physical);
+	set_number(obj, "physical_transactions", s->transactions);
+	set_number(obj, "meta_writes", s->meta_writes);
+	set_number(obj, "meta_bytes", s->meta_bytes);
+	set_number(obj, "barriers", s->barriers);
+	set_number(obj, "data_writes", so.data_writes);
+	set_number(obj, "data_bytes", so.data_bytes);
+	set_number(obj, "fill_bytes", so.fill_bytes);
+	set_number(obj, "clusters_allocated", s->allocated);
+	set_number(obj, "clusters_freed", s->freed);
+	set_number(obj, "cache_slices", q->cache.count);
+	set_number(obj, "cache_hits", s->cache_hits);
+	set_number(obj, "cache_misses", s->cache_misses);
+}
+
+int q_check_op(struct disk *d, bool repair, const struct disk_watch *w, struct disk_check *out,
+	struct err *e)
+{
+	struct qcow2 *q = d->priv;
+	int rc = q->writable && !q->corrupt ? q_settle(q) : 0;
+
+	if (rc)
+		return err_sys(e, rc, "disk %s: cannot be written to", d->o.path);
+	return q_check(q, repair, w, out, e);
+}

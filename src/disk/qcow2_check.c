@@ -1,0 +1,684 @@
+#include "disk/qcow2_check.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bitmap.h"
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/util.h"
+#include "disk/qcow2_bitmap.h"
+#include "disk/qcow2_snapshot.h"
+
+#define CHUNK 16u /* log2 of the counters that are made at once */
+#define SAID_MAX 50u /* findings that are put into words */
+#define FILE_MAX (1ull << 40) /* clusters */
+
+struct check {
+	struct qcow2 *q;
+	const struct disk_watch *w;
+	struct disk_check *out;
+	struct err *e;
+	bool repair;
+	uint64_t n; /* clusters of the file */
+	uint32_t **count; /* by chunks */
+	uint64_t *tables; /* L2 tables as often as they are referred to */
+	size_t ntables, cap;
+	bool rebuild; /* refcount blocks are not sound */
+	unsigned said;
+	uint8_t *buf; /* a cluster */
+	uint64_t work, of; /* progress */
+};
+
+static void say(struct check *k, bool error, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+
+static void say(struct check *k, bool error, const char *fmt, ...)
+{
+	char text[256];
+	va_list ap;
+
+	if (error)
+		k->out->errors++;
+	if (!k->w || !k->w->found || k->said > SAID_MAX)
+		return;
+	if (k->said++ == SAID_MAX) {
+		k->w->found(k->w->ctx, error, "and more");
+		return;
+	}
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	k->w->found(k->w->ctx, error, text);
+}
+
+static bool go_on(struct check *k, uint64_t done)
+{
+	k->work += done;
+	return !k->w || !k->w->progress || k->w->progress(k->w->ctx, MIN(k->work, k->of), k->of);
+}
+
+static int no_memory(struct check *k)
+{
+	return err_set(k->e, -ENOMEM, "disk %s: out of memory", k->q->d->o.path);
+}
+
+/* ---- counting ---- */
+
+static uint32_t *counter(struct check *k, uint64_t c, bool make)
+{
+	uint32_t **chunk = &k->count[c >> CHUNK];
+
+	if (!*chunk && make)
+		*chunk = calloc(1u << CHUNK, sizeof(**chunk));
+	return *chunk ? &(*chunk)[c & ((1u << CHUNK) - 1)] : NULL;
+}
+
+static uint32_t counted(struct check *k, uint64_t c)
+{
+	const uint32_t *p = c < k->n ? counter(k, c, false) : NULL;
+
+	return p ? *p : 0;
+}
+
+static int count(struct check *k, uint64_t cluster, uint64_t n, uint32_t by)
+{
+	for (; n; n--, cluster++) {
+		uint32_t *p = cluster < k->n ? counter(k, cluster, true) : NULL;
+
+		if (cluster >= k->n)
+			return 0;
+		if (!p)
+			return no_memory(k);
+		*p = __builtin_add_overflow(*p, by, p) ? UINT32_MAX : *p;
+	}
+	return 0;
+}
+
+static int count_bytes(struct check *k, uint64_t off, uint64_t bytes)
+{
+	unsigned cb = k->q->cluster_bits;
+
+	return bytes ? count(k, off >> cb, ((off + bytes - 1) >> cb) - (off >> cb) + 1, 1) : 0;
+}
+
+/* May there be a table? */
+static bool place_ok(const struct check *k, uint64_t off)
+{
+	return off && !(off & (k->q->cluster_size - 1)) && off >> k->q->cluster_bits < k->n;
+}
+
+static int add_table(struct check *k, uint64_t off)
+{
+	if (k->ntables == k->cap) {
+		size_t cap = k->cap ? k->cap * 2 : 256;
+		uint64_t *more = realloc(k->tables, cap * sizeof(*more));
+
+		if (!more)
+			return no_memory(k);
+		k->tables = more;
+		k->cap = cap;
+	}
+	k->tables[k->ntables++] = off;
+	return 0;
+}
+
+/* The entries of one L1 table. `active`: the one in memory, which may be repaired. */
+static int count_l1(struct check *k, uint64_t *l1, uint64_t n, const char *of, bool active)
+{
+	struct qcow2 *q = k->q;
+
+	for (uint64_t i = 0; i < n; i++) {
+		uint64_t off = l1[i] & Q_OFFSET;
+		bool bad = (l1[i] & Q_L1_RESERVED) || (off && !place_ok(k, off));
+		int rc;
+
+		if (bad) {
+			say(k, true, "L1 entry %llu of %s points nowhere (0x%llx)",
+				(unsigned long long)i, of, (unsigned long long)l1[i]);
+			if (k->repair && active) {
+				l1[i] = 0;
+				bitmap_set(q->l1_dirty, i / 64);
+				k->out->fixed_errors++;
+			}
+			continue;
+		}
+		if (!off)
+			continue;
+		rc = count(k, off >> q->cluster_bits, 1, 1);
+		rc = rc ?: add_table(k, off);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+/* ---- L2 tables ---- */
+
+struct l2 {
+	uint64_t off;
+	uint32_t times;
+	bool changed, active;
+	uint64_t next; /* expected place of the following cluster: fragmentation */
+};
+
+static int count_entry(struct check *k, struct l2 *t, uint8_t *p, uint64_t i)
+{
+	struct qcow2 *q = k->q;
+	uint64_t entry = get_be64(p), bitmap = q->extended ? get_be64(p + 8) : 0;
+	uint64_t host = entry & Q_OFFSET, mask = q->cluster_size - 1;
+	bool bad;
+
+	if (entry & Q_COMPRESSED) {
+		uint64_t at = q_packed_host(q, entry), len = q_packed_len(q, entry);
+
+		bad = (entry & Q_COPIED) || q->data_file || !at || at >> q->cluster_bits >= k->n;
+		if (!bad) {
+			k->out->allocated += t->active;
+			k->out->compressed += t->active;
+			return count(k, at >> q->cluster_bits,
+				((at + len - 1) >> q->cluster_bits) - (at >> q->cluster_bits) + 1,
+				t->times);
+		}
+	} else {
+		bad = (host & mask) || (!q->data_file && host >> q->cluster_bits >= k->n) ||
+		      (q->extended && (bitmap >> 32 & bitmap & 0xffffffff)) ||
+		      (q->extended && (uint32_t)bitmap && q_entry_type(q, entry) != Q_NORMAL) ||
+		      (!q->v3 && (entry & Q_ZERO));
+	}
+	if (bad) {
+		say(k, true, "entry %llu of the L2 table at 0x%llx is damaged (0x%llx)",
+			(unsigned long long)i, (unsigned long long)t->off,
+			(unsigned long long)entry);
+		if (k->repair) {
+			memset(p, 0, q->l2_entry);
+			t->changed = true;
+			k->out->fixed_errors++;
+		}
+		return 0;
+	}
+	if (q_entry_type(q, entry) == Q_UNALLOCATED)
+		return 0;
+	if (t->active && q_entry_type(q, entry) == Q_NORMAL) {
+		k->out->allocated++;
+		k->out->fragmented += t->next && host != t->next;
+		t->next = host + q->cluster_size;
+	}
+	return q->data_file || !host ? 0 : count(k, host >> q->cluster_bits, 1, t->times);
+}
+
+static int count_table(struct check *k, struct l2 *t)
+{
+	struct qcow2 *q = k->q;
+	int rc = file_read(q->file, t->off, k->buf, q->cluster_size, k->e);
+
+	for (uint64_t i = 0; i < q->cluster_size / q->l2_entry && !rc; i++)
+		rc = count_entry(k, t, k->buf + i * q->l2_entry, i);
+	if (!rc && t->changed)
+		rc = file_write(q->file, t->off, k->buf, q->cluster_size, k->e);
+	if (!rc && !go_on(k, q->cluster_size))
+		rc = err_set(k->e, -ECANCELED, "disk %s: the check was stopped", q->d->o.path);
+	return rc;
+}
+
+static int by_number(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+static int count_tables(struct check *k, size_t active)
+{
+	uint64_t *mine = k->tables, next = 0;
+	struct q_set set = {0};
+	int rc = 0;
+
+	for (size_t i = 0; i < active && !rc; i++)
+		if (q_set_add(&set, mine[i]) < 0)
+			rc = no_memory(k);
+	if (k->ntables)
+		qsort(k->tables, k->ntables, sizeof(*k->tables), by_number);
+	k->of = k->ntables * k->q->cluster_size;
+	for (size_t i = 0, same; i < k->ntables && !rc; i += same) {
+		struct l2 t = {.off = k->tables[i], .next = next};
+
+		for (same = 1; i + same < k->ntables && k->tables[i + same] == t.off; same++)
+			;
+		t.times = (uint32_t)MIN(same, (size_t)UINT32_MAX);
+		t.active = q_set_has(&set, t.off);
+		rc = count_table(k, &t);
+		next = t.next;
+	}
+	free(set.slot);
+	return rc;
+}
+
+/* ---- what else is referred to ---- */
+
+static int count_snapshots(struct check *k)
+{
+	struct qcow2 *q = k->q;
+	struct q_snap *s;
+	unsigned n;
+	int rc;
+
+	if (!q->h.nb_snapshots)
+		return 0;
+	rc = q_snaps_load(q, &s, &n, k->e);
+	if (rc)
+		return rc;
+	rc = count_bytes(k, q->h.snapshots_off, q->snapshots_bytes);
+	for (unsigned i = 0; i < n && !rc; i++) {
+		uint64_t *l1 = NULL, first = s[i].l1_off >> q->cluster_bits;
+
+		/* A table inside another would be read again and again. */
+		if (s[i].l1_size && counted(k, first)) {
+			say(k, true, "the L1 table of snapshot %s overlaps something else",
+				s[i].name);
+			continue;
+		}
+		rc = count_bytes(k, s[i].l1_off, s[i].l1_size * 8ull);
+		rc = rc ?: q_snap_l1(q, &s[i], &l1, k->e);
+		rc = rc ?: count_l1(k, l1, s[i].l1_size, s[i].name, false);
+		free(l1);
+	}
+	q_snaps_free(s, n);
+	return rc;
+}
+
+static int count_bitmap(void *ctx, uint64_t off, uint64_t bytes)
+{
+	return count_bytes(ctx, off, bytes);
+}
+
+/* The refcount table and its blocks; where these are not sound the counts are not looked at. */
+static int count_refcounts(struct check *k)
+{
+	struct qcow2 *q = k->q;
+	int rc = count_bytes(k, q->h.rt_off, (uint64_t)q->h.rt_clusters << q->cluster_bits);
+
+	for (uint64_t i = 0; i < q->rt_entries && !rc; i++) {
+		uint64_t off = q->rt[i];
+
+		if (!off)
+			continue;
+		if ((off & 511) || !place_ok(k, off) || counted(k, off >> q->cluster_bits)) {
+			say(k, true, "refcount block %llu is not sound (0x%llx)",
+				(unsigned long long)i, (unsigned long long)off);
+			k->rebuild = true;
+			continue;
+		}
+		rc = count(k, off >> q->cluster_bits, 1, 1);
+	}
+	return rc;
+}
+
+static int count_all(struct check *k, bool refcounts)
+{
+	struct qcow2 *q = k->q;
+	size_t active;
+	int rc = count(k, 0, 1, 1);
+
+	rc = rc ?: count_bytes(k, q->h.l1_off, q->h.l1_size * 8ull);
+	rc = rc ?: refcounts ? count_refcounts(k) : 0;
+	rc = rc ?: count_l1(k, q->l1, q->h.l1_size, "the disk", true);
+	active = k->ntables;
+	rc = rc ?: count_snapshots(k);
+	rc = rc ?: q_bitmaps_clusters(q, count_bitmap, k, k->e);
+	return rc ?: count_tables(k, active);
+}
+
+/* ---- comparing ---- */
+
+static void compare_one(struct check *k, uint64_t c, uint64_t stored, uint64_t want)
+{
+	if (stored == want)
+		return;
+	if (stored > want) {
+		k->out->leaks++;
+		say(k, false, "cluster %llu is counted %llu times and used %llu times",
+			(unsigned long long)c, (unsigned long long)stored,
+			(unsigned long long)want);
+		return;
+	}
+	say(k, true, "cluster %llu is used %llu times and counted %llu times",
+		(unsigned long long)c, (unsigned long long)want, (unsigned long long)stored);
+}
+
+static bool any_counted(struct check *k, uint64_t from, uint64_t n)
+{
+	for (uint64_t c = from; c < MIN(from + n, k->n);) {
+		if (!k->count[c >> CHUNK])
+			c = ((c >> CHUNK) + 1) << CHUNK;
+		else if (counted(k, c))
+			return true;
+		else
+			c++;
+	}
+	return false;
+}
+
+/* One block's worth; `fix` writes what was counted into it. */
+static int compare_block(struct check *k, uint64_t i, bool fix)
+{
+	struct qcow2 *q = k->q;
+	uint64_t per = 1ull << q->rb_bits, first = i << q->rb_bits;
+	unsigned order = q->h.refcount_order;
+	bool have = i < q->rt_entries && q->rt[i] && !k->rebuild, changed = false;
+	int rc = 0;
+
+	if (!have) {
+		if (!any_counted(k, first, per))
+			return 0;
+		k->rebuild = true;
+		for (uint64_t c = first; c < first + per && c < k->n; c++)
+			if (!fix)
+				compare_one(k, c, 0, counted(k, c));
+		return 0;
+	}
+	rc = file_read(q->file, q->rt[i], k->buf, q->cluster_size, k->e);
+	if (rc)
+		return rc;
+	for (uint64_t c = 0; c < per; c++) {
+		uint64_t stored = q_refcount_in(k->buf, order, c);
+		uint64_t want = MIN((uint64_t)counted(k, first + c), q->refcount_max);
+
+		if (!fix) {
+			compare_one(k, first + c, stored, want);
+		} else if (stored != want) {
+			q_refcount_put(k->buf, order, c, want);
+			changed = true;
+		}
+		if (want)
+			k->out->end = MAX(k->out->end, (first + c + 1) << q->cluster_bits);
+	}
+	return changed ? file_write(q->file, q->rt[i], k->buf, q->cluster_size, k->e) : 0;
+}
+
+static int compare(struct check *k, bool fix)
+{
+	struct qcow2 *q = k->q;
+	uint64_t blocks = MAX(q->rt_entries, (k->n >> q->rb_bits) + 1);
+	int rc = 0;
+
+	for (uint64_t i = 0; i < blocks && !rc; i++)
+		rc = compare_block(k, i, fix);
+	return rc;
+}
+
+/* ---- a new refcount table ---- */
+
+static bool touches(uint64_t a, uint64_t n, uint64_t b, uint64_t m)
+{
+	return a < b + m && b < a + n;
+}
+
+/* Behind the end of the file: first the table, then the blocks in order. The counts of the old one are gone (counted again without). */
+static int rebuild(struct check *k)
+{
+	struct qcow2 *q = k->q;
+	unsigned cb = q->cluster_bits, order = q->h.refcount_order;
+	uint64_t per = 1ull << q->rb_bits, start = k->n, blocks, used, clusters, at, b = 0, own;
+	cleanup(free_ptr) uint64_t *rt = NULL;
+	uint8_t field[12];
+	int rc = 0;
+
+	/* Blocks that are needed for what is used, and for the new structure itself. */
+	used = 0;
+	for (uint64_t i = 0; i << q->rb_bits < k->n; i++)
+		used += any_counted(k, i << q->rb_bits, per);
+	clusters = blocks = 1;
+	for (uint64_t was = 0; was != clusters + blocks;) {
+		was = clusters + blocks;
+		blocks = used + was / per + 2;
+		clusters = ((((start + was + blocks) >> q->rb_bits) + 1) * 8 + q->cluster_size -
+				   1) >>
+			   cb;
+	}
+	if (clusters << cb > QCOW2_RT_MAX)
+		return err_set(k->e, -EFBIG, "disk %s: is too large for a new refcount table",
+			q->d->o.path);
+	rt = calloc(clusters << cb, 1);
+	if (!rt)
+		return no_memory(k);
+	at = start + clusters;
+	used = 0;
+	for (uint64_t i = 0; i < (clusters << cb) / 8; i++)
+		used += touches(i << q->rb_bits, per, start, clusters + blocks) ||
+			any_counted(k, i << q->rb_bits, per);
+	own = clusters + used;
+	for (uint64_t i = 0; i < (clusters << cb) / 8 && !rc; i++) {
+		uint64_t first = i << q->rb_bits;
+
+		if (!touches(first, per, start, clusters + blocks) && !any_counted(k, first, per))
+			continue;
+		for (uint64_t c = 0; c < per; c++) {
+			bool mine = first + c >= start && first + c < start + own;
+
+			q_refcount_put(k->buf, order, c,
+				mine ? 1 : MIN((uint64_t)counted(k, first + c), q->refcount_max));
+		}
+		rc = file_write(q->file, (at + b) << cb, k->buf, q->cluster_size, k->e);
+		put_be64(&rt[i], (at + b) << cb);
+		b++;
+	}
+	rc = rc ?: file_write(q->file, start << cb, rt, clusters << cb, k->e);
+	rc = rc ?: file_flush(q->file, k->e);
+	put_be64(field, start << cb);
+	put_be32(field + 8, (uint32_t)clusters);
+	rc = rc ?: file_write(q->file, QCOW2_AT_RT, field, sizeof(field), k->e);
+	rc = rc ?: file_flush(q->file, k->e);
+	if (rc)
+		return rc;
+	q->h.rt_off = start << cb;
+	q->h.rt_clusters = (uint32_t)clusters;
+	return 0;
+}
+
+static int reload_table(struct check *k)
+{
+	struct qcow2 *q = k->q;
+	uint64_t n = (uint64_t)q->h.rt_clusters << (q->cluster_bits - 3);
+	uint64_t *rt = calloc(n, 8), *dirty = calloc(BITMAP_WORDS((n + 63) / 64) + 1, 8);
+	int rc = rt && dirty ? file_read(q->file, q->h.rt_off, rt, n * 8, k->e) : no_memory(k);
+
+	if (rc) {
+		free(rt);
+		free(dirty);
+		return rc;
+	}
+	for (uint64_t i = 0; i < n; i++)
+		rt[i] = get_be64(&rt[i]);
+	free(q->rt);
+	free(q->rt_dirty);
+	q->rt = rt;
+	q->rt_dirty = dirty;
+	q->rt_entries = n;
+	return 0;
+}
+
+/* ---- COPIED flags ---- */
+
+static int flags_of_table(struct check *k, uint64_t off)
+{
+	struct qcow2 *q = k->q;
+	bool changed = false;
+	int rc = file_read(q->file, off, k->buf, q->cluster_size, k->e);
+
+	for (uint64_t i = 0; i < q->cluster_size / q->l2_entry && !rc; i++) {
+		uint8_t *p = k->buf + i * q->l2_entry;
+		uint64_t entry = get_be64(p), host = entry & Q_OFFSET;
+		bool one;
+
+		if (entry & Q_COMPRESSED || q_entry_type(q, entry) == Q_UNALLOCATED ||
+			(!host && !q->data_file))
+			continue;
+		/* In an external data file there are no counts. */
+		one = q->data_file ? q_entry_type(q, entry) == Q_NORMAL || (entry & Q_COPIED)
+				   : counted(k, host >> q->cluster_bits) == 1;
+		if (one == !!(entry & Q_COPIED))
+			continue;
+		say(k, true, "entry %llu of the L2 table at 0x%llx: the COPIED flag is wrong",
+			(unsigned long long)i, (unsigned long long)off);
+		if (!k->repair)
+			continue;
+		put_be64(p, entry ^ Q_COPIED);
+		changed = true;
+		k->out->fixed_errors++;
+	}
+	return changed && !rc ? file_write(q->file, off, k->buf, q->cluster_size, k->e) : rc;
+}
+
+static int check_flags(struct check *k)
+{
+	struct qcow2 *q = k->q;
+	struct q_set seen = {0};
+	int rc = 0;
+
+	for (uint64_t i = 0; i < q->h.l1_size && !rc; i++) {
+		uint64_t off = q->l1[i] & Q_OFFSET;
+		bool one;
+
+		if (!off || !place_ok(k, off))
+			continue;
+		one = counted(k, off >> q->cluster_bits) == 1;
+		if (one != !!(q->l1[i] & Q_COPIED)) {
+			say(k, true, "L1 entry %llu: the COPIED flag is wrong",
+				(unsigned long long)i);
+			if (k->repair) {
+				q->l1[i] ^= Q_COPIED;
+				bitmap_set(q->l1_dirty, i / 64);
+				k->out->fixed_errors++;
+			}
+		}
+		/* One that many entries refer to is read once. */
+		rc = q_set_add(&seen, off);
+		if (rc < 0)
+			rc = no_memory(k);
+		else
+			rc = rc ? 0 : flags_of_table(k, off);
+	}
+	free(seen.slot);
+	return rc;
+}
+
+static int write_l1(struct check *k)
+{
+	struct qcow2 *q = k->q;
+	cleanup(free_ptr) uint8_t *buf = NULL;
+	uint64_t groups = (q->h.l1_size + 63ull) / 64;
+
+	if (!bitmap_count(q->l1_dirty, groups))
+		return 0;
+	buf = malloc(q->h.l1_size * 8ull);
+	if (!buf)
+		return no_memory(k);
+	for (uint64_t i = 0; i < q->h.l1_size; i++)
+		put_be64(buf + i * 8, q->l1[i]);
+	bitmap_clear_range(q->l1_dirty, 0, groups);
+	return file_write(q->file, q->h.l1_off, buf, q->h.l1_size * 8ull, k->e);
+}
+
+/* ---- all of it ---- */
+
+static void drop_counts(struct check *k)
+{
+	for (uint64_t i = 0; k->count && i <= k->n >> CHUNK; i++) {
+		free(k->count[i]);
+		k->count[i] = NULL;
+	}
+	k->ntables = 0;
+}
+
+static int clear_marks(struct check *k)
+{
+	struct qcow2 *q = k->q;
+	uint64_t v = q->h.incompatible & ~(uint64_t)(QCOW2_DIRTY | QCOW2_CORRUPT);
+	uint8_t field[8];
+	int rc;
+
+	if (v == q->h.incompatible)
+		return 0;
+	put_be64(field, v);
+	rc = file_write(q->file, QCOW2_AT_INCOMPATIBLE, field, sizeof(field), k->e);
+	rc = rc ?: file_flush(q->file, k->e);
+	if (!rc)
+		q->h.incompatible = v;
+	return rc;
+}
+
+/* Once more, without the refcount structure, which will be another. What is wrong was said already. */
+static int recount(struct check *k)
+{
+	struct disk_check quiet = {0}, *out = k->out;
+	int rc;
+
+	drop_counts(k);
+	k->said = SAID_MAX + 1;
+	k->out = &quiet;
+	rc = count_all(k, false);
+	k->out = out;
+	return rc;
+}
+
+static int fix_counts(struct check *k)
+{
+	uint64_t errors = k->out->errors, leaks = k->out->leaks;
+	int rc = k->rebuild ? rebuild(k) : compare(k, true);
+
+	if (!rc && k->rebuild)
+		rc = reload_table(k);
+	if (rc)
+		return rc;
+	k->out->fixed_leaks = leaks;
+	k->out->fixed_errors = errors;
+	return 0;
+}
+
+static int run(struct check *k)
+{
+	int rc = count_all(k, true);
+
+	rc = rc ?: compare(k, false);
+	if (!rc && k->repair && k->rebuild)
+		rc = recount(k);
+	rc = rc ?: check_flags(k);
+	if (rc || !k->repair)
+		return rc;
+	/* Data and entries first, then the counts, then what says that all is well. */
+	rc = write_l1(k);
+	rc = rc ?: file_flush(k->q->file, k->e);
+	if (k->out->errors || k->out->leaks)
+		rc = rc ?: fix_counts(k);
+	rc = rc ?: file_flush(k->q->file, k->e);
+	return rc ?: clear_marks(k);
+}
+
+int q_check(struct qcow2 *q, bool repair, const struct disk_watch *w, struct disk_check *out,
+	struct err *e)
+{
+	struct disk_check none;
+	struct check k = {.q = q, .w = w, .out = out ?: &none, .e = e, .repair = repair};
+	int rc;
+
+	k.n = (q->file->size + q->cluster_size - 1) >> q->cluster_bits;
+	*k.out = (struct disk_check){.unit = q->cluster_size,
+		.total = (q->h.size + q->cluster_size - 1) >> q->cluster_bits};
+	if (k.n > FILE_MAX)
+		return err_set(e, -EFBIG, "disk %s: a file of %llu clusters is too large",
+			q->d->o.path, (unsigned long long)k.n);
+	k.count = calloc((k.n >> CHUNK) + 1, sizeof(*k.count));
+	k.buf = malloc(q->cluster_size);
+	rc = k.count && k.buf ? run(&k) : no_memory(&k);
+	drop_counts(&k);
+	free(k.count);
+	free(k.tables);
+	free(k.buf);
+	/* Tables that were changed here are not those in memory. */
+	q_cache_clear(q);
+	return rc;
+}
