@@ -29,6 +29,7 @@ struct check {
 	size_t ntables, cap;
 	bool rebuild; /* refcount blocks are not sound */
 	unsigned said;
+	uint64_t stays; /* errors that a repair leaves: in the tables of snapshots */
 	uint8_t *buf; /* a cluster */
 	uint64_t work, of; /* progress */
 };
@@ -142,8 +143,8 @@ static int count_l1(struct check *k, uint64_t *l1, uint64_t n, const char *of, b
 			if (k->repair && active) {
 				l1[i] = 0;
 				bitmap_set(q->l1_dirty, i / 64);
-				k->out->fixed_errors++;
 			}
+			k->stays += !active;
 			continue;
 		}
 		if (!off)
@@ -196,7 +197,6 @@ static int count_entry(struct check *k, struct l2 *t, uint8_t *p, uint64_t i)
 		if (k->repair) {
 			memset(p, 0, q->l2_entry);
 			t->changed = true;
-			k->out->fixed_errors++;
 		}
 		return 0;
 	}
@@ -279,6 +279,7 @@ static int count_snapshots(struct check *k)
 		if (s[i].l1_size && counted(k, first)) {
 			say(k, true, "the L1 table of snapshot %s overlaps something else",
 				s[i].name);
+			k->stays++;
 			continue;
 		}
 		rc = count_bytes(k, s[i].l1_off, s[i].l1_size * 8ull);
@@ -528,7 +529,6 @@ static int flags_of_table(struct check *k, uint64_t off)
 			continue;
 		put_be64(p, entry ^ Q_COPIED);
 		changed = true;
-		k->out->fixed_errors++;
 	}
 	return changed && !rc ? file_write(q->file, off, k->buf, q->cluster_size, k->e) : rc;
 }
@@ -552,7 +552,6 @@ static int check_flags(struct check *k)
 			if (k->repair) {
 				q->l1[i] ^= Q_COPIED;
 				bitmap_set(q->l1_dirty, i / 64);
-				k->out->fixed_errors++;
 			}
 		}
 		/* One that many entries refer to is read once. */
@@ -627,16 +626,18 @@ static int recount(struct check *k)
 
 static int fix_counts(struct check *k)
 {
-	uint64_t errors = k->out->errors, leaks = k->out->leaks;
 	int rc = k->rebuild ? rebuild(k) : compare(k, true);
 
-	if (!rc && k->rebuild)
-		rc = reload_table(k);
-	if (rc)
-		return rc;
-	k->out->fixed_leaks = leaks;
-	k->out->fixed_errors = errors;
-	return 0;
+	return rc || !k->rebuild ? rc : reload_table(k);
+}
+
+/* What was found, divided into what is gone and what is still there. */
+static void account(struct check *k)
+{
+	k->out->fixed_errors = k->out->errors - k->stays;
+	k->out->fixed_leaks = k->out->leaks;
+	k->out->errors = k->stays;
+	k->out->leaks = 0;
 }
 
 static int run(struct check *k)
@@ -655,7 +656,10 @@ static int run(struct check *k)
 	if (k->out->errors || k->out->leaks)
 		rc = rc ?: fix_counts(k);
 	rc = rc ?: file_flush(k->q->file, k->e);
-	return rc ?: clear_marks(k);
+	rc = rc ?: clear_marks(k);
+	if (!rc)
+		account(k);
+	return rc;
 }
 
 int q_check(struct qcow2 *q, bool repair, const struct disk_watch *w, struct disk_check *out,
