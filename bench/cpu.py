@@ -1,0 +1,163 @@
+"""bench/run cpu: the rows of guest/bench on Lodge, on the peer and natively.
+
+Each machine is booted once a repeat and runs all rows, one command each, typed at its console. The program measures itself: CPU
+seconds (of its processes and threads, as the guest's kernel counts them) and wall seconds by the guest's clock, around the work alone.
+The host's CPU seconds of the whole VMM from command to answer are kept beside them: they include what a VMM does on other threads,
+and are what is left to go by when the host is busy with something else.
+"""
+import math
+import os
+import re
+import resource
+import shutil
+import signal
+import statistics
+import subprocess
+import tempfile
+import time
+
+from console import Console, with_files
+
+LINE = re.compile(r"BENCH (\S+) n=(\d+) check=([0-9a-f]{16}) cpu=([0-9.]+) wall=([0-9.]+)")
+TWO_VCPUS = {"atomics2"}
+TITLES = {"all": "all rows", "int": "integer rows", "fp": "floating point rows", "mem": "memory rows", "sys": "system rows", "code": "code rows"}
+
+
+def parse(text, row, who):
+    m = LINE.search(text)
+    if not m or m.group(1) != row:
+        raise SystemExit(f"bench: {who}: {row}: no figures\n{text[-600:]}")
+    return {"n": int(m.group(2)), "check": m.group(3), "cpu_s": float(m.group(4)), "wall_s": float(m.group(5))}
+
+
+def row_list(program, wanted):
+    text = subprocess.run([program, "list"], capture_output=True, text=True, check=True).stdout
+    kinds = dict(line.split() for line in text.splitlines())
+    unknown = [r for r in wanted if r not in kinds and r not in kinds.values() and r != "all"]
+    if unknown:
+        raise SystemExit(f"bench: no such row: {', '.join(unknown)}; there are: {', '.join(kinds)}; or a kind: {', '.join(sorted(set(kinds.values())))}")
+    return {r: k for r, k in kinds.items() if not wanted or "all" in wanted or r in wanted or k in wanted}
+
+
+def run_native(program, row, scale):
+    began = resource.getrusage(resource.RUSAGE_CHILDREN)
+    p = subprocess.run([program, row, str(scale)], capture_output=True, text=True)
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    figures = parse(p.stdout + p.stderr, row, "native")
+    figures["host_s"] = ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime
+    return figures
+
+
+def run_guest(vm, row, scale, perf=None):
+    cpu = []
+    recorder = None
+    if perf:
+        recorder = subprocess.Popen(["perf", "record", "-q", "-g", "-F", "997", "-p", str(vm.p.pid), "-o", perf], stderr=subprocess.DEVNULL)
+        time.sleep(0.5)
+    try:
+        text, status = vm.run(f"/bench {row} {scale}", 600, cpu)
+    finally:
+        if recorder:
+            recorder.send_signal(signal.SIGINT)
+            recorder.wait()
+    if status:
+        raise SystemExit(f"bench: {vm.arm.name}: {row}: status {status}\n{text[-600:]}")
+    figures = parse(text, row, vm.arm.name)
+    figures["host_s"] = cpu[0]
+    return figures
+
+
+def summary(values):
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "runs": values}
+
+
+def geomean(values):
+    return math.exp(sum(math.log(v) for v in values) / len(values)) if values else None
+
+
+def collect(o, arms, rows, image, native):
+    """{row: {arm's name: [figures of each repeat]}}"""
+    runs = {r: {} for r in rows}
+    with tempfile.TemporaryDirectory(prefix="bench-") as home:
+        with open(os.path.join(o.build, "guest/bench/bench-rv64"), "rb") as f:
+            initrd = with_files(image["initrd"], {"bench": (0o100755, f.read())}, os.path.join(home, "initrd"))
+        job = dict(image, initrd=initrd, memory=512)
+        for repeat in range(o.repeats):
+            for row in rows if native else ():
+                runs[row].setdefault("native", []).append(run_native(native, row, o.scale))
+            for smp in (1, 2):
+                mine = [r for r in rows if (2 if r in TWO_VCPUS else 1) == smp]
+                for arm in arms if mine else ():
+                    with Console(arm, dict(job, smp=smp)) as vm:
+                        for row in mine:
+                            perf = f"{o.perf}.{row}" if o.perf and len(rows) > 1 else o.perf
+                            f = run_guest(vm, row, o.scale, perf if arm is arms[0] and not repeat else None)
+                            runs[row].setdefault(arm.name, []).append(f)
+                            if o.verbose:
+                                print(f"  {repeat + 1} {arm.name:<9} {row:<11} cpu {f['cpu_s']:8.3f} s  wall {f['wall_s']:8.3f} s  host {f['host_s']:8.3f} s", flush=True)
+    return runs
+
+
+def judge(rows, runs):
+    for row in rows:
+        checks = {(f["n"], f["check"]) for fs in runs[row].values() for f in fs}
+        if len(checks) > 1:
+            found = {a: sorted({f["check"] for f in fs}) for a, fs in runs[row].items()}
+            raise SystemExit(f"bench: {row}: the machines computed different things: {found}")
+
+
+def table(o, arms, rows, runs):
+    """Prints the rows and returns them as records for the JSON."""
+    key, out = {"cpu": "cpu_s", "wall": "wall_s", "host": "host_s"}[o.figure], []
+    lodge, peer = arms[0].name, arms[1].name if len(arms) > 1 else None
+    print(f"{'row':<11} {'kind':<5} {'native s':>9} {lodge + ' s':>22} {peer + ' s' if peer else '':>22} {'x native':>9} {'peer x':>7} {'faster':>7}")
+    for row, kind in rows.items():
+        record = {"row": row, "kind": kind, "figure": key, "unit": "s", "better": "less", "suite": "cpu",
+                  "arms": {a: summary([f[key] for f in fs]) for a, fs in runs[row].items()},
+                  "also": {a: {k: summary([f[k] for f in fs]) for k in ("cpu_s", "wall_s", "host_s")} for a, fs in runs[row].items()}}
+        median = {a: s["median"] for a, s in record["arms"].items()}
+        if "native" in median and median["native"] > 0:
+            record["slowdown"] = {a: m / median["native"] for a, m in median.items() if a != "native"}
+        if peer and median[peer] > 0:
+            record["ratio"] = median[lodge] / median[peer]
+        span = lambda a: f"{median[a]:.3f} ({record['arms'][a]['min']:.3f}..{record['arms'][a]['max']:.3f})" if a in median else ""
+        slow = record.get("slowdown", {})
+        number = lambda v, form: format(v, form) if v else ""
+        print(f"{row:<11} {kind:<5} {number(median.get('native'), '9.4f'):>9} {span(lodge):>22} {span(peer) if peer else '':>22} "
+              f"{number(slow.get(lodge), '.1f'):>9} {number(slow.get(peer), '.1f'):>7} {number(1 / record['ratio'] if 'ratio' in record else None, '.2f'):>7}", flush=True)
+        out.append(record)
+    return out
+
+
+def means(o, arms, records):
+    out = []
+    for kind, title in TITLES.items():
+        mine = [r for r in records if kind in ("all", r["kind"])]
+        if not mine or (kind != "all" and len(mine) == len(records)):
+            continue
+        m = {"mean": kind, "rows": len(mine), "faster_than_peer": geomean([1 / r["ratio"] for r in mine if "ratio" in r]),
+             "slowdown": {a.name: geomean([r["slowdown"][a.name] for r in mine if "slowdown" in r]) for a in arms}}
+        text = [f"{a}: {v:.2f} times native" for a, v in m["slowdown"].items() if v]
+        if m["faster_than_peer"]:
+            text.append(f"Lodge {m['faster_than_peer']:.2f} times as fast as the peer")
+        print(f"geometric mean, {title} ({len(mine)}): " + ", ".join(text))
+        out.append(m)
+    return out
+
+
+def run(o, arms, image):
+    """The suite. Returns (records, geometric means)."""
+    native = os.path.join(o.build, "guest/bench/bench-native")
+    guest = os.path.join(o.build, "guest/bench/bench-rv64")
+    if not os.path.exists(guest) or not os.path.exists(native):
+        raise SystemExit("bench: guest/bench is not built: it needs gcc, riscv64-linux-gnu-gcc and libc6-dev-riscv64-cross (tools/setup --test)")
+    if o.perf and not shutil.which("perf"):
+        raise SystemExit("bench: --perf needs the program perf (package linux-perf)")
+    rows = row_list(native, [r for r in (o.rows or "").split(",") if r])
+    began = time.monotonic()
+    runs = collect(o, arms, rows, image, None if o.no_native else native)
+    judge(rows, runs)
+    records = table(o, arms, rows, runs)
+    result = means(o, arms, records)
+    print(f"({time.monotonic() - began:.0f} s)")
+    return records, result
