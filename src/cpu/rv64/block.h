@@ -37,7 +37,7 @@ struct err;
 #define BLOCK_JUMP_BITS 12
 #define BLOCK_HASH_BITS \
 	15 /* more than the arena has blocks: a step along a chain is a cache miss */
-#define BLOCK_PAGES 64
+#define BLOCK_PAGES 512
 #define BLOCK_SPACES 8
 #define BLOCK_SEEN 4096
 #define BLOCK_ARENA (4ull << 20)

@@ -66,6 +66,7 @@ static char *memory_at(
 		*perm = pg.perm;
 		return NULL;
 	}
+	*perm = pg.perm;
 	*write_free = pg.write_free;
 	if (pg.perm & MEM_READ && pg.order >= FRAME_ORDER_2M)
 		*r = (struct tlb_ram){pa >> 21, (char *)pg.host - (in & ~PAGE_MASK)};
@@ -206,6 +207,15 @@ static unsigned data_priv(const struct hart *h)
 					 : h->priv;
 }
 
+/* What the TLB knows of that byte; NULL: nothing. */
+static void *known_at(struct hart *h, uint64_t va, unsigned acc)
+{
+	const struct tlb_entry *side = acc == MEM_WRITE ? h->cur->w : h->cur->r;
+	const struct tlb_entry *e = &side[(va >> PAGE_SHIFT) & (TLB_SIZE - 1)];
+
+	return e->tag == (va & ~PAGE_MASK) ? (void *)(va + e->add) : NULL;
+}
+
 /*
  * Translates one piece of a data access that lies inside one page. OK with *host NULL: no RAM there, pa in w. Fills the TLB where the
  * entry holds for the whole page.
@@ -230,6 +240,9 @@ static enum fail data_piece(
 	if (pmp_page_uniform(h, w->pa) && (acc == MEM_READ || write_free))
 		tlb_fill(h, acc == MEM_WRITE, va & ~PAGE_MASK, p - (w->pa & PAGE_MASK), w->span,
 			w->global);
+	/* What is written is mostly read next; W without R does not exist in page tables. */
+	if (acc == MEM_WRITE && write_free && perm & MEM_READ && h->pmp_open)
+		tlb_fill(h, false, va & ~PAGE_MASK, p - (w->pa & PAGE_MASK), w->span, w->global);
 	return OK;
 }
 
@@ -341,11 +354,16 @@ static bool two_pieces(struct hart *h, const struct rv64_op *op, uint64_t va, un
 {
 	unsigned first = (unsigned)(PAGE_SIZE - (va & PAGE_MASK));
 	struct where w;
-	enum fail f = data_piece(h, va, first, acc, &w, &host[0]);
+	enum fail f = OK;
 
+	host[0] = known_at(h, va, acc);
+	host[1] = known_at(h, va + first, acc);
+	if (!host[0])
+		f = data_piece(h, va, first, acc, &w, &host[0]);
 	if (f)
 		return fault(h, op, f, acc, va);
-	f = data_piece(h, va + first, n - first, acc, &w, &host[1]);
+	if (!host[1])
+		f = data_piece(h, va + first, n - first, acc, &w, &host[1]);
 	if (f)
 		return fault(h, op, f, acc, va + first);
 	if (!host[0] || !host[1])
@@ -370,7 +388,9 @@ bool mem_load(struct hart *h, const struct rv64_op *op, uint64_t va, unsigned si
 		memcpy((char *)out + first, host[1], n - first);
 		return true;
 	}
-	f = data_piece(h, va, n, MEM_READ, &w, &host[0]);
+	/* A misaligned one may be here though its page is known. */
+	host[0] = known_at(h, va, MEM_READ);
+	f = host[0] ? OK : data_piece(h, va, n, MEM_READ, &w, &host[0]);
 	if (f)
 		return fault(h, op, f, MEM_READ, va);
 	if (host[0]) {
@@ -398,7 +418,8 @@ bool mem_store(struct hart *h, const struct rv64_op *op, uint64_t va, unsigned s
 		memcpy(host[1], (char *)&val + first, n - first);
 		return true;
 	}
-	f = data_piece(h, va, n, MEM_WRITE, &w, &host[0]);
+	host[0] = known_at(h, va, MEM_WRITE);
+	f = host[0] ? OK : data_piece(h, va, n, MEM_WRITE, &w, &host[0]);
 	if (f)
 		return fault(h, op, f, MEM_WRITE, va);
 	if (host[0]) {
@@ -472,13 +493,19 @@ static bool cbo_allowed(const struct hart *h, enum cbo_kind kind)
 bool mem_cbo(struct hart *h, const struct rv64_op *op, uint64_t va, enum cbo_kind kind)
 {
 	uint64_t line = va & ~(uint64_t)(CBO_BLOCK - 1);
+	void *host = known_at(h, line, MEM_WRITE);
 	struct where w;
-	void *host;
 	enum fail f;
 
 	if (!cbo_allowed(h, kind)) {
 		rv64_illegal(h, op);
 		return false;
+	}
+	/* Kernels clear pages with it: 64 in a row. */
+	if (likely(host)) {
+		if (kind == CBO_ZERO)
+			memset(host, 0, CBO_BLOCK);
+		return true;
 	}
 	if (kind != CBO_ZERO) {
 		f = data_piece(h, line, CBO_BLOCK, MEM_READ, &w, &host);

@@ -161,28 +161,34 @@ static void drop_page(struct tlb *t, uint64_t page)
 
 /* ---- spaces ---- */
 
+/* The lowest bit of a set that is not empty. Sets are gone through by taking it away. */
+static unsigned low(uint32_t set)
+{
+	return (unsigned)__builtin_ctz(set);
+}
+
 static void clear_space(struct tlb_space *s)
 {
-	for (unsigned i = 0; i < TLB_USES; i++)
-		if (s->tab[i])
-			clear(s->tab[i]);
+	for (uint32_t left = s->has; left; left &= left - 1)
+		clear(s->tab[low(left)]);
 }
 
 /* What is not global. */
 static void clear_local(struct tlb_space *s)
 {
-	for (unsigned i = 0; i < TLB_USES; i++)
-		if (s->tab[i] && s->tab[i]->local)
-			clear(s->tab[i]);
+	for (uint32_t left = s->has; left; left &= left - 1)
+		if (s->tab[low(left)]->local)
+			clear(s->tab[low(left)]);
 }
 
 static void give_back(struct mmu *m, struct tlb_space *s)
 {
-	for (unsigned i = 0; i < TLB_USES; i++)
-		if (s->tab[i]) {
-			m->free[m->nfree++] = s->tab[i];
-			s->tab[i] = NULL;
-		}
+	for (uint32_t left = s->has; left; left &= left - 1) {
+		m->free[m->nfree++] = s->tab[low(left)];
+		s->tab[low(left)] = NULL;
+	}
+	s->has = 0;
+	m->have &= ~(1u << (s - m->spaces));
 }
 
 /* The space that was left longest ago; with tables to give back, if so wanted. */
@@ -192,11 +198,8 @@ static struct tlb_space *oldest(struct mmu *m, bool with_tables)
 
 	for (unsigned i = 0; i < TLB_SPACES; i++) {
 		struct tlb_space *s = &m->spaces[i];
-		bool any = !with_tables;
 
-		for (unsigned k = 0; k < TLB_USES; k++)
-			any |= !!s->tab[k];
-		if (s != m->now && any && (!best || s->left < best->left))
+		if (s != m->now && (s->has || !with_tables) && (!best || s->left < best->left))
 			best = s;
 	}
 	return best;
@@ -230,8 +233,12 @@ void mmu_choose(struct hart *h)
 		if (h->regime == REGIME_S && s->key)
 			s = &m->super[s->key >> 60 == SATP_SV48];
 	}
-	if (unlikely(!s->tab[use]))
+	if (unlikely(!s->tab[use])) {
 		s->tab[use] = take_table(m);
+		s->has |= 1u << use;
+		if (s >= m->spaces && s < m->spaces + TLB_SPACES)
+			m->have |= 1u << (s - m->spaces);
+	}
 	h->cur = s->tab[use];
 }
 
@@ -266,16 +273,15 @@ void mmu_flush(struct hart *h)
 	clear_space(&m->machine);
 	for (unsigned i = 0; i < ARRAY_SIZE(m->super); i++)
 		clear_space(&m->super[i]);
-	for (unsigned i = 0; i < TLB_SPACES; i++)
-		clear_space(&m->spaces[i]);
+	for (uint32_t left = m->have; left; left &= left - 1)
+		clear_space(&m->spaces[low(left)]);
 	memset(m->ram, 0xff, sizeof(m->ram));
 }
 
 static void clear_space_writes(struct tlb_space *s)
 {
-	for (unsigned i = 0; i < TLB_USES; i++)
-		if (s->tab[i])
-			clear_writes(s->tab[i]);
+	for (uint32_t left = s->has; left; left &= left - 1)
+		clear_writes(s->tab[low(left)]);
 }
 
 void mmu_flush_writes(struct hart *h)
@@ -285,8 +291,8 @@ void mmu_flush_writes(struct hart *h)
 	clear_space_writes(&m->machine);
 	for (unsigned i = 0; i < ARRAY_SIZE(m->super); i++)
 		clear_space_writes(&m->super[i]);
-	for (unsigned i = 0; i < TLB_SPACES; i++)
-		clear_space_writes(&m->spaces[i]);
+	for (uint32_t left = m->have; left; left &= left - 1)
+		clear_space_writes(&m->spaces[low(left)]);
 }
 
 static void drop_writes_to(struct tlb_space *s, uint64_t host)
@@ -325,16 +331,15 @@ void mmu_flush_asid(struct hart *h, uint64_t asid)
 
 	for (unsigned i = 0; i < ARRAY_SIZE(m->super); i++)
 		clear_local(&m->super[i]);
-	for (unsigned i = 0; i < TLB_SPACES; i++)
-		if (has_asid(&m->spaces[i], asid))
-			clear_local(&m->spaces[i]);
+	for (uint32_t left = m->have; left; left &= left - 1)
+		if (has_asid(&m->spaces[low(left)], asid))
+			clear_local(&m->spaces[low(left)]);
 }
 
 static void drop_in_space(struct tlb_space *s, uint64_t page)
 {
-	for (unsigned i = 0; i < TLB_USES; i++)
-		if (s->tab[i])
-			drop_page(s->tab[i], page);
+	for (uint32_t left = s->has; left; left &= left - 1)
+		drop_page(s->tab[low(left)], page);
 }
 
 void mmu_flush_va(struct hart *h, uint64_t va, const uint64_t *asid)
@@ -344,7 +349,7 @@ void mmu_flush_va(struct hart *h, uint64_t va, const uint64_t *asid)
 
 	for (unsigned i = 0; i < ARRAY_SIZE(m->super); i++)
 		drop_in_space(&m->super[i], page);
-	for (unsigned i = 0; i < TLB_SPACES; i++)
-		if (!asid || has_asid(&m->spaces[i], *asid))
-			drop_in_space(&m->spaces[i], page);
+	for (uint32_t left = m->have; left; left &= left - 1)
+		if (!asid || has_asid(&m->spaces[low(left)], *asid))
+			drop_in_space(&m->spaces[low(left)], page);
 }

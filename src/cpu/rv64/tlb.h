@@ -27,6 +27,7 @@ struct tlb_space {
 	uint64_t key; /* satp; 0 when bare; UINT64_MAX: none */
 	uint64_t left; /* when it was last current */
 	struct tlb *tab[TLB_USES];
+	unsigned has; /* bit i: tab[i] is there */
 };
 
 /* 2 MiB of guest-physical memory that is one piece of host memory and may be read. */
@@ -41,6 +42,7 @@ struct mmu {
 	unsigned nfree;
 	uint64_t clock;
 	struct tlb_space *now;
+	uint32_t have; /* spaces with tables */
 	struct tlb_space machine; /* M-mode */
 	struct tlb_space super[2]; /* S-mode without SUM in all spaces of Sv39, of Sv48 */
 	struct tlb_space spaces[TLB_SPACES];
