@@ -147,19 +147,28 @@ int q_refcount_add(struct qcow2 *q, uint64_t cluster, uint64_t n, int delta)
 
 /* ---- making room for counts ---- */
 
-/* Takes cluster c, which is free, for the block that counts it. */
-static int make_block(struct qcow2 *q, uint64_t c)
+static int count_home(struct qcow2 *q, uint64_t c)
 {
-	uint64_t host = c << q->cluster_bits, rti = c >> q->rb_bits;
 	struct counts k;
-	int rc;
+	int rc = counts_get(q, c, &k);
+
+	if (rc)
+		return rc < 0 ? rc : -EIO;
+	set_counts(q, &k, 1, 1);
+	q_slice_put(k.s);
+	return 0;
+}
+
+/* Takes cluster c, which is free, for block `rti`. It is counted in that block, or in another that is there. */
+static int make_block(struct qcow2 *q, uint64_t rti, uint64_t c)
+{
+	uint64_t host = c << q->cluster_bits;
+	int rc = 0;
 
 	if (q_set_has(&q->meta_set, c))
 		return q_damaged(q);
 	if (host < q->zero_from)
 		rc = q_make_zero(q, q->file, host, q->cluster_size, false);
-	else
-		rc = 0;
 	if (rc)
 		return rc;
 	if (q->zero_from != UINT64_MAX)
@@ -168,14 +177,12 @@ static int make_block(struct qcow2 *q, uint64_t c)
 	if (q_set_add(&q->meta_set, c) < 0)
 		return -ENOMEM;
 	q->rt[rti] = host;
-	rc = counts_get(q, c, &k);
+	rc = count_home(q, c);
 	if (rc) {
 		q->rt[rti] = 0;
 		q_set_del(&q->meta_set, c);
-		return rc < 0 ? rc : -EIO;
+		return rc;
 	}
-	set_counts(q, &k, 1, 1);
-	q_slice_put(k.s);
 	bitmap_set(q->rt_dirty, rti / 64);
 	return 0;
 }
@@ -273,8 +280,8 @@ static int grow_table(struct qcow2 *q, uint64_t cluster)
 	return rc ?: q_release(q, old << q->cluster_bits, nold, false);
 }
 
-/* Makes sure that there are counts for c. 1: c itself was taken for them. */
-static int cover(struct qcow2 *q, uint64_t c)
+/* Makes sure that there are counts for c. 1: `home`, which is free, was taken for them. */
+static int cover(struct qcow2 *q, uint64_t c, uint64_t home)
 {
 	int rc;
 
@@ -287,7 +294,7 @@ static int cover(struct qcow2 *q, uint64_t c)
 	}
 	if (q->rt[c >> q->rb_bits])
 		return 0;
-	rc = make_block(q, c);
+	rc = make_block(q, c >> q->rb_bits, home);
 	return rc ?: 1;
 }
 
@@ -310,7 +317,7 @@ int q_alloc(struct qcow2 *q, uint64_t n, uint64_t *host, uint64_t *got, bool *ze
 	for (;;) {
 		struct counts k;
 		uint64_t i, run = 0;
-		int rc = cover(q, c);
+		int rc = cover(q, c, c);
 
 		if (rc < 0)
 			return rc;
@@ -353,15 +360,22 @@ int q_alloc_exact(struct qcow2 *q, uint64_t n, uint64_t *host, bool *zero)
 
 	while (run < n) {
 		uint64_t v = 0;
-		int rc = cover(q, c + run);
+		int rc = cover(q, c + run, c);
 
-		if (!rc)
-			rc = q_refcount(q, c + run, &v);
 		if (rc < 0)
 			return rc;
-		if (!rc && !v && q_set_has(&q->meta_set, c + run))
+		/* The block took the first of the run. A block for each few clusters must not end every run. */
+		if (rc) {
+			c++;
+			run -= run > 0;
+			continue;
+		}
+		rc = q_refcount(q, c + run, &v);
+		if (rc)
+			return rc;
+		if (!v && q_set_has(&q->meta_set, c + run))
 			return q_damaged(q);
-		if (rc || v) {
+		if (v) {
 			c += run + 1;
 			run = 0;
 		} else {
