@@ -3,7 +3,7 @@
  *
  *	lockstep --elf FILE | --kernel FILE [--initrd FILE] [--append TEXT] | --random MONITOR
  *		[--insns N] [--seed S] [--programs P] [--check-every N] [--memory-every N] [--ram MIB]
- *		[--self] [--inject N] [--show] [--until TEXT]
+ *		[--self] [--inject N] [--show] [--until TEXT] [--cache MIB]
  *
  * Slices are 1 to --check-every instructions long, as the seed says; after each all registers are compared, after each --memory-every
  * of them, and at the end, all memory. On a difference the run is made again to find the shortest slice that shows it, and
@@ -312,7 +312,7 @@ int main(int argc, char **argv)
 		{"insns", 1, NULL, 'n'}, {"seed", 1, NULL, 's'}, {"programs", 1, NULL, 'p'},
 		{"check-every", 1, NULL, 'c'}, {"memory-every", 1, NULL, 'm'},
 		{"ram", 1, NULL, 'R'}, {"self", 0, NULL, 'S'}, {"inject", 1, NULL, 'I'},
-		{"show", 0, NULL, 'v'}, {"until", 1, NULL, 'u'}, {0}};
+		{"show", 0, NULL, 'v'}, {"until", 1, NULL, 'u'}, {"cache", 1, NULL, 'C'}, {0}};
 	struct run r = {.insns = 10000000, .seed = 1, .check_every = 5000};
 	uint64_t programs = 1, total = 0;
 	struct timespec t0, t1;
@@ -366,6 +366,9 @@ int main(int argc, char **argv)
 			break;
 		case 'v':
 			r.program.side.show = true;
+			break;
+		case 'C':
+			r.program.side.cache = v << 20;
 			break;
 		case 'u':
 			r.until = optarg;

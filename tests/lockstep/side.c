@@ -32,6 +32,7 @@ struct side *side_new(const struct side_opts *o)
 	need(space_add_ram(s->space, gpa(RAM_BASE), o->ram, 0, "ram", &e), &e);
 	vo.space = s->space;
 	vo.jit = o->interp ? CPU_JIT_OFF : CPU_JIT_AUTO;
+	vo.jit_cache = o->cache;
 	vo.builtin_firmware = o->builtin_firmware;
 	need(rv64_engine.vm_create(&s->vm, &vo, &e), &e);
 	need(rv64_engine.vcpu_create(&s->v, s->vm, 0, &e), &e);

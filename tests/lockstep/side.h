@@ -19,6 +19,7 @@
 struct side_opts {
 	uint64_t ram;
 	bool interp; /* never translated */
+	uint64_t cache; /* bytes of translated code; 0: the default */
 	bool builtin_firmware;
 	bool show; /* what it prints goes to standard output */
 };

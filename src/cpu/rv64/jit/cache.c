@@ -296,6 +296,11 @@ static void empty_segment(struct jit *j, struct jit_segment *s)
 	for (struct jit_region *r = s->regions; r; r = r->next_in_segment)
 		jit_remove(j, r);
 	s->drained_at = atomic_fetch_add(&j->removals, 1) + 1;
+	/*
+	 * What is no longer there is interpreted for a while before it comes back, or a cache smaller than what runs would spend all
+	 * its time on translating.
+	 */
+	memset(j->heat, 0, sizeof(j->heat));
 	j->st.evictions++;
 }
 
@@ -312,7 +317,8 @@ uint8_t *jit_code_room(struct jit *j, uint64_t *room)
 {
 	struct jit_segment *s = &j->seg[j->cur], *next;
 
-	*room = MIN((uint64_t)REGION_ROOM, j->seg_bytes);
+	/* A small cache would be mostly room that no region fits into any more. */
+	*room = MIN((uint64_t)REGION_ROOM, j->seg_bytes / 4);
 	if ((uint64_t)(s->base + j->seg_bytes - s->used) >= *room)
 		return s->used;
 	next = &j->seg[(j->cur + 1) % JIT_SEGMENTS];
