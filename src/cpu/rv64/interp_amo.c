@@ -25,7 +25,7 @@
 		if (!mem_load(h, op, va, sizeof(type) | MEM_LR, &h->resv_val)) \
 			return; \
 		h->resv_va = va; \
-		RD = (uint64_t)(type)h->resv_val; \
+		RD = h->resv_val = (uint64_t)(type)h->resv_val; \
 		NEXT; \
 	} \
 	HANDLER(id) \
