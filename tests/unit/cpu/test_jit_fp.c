@@ -21,6 +21,7 @@
 #define DATA_LEN 512
 #define EBREAK 0x00100073u
 #define BASE 8 /* x register that holds DATA */
+#define COUNT 31 /* of turns that a loop has yet to make */
 #define PROGRAM 24
 
 struct pair {
@@ -120,6 +121,7 @@ static void fill(struct pair *p, unsigned frm, bool boxed)
 	for (unsigned r = 1; r < 32; r++)
 		h->x[r] = special_int();
 	h->x[BASE] = DATA;
+	h->x[COUNT] = 1 + below(9);
 	for (unsigned r = 0; r < 32; r++)
 		h->f[r] = boxed || below(2) ? fp32_box(special32()) : special64();
 	for (unsigned k = 0; k < DATA_LEN / 8; k++) {
@@ -225,7 +227,7 @@ static uint32_t encode(unsigned id, unsigned frm)
 	case FMT_XF:
 	case FMT_XF_RM:
 	case FMT_XFF:
-		if (rd == BASE)
+		if (rd == BASE || rd == COUNT)
 			rd = 0;
 		break;
 	default:
@@ -237,6 +239,17 @@ static uint32_t encode(unsigned id, unsigned frm)
 	if (!(row->mask & 0x7000))
 		w |= rm << 12;
 	return w;
+}
+
+/* Makes a loop of the program: COUNT turns. Returns its length. */
+static unsigned repeat(uint32_t *words, unsigned n)
+{
+	uint32_t back = -4u * (n + 1);
+
+	words[n] = rv64_row(RV_addi)->match | COUNT << 7 | COUNT << 15 | 0xfffu << 20;
+	words[n + 1] = rv64_row(RV_bne)->match | COUNT << 15 | (back >> 12 & 1) << 31 |
+		       (back >> 5 & 63) << 25 | (back >> 1 & 15) << 8 | (back >> 11 & 1) << 7;
+	return n + 2;
 }
 
 /* Each instruction alone, many operands. */
@@ -268,12 +281,14 @@ static void programs(void **state)
 	struct pair p = make();
 
 	for (unsigned k = 0; k < 20000; k++) {
-		uint32_t words[PROGRAM + 1];
+		uint32_t words[PROGRAM + 3];
 		unsigned n = 1 + below(PROGRAM), frm = below(5);
 
 		choose_registers(2 + below(10));
 		for (unsigned i = 0; i < n; i++)
 			words[i] = encode(RV_flw + below(RV_fmv_d_x + 1 - RV_flw), frm);
+		if (below(2))
+			n = repeat(words, n);
 		words[n] = EBREAK;
 		load(&p, words, n + 1);
 		for (unsigned i = 0; i < 4; i++) {
@@ -344,7 +359,7 @@ static uint32_t encode_access(const uint8_t *bases, unsigned nbases)
 	static const uint16_t loads[] = {
 		RV_lb, RV_lh, RV_lw, RV_ld, RV_lbu, RV_lhu, RV_lwu, RV_flw, RV_fld};
 	static const uint16_t stores[] = {RV_sb, RV_sh, RV_sw, RV_sd, RV_fsw, RV_fsd};
-	uint32_t base = bases[below(nbases)], imm = below(128) - 64u, data = 16 + below(16);
+	uint32_t base = bases[below(nbases)], imm = below(128) - 64u, data = 16 + below(15);
 
 	if (below(2))
 		imm &= ~7u;
@@ -385,17 +400,19 @@ static void near_each_other(void **state)
 		p.i->map[0x80 + i] = p.j->map[0x80 + i] = (uint16_t)(0x80 + i * 5 % PAGES);
 
 	for (unsigned k = 0; k < 10000; k++) {
-		uint32_t words[PROGRAM + 1];
+		uint32_t words[PROGRAM + 3];
 		unsigned n = 1 + below(PROGRAM), nbases = 1 + below(3);
 
 		for (unsigned i = 0; i < nbases; i++)
 			bases[i] = (uint8_t)(1 + below(15));
 		for (unsigned i = 0; i < n; i++)
 			words[i] = encode_access(bases, nbases);
+		n = repeat(words, n);
 		words[n] = EBREAK;
 		load(&p, words, n + 1);
 		for (unsigned i = 0; i < 4; i++) {
 			fill(&p, 0, false);
+			p.i->h.fs = p.j->h.fs = 2 + k % 2;
 			for (unsigned r = 1; r < 16; r++)
 				p.i->h.x[r] = p.j->h.x[r] = EDGE + below(2) * 4096 +
 							    below(2) * 1024 + below(200) - 100;

@@ -121,7 +121,7 @@ static bool follow(struct values *v, const struct rv64_insn *in)
 {
 	unsigned fmt = rv64_row(in->id)->fmt;
 
-	if (!in->rd && rv64_writes_only_x(in))
+	if (fmt == FMT_B || (!in->rd && rv64_writes_only_x(in)))
 		return true;
 	if (in->id == RV_addi && in->rs1) {
 		int32_t off = v->off[in->rs1] + in->imm;
@@ -146,7 +146,7 @@ static bool follow(struct values *v, const struct rv64_insn *in)
 	return rv64_writes_only_x(in);
 }
 
-void jit_find_near(struct jit_tr *t, const struct jit_block *b)
+void jit_find_near(struct jit_tr *t, const struct jit_block *b, unsigned insns)
 {
 	struct group groups[GROUPS];
 	uint8_t of[JIT_BLOCK_INSNS] = {0};
@@ -154,16 +154,16 @@ void jit_find_near(struct jit_tr *t, const struct jit_block *b)
 	struct values v = {.next = 32};
 	unsigned n = 0;
 
-	memset(t->near, 0, b->n * sizeof(t->near[0]));
+	memset(t->near, 0, insns * sizeof(t->near[0]));
 	for (unsigned r = 0; r < 32; r++)
 		v.version[r] = r;
-	for (unsigned i = 0; i < b->n; i++) {
-		const struct rv64_insn *in = &t->sorted[b->first + i].in;
+	for (unsigned i = 0; i < insns; i++) {
+		const struct rv64_insn *in = &t->sorted[b->first + i % b->n].in;
 		bool write;
 		int32_t size = (int32_t)access_size(in->id, &write);
 		struct group *g;
 
-		if (!size) {
+		if (!size || (!t->fp && rv64_is_fp(in))) { /* or the interpreter's */
 			if (!follow(&v, in))
 				for (unsigned r = 0; r < 32; r++)
 					renew(&v, r);

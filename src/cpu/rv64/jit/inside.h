@@ -256,6 +256,8 @@ void jit_emit_lookup(struct x86 *a, uint8_t **miss);
 
 #define JIT_REGION_INSNS 512u
 #define JIT_REGION_BLOCKS 128u
+#define JIT_LOOP_INSNS 64u /* of all copies of a loop of one block */
+#define JIT_REPEATED 256u /* instructions that copies may add to a region */
 
 struct jit_insn {
 	struct rv64_insn in;
@@ -324,7 +326,7 @@ struct jit_tr {
 		uint16_t target;
 	} fixes[2 * JIT_REGION_BLOCKS];
 	unsigned nfixes;
-	struct jit_cold colds[3 * JIT_REGION_INSNS];
+	struct jit_cold colds[4 * JIT_REGION_INSNS];
 	unsigned ncolds;
 	struct {
 		uint8_t *at;
@@ -340,7 +342,8 @@ struct jit_tr {
 	uint32_t known; /* guest registers whose value is known */
 	uint64_t value[32];
 	uint32_t boxed; /* FP registers that surely hold a boxed single */
-	unsigned index; /* of the instruction in its block */
+	unsigned index; /* of the instruction in its block, all copies counted */
+	unsigned repeated;
 	bool alone; /* look, even if the access could share: out of line */
 	/* address.c: by instruction of the block. */
 	struct jit_near {
@@ -393,8 +396,8 @@ struct jit_cold *jit_emit_access(struct jit_tr *t, unsigned rs1, int32_t imm, un
 	bool write, uint32_t what, struct x86_rm *m);
 /* The same for [rs1] of atomics: host address in rax; misaligned ones and misses are the interpreter's. */
 struct jit_cold *jit_emit_aligned(struct jit_tr *t, unsigned rs1, unsigned size, bool write);
-/* Before a block is made: which of its accesses share a look at the TLB. */
-void jit_find_near(struct jit_tr *t, const struct jit_block *b);
+/* Before a block is made: which of its accesses share a look at the TLB. insns: its instructions, or a multiple of b->n, for a loop. */
+void jit_find_near(struct jit_tr *t, const struct jit_block *b, unsigned insns);
 static inline void jit_back(struct jit_tr *t, struct jit_cold *c)
 {
 	c->back = t->a.p;

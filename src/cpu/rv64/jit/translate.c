@@ -330,9 +330,41 @@ static void one(struct jit_tr *t)
 	jit_emit_op(t);
 }
 
+/* A loop of one block is made several times over: copies share looks at the TLB, what is known, and one charge. */
+static unsigned copies_of(struct jit_tr *t, const struct jit_block *b)
+{
+	const struct jit_insn *end = &t->sorted[b->first + b->n - 1];
+	unsigned copies = b->n <= JIT_LOOP_INSNS / 4 ? 4 : b->n <= JIT_LOOP_INSNS / 2 ? 2 : 1;
+
+	if (b->end != END_BRANCH || end->off + end->in.imm != b->off)
+		return 1;
+	if (t->repeated + (copies - 1) * b->n > JIT_REPEATED)
+		return 1;
+	t->repeated += (copies - 1) * b->n;
+	return copies;
+}
+
+static void cold_loop_ends(struct jit_tr *t, struct jit_cold *c)
+{
+	x86_alu_i(&t->a, X86_32, ALU_ADD, HART(j.fuel), (int32_t)c->arg[0]);
+	go(t, JUMP, 0, (int64_t)c->arg[1]);
+}
+
+/* The branch at the end of a copy that another follows. */
+static void loop_on(struct jit_tr *t, const struct jit_block *b)
+{
+	enum x86_cc cc = compare(t, &t->insn->in);
+	struct jit_cold *c = jit_cold(t, COLD_CUSTOM, x86_jcc(&t->a, cc ^ 1, NULL));
+
+	c->custom = cold_loop_ends;
+	c->arg[0] = t->left - 1;
+	c->arg[1] = b->next;
+}
+
 static void block(struct jit_tr *t, struct jit_block *b, bool last)
 {
 	bool jumps = b->end == END_BRANCH || b->end == END_JAL || b->end == END_JALR;
+	unsigned n = b->n * copies_of(t, b);
 	struct jit_cold *c;
 
 	b->code = t->a.p;
@@ -340,17 +372,19 @@ static void block(struct jit_tr *t, struct jit_block *b, bool last)
 	t->known = 1;
 	t->value[0] = 0;
 	t->boxed = 0;
-	jit_find_near(t, b);
-	x86_alu_i(&t->a, X86_32, ALU_SUB, HART(j.fuel), (int32_t)b->n);
+	jit_find_near(t, b, n);
+	x86_alu_i(&t->a, X86_32, ALU_SUB, HART(j.fuel), (int32_t)n);
 	c = jit_cold(t, COLD_FUEL, x86_jcc(&t->a, CC_S, NULL));
 	c->a = b->off;
-	c->b = b->n;
-	for (unsigned i = 0; i < b->n; i++) {
-		t->insn = &t->sorted[b->first + i];
-		t->left = b->n - i;
+	c->b = n;
+	for (unsigned i = 0; i < n; i++) {
+		t->insn = &t->sorted[b->first + i % b->n];
+		t->left = n - i;
 		t->index = i;
-		if (i + 1 < b->n || !jumps)
+		if ((i + 1) % b->n || !jumps)
 			one(t);
+		else if (i + 1 < n)
+			loop_on(t, b);
 	}
 	if (jumps)
 		finish(t, b, last);
@@ -486,7 +520,7 @@ struct jit_region *jit_translate(struct jit_tr *t)
 	if (!code)
 		return NULL;
 	t->a = (struct x86){.p = code, .end = code + room};
-	t->ncolds = t->nfixes = t->nlinks = t->nops = 0;
+	t->ncolds = t->nfixes = t->nlinks = t->nops = t->repeated = 0;
 	t->uses_fp = false;
 	t->frm = t->fp & 7;
 	for (unsigned i = 0; i < t->ninsns && !t->uses_fp; i++)
