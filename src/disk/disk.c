@@ -527,7 +527,8 @@ int disk_open_backing(struct disk *d, const char *path, const char *format, stru
 	o.client = (struct disk_client){0};
 	f = find_format(full, format, e);
 	rc = f ? open_at(&d->backing, f, &o, d, e) : -EINVAL;
-	return rc ? err_wrap(e, "disk %s: its backing file", d->o.path) : 0;
+	/* Once for a chain: the message of where it breaks has to have room. */
+	return rc && !d->depth ? err_wrap(e, "disk %s: its backing file", d->o.path) : rc;
 }
 
 void disk_read_backing(struct disk *d, struct disk_req *child)

@@ -515,6 +515,15 @@ static void settle(struct qcow2 *q, struct tx *t, bool failed)
 	}
 }
 
+/* Clusters that were allocated and not written (they are to read as zeroes) lie in the file when something refers to them. */
+static int cover_end(struct qcow2 *q, bool *longer)
+{
+	if (q->zero_from == UINT64_MAX || q->zero_from <= q->file->size)
+		return 0;
+	*longer = true;
+	return file_truncate(q->file, q->zero_from, NULL);
+}
+
 static int transaction(struct qcow2 *q)
 {
 	struct tx t = {.frees = {0}};
@@ -524,6 +533,8 @@ static int transaction(struct qcow2 *q)
 
 	q->data_first = false;
 	any = t.n[PHASE_REFS] || t.n[PHASE_RT] || t.n[PHASE_L2];
+	if (!rc && t.n[PHASE_L2])
+		rc = cover_end(q, &data_first);
 	if (!rc)
 		rc = any ? write_all(q, &t, data_first) : q_sync(q);
 	settle(q, &t, rc);

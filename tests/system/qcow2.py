@@ -117,7 +117,7 @@ class Image:
             if discarded:
                 break
         script.append("x out.raw")
-        p = subprocess.run([TOOL, "run", "qcow2", self.path] + (["discard"] if self.discard else []), input="\n".join(script) + "\n", text=True,
+        p = subprocess.run([TOOL, "run", "qcow2", self.path] + (["discard"] if self.discard else []) + random.choice([[], [], ["direct"]]), input="\n".join(script) + "\n", text=True,
                            capture_output=True, timeout=120)
         with open("last-script", "w") as f:
             f.write("\n".join(script) + "\n")

@@ -1,0 +1,483 @@
+/* test_qcow2.c: qcow2 on devices in memory: what is refused and in which words, transactions, damage and its repair, hosts that fail. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+#include <uv.h>
+
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/util.h"
+#include "disk/format.h"
+#include "disk/memdev.h"
+#include "disk/qcow2.h"
+#include "disk/qcow2_header.h"
+
+#define SIZE (64 * MiB)
+#define CLUSTER (64 * KiB)
+
+static struct rig {
+	uv_loop_t loop;
+	struct memdevs devs;
+	struct err e;
+} rig;
+
+static int setup(void **state)
+{
+	memset(&rig, 0, sizeof(rig));
+	uv_loop_init(&rig.loop);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	uv_run(&rig.loop, UV_RUN_DEFAULT);
+	assert_int_equal(uv_loop_close(&rig.loop), 0);
+	memdevs_free(&rig.devs);
+	return 0;
+}
+
+static int make(const char *name, const struct disk_kv *kv, const char *backing, const char *format)
+{
+	struct disk_create_opts o = {.path = name,
+		.size = SIZE,
+		.kv = kv,
+		.backing = backing,
+		.backing_format = format,
+		.loop = &rig.loop,
+		.open_file = memdevs_open,
+		.open_ctx = &rig.devs};
+
+	rig.e = (struct err){0};
+	return disk_qcow2.create(&o, &rig.e);
+}
+
+static int try_open(struct disk **d, const char *name, bool readonly, bool force)
+{
+	struct disk_opts o = {.path = name,
+		.format = "qcow2",
+		.readonly = readonly,
+		.force = force,
+		.discard = true,
+		.offline = true,
+		.loop = &rig.loop,
+		.open_file = memdevs_open,
+		.open_ctx = &rig.devs};
+
+	*d = NULL;
+	rig.e = (struct err){0};
+	return disk_open(d, &o, &rig.e);
+}
+
+static struct disk *open_rw(const char *name)
+{
+	struct disk *d;
+
+	if (try_open(&d, name, false, false))
+		fail_msg("%s", err_msg(&rig.e));
+	return d;
+}
+
+static void refused(const char *name, int code, const char *words)
+{
+	struct disk *d;
+
+	assert_int_equal(try_open(&d, name, false, false), code);
+	if (!strstr(rig.e.msg, words))
+		fail_msg("\"%s\" does not say \"%s\"", rig.e.msg, words);
+}
+
+static void poke(const char *name, uint64_t at, uint64_t v, unsigned bytes)
+{
+	uint8_t b[8];
+
+	put_be64(b, v);
+	assert_int_equal(memdev_poke(&rig.devs, name, at, b + 8 - bytes, bytes), 0);
+}
+
+static uint64_t peek(const char *name, uint64_t at)
+{
+	uint8_t b[8];
+
+	assert_int_equal(memdev_peek(&rig.devs, name, at, b, 8), 0);
+	return get_be64(b);
+}
+
+static void on_done(struct disk_req *r)
+{
+}
+
+static int rw(struct disk *d, enum disk_op op, uint64_t off, void *buf, uint64_t len)
+{
+	struct iovec v = {buf, len};
+	struct disk_req r = {
+		.op = op, .offset = off, .len = len, .iov = &v, .niov = 1, .done = on_done};
+
+	disk_submit(d, &r);
+	disk_drain(d);
+	return r.result;
+}
+
+static void fill(struct disk *d, uint64_t off, uint64_t len, int byte)
+{
+	char *buf = malloc(len);
+
+	memset(buf, byte, len);
+	assert_int_equal(rw(d, DISK_WRITE, off, buf, len), 0);
+	free(buf);
+}
+
+static void expect(struct disk *d, uint64_t off, uint64_t len, int byte)
+{
+	char *buf = malloc(len);
+
+	assert_int_equal(rw(d, DISK_READ, off, buf, len), 0);
+	for (uint64_t i = 0; i < len; i++)
+		if (buf[i] != (char)byte)
+			fail_msg("byte %llu is %d instead of %d", (unsigned long long)(off + i),
+				buf[i], byte);
+	free(buf);
+}
+
+static struct disk_check check(const char *name, bool repair)
+{
+	struct disk_check c;
+	struct disk *d;
+
+	assert_int_equal(try_open(&d, name, !repair, true), 0);
+	assert_int_equal(disk_qcow2.check(d, repair, NULL, &c, &rig.e), 0);
+	disk_close(d);
+	return c;
+}
+
+/* ---- */
+
+static void widths(void **state)
+{
+	uint8_t block[64], other;
+
+	for (unsigned order = 0; order < 7; order++) {
+		uint64_t n = 64 * 8 >> order,
+			 max = order == 6 ? UINT64_MAX : (1ull << (1u << order)) - 1;
+
+		memset(block, 0, sizeof(block));
+		for (uint64_t i = 0; i < n; i++)
+			q_refcount_put(block, order, i, (i * 7 + 1) & max);
+		for (uint64_t i = 0; i < n; i++)
+			assert_int_equal(q_refcount_in(block, order, i), (i * 7 + 1) & max);
+	}
+	/* The lowest bits come first. */
+	memset(block, 0, sizeof(block));
+	q_refcount_put(block, 1, 1, 2);
+	other = block[0];
+	assert_int_equal(other, 2 << 2);
+}
+
+static void refusals(void **state)
+{
+	char table[48] = {0, 17, 'w', 'a', 'r', 'p'};
+
+	assert_int_equal(make("a", NULL, NULL, NULL), 0);
+	poke("a", 0, 1, 4);
+	refused("a", -EINVAL, "not a qcow2 image");
+	poke("a", 0, QCOW2_MAGIC, 4);
+	poke("a", 4, 4, 4);
+	refused("a", -EOPNOTSUPP, "version 4");
+	poke("a", 4, 3, 4);
+	poke("a", 20, 30, 4);
+	refused("a", -EINVAL, "2^30");
+	poke("a", 20, 16, 4);
+	poke("a", 32, 2, 4);
+	refused("a", -EOPNOTSUPP, "LUKS");
+	poke("a", 32, 0, 4);
+	poke("a", QCOW2_AT_INCOMPATIBLE, 1ull << 40, 8);
+	refused("a", -EOPNOTSUPP, "bit 40");
+	/* The image's own table has the name; its first entry is overwritten. */
+	poke("a", QCOW2_AT_INCOMPATIBLE, 1ull << 17, 8);
+	assert_int_equal(memdev_poke(&rig.devs, "a", 112 + 8, table, sizeof(table)), 0);
+	refused("a", -EOPNOTSUPP, "warp");
+	poke("a", QCOW2_AT_INCOMPATIBLE, QCOW2_CORRUPT, 8);
+	refused("a", -EUCLEAN, "check --repair");
+	poke("a", QCOW2_AT_INCOMPATIBLE, 0, 8);
+	poke("a", QCOW2_AT_L1, 1ull << 40, 8);
+	refused("a", -EINVAL, "L1 table");
+	poke("a", QCOW2_AT_L1, CLUSTER, 8);
+	refused("a", -EUCLEAN, "overlap");
+}
+
+static void chains(void **state)
+{
+	assert_int_equal(make("base", NULL, NULL, NULL), 0);
+	assert_int_equal(make("top", NULL, "base", NULL), -EINVAL);
+	assert_int_equal(make("top", NULL, "base", "qcow2"), 0);
+	disk_close(open_rw("top"));
+	/* The type of the extension with the format: nobody knows that one. */
+	assert_int_equal(peek("top", 112) >> 32, 0xe2792aca);
+	poke("top", 112, 0x11111111, 4);
+	refused("top", -EINVAL, "format");
+	assert_int_equal(make("loop", NULL, "loop2", "qcow2"), 0);
+	assert_int_equal(make("loop2", NULL, "loop2", "qcow2"), 0);
+	refused("loop", -EINVAL, "longer than");
+}
+
+static void one_transaction(void **state)
+{
+	struct disk_range ranges[64];
+	struct iovec v = {calloc(64, 4096), 64 * 4096};
+	struct disk_req r = {.op = DISK_WRITE,
+		.len = 64 * 4096,
+		.iov = &v,
+		.niov = 1,
+		.ranges = ranges,
+		.nranges = 64,
+		.done = on_done};
+	struct sorter_stats s;
+	struct qcow2 *q;
+	struct disk *d;
+
+	for (unsigned i = 0; i < 64; i++)
+		ranges[i] = (struct disk_range){(i * 37 % 64) * CLUSTER + 4096, 4096};
+	assert_int_equal(make("a", NULL, NULL, NULL), 0);
+	d = open_rw("a");
+	q = d->priv;
+	memset(v.iov_base, 3, v.iov_len);
+	disk_submit(d, &r);
+	disk_drain(d);
+	assert_int_equal(r.result, 0);
+	assert_int_equal(rw(d, DISK_FLUSH, 0, NULL, 0), 0);
+	sorter_stats(q->sorter, &s);
+	assert_int_equal(s.logical, 64);
+	assert_int_equal(s.physical, 1);
+	assert_int_equal(q->stats.transactions, 1);
+	/* Counts and data | barrier | tables | barrier. */
+	assert_int_equal(q->stats.barriers, 2);
+	assert_int_equal(s.fill_bytes, 0);
+	/* Once more: all in place. */
+	disk_submit(d, &r);
+	disk_drain(d);
+	assert_int_equal(rw(d, DISK_FLUSH, 0, NULL, 0), 0);
+	sorter_stats(q->sorter, &s);
+	assert_int_equal(s.plain, 64);
+	assert_int_equal(q->stats.transactions, 1);
+	assert_int_equal(q->stats.barriers, 3);
+	for (unsigned i = 0; i < 64; i++) {
+		expect(d, i * CLUSTER, 4096, 0);
+		expect(d, i * CLUSTER + 4096, 4096, 3);
+		expect(d, i * CLUSTER + 8192, CLUSTER - 8192, 0);
+	}
+	disk_close(d);
+	free(v.iov_base);
+	assert_int_equal(check("a", false).errors + check("a", false).leaks, 0);
+}
+
+static void repair(void **state)
+{
+	struct disk_check c;
+	uint64_t l2, rt, rb, first;
+	struct disk *d;
+
+	assert_int_equal(make("a", NULL, NULL, NULL), 0);
+	d = open_rw("a");
+	fill(d, 0, 2 * CLUSTER, 1);
+	disk_close(d);
+	l2 = peek("a", peek("a", QCOW2_AT_L1)) & Q_OFFSET;
+	rt = peek("a", QCOW2_AT_RT);
+	rb = peek("a", rt);
+	first = peek("a", l2);
+	/* A count too high is a leak, one too low an error. */
+	poke("a", rb + 2 * 100, 1, 2);
+	poke("a", rb + 2 * ((first & Q_OFFSET) / CLUSTER), 0, 2);
+	c = check("a", false);
+	assert_int_equal(c.leaks, 1);
+	assert_true(c.errors >= 1);
+	c = check("a", true);
+	assert_int_equal(c.errors + c.leaks, 0);
+	assert_int_equal(c.fixed_leaks, 1);
+	/* Two guest clusters in one place: both keep what they show, and a write separates them. */
+	poke("a", l2 + 8, first, 8);
+	assert_true(check("a", true).fixed_errors > 0);
+	assert_int_equal(check("a", false).errors, 0);
+	d = open_rw("a");
+	expect(d, CLUSTER, CLUSTER, 1);
+	fill(d, CLUSTER, 512, 2);
+	expect(d, 0, CLUSTER, 1);
+	disk_close(d);
+	/* Without refcount blocks: a new table. */
+	poke("a", rt, 0, 8);
+	assert_true(check("a", false).errors > 0);
+	assert_true(check("a", true).fixed_errors > 0);
+	c = check("a", false);
+	assert_int_equal(c.errors + c.leaks, 0);
+	d = open_rw("a");
+	expect(d, 0, CLUSTER, 1);
+	expect(d, CLUSTER, 512, 2);
+	fill(d, 8 * CLUSTER, CLUSTER, 9);
+	disk_close(d);
+	assert_int_equal(check("a", false).errors, 0);
+}
+
+static void dirty_bit(void **state)
+{
+	struct disk *d;
+
+	assert_int_equal(make("a", NULL, NULL, NULL), 0);
+	d = open_rw("a");
+	fill(d, 0, CLUSTER, 1);
+	disk_close(d);
+	poke("a", peek("a", peek("a", QCOW2_AT_RT)) + 2 * 4, 0, 2);
+	poke("a", QCOW2_AT_INCOMPATIBLE, QCOW2_DIRTY, 8);
+	assert_true(check("a", false).errors > 0);
+	d = open_rw("a");
+	assert_int_equal(peek("a", QCOW2_AT_INCOMPATIBLE), 0);
+	expect(d, 0, CLUSTER, 1);
+	disk_close(d);
+	assert_int_equal(check("a", false).errors, 0);
+}
+
+/* An entry that leads into a table is found when it is met; nothing is written there, and the header says so. */
+static void entry_into_table(void **state)
+{
+	struct disk *d;
+	uint64_t l2;
+
+	assert_int_equal(make("a", NULL, NULL, NULL), 0);
+	d = open_rw("a");
+	fill(d, 0, CLUSTER, 1);
+	disk_close(d);
+	l2 = peek("a", peek("a", QCOW2_AT_L1)) & Q_OFFSET;
+	poke("a", l2, l2 | Q_COPIED, 8);
+	d = open_rw("a");
+	assert_int_equal(rw(d, DISK_WRITE, 0, rig.e.msg, 512), -EIO);
+	disk_close(d);
+	assert_int_equal(peek("a", l2), l2 | Q_COPIED);
+	assert_int_equal(peek("a", QCOW2_AT_INCOMPATIBLE), QCOW2_CORRUPT);
+	refused("a", -EUCLEAN, "damaged");
+}
+
+static void packed(void **state)
+{
+	for (unsigned zstd = 0; zstd < 2; zstd++) {
+		struct disk_kv kv[] = {{"compression-type", zstd ? "zstd" : "zlib"}, {0}};
+		const char *name = zstd ? "z" : "d";
+		char *buf = malloc(4 * CLUSTER);
+		struct disk *d;
+
+		assert_int_equal(make(name, kv, NULL, NULL), 0);
+		d = open_rw(name);
+		memset(buf, 7, 4 * CLUSTER);
+		for (unsigned i = 0; i < CLUSTER; i++) /* one that does not get smaller */
+			buf[CLUSTER + i] = (char)(i * 2654435761u >> 13);
+		assert_int_equal(disk_qcow2.write_compressed(d, 0, buf, 4 * CLUSTER, &rig.e), 0);
+		expect(d, 0, CLUSTER, 7);
+		fill(d, 3 * CLUSTER + 512, 512, 8);
+		expect(d, 3 * CLUSTER, 512, 7);
+		expect(d, 3 * CLUSTER + 512, 512, 8);
+		expect(d, 3 * CLUSTER + 1024, CLUSTER - 1024, 7);
+		disk_close(d);
+		free(buf);
+		assert_int_equal(check(name, false).errors + check(name, false).leaks, 0);
+		assert_true(check(name, false).compressed >= 2);
+	}
+}
+
+static void host_full(void **state)
+{
+	struct disk *d;
+	unsigned good = 0;
+	char buf[4096];
+
+	assert_int_equal(make("a", NULL, NULL, NULL), 0);
+	d = open_rw("a");
+	memset(buf, 5, sizeof(buf));
+	rig.devs.capacity = 2 * MiB;
+	for (unsigned i = 0; i < 64; i++)
+		if (!rw(d, DISK_WRITE, i * CLUSTER, buf, sizeof(buf)))
+			good++;
+	assert_in_range(good, 8, 40);
+	rig.devs.capacity = 0;
+	/* There is room again: what failed can be written, what was acknowledged is there. */
+	for (unsigned i = 0; i < 64; i++)
+		assert_int_equal(rw(d, DISK_WRITE, i * CLUSTER + 4096, buf, sizeof(buf)), 0);
+	assert_int_equal(rw(d, DISK_FLUSH, 0, NULL, 0), 0);
+	for (unsigned i = 0; i < good; i++)
+		expect(d, i * CLUSTER, 8192, 5);
+	disk_close(d);
+	assert_int_equal(check("a", false).errors + check("a", false).leaks, 0);
+}
+
+static void flush_fails(void **state)
+{
+	struct disk *d;
+
+	assert_int_equal(make("a", NULL, NULL, NULL), 0);
+	d = open_rw("a");
+	fill(d, 0, CLUSTER, 1);
+	rig.devs.fault[0] = (struct memdev_fault){
+		.ops = 1u << FILE_FLUSH, .error = -EIO, .count = 1};
+	rig.devs.nfaults = 1;
+	assert_int_equal(rw(d, DISK_FLUSH, 0, NULL, 0), -EIO);
+	/* What could not be made durable is tried again. */
+	assert_int_equal(rw(d, DISK_FLUSH, 0, NULL, 0), 0);
+	disk_close(d);
+	d = open_rw("a");
+	expect(d, 0, CLUSTER, 1);
+	disk_close(d);
+	assert_int_equal(check("a", false).errors + check("a", false).leaks, 0);
+}
+
+static void snapshots_and_bitmaps(void **state)
+{
+	struct disk_bitmap *b;
+	uint64_t len = SIZE;
+	bool dirty;
+	struct disk *d;
+	unsigned n;
+
+	assert_int_equal(make("a", NULL, NULL, NULL), 0);
+	d = open_rw("a");
+	fill(d, 0, CLUSTER, 1);
+	assert_int_equal(disk_qcow2.snapshot(d, DISK_SNAP_CREATE, "s", &rig.e), 0);
+	assert_int_equal(disk_qcow2.snapshot(d, DISK_SNAP_CREATE, "s", &rig.e), -EEXIST);
+	assert_int_equal(disk_qcow2.bitmap(d, DISK_BITMAP_ADD, "b", 65536, &rig.e), 0);
+	fill(d, 4096, 4096, 2);
+	disk_close(d);
+	d = open_rw("a");
+	assert_int_equal(disk_qcow2.bitmaps(d, &b, &n, &rig.e), 0);
+	assert_int_equal(n, 1);
+	assert_int_equal(b->dirty, 65536);
+	assert_false(b->busy);
+	free(b);
+	assert_int_equal(disk_qcow2.bitmap_status(d, "b", 0, &len, &dirty, &rig.e), 0);
+	assert_true(dirty);
+	assert_int_equal(len, 65536);
+	assert_int_equal(disk_qcow2.snapshot(d, DISK_SNAP_APPLY, "s", &rig.e), 0);
+	expect(d, 0, CLUSTER, 1);
+	assert_int_equal(disk_qcow2.snapshot(d, DISK_SNAP_DELETE, "s", &rig.e), 0);
+	assert_int_equal(disk_qcow2.snapshot(d, DISK_SNAP_DELETE, "s", &rig.e), -ENOENT);
+	disk_close(d);
+	assert_int_equal(check("a", false).errors + check("a", false).leaks, 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(widths),
+		cmocka_unit_test_setup_teardown(refusals, setup, teardown),
+		cmocka_unit_test_setup_teardown(chains, setup, teardown),
+		cmocka_unit_test_setup_teardown(one_transaction, setup, teardown),
+		cmocka_unit_test_setup_teardown(repair, setup, teardown),
+		cmocka_unit_test_setup_teardown(dirty_bit, setup, teardown),
+		cmocka_unit_test_setup_teardown(entry_into_table, setup, teardown),
+		cmocka_unit_test_setup_teardown(packed, setup, teardown),
+		cmocka_unit_test_setup_teardown(host_full, setup, teardown),
+		cmocka_unit_test_setup_teardown(flush_fails, setup, teardown),
+		cmocka_unit_test_setup_teardown(snapshots_and_bitmaps, setup, teardown),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
