@@ -139,16 +139,16 @@ static uint64_t code_watch(void *ctx, struct hart *h, uint64_t page)
 {
 	struct rv64_vm *vm = ctx;
 	struct space_page pg;
+	bool here = !space_page(vm->o.space, 0, gpa(page), MEM_EXEC, &pg);
 	uint64_t stamp;
 
 	tracker_arm(vm->code_writes, gpa(page));
-	stamp = atomic_fetch_add(&vm->watched, 1) + 1;
-	for (unsigned i = 0; i < vm->nvcpus; i++)
-		if (&vm->vcpus[i]->h != h)
-			atomic_fetch_or(&vm->vcpus[i]->h.poll, POLL_TLB_W);
-	if (!space_page(vm->o.space, 0, gpa(page), MEM_EXEC, &pg))
+	stamp = rv64_ask_no_writes(vm, h, here ? pg.host : NULL);
+	if (here)
 		mmu_drop_writes_to(h, pg.host);
-	atomic_store(&h->j.w_flushed, stamp);
+	/* Not over what others have asked of this hart and it has yet to do. */
+	if (atomic_load(&h->j.w_flushed) == stamp - 1)
+		atomic_store(&h->j.w_flushed, stamp);
 	return stamp;
 }
 

@@ -78,6 +78,20 @@ enum {
 	POLL_TLB_W = 4, /* drop cached write permission */
 	POLL_TLB_ALL = 8, /* drop every translation */
 	POLL_FENCE_I = 16, /* instruction memory may have changed */
+	POLL_ASKED = 32, /* forget what hart.asks names */
+};
+
+/* What others want forgotten: like POLL_TLB_*, but only what it is about (irq.c). */
+#define RV64_ASKS 8u
+struct rv64_asks {
+	_Atomic bool busy; /* lock of the rest */
+	bool writes, all; /* more than there was room for: all write entries, everything */
+	unsigned n;
+	struct rv64_ask {
+		const void *host; /* write entries of this page; NULL: */
+		uint64_t va, pages; /* these, or with 0 pages all, */
+		uint64_t asid; /* of this address space; UINT64_MAX: of all */
+	} ask[RV64_ASKS];
 };
 
 #define PMP_ENTRIES 16
@@ -137,7 +151,8 @@ struct jit_hart {
 	uint64_t page; /* virtual address of the page that runs */
 	struct jit_jump *jumps; /* where indirect jumps look: of the context that runs */
 	uint64_t host_sp; /* to which leaving unwinds */
-	uint64_t near[JIT_NEAR]; /* host - guest address of pages that a block has looked up; 0: it has not */
+	uint64_t near
+		[JIT_NEAR]; /* host - guest address of pages that a block has looked up; 0: it has not */
 	uint64_t stopped; /* set by the op after a single instruction: it was done */
 	/* Not looked at by translated code. */
 	struct jit *jit; /* NULL: interpreted only */
@@ -146,7 +161,8 @@ struct jit_hart {
 	uint32_t ctx_fp, ctx_clock;
 	_Atomic uint64_t seen; /* removals of translations that this hart knows of */
 	_Atomic bool inside; /* jit_run() */
-	_Atomic uint64_t w_flushed; /* rv64_vm.watched, when cached write permission was last dropped */
+	_Atomic uint64_t
+		w_flushed; /* rv64_vm.watched, when cached write permission was last dropped */
 	uint64_t leaves, lookups, slow_mem, slow_op, cold_blocks;
 };
 
@@ -170,7 +186,8 @@ struct hart {
 	uint64_t
 		instret_stop; /* blocks are not chained past this: the run loop looks at the clock */
 	uint64_t code_gen; /* names the translations that code now runs under: block.h */
-	uint64_t map_gen; /* the same, but outlives fence.i: for who knows otherwise that code has not changed */
+	uint64_t
+		map_gen; /* the same, but outlives fence.i: for who knows otherwise that code has not changed */
 	struct rv64_icache *ic; /* decoded blocks: block.h */
 	uint64_t
 		tmp; /* out-arguments of handlers: the address of a local would forbid tail calls */
@@ -203,6 +220,7 @@ struct hart {
 	unsigned pmp_n;
 	bool pmp_open; /* one entry lets everybody do everything: no checks needed */
 	struct cpu_stats stats;
+	struct rv64_asks asks;
 };
 
 /* The pc of an op of the block that runs. */

@@ -103,6 +103,99 @@ uint64_t rv64_next_deadline(struct hart *h)
 	return t == UINT64_MAX ? t : rv64_time_to_host(h->vm, t);
 }
 
+/* ---- asking ---- */
+
+#define ASK_PAGES 64u /* more than this: the whole space */
+
+static void asks_lock(struct rv64_asks *q)
+{
+	while (atomic_exchange_explicit(&q->busy, true, memory_order_acquire))
+		sched_yield();
+}
+
+static void asks_unlock(struct rv64_asks *q)
+{
+	atomic_store_explicit(&q->busy, false, memory_order_release);
+}
+
+/* The caller sets POLL_ASKED afterwards. */
+static void ask(struct hart *h, const struct rv64_ask *a)
+{
+	struct rv64_asks *q = &h->asks;
+
+	asks_lock(q);
+	if (q->n < RV64_ASKS)
+		q->ask[q->n++] = *a;
+	else if (a->host)
+		q->writes = true;
+	else
+		q->all = true;
+	asks_unlock(q);
+}
+
+static void serve_ask(struct hart *h, const struct rv64_ask *a)
+{
+	const uint64_t *asid = a->asid == UINT64_MAX ? NULL : &a->asid;
+
+	if (a->host) {
+		mmu_drop_writes_to(h, a->host);
+	} else if (!a->pages && asid) {
+		mmu_flush_asid(h, *asid);
+		rv64_code_flush_asid(h, *asid);
+	} else if (!a->pages) {
+		mmu_flush(h);
+		rv64_code_flush(h);
+	}
+	for (uint64_t i = 0; i < a->pages; i++) {
+		mmu_flush_va(h, a->va + i * PAGE_SIZE, asid);
+		rv64_code_flush_va(h, a->va + i * PAGE_SIZE);
+	}
+}
+
+/* Also takes what somebody has put there who has not set the bit yet: it is then served twice. */
+static void serve_asks(struct hart *h)
+{
+	struct rv64_ask list[RV64_ASKS];
+	struct rv64_asks *q = &h->asks;
+	bool writes, all;
+	unsigned n;
+
+	asks_lock(q);
+	n = q->n;
+	for (unsigned i = 0; i < n; i++)
+		list[i] = q->ask[i];
+	writes = q->writes;
+	all = q->all;
+	q->n = 0;
+	q->writes = q->all = false;
+	asks_unlock(q);
+	if (all) {
+		mmu_flush(h);
+		rv64_code_flush(h);
+		return;
+	}
+	if (writes)
+		mmu_flush_writes(h);
+	for (unsigned i = 0; i < n; i++)
+		serve_ask(h, &list[i]);
+}
+
+uint64_t rv64_ask_no_writes(struct rv64_vm *vm, struct hart *self, const void *host)
+{
+	struct rv64_ask a = {.host = host, .asid = UINT64_MAX};
+	uint64_t stamp;
+
+	/* In this order: who reads this number and then looks at its list finds the page there. */
+	for (unsigned i = 0; i < vm->nvcpus; i++)
+		if (&vm->vcpus[i]->h != self)
+			ask(&vm->vcpus[i]->h, &a);
+	stamp = atomic_fetch_add(&vm->watched, 1) + 1;
+	for (unsigned i = 0; i < vm->nvcpus; i++)
+		if (&vm->vcpus[i]->h != self)
+			atomic_fetch_or(&vm->vcpus[i]->h.poll, POLL_ASKED);
+	return stamp;
+}
+
 uint32_t rv64_serve_poll(struct hart *h)
 {
 	uint64_t watched;
@@ -119,13 +212,18 @@ uint32_t rv64_serve_poll(struct hart *h)
 	} else if (bits & POLL_TLB_W) {
 		mmu_flush_writes(h);
 	}
-	if (bits & (POLL_TLB_ALL | POLL_TLB_W))
+	if (bits & POLL_ASKED)
+		serve_asks(h);
+	if (bits & (POLL_TLB_ALL | POLL_TLB_W | POLL_ASKED))
 		atomic_store(&h->j.w_flushed, watched);
 	if (bits & POLL_FENCE_I)
 		rv64_code_fence_i(h);
 	atomic_store(&h->in_service, false);
 	return bits;
 }
+
+/* What rv64_serve_poll() has done when it returns. */
+#define SERVED ((uint32_t)(POLL_TLB_ALL | POLL_TLB_W | POLL_FENCE_I | POLL_ASKED))
 
 static bool in_mask(const uint64_t mask[2], unsigned id)
 {
@@ -150,14 +248,27 @@ void rv64_broadcast(
 			spins++) {
 			/* Two harts may wait for each other. */
 			if (self)
-				atomic_fetch_or(&self->poll,
-					rv64_serve_poll(self) &
-						~(POLL_TLB_ALL | POLL_TLB_W | POLL_FENCE_I));
+				atomic_fetch_or(&self->poll, rv64_serve_poll(self) & ~SERVED);
 			if (spins > 100)
 				sched_yield();
 		}
 	}
 	if (self && in_mask(mask, self->id))
-		atomic_fetch_or(&self->poll,
-			rv64_serve_poll(self) & ~(POLL_TLB_ALL | POLL_TLB_W | POLL_FENCE_I));
+		atomic_fetch_or(&self->poll, rv64_serve_poll(self) & ~SERVED);
+}
+
+void rv64_fence_others(struct rv64_vm *vm, struct hart *self, const uint64_t mask[2], uint64_t va,
+	uint64_t size, uint64_t asid)
+{
+	struct rv64_ask a = {.va = va & ~PAGE_MASK, .asid = asid};
+
+	if (size && size != UINT64_MAX) {
+		a.pages = (size + (va & PAGE_MASK) + PAGE_MASK) >> PAGE_SHIFT;
+		if (a.pages > ASK_PAGES || size > ASK_PAGES * PAGE_SIZE)
+			a.pages = 0;
+	}
+	for (unsigned i = 0; i < vm->nvcpus; i++)
+		if (in_mask(mask, i))
+			ask(&vm->vcpus[i]->h, &a);
+	rv64_broadcast(vm, self, mask, POLL_ASKED);
 }

@@ -133,6 +133,18 @@ uint32_t rv64_serve_poll(struct hart *h);
 void rv64_broadcast(
 	struct rv64_vm *vm, struct hart *self, const uint64_t mask[2], uint32_t poll_bits);
 
+/*
+ * sfence.vma on the harts of the mask, done on return as with rv64_broadcast(): of [va, va + size), or everything when size is 0 or UINT64_MAX; of
+ * one address space, or all (UINT64_MAX).
+ */
+void rv64_fence_others(struct rv64_vm *vm, struct hart *self, const uint64_t mask[2], uint64_t va,
+	uint64_t size, uint64_t asid);
+/*
+ * All harts but `self`: to drop write entries of a page (NULL: everything). Does not wait: who has done it has at least the returned number in
+ * j.w_flushed.
+ */
+uint64_t rv64_ask_no_writes(struct rv64_vm *vm, struct hart *self, const void *host);
+
 /* ---- imsic.c ---- */
 unsigned imsic_top(const struct imsic_file *f); /* pending, enabled, above the threshold; 0: none */
 bool imsic_set(struct imsic_file *f, uint32_t id); /* any thread; false: no such identity */

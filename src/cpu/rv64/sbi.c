@@ -124,8 +124,11 @@ static struct ret sbi_rfence(struct call *c)
 		return (struct ret){SBI_NOT_SUPPORTED, 0};
 	if (!hart_mask(c->h, c->a[0], c->a[1], mask))
 		return (struct ret){SBI_INVALID_PARAM, 0};
-	/* Ranges and address spaces are hints: flushing more is allowed. */
-	rv64_broadcast(c->h->vm, c->h, mask, c->fid ? POLL_TLB_ALL : POLL_FENCE_I);
+	if (!c->fid)
+		rv64_broadcast(c->h->vm, c->h, mask, POLL_FENCE_I);
+	else
+		rv64_fence_others(c->h->vm, c->h, mask, c->a[2], c->a[3],
+			c->fid == 2 ? c->a[4] & 0xffff : UINT64_MAX);
 	return (struct ret){SBI_OK, 0};
 }
 

@@ -291,6 +291,89 @@ static void modes_are_apart(void **state)
 	bare_free(b);
 }
 
+/* What another hart asks for, by SBI or to watch a page: that, and no more, until there is too much to remember. */
+static void others_ask(void **state)
+{
+	struct bare *b = spaces(0);
+	struct rv64_vm *vm = (struct rv64_vm *)b->vm;
+
+	b->h->mstatus |= MSTATUS_SUM;
+	for (unsigned turn = 0; turn < 7; turn++) {
+		enter(b, 1, 1);
+		sfence(b, NULL, NULL);
+		for (unsigned n = 0; n < 5; n++) {
+			set_pte(b, 1, n, PAGE(1, n), RW);
+			assert_int_equal(get(b, VA(n)), PAGE(1, n));
+			set_pte(b, 1, n, PAGE(1, n + 5), RW);
+		}
+		switch (turn) {
+		case 0: /* bytes of two pages */
+			rv64_fence_others(vm, NULL, NULL, VA(2) - 1, 2, UINT64_MAX);
+			break;
+		case 1:
+			rv64_fence_others(vm, NULL, NULL, VA(1), 0x2000, 1);
+			break;
+		case 2:
+			rv64_fence_others(vm, NULL, NULL, VA(1), 0x2000, 2);
+			break;
+		case 3:
+			rv64_fence_others(vm, NULL, NULL, 0, 0, 1);
+			break;
+		case 4:
+			rv64_fence_others(vm, NULL, NULL, VA(100), 1ull << 30, UINT64_MAX);
+			break;
+		case 5: /* more than a list holds */
+			for (unsigned i = 0; i <= RV64_ASKS; i++)
+				rv64_fence_others(vm, NULL, NULL, VA(100), 1, UINT64_MAX);
+			break;
+		}
+		for (unsigned n = 0; n < 5; n++) {
+			bool gone = turn < 2 ? n == 1 || n == 2 : turn > 2 && turn < 6;
+
+			assert_int_equal(get(b, VA(n)), PAGE(1, gone ? n + 5 : n));
+		}
+	}
+	bare_free(b);
+}
+
+static const struct tlb_entry *write_entry(struct bare *b, uint64_t va)
+{
+	return &b->h->cur->w[(va >> 12) % TLB_SIZE];
+}
+
+static void others_watch_pages(void **state)
+{
+	struct bare *b = spaces(0);
+	struct rv64_vm *vm = (struct rv64_vm *)b->vm;
+	struct space_page pg;
+	uint64_t first, last;
+
+	b->h->mstatus |= MSTATUS_SUM;
+	set_pte(b, 1, 3, PAGE(1, 1), RW); /* under a second address */
+	enter(b, 1, 1);
+	for (unsigned n = 1; n < 4; n++)
+		put(b, VA(n), 1);
+	rv64_set_priv(b->h, PRIV_S);
+	for (unsigned n = 1; n < 4; n++)
+		assert_int_equal(write_entry(b, VA(n))->tag, VA(n));
+	assert_int_equal(space_page(b->space, 0, gpa(PAGE(1, 1)), MEM_READ, &pg), 0);
+	first = rv64_ask_no_writes(vm, NULL, pg.host);
+	assert_true(b->h->j.w_flushed < first);
+	last = rv64_ask_no_writes(vm, NULL, pg.host);
+	assert_int_equal(last, first + 1);
+	rv64_serve_poll(b->h);
+	assert_int_equal(b->h->j.w_flushed, last);
+	assert_int_equal(write_entry(b, VA(1))->tag, UINT64_MAX);
+	assert_int_equal(write_entry(b, VA(2))->tag, VA(2));
+	assert_int_equal(write_entry(b, VA(3))->tag, UINT64_MAX);
+	for (unsigned i = 0; i <= RV64_ASKS; i++)
+		rv64_ask_no_writes(vm, NULL, (char *)pg.host + 0x8000);
+	rv64_serve_poll(b->h);
+	assert_int_equal(write_entry(b, VA(2))->tag, UINT64_MAX);
+	assert_int_equal(b->h->cur->r[(VA(2) >> 12) % TLB_SIZE].tag, VA(2)); /* reading goes on */
+	bare_free(b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -302,6 +385,8 @@ int main(void)
 		cmocka_unit_test(many_entries),
 		cmocka_unit_test(execute_only_needs_mxr),
 		cmocka_unit_test(modes_are_apart),
+		cmocka_unit_test(others_ask),
+		cmocka_unit_test(others_watch_pages),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
