@@ -6,12 +6,61 @@
  */
 #include "cpu/rv64/jit/inside.h"
 
+unsigned jit_reads_low(const struct jit_tr *t, const struct rv64_insn *in)
+{
+	bool both = t->sx >> in->rs1 & 1 && t->sx >> in->rs2 & 1;
+
+	switch (in->id) {
+	case RV_addw:
+	case RV_subw:
+	case RV_mulw:
+	case RV_sllw:
+	case RV_srlw:
+	case RV_sraw:
+	case RV_rolw:
+	case RV_rorw:
+	case RV_divw:
+	case RV_divuw:
+	case RV_remw:
+	case RV_remuw:
+		return 3;
+	case RV_addiw:
+	case RV_slliw:
+	case RV_srliw:
+	case RV_sraiw:
+	case RV_roriw:
+	case RV_add_uw:
+	case RV_sh1add_uw:
+	case RV_sh2add_uw:
+	case RV_sh3add_uw:
+	case RV_slli_uw:
+	case RV_zext_h:
+	case RV_sext_b:
+	case RV_sext_h:
+		return 1;
+	case RV_slli: /* the upper half is shifted out */
+		return in->imm >= 32;
+	case RV_and: /* of sign-extended values is one, and its low half is that of theirs */
+	case RV_or:
+	case RV_xor:
+		return both ? 3 : 0;
+	case RV_andi:
+		return in->imm >= 0 || t->sx >> in->rs1 & 1;
+	case RV_ori:
+	case RV_xori:
+		return t->sx >> in->rs1 & 1;
+	case RV_sb:
+	case RV_sh:
+	case RV_sw:
+		return 2;
+	default:
+		return 0;
+	}
+}
+
 static bool sext(struct jit_tr *t, unsigned rd)
 {
-	int d = jit_dst(rd, RAX);
-
-	x86_op(&t->a, X86_64, 0x63, d, x86_reg(RAX)); /* movsxd */
-	jit_put(t, rd, d);
+	jit_put_low(t, rd, RAX);
 	return true;
 }
 
@@ -21,12 +70,40 @@ static bool put_rax(struct jit_tr *t, unsigned rd)
 	return true;
 }
 
+/* and, or, xor. */
+static bool logic(struct jit_tr *t, const struct rv64_insn *in, enum x86_alu op)
+{
+	uint32_t sources = 1u << in->rs1 | 1u << in->rs2;
+	bool sx = (t->sx & sources) == sources, low = t->low & sources;
+	unsigned w = low ? X86_32 : X86_64;
+	int d = jit_dst(in->rd, RAX), other = in->rs2;
+
+	if (d != RAX && d == jit_map[in->rs2]) {
+		other = in->rs1;
+	} else if (d != jit_map[in->rs1] || d == RAX) {
+		if (jit_map[in->rs1])
+			x86_load(&t->a, w, d, x86_reg(jit_map[in->rs1]));
+		else
+			jit_get(t, d, in->rs1);
+	}
+	x86_alu(&t->a, w, op, d, jit_x((unsigned)other));
+	if (low) {
+		jit_put_low(t, in->rd, d);
+	} else {
+		jit_put(t, in->rd, d);
+		t->sx |= (uint32_t)sx << in->rd;
+	}
+	return true;
+}
+
 /* rd = rs1 op rs2. */
 static bool alu(struct jit_tr *t, const struct rv64_insn *in, enum x86_alu op)
 {
 	struct x86 *a = &t->a;
 	int d = jit_dst(in->rd, RAX), r1 = jit_map[in->rs1], r2 = jit_map[in->rs2];
 
+	if (op == ALU_AND || op == ALU_OR || op == ALU_XOR)
+		return logic(t, in, op);
 	if (d != RAX && d == r2 && in->rd != in->rs1) {
 		if (op != ALU_SUB) {
 			x86_alu(a, X86_64, op, d, jit_x(in->rs1));
@@ -47,16 +124,37 @@ static bool alu(struct jit_tr *t, const struct rv64_insn *in, enum x86_alu op)
 
 static bool alu_w(struct jit_tr *t, const struct rv64_insn *in, enum x86_alu op)
 {
-	x86_load(&t->a, X86_32, RAX, jit_x(in->rs1));
-	x86_alu(&t->a, X86_32, op, RAX, jit_x(in->rs2));
-	return sext(t, in->rd);
+	int d = jit_dst(in->rd, RAX);
+
+	if (d != RAX && d == jit_map[in->rs2] && in->rd != in->rs1) {
+		if (op == ALU_ADD) {
+			x86_alu(&t->a, X86_32, op, d, jit_x(in->rs1));
+			jit_put_low(t, in->rd, d);
+			return true;
+		}
+		d = RAX;
+	}
+	if (d == RAX || d != jit_map[in->rs1])
+		x86_load(&t->a, X86_32, d, jit_x(in->rs1));
+	x86_alu(&t->a, X86_32, op, d, jit_x(in->rs2));
+	jit_put_low(t, in->rd, d);
+	return true;
 }
 
 static bool alu_i(struct jit_tr *t, const struct rv64_insn *in, enum x86_alu op)
 {
 	struct x86 *a = &t->a;
 	int d = jit_dst(in->rd, RAX), r1 = jit_map[in->rs1];
+	bool sx = op != ALU_ADD && t->sx >> in->rs1 & 1;
 
+	if (sx && t->low >> in->rs1 & 1) {
+		if (d != r1)
+			x86_load(a, X86_32, d, x86_reg(r1));
+		x86_alu_i(a, X86_32, op, x86_reg(d), in->imm);
+		jit_put_low(t, in->rd, d);
+		return true;
+	}
+	sx |= op == ALU_AND && in->imm >= 0;
 	if (op == ALU_XOR && in->imm == -1) {
 		jit_get(t, d, in->rs1);
 		x86_op(a, X86_64, 0xf7, 2, x86_reg(d)); /* not */
@@ -72,6 +170,7 @@ static bool alu_i(struct jit_tr *t, const struct rv64_insn *in, enum x86_alu op)
 		x86_alu_i(a, X86_64, op, x86_reg(d), in->imm);
 	}
 	jit_put(t, in->rd, d);
+	t->sx |= in->rd ? (uint32_t)sx << in->rd : 0;
 	return true;
 }
 
@@ -108,20 +207,21 @@ static bool addiw(struct jit_tr *t, const struct rv64_insn *in)
 			(uint64_t)(int64_t)(int32_t)(t->value[in->rs1] + (uint32_t)in->imm));
 		return true;
 	}
-	if (!in->imm) {
+	/* sext.w */
+	if (!in->imm && in->rd == in->rs1 && t->sx >> in->rs1 & 1)
+		return true;
+	if (!in->imm && !(t->low >> in->rs1 & 1)) {
 		x86_op(&t->a, X86_64, 0x63, d, jit_x(in->rs1));
 		jit_put(t, in->rd, d);
+		t->sx |= 1u << in->rd;
 		return true;
 	}
-	if (d != RAX && in->rd == in->rs1) {
+	if (d == RAX || in->rd != in->rs1)
+		x86_load(&t->a, X86_32, d, jit_x(in->rs1));
+	if (in->imm)
 		x86_alu_i(&t->a, X86_32, ALU_ADD, x86_reg(d), in->imm);
-		x86_op(&t->a, X86_64, 0x63, d, x86_reg(d));
-		jit_put(t, in->rd, d);
-		return true;
-	}
-	x86_load(&t->a, X86_32, RAX, jit_x(in->rs1));
-	x86_alu_i(&t->a, X86_32, ALU_ADD, x86_reg(RAX), in->imm);
-	return sext(t, in->rd);
+	jit_put_low(t, in->rd, d);
+	return true;
 }
 
 static bool shift_i(struct jit_tr *t, const struct rv64_insn *in, enum x86_shift op)
@@ -141,10 +241,14 @@ static bool shift_i(struct jit_tr *t, const struct rv64_insn *in, enum x86_shift
 
 static bool shift_iw(struct jit_tr *t, const struct rv64_insn *in, enum x86_shift op)
 {
-	x86_load(&t->a, X86_32, RAX, jit_x(in->rs1));
+	int d = jit_dst(in->rd, RAX);
+
+	if (d == RAX || d != jit_map[in->rs1])
+		x86_load(&t->a, X86_32, d, jit_x(in->rs1));
 	if (in->imm & 31)
-		x86_shift_i(&t->a, X86_32, op, x86_reg(RAX), (unsigned)in->imm & 31);
-	return sext(t, in->rd);
+		x86_shift_i(&t->a, X86_32, op, x86_reg(d), (unsigned)in->imm & 31);
+	jit_put_low(t, in->rd, d);
+	return true;
 }
 
 static bool shift(struct jit_tr *t, const struct rv64_insn *in, enum x86_shift op)
@@ -158,8 +262,11 @@ static bool shift(struct jit_tr *t, const struct rv64_insn *in, enum x86_shift o
 
 static bool shift_w(struct jit_tr *t, const struct rv64_insn *in, enum x86_shift op)
 {
-	x86_shift_x(&t->a, 0, op, RAX, jit_x(in->rs1), jit_src(t, in->rs2, RCX));
-	return sext(t, in->rd);
+	int d = jit_dst(in->rd, RAX);
+
+	x86_shift_x(&t->a, 0, op, d, jit_x(in->rs1), jit_src(t, in->rs2, RCX));
+	jit_put_low(t, in->rd, d);
+	return true;
 }
 
 static bool rotate(struct jit_tr *t, const struct rv64_insn *in, enum x86_shift op, unsigned w)
@@ -172,8 +279,14 @@ static bool rotate(struct jit_tr *t, const struct rv64_insn *in, enum x86_shift 
 
 static bool rotate_i(struct jit_tr *t, const struct rv64_insn *in, unsigned w)
 {
-	x86_rorx(&t->a, w, RAX, jit_x(in->rs1), (unsigned)in->imm & (w == X86_64 ? 63 : 31));
-	return w == X86_64 ? put_rax(t, in->rd) : sext(t, in->rd);
+	int d = jit_dst(in->rd, RAX);
+
+	x86_rorx(&t->a, w, d, jit_x(in->rs1), (unsigned)in->imm & (w == X86_64 ? 63 : 31));
+	if (w == X86_64)
+		jit_put(t, in->rd, d);
+	else
+		jit_put_low(t, in->rd, d);
+	return true;
 }
 
 /* rd = the condition, after a comparison. */
@@ -184,6 +297,7 @@ static bool flag(struct jit_tr *t, unsigned rd, enum x86_cc cc)
 	x86_setcc(&t->a, cc, RAX);
 	x86_op(&t->a, X86_32, 0x0fb6, d, x86_reg(RAX));
 	jit_put(t, rd, d);
+	t->sx |= 1u << rd;
 	return true;
 }
 

@@ -16,6 +16,8 @@ static bool load(
 
 	x86_op(&t->a, w, op, d, m);
 	jit_put(t, in->rd, d);
+	if (in->id != RV_ld && in->id != RV_lwu)
+		t->sx |= 1u << in->rd;
 	jit_back(t, c);
 	return true;
 }

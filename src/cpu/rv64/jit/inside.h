@@ -297,6 +297,7 @@ struct jit_cold {
 	uint8_t *back;
 	uint32_t a, b;
 	struct rv64_block *op;
+	uint32_t low; /* jit_tr.low there */
 	void (*custom)(struct jit_tr *t, struct jit_cold *c);
 	uint64_t arg[2];
 };
@@ -344,6 +345,11 @@ struct jit_tr {
 	uint32_t boxed; /* FP registers that surely hold a boxed single */
 	unsigned index; /* of the instruction in its block, all copies counted */
 	unsigned repeated;
+	/*
+	 * Sign extension put off. sx: guest registers whose value is a sign-extended 32-bit one; low: of these, the ones whose host
+	 * register has only the low half right. What needs the whole asks jit_full() first; blocks end, and code is left, with all whole.
+	 */
+	uint32_t sx, low;
 	bool alone; /* look, even if the access could share: out of line */
 	/* address.c: by instruction of the block. */
 	struct jit_near {
@@ -378,6 +384,13 @@ void jit_get(struct jit_tr *t, int tmp, unsigned r);
 /* Where a result for r may be made: its own register, or tmp; jit_put() then stores it. */
 int jit_dst(unsigned r, int tmp);
 void jit_put(struct jit_tr *t, unsigned r, int reg);
+/* Makes r whole; all of them. */
+void jit_full(struct jit_tr *t, unsigned r);
+void jit_full_all(struct jit_tr *t);
+/* r = the sign-extended low half of `reg`: whole only when somebody asks. */
+void jit_put_low(struct jit_tr *t, unsigned r, int reg);
+/* Which sources the instruction reads the low half of only: 1 rs1, 2 rs2. */
+unsigned jit_reads_low(const struct jit_tr *t, const struct rv64_insn *in);
 /* r = v, and it is known. */
 void jit_put_const(struct jit_tr *t, unsigned r, uint64_t v);
 

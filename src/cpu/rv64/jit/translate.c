@@ -41,8 +41,40 @@ void jit_put(struct jit_tr *t, unsigned r, int reg)
 	if (!r)
 		return;
 	t->known &= ~(1u << r);
+	t->sx &= ~(1u << r);
+	t->low &= ~(1u << r);
 	if (reg >= 0 && (!jit_map[r] || reg != jit_map[r]))
 		x86_store(&t->a, X86_64, jit_x(r), reg);
+}
+
+void jit_full(struct jit_tr *t, unsigned r)
+{
+	if (!(t->low >> r & 1))
+		return;
+	x86_op(&t->a, X86_64, 0x63, jit_map[r], x86_reg(jit_map[r])); /* movsxd */
+	t->low &= ~(1u << r);
+}
+
+void jit_full_all(struct jit_tr *t)
+{
+	while (t->low)
+		jit_full(t, (unsigned)__builtin_ctz(t->low));
+}
+
+void jit_put_low(struct jit_tr *t, unsigned r, int reg)
+{
+	if (!r)
+		return;
+	if (jit_map[r]) {
+		if (reg != jit_map[r])
+			x86_load(&t->a, X86_32, jit_map[r], x86_reg(reg));
+		jit_put(t, r, -1);
+		t->low |= 1u << r;
+	} else {
+		x86_op(&t->a, X86_64, 0x63, RAX, x86_reg(reg));
+		jit_put(t, r, RAX);
+	}
+	t->sx |= 1u << r;
 }
 
 void jit_put_const(struct jit_tr *t, unsigned r, uint64_t v)
@@ -58,6 +90,8 @@ void jit_put_const(struct jit_tr *t, unsigned r, uint64_t v)
 		x86_store(&t->a, X86_64, jit_x(r), RAX);
 	}
 	t->known |= 1u << r;
+	t->low &= ~(1u << r);
+	t->sx = (t->sx & ~(1u << r)) | (uint32_t)x86_fits32((int64_t)v) << r;
 	t->value[r] = v;
 }
 
@@ -71,7 +105,7 @@ struct jit_cold *jit_cold(struct jit_tr *t, enum jit_cold_kind kind, uint8_t *fr
 		t->ncolds++;
 	else
 		t->a.full = true;
-	*c = (struct jit_cold){.kind = kind, .from = from, .back = t->a.p};
+	*c = (struct jit_cold){.kind = kind, .from = from, .back = t->a.p, .low = t->low};
 	if (t->insn)
 		c->a = jit_here(t);
 	if (kind == COLD_OP)
@@ -104,8 +138,9 @@ static void call_op(struct jit_tr *t, uint32_t where, struct rv64_block *b)
 
 void jit_emit_op(struct jit_tr *t)
 {
+	jit_full_all(t);
 	call_op(t, jit_here(t), rv64_block_single(&t->insn->in, t->insn->word));
-	t->known = 1;
+	t->known = t->sx = 1;
 	t->boxed = 0;
 }
 
@@ -295,6 +330,7 @@ static void finish(struct jit_tr *t, const struct jit_block *b, bool last)
 {
 	const struct rv64_insn *in = &t->insn->in;
 
+	jit_full_all(t);
 	switch (b->end) {
 	case END_BRANCH:
 		go(t, COND, compare(t, in), (int64_t)t->insn->off + in->imm);
@@ -323,6 +359,14 @@ static void one(struct jit_tr *t)
 	/* Whatever else it does, writing x0 does nothing; loads still have to be made. */
 	if (!in->rd && rv64_writes_only_x(in))
 		return;
+	if (t->low) {
+		unsigned low = jit_reads_low(t, in);
+
+		if (!(low & 1))
+			jit_full(t, in->rs1);
+		if (!(low & 2))
+			jit_full(t, in->rs2);
+	}
 	if (jit_emit_int(t, in) || jit_emit_mem(t, in))
 		return;
 	if (t->fp && jit_emit_fp(t, in))
@@ -369,7 +413,8 @@ static void block(struct jit_tr *t, struct jit_block *b, bool last)
 
 	b->code = t->a.p;
 	t->insn = NULL;
-	t->known = 1;
+	t->known = t->sx = 1;
+	t->low = 0;
 	t->value[0] = 0;
 	t->boxed = 0;
 	jit_find_near(t, b, n);
@@ -386,6 +431,8 @@ static void block(struct jit_tr *t, struct jit_block *b, bool last)
 		else if (i + 1 < n)
 			loop_on(t, b);
 	}
+	if (!jumps)
+		jit_full_all(t);
 	if (jumps)
 		finish(t, b, last);
 	else if (b->end == END_FALL && last)
@@ -400,6 +447,11 @@ static void emit_cold(struct jit_tr *t, struct jit_cold *c)
 	uint8_t *miss;
 
 	x86_here(a, c->from);
+	for (uint32_t low = c->low; low; low &= low - 1) {
+		int r = jit_map[__builtin_ctz(low)];
+
+		x86_op(a, X86_64, 0x63, r, x86_reg(r)); /* movsxd */
+	}
 	switch (c->kind) {
 	case COLD_MEM:
 		x86_mov(a, RAX, (int)c->arg[0]);
