@@ -397,9 +397,13 @@ static void cold_loop_ends(struct jit_tr *t, struct jit_cold *c)
 /* The branch at the end of a copy that another follows. */
 static void loop_on(struct jit_tr *t, const struct jit_block *b)
 {
-	enum x86_cc cc = compare(t, &t->insn->in);
-	struct jit_cold *c = jit_cold(t, COLD_CUSTOM, x86_jcc(&t->a, cc ^ 1, NULL));
+	struct jit_cold *c;
+	enum x86_cc cc;
 
+	jit_full(t, t->insn->in.rs1);
+	jit_full(t, t->insn->in.rs2);
+	cc = compare(t, &t->insn->in);
+	c = jit_cold(t, COLD_CUSTOM, x86_jcc(&t->a, cc ^ 1, NULL));
 	c->custom = cold_loop_ends;
 	c->arg[0] = t->left - 1;
 	c->arg[1] = b->next;
