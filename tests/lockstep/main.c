@@ -156,9 +156,10 @@ static void show(const struct run *r, uint64_t slice, uint64_t len)
 		(unsigned long long)slice, (unsigned long long)from,
 		(unsigned long long)(from + len));
 	for (uint64_t n = 0; n < len && !p->b->over; n++) {
-		if (n + 40 >= len)
+		if (n + 200 >= len)
 			show_insn(p->b, &d, from + n);
 		side_run(p->b, from + n + 1);
+		p->b->hold = true;
 	}
 	run_a(r, p, from + len);
 	regs_of(p->a, &a);

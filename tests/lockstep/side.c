@@ -150,7 +150,8 @@ void side_run(struct side *s, uint64_t n)
 	uint64_t target = s->start + n;
 	unsigned idle = 0;
 
-	rv64_engine.time_set(s->vm, now(s));
+	if (!s->hold)
+		rv64_engine.time_set(s->vm, now(s));
 	while (!s->over && s->h->instret < target) {
 		uint64_t before = s->h->instret;
 

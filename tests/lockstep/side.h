@@ -35,6 +35,7 @@ struct side {
 	uint64_t skipped; /* ticks slept through */
 	struct cpu_exit x; /* the last; answered when it asked for an answer */
 	uint64_t ier; /* of the UART */
+	bool hold; /* time stands still over several side_run(): they are one slice */
 	bool over;
 	const char *why; /* when it is over */
 	uint64_t code;
