@@ -24,7 +24,7 @@ class Lodge(Arm):
         if job.get("firmware"):
             return cmd + ["--firmware", job["firmware"]]
         if job.get("disk"):
-            cmd += ["--disk", f"{job['disk']}:raw"]
+            cmd += ["--disk", f"{job['disk']}:raw,readonly"]
         return cmd + ["--kernel", job["kernel"], "--initrd", job["initrd"], "--append", job["append"]]
 
 
@@ -38,7 +38,7 @@ class Qemu(Arm):
         if job.get("firmware"):
             return cmd + ["-bios", "none", "-kernel", job["firmware"]]
         if job.get("disk"):
-            cmd += ["-drive", f"file={job['disk']},format=raw,if=none,id=d0", "-device", "virtio-blk-pci,drive=d0"]
+            cmd += ["-drive", f"file={job['disk']},format=raw,if=none,id=d0,readonly=on", "-device", "virtio-blk-pci,drive=d0"]
         return cmd + ["-device", "virtio-rng-pci", "-kernel", job["kernel"], "-initrd", job["initrd"], "-append", job["append"]]
 
 

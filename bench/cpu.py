@@ -20,7 +20,7 @@ from console import Console, with_files
 
 LINE = re.compile(r"BENCH (\S+) n=(\d+) check=([0-9a-f]{16}) cpu=([0-9.]+) wall=([0-9.]+)")
 TWO_VCPUS = {"atomics2"}
-TITLES = {"all": "all rows", "int": "integer rows", "fp": "floating point rows", "mem": "memory rows", "sys": "system rows", "code": "code rows"}
+TITLES = {"all": "all rows", "int": "integer rows", "fp": "floating point rows", "mem": "memory rows", "sys": "system rows", "code": "code rows", "real": "real programs"}
 
 
 def parse(text, row, who):
@@ -106,13 +106,13 @@ def judge(rows, runs):
             raise SystemExit(f"bench: {row}: the machines computed different things: {found}")
 
 
-def table(o, arms, rows, runs):
+def table(o, arms, rows, runs, suite):
     """Prints the rows and returns them as records for the JSON."""
     key, out = {"cpu": "cpu_s", "wall": "wall_s", "host": "host_s"}[o.figure], []
     lodge, peer = arms[0].name, arms[1].name if len(arms) > 1 else None
-    print(f"{'row':<11} {'kind':<5} {'native s':>9} {lodge + ' s':>22} {peer + ' s' if peer else '':>22} {'x native':>9} {'peer x':>7} {'faster':>7}")
+    print(f"{'row':<18} {'kind':<5} {'native s':>9} {lodge + ' s':>22} {peer + ' s' if peer else '':>22} {'x native':>9} {'peer x':>7} {'faster':>7}")
     for row, kind in rows.items():
-        record = {"row": row, "kind": kind, "figure": key, "unit": "s", "better": "less", "suite": "cpu",
+        record = {"row": row, "kind": kind, "figure": key, "unit": "s", "better": "less", "suite": suite,
                   "arms": {a: summary([f[key] for f in fs]) for a, fs in runs[row].items()},
                   "also": {a: {k: summary([f[k] for f in fs]) for k in ("cpu_s", "wall_s", "host_s")} for a, fs in runs[row].items()}}
         median = {a: s["median"] for a, s in record["arms"].items()}
@@ -123,7 +123,7 @@ def table(o, arms, rows, runs):
         span = lambda a: f"{median[a]:.3f} ({record['arms'][a]['min']:.3f}..{record['arms'][a]['max']:.3f})" if a in median else ""
         slow = record.get("slowdown", {})
         number = lambda v, form: format(v, form) if v else ""
-        print(f"{row:<11} {kind:<5} {number(median.get('native'), '9.4f'):>9} {span(lodge):>22} {span(peer) if peer else '':>22} "
+        print(f"{row:<18} {kind:<5} {number(median.get('native'), '9.4f'):>9} {span(lodge):>22} {span(peer) if peer else '':>22} "
               f"{number(slow.get(lodge), '.1f'):>9} {number(slow.get(peer), '.1f'):>7} {number(1 / record['ratio'] if 'ratio' in record else None, '.2f'):>7}", flush=True)
         out.append(record)
     return out
@@ -133,7 +133,7 @@ def means(o, arms, records):
     out = []
     for kind, title in TITLES.items():
         mine = [r for r in records if kind in ("all", r["kind"])]
-        if not mine or (kind != "all" and len(mine) == len(records)):
+        if not mine or (kind == "all" and len(mine) > 1 and len({r["kind"] for r in mine}) == 1):
             continue
         m = {"mean": kind, "rows": len(mine), "faster_than_peer": geomean([1 / r["ratio"] for r in mine if "ratio" in r]),
              "slowdown": {a.name: geomean([r["slowdown"][a.name] for r in mine if "slowdown" in r]) for a in arms}}
@@ -157,7 +157,7 @@ def run(o, arms, image):
     began = time.monotonic()
     runs = collect(o, arms, rows, image, None if o.no_native else native)
     judge(rows, runs)
-    records = table(o, arms, rows, runs)
+    records = table(o, arms, rows, runs, "cpu")
     result = means(o, arms, records)
     print(f"({time.monotonic() - began:.0f} s)")
     return records, result
