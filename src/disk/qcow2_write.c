@@ -382,7 +382,7 @@ static int plan_data(struct qcow2 *q, struct sorter_tx *tx, const struct cluster
 {
 	uint64_t first = tx->block << q->cluster_bits, got;
 	uint32_t touched = 0, valid = c->own ? c->valid : 0, zero = c->zero;
-	bool fresh = false;
+	bool fresh = false, data = false;
 	int rc;
 
 	if (hole_is_zero(q, first) && c->type != Q_PACKED)
@@ -403,6 +403,7 @@ static int plan_data(struct qcow2 *q, struct sorter_tx *tx, const struct cluster
 
 		if (el->kind != SORT_DISCARD)
 			touched |= units_of(q, el->off, el->len);
+		data |= el->kind == SORT_DATA;
 		el->file = q->data;
 		el->addr = p->host + q_in_cluster(q, el->off);
 	}
@@ -420,6 +421,13 @@ static int plan_data(struct qcow2 *q, struct sorter_tx *tx, const struct cluster
 		}
 		if (u == 31)
 			break;
+	}
+	/* Zeroes only, where the file has them by itself: it has to reach that far nevertheless. */
+	if (fresh && !data && !tx->nfill) {
+		got = first + (1ull << q->cluster_bits);
+		rc = fill(q, tx, p, got - DISK_SECTOR, got, false);
+		if (rc)
+			return rc;
 	}
 	p->entry = p->host | Q_COPIED;
 	if (q->extended)
