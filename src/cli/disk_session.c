@@ -110,6 +110,8 @@ void session_close(struct session *s)
 
 void session_end(struct session *s)
 {
+	if (!s->begun)
+		return;
 	session_clear(s);
 	while (s->n)
 		session_close(s);

@@ -1,7 +1,7 @@
 /*
  * disk_session.h: what the verbs on disks and stores share: a loop, disks that are opened by FILE:FORMAT, a progress bar, Ctrl-C.
  *
- *	cleanup(session_end) struct session s;
+ *	cleanup(session_end) struct session s = {0};
  *	session_begin(&s, json);
  *	rc = session_open(&s, "a.qcow2:qcow2", SESSION_READONLY, &d, &e);
  *

@@ -101,7 +101,7 @@ static int create(struct session *s, const char *name, const char *backing, char
 static int run_create(void *opts, const struct args *a)
 {
 	struct create *c = opts;
-	cleanup(session_end) struct session s;
+	cleanup(session_end) struct session s = {0};
 	struct err e = {0};
 
 	session_begin(&s, c->json, "creating");
@@ -231,7 +231,7 @@ static void print_fields(const json_t *o, int indent)
 static int run_info(void *opts, const struct args *a)
 {
 	const struct info *in = opts;
-	cleanup(session_end) struct session s;
+	cleanup(session_end) struct session s = {0};
 	struct err e = {0};
 	struct disk *d;
 	json_t *j;
@@ -280,7 +280,7 @@ static void print_check(const char *name, const struct disk_check *c)
 
 static int check(const char *name, bool json, bool repair)
 {
-	cleanup(session_end) struct session s;
+	cleanup(session_end) struct session s = {0};
 	struct disk_check c = {0};
 	struct err e = {0};
 	struct disk *d;
@@ -373,7 +373,7 @@ static int convert(struct session *s, const struct convert *c, const struct args
 static int run_convert(void *opts, const struct args *a)
 {
 	const struct convert *c = opts;
-	cleanup(session_end) struct session s;
+	cleanup(session_end) struct session s = {0};
 	struct disk_copy copy = {0};
 	char x[SESSION_SIZE], y[SESSION_SIZE];
 	struct err e = {0};
@@ -431,7 +431,7 @@ static int resize(struct session *s, const struct args *a, bool shrink, struct e
 static int run_resize(void *opts, const struct args *a)
 {
 	const struct resize *r = opts;
-	cleanup(session_end) struct session s;
+	cleanup(session_end) struct session s = {0};
 	struct err e = {0};
 
 	session_begin(&s, r->json, "resizing");
@@ -498,7 +498,7 @@ static int run_snapshot(void *opts, const struct args *a)
 	enum disk_snap_op op = o->create   ? DISK_SNAP_CREATE
 			       : o->remove ? DISK_SNAP_DELETE
 					   : DISK_SNAP_APPLY;
-	cleanup(session_end) struct session s;
+	cleanup(session_end) struct session s = {0};
 	struct err e = {0};
 	struct disk *d;
 	int rc;
@@ -575,7 +575,7 @@ static int run_bitmap(void *opts, const struct args *a)
 		[DISK_BITMAP_ENABLE] = o->enable,
 		[DISK_BITMAP_DISABLE] = o->disable,
 		[DISK_BITMAP_CLEAR] = o->clear};
-	cleanup(session_end) struct session s;
+	cleanup(session_end) struct session s = {0};
 	unsigned n = 0, op = 0;
 	struct err e = {0};
 	struct disk *d;
@@ -638,7 +638,7 @@ static bool follows(const struct disk_extent *a, const struct disk_extent *b)
 static int run_map(void *opts, const struct args *a)
 {
 	const struct json_only *o = opts;
-	cleanup(session_end) struct session s;
+	cleanup(session_end) struct session s = {0};
 	struct disk_extent run = {0}, x;
 	struct err e = {0};
 	json_t *list = json_array();
@@ -678,7 +678,7 @@ static int run_map(void *opts, const struct args *a)
 static int run_compare(void *opts, const struct args *a)
 {
 	const struct json_only *o = opts;
-	cleanup(session_end) struct session s;
+	cleanup(session_end) struct session s = {0};
 	struct disk *x, *y;
 	struct err e = {0};
 	uint64_t at;
@@ -730,7 +730,7 @@ static int commit(struct session *s, const char *name, struct disk_copy *copy, s
 static int run_commit(void *opts, const struct args *a)
 {
 	const struct json_only *o = opts;
-	cleanup(session_end) struct session s;
+	cleanup(session_end) struct session s = {0};
 	struct disk_copy copy = {0};
 	struct err e = {0};
 	char n[SESSION_SIZE];
@@ -795,7 +795,7 @@ static int rebase(struct session *s, const struct rebase *r, const char *name, u
 static int run_rebase(void *opts, const struct args *a)
 {
 	const struct rebase *r = opts;
-	cleanup(session_end) struct session s;
+	cleanup(session_end) struct session s = {0};
 	struct err e = {0};
 	uint64_t copied = 0;
 	char n[SESSION_SIZE];

@@ -75,7 +75,7 @@ static int run_create(void *opts, const struct args *a)
 	struct create *c = opts;
 	const struct disk_store_format *f;
 	cleanup(free_ptr) char *path = NULL;
-	cleanup(session_end) struct session s;
+	cleanup(session_end) struct session s = {0};
 	struct disk_kv kv[MAX_KV];
 	struct err e = {0};
 	int rc;
@@ -104,7 +104,7 @@ static int run_ls(void *opts, const struct args *a)
 	const struct disk_store_format *f;
 	cleanup(free_ptr) struct disk_store_entry *list = NULL;
 	cleanup(free_ptr) char *path = NULL;
-	cleanup(session_end) struct session s;
+	cleanup(session_end) struct session s = {0};
 	struct err e = {0};
 	json_t *out = json_array();
 	unsigned n = 0;
@@ -145,7 +145,7 @@ static int run_df(void *opts, const struct args *a)
 	const struct json_only *o = opts;
 	const struct disk_store_format *f;
 	cleanup(free_ptr) char *path = NULL;
-	cleanup(session_end) struct session s;
+	cleanup(session_end) struct session s = {0};
 	struct disk_store_space v = {0};
 	struct err e = {0};
 	int rc;
@@ -188,7 +188,7 @@ static int run_check(void *opts, const struct args *a)
 	const struct check *o = opts;
 	const struct disk_store_format *f;
 	cleanup(free_ptr) char *path = NULL;
-	cleanup(session_end) struct session s;
+	cleanup(session_end) struct session s = {0};
 	struct disk_check c = {0};
 	struct err e = {0};
 	int rc;
@@ -215,7 +215,7 @@ static int run_rm(void *opts, const struct args *a)
 {
 	const struct disk_store_format *f;
 	cleanup(free_ptr) char *path = NULL;
-	cleanup(session_end) struct session s;
+	cleanup(session_end) struct session s = {0};
 	struct err e = {0};
 	int rc;
 
@@ -230,7 +230,7 @@ static int run_rename(void *opts, const struct args *a)
 {
 	const struct disk_store_format *f;
 	cleanup(free_ptr) char *path = NULL;
-	cleanup(session_end) struct session s;
+	cleanup(session_end) struct session s = {0};
 	struct err e = {0};
 	int rc;
 

@@ -14,7 +14,7 @@
 #include "disk/tool.h"
 
 #define SLOTS 8u
-#define PIECE (1 * MiB)
+#define PIECE (2 * MiB) /* the largest cluster of any format: compressed ones are written whole */
 #define ZERO_GRAIN 4096u /* smaller runs of zeroes are written as data */
 
 struct slot {
@@ -33,6 +33,7 @@ struct copy {
 	uint64_t next, end, done, shown;
 	unsigned busy;
 	int rc;
+	struct err *e;
 };
 
 static bool is_zero(const char *p, uint64_t n)
@@ -118,7 +119,7 @@ static void compressed(struct slot *s)
 	if (is_zero(s->buf, s->len) && c->o->blank) {
 		c->o->skipped += s->len;
 	} else {
-		rc = c->to->format->write_compressed(c->to, s->off, s->buf, s->len, NULL);
+		rc = c->to->format->write_compressed(c->to, s->off, s->buf, s->len, c->e);
 		c->o->copied += s->len;
 	}
 	slot_end(s, rc);
@@ -145,6 +146,7 @@ static void start_slot(struct slot *s, uint64_t off, uint64_t len)
 	s->busy = true;
 	c->busy++;
 	s->iov = (struct iovec){s->buf, len};
+	s->wr[1].len = 0; /* not being zeroed */
 	s->rd = (struct disk_req){.op = DISK_READ,
 		.offset = off,
 		.len = len,
@@ -189,8 +191,12 @@ static int feed(struct copy *c, struct slot *s, struct err *e)
 		} else if (x.flags & DISK_EXT_DATA || c->o->no_sparse) {
 			/* Pieces end at multiples of their size, so that clusters are written whole. */
 			x.len = MIN(x.len, PIECE - off % PIECE);
-			if (c->o->compress && off % PIECE + x.len < PIECE)
-				x.len = MIN(PIECE - off % PIECE, c->end - off);
+			/* Compressed ones whole: what was left out of this piece so far are holes. */
+			if (c->o->compress) {
+				off -= off % PIECE;
+				x.len = MIN(PIECE, c->end - off);
+				c->next = off;
+			}
 			c->next += x.len;
 			start_slot(s, off, x.len);
 			return 0;
@@ -247,6 +253,8 @@ static int go(struct copy *c, struct err *e)
 		if (c->busy)
 			turn(c);
 	} while (c->busy || (!rc && !c->rc && c->next < c->end));
+	if (!rc && c->rc && c->o->compress && e && e->code)
+		rc = c->rc;
 	if (!rc && c->rc)
 		rc = err_sys(e, c->rc, "copying disk %s to %s", c->from->o.path, c->to->o.path);
 	return rc;
@@ -271,6 +279,7 @@ int disk_copy(struct disk *from, struct disk *to, struct disk_copy *o, struct er
 	c->to = to;
 	c->o = o;
 	c->end = from->size;
+	c->e = e;
 	for (unsigned i = 0; i < SLOTS; i++) {
 		c->slot[i].c = c;
 		c->slot[i].buf = (char *)mem + i * PIECE;

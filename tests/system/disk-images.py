@@ -1,0 +1,205 @@
+#!/usr/bin/env python3
+# time-limit: 120
+"""lodge disk beside qemu-img: what one makes the other reads, for every verb; and what the verbs answer to mistakes."""
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+
+top = os.environ.get("LODGE_TOP", os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
+LODGE = os.path.join(os.environ.get("LODGE_BUILD", os.path.join(top, "build")), "src/cli/lodge")
+MIB = 1 << 20
+failed = 0
+
+
+def sh(*cmd, code=0):
+    p = subprocess.run(cmd, capture_output=True, text=True, timeout=60)
+    if p.returncode != code:
+        raise AssertionError(f"{' '.join(cmd)}: {p.returncode}, not {code}\n{p.stdout}{p.stderr}")
+    return p.stdout + p.stderr
+
+
+def disk(*args, code=0):
+    return sh(LODGE, "disk", *args, code=code)
+
+
+def check(name):
+    global failed
+
+    def run(f):
+        global failed
+        with tempfile.TemporaryDirectory(prefix="lodge-images-") as d:
+            os.chdir(d)
+            try:
+                f()
+                print(f"ok   {name}")
+            except AssertionError as e:
+                failed += 1
+                print(f"FAIL {name}: {e}")
+            os.chdir("/")
+        return f
+    return run
+
+
+def has(text, *words):
+    for w in words:
+        assert w in text, f"'{w}' is not in: {text}"
+
+
+def sparse_raw(path, size, seed):
+    rng = random.Random(seed)
+    with open(path, "wb") as f:
+        f.truncate(size)
+        for _ in range(12):
+            f.seek(rng.randrange(size // 4096) * 4096)
+            f.write(rng.randbytes(min(rng.choice((512, 4096, 70000)), size - f.tell())))
+        f.truncate(size)
+
+
+def same(a, fa, b, fb):
+    has(sh("qemu-img", "compare", "-f", fa, "-F", fb, a, b), "Images are identical")
+    has(disk("compare", f"{a}:{fa}", f"{b}:{fb}"), "the same contents")
+
+
+@check("raw: create, sizes, holes")
+def _():
+    disk("create", "a:raw", "--size", "64M")
+    assert os.stat("a").st_size == 64 * MIB and os.stat("a").st_blocks == 0
+    has(disk("create", "a:raw", "--size", "64M", code=1), "is there already")
+    disk("create", "a:raw", "--size", "32M", "--force")
+    has(disk("create", "b", "--size", "1M", code=2), "names no format", "never guessed")
+    has(disk("create", "b:vhd", "--size", "1M", code=2), "there is no format 'vhd'")
+    has(disk("info", "none:raw", code=3), "there is no such file")
+    disk("resize", "a:raw", "+1M")
+    assert json.loads(disk("info", "a:raw", "--json"))["size"] == 33 * MIB
+    has(disk("resize", "a:raw", "8M", code=1), "--shrink")
+    disk("resize", "a:raw", "8M", "--shrink")
+    assert os.stat("a").st_size == 8 * MIB
+
+
+@check("convert: raw and qcow2 both ways, compressed, by both programs")
+def _():
+    sparse_raw("r", 40 * MIB, 1)
+    for n, opts in enumerate(((), ("-o", "cluster-size=4K"), ("-o", "extended-l2=on,cluster-size=64K"), ("--compress",),
+                              ("--compress", "-o", "compression-type=zstd"), ("--no-sparse",))):
+        out = f"q{n}"
+        disk("convert", "r:raw", f"{out}:qcow2", *opts)
+        has(sh("qemu-img", "check", "-f", "qcow2", out), "No errors")
+        same("r", "raw", out, "qcow2")
+        disk("convert", f"{out}:qcow2", f"back{n}:raw")
+        assert open("r", "rb").read() == open(f"back{n}", "rb").read()
+        assert os.stat(f"back{n}").st_blocks <= os.stat("r").st_blocks + 64, "holes were lost"
+    sh("qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", "r", "theirs")
+    disk("convert", "theirs:qcow2", "ours:raw")
+    assert open("r", "rb").read() == open("ours", "rb").read()
+
+
+@check("compare finds the byte")
+def _():
+    sparse_raw("r", 8 * MIB, 2)
+    disk("convert", "r:raw", "q:qcow2")
+    with open("r", "r+b") as f:
+        f.seek(5 * MIB + 77)
+        old = f.read(1)
+        f.seek(5 * MIB + 77)
+        f.write(bytes([old[0] ^ 1]))
+    has(disk("compare", "r:raw", "q:qcow2", code=1), str(5 * MIB + 77))
+
+
+@check("chains: create, map, commit, rebase")
+def _():
+    sparse_raw("r", 16 * MIB, 3)
+    disk("convert", "r:raw", "base:qcow2")
+    disk("create", "top:qcow2", "--backing", "base:qcow2")
+    info = json.loads(sh("qemu-img", "info", "--output=json", "top"))
+    assert info["backing-filename"] == "base" and info["backing-filename-format"] == "qcow2", info
+    assert info["virtual-size"] == 16 * MIB
+    sh("qemu-io", "-f", "qcow2", "-c", "write -P 7 1M 200k", "-c", "write -z 3M 128k", "top")
+    theirs = json.loads(sh("qemu-img", "map", "--output=json", "-f", "qcow2", "top"))
+    ours = json.loads(disk("map", "top:qcow2", "--json"))
+    for name, key in (("data", "data"), ("depth", "depth")):
+        def spread(m):
+            out = []
+            for x in m:
+                v = x[key] if x["data"] or key == "data" else None
+                if out and out[-1][1] == v:
+                    continue
+                out.append((x["start"], v))
+            return out
+        assert spread(theirs) == spread(ours), f"{name}: {spread(theirs)} {spread(ours)}"
+    disk("convert", "top:qcow2", "flat:raw")
+    # Rebase on nothing keeps the contents, so does rebase on another file.
+    sh("cp", "top", "alone")
+    disk("rebase", "alone:qcow2", "--alone")
+    assert "backing-filename" not in json.loads(sh("qemu-img", "info", "--output=json", "alone"))
+    same("alone", "qcow2", "flat", "raw")
+    disk("create", "other:raw", "--size", "16M")
+    sh("cp", "top", "moved")
+    disk("rebase", "moved:qcow2", "--backing", "other:raw")
+    same("moved", "qcow2", "flat", "raw")
+    has(sh("qemu-img", "check", "-f", "qcow2", "moved"), "No errors")
+    disk("commit", "top:qcow2")
+    same("base", "qcow2", "flat", "raw")
+    has(sh("qemu-img", "check", "-f", "qcow2", "base"), "No errors")
+    has(disk("rebase", "top:qcow2", code=2), "--alone")
+
+
+@check("snapshots: ours are theirs")
+def _():
+    disk("create", "q:qcow2", "--size", "8M")
+    sh("qemu-io", "-f", "qcow2", "-c", "write -P 1 0 1M", "q")
+    disk("convert", "q:qcow2", "one:raw")
+    disk("snapshot", "q:qcow2", "--create", "first")
+    has(sh("qemu-img", "snapshot", "-l", "q"), "first")
+    sh("qemu-io", "-f", "qcow2", "-c", "write -P 2 512k 1M", "q")
+    sh("qemu-img", "snapshot", "-c", "second", "q")
+    has(disk("snapshot", "q:qcow2"), "first", "second")
+    sh("qemu-io", "-f", "qcow2", "-c", "write -P 3 0 4M", "q")
+    disk("snapshot", "q:qcow2", "--apply", "first")
+    same("q", "qcow2", "one", "raw")
+    disk("snapshot", "q:qcow2", "--delete", "second")
+    has(sh("qemu-img", "check", "-f", "qcow2", "q"), "No errors")
+    has(disk("snapshot", "q:qcow2", "--apply", "third", code=3), "third")
+
+
+@check("check and repair")
+def _():
+    disk("create", "q:qcow2", "--size", "8M")
+    sh("qemu-io", "-f", "qcow2", "-c", "write -P 1 0 1M", "q")
+    has(disk("check", "q:qcow2"), "nothing is wrong")
+    with open("q", "r+b") as f:  # a data cluster that is counted twice
+        f.seek(0x30)
+        table = int.from_bytes(f.read(8), "big")
+        f.seek(table)
+        block = int.from_bytes(f.read(8), "big")
+        f.seek(block + 2 * 6)
+        f.write(b"\0\2")
+    text = disk("check", "q:qcow2", "--json")
+    found = json.loads(text)
+    assert found["leaks"] == 1 and found["errors"] == 0, text
+    disk("repair", "q:qcow2")
+    has(sh("qemu-img", "check", "-f", "qcow2", "q"), "No errors")
+    has(disk("check", "none:raw", code=3), "no such file")
+
+
+@check("two openers; an NBD server as a witness")
+def _():
+    sparse_raw("r", 8 * MIB, 5)
+    disk("convert", "r:raw", "q:qcow2")
+    nbd = subprocess.Popen(["qemu-nbd", "-f", "qcow2", "-k", os.path.abspath("s"), "--persistent", "q"])
+    try:
+        for _ in range(100):
+            if os.path.exists("s"):
+                break
+            subprocess.run(["sleep", "0.05"])
+        has(disk("resize", "q:qcow2", "+1M", code=4), "in use")
+        has(sh("qemu-img", "compare", "-f", "raw", "-F", "raw", "r", "nbd+unix:///?socket=s"), "identical")
+    finally:
+        nbd.terminate()
+        nbd.wait()
+    disk("resize", "q:qcow2", "+1M")
+
+
+sys.exit(failed != 0)
