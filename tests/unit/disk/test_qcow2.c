@@ -15,8 +15,8 @@
 #include "base/util.h"
 #include "disk/format.h"
 #include "disk/memdev.h"
-#include "disk/qcow2.h"
-#include "disk/qcow2_header.h"
+#include "disk/qcow2/qcow2.h"
+#include "disk/qcow2/header.h"
 
 #define SIZE (64 * MiB)
 #define CLUSTER (64 * KiB)

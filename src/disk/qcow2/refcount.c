@@ -1,4 +1,4 @@
-/* qcow2_refcount.c: which clusters of the file are in use, and finding free ones. All of it under q->meta. */
+/* refcount.c: which clusters of the file are in use, and finding free ones. All of it under q->meta. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -6,7 +6,7 @@
 #include "base/bitmap.h"
 #include "base/bytes.h"
 #include "base/util.h"
-#include "disk/qcow2.h"
+#include "disk/qcow2/qcow2.h"
 
 uint64_t q_refcount_in(const void *block, unsigned order, uint64_t i)
 {

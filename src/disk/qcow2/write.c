@@ -1,5 +1,5 @@
 /*
- * qcow2_write.c: what the sorter asks of qcow2. A block is a cluster.
+ * write.c: what the sorter asks of qcow2. A block is a cluster.
  *
  * The unit of allocation is the cluster, with extended L2 entries the subcluster: what of a unit a write does not cover is filled, from
  * its old content or with zeroes, before the entry changes.
@@ -11,7 +11,7 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/util.h"
-#include "disk/qcow2_bitmap.h"
+#include "disk/qcow2/bitmap.h"
 
 /* ---- readers and reuse ---- */
 

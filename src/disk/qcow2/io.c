@@ -1,9 +1,9 @@
-/* qcow2_io.c: transfers on the files of an image: waited for in a coroutine, blocking outside. */
+/* io.c: transfers on the files of an image: waited for in a coroutine, blocking outside. */
 #include <errno.h>
 #include <string.h>
 
 #include "base/util.h"
-#include "disk/qcow2.h"
+#include "disk/qcow2/qcow2.h"
 
 static void on_done(struct file_req *r)
 {

@@ -1,4 +1,4 @@
-#include "disk/qcow2_snapshot.h"
+#include "disk/qcow2/snapshot.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -10,7 +10,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/util.h"
-#include "disk/qcow2_check.h"
+#include "disk/qcow2/check.h"
 
 #define FIXED 40u
 #define KNOWN_EXTRA 24u

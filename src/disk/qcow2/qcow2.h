@@ -1,13 +1,14 @@
 /*
- * qcow2.h: what the parts of the qcow2 format share. Nobody outside qcow2*.c includes it.
+ * qcow2.h: what the parts of the qcow2 format share. Nobody outside this folder includes it, but tests.
  *
- *   qcow2.c         opening, closing, requests: who runs when
- *   qcow2_io.c      transfers that a coroutine (co.h) waits for
- *   qcow2_meta.c    cache of L2 tables and refcount blocks; the transaction that writes them
- *   qcow2_map.c     guest offset --> host offset, and its change
- *   qcow2_refcount.c  clusters of the file: counting, finding free ones
- *   qcow2_write.c   what the sorter asks: resolve, prepare, fill, commit
- *   qcow2_compress.c, qcow2_snapshot.c, qcow2_bitmap.c, qcow2_check.c, qcow2_create.c
+ *   qcow2.c     opening, closing, requests: who runs when
+ *   io.c        transfers that a coroutine (co.h) waits for
+ *   meta.c      cache of L2 tables and refcount blocks; the transaction that writes them
+ *   map.c       guest offset --> host offset, and its change
+ *   refcount.c  clusters of the file: counting, finding free ones
+ *   read.c      contents, from wherever they are
+ *   write.c     what the sorter asks: resolve, prepare, fill, commit
+ *   header.c compress.c snapshot.c bitmap.c check.c create.c admin.c
  *
  * Writes come through the sorter (sorter.h). prepare() allocates clusters (refcounts go up, in memory), the sorter writes the data and what
  * surrounds it there, commit() changes the L2 entries, in memory. Nothing in the file refers to the new clusters until a transaction
@@ -34,7 +35,7 @@
 #include "base/list.h"
 #include "disk/co.h"
 #include "disk/format.h"
-#include "disk/qcow2_header.h"
+#include "disk/qcow2/header.h"
 #include "disk/sorter.h"
 
 struct err;
@@ -96,7 +97,7 @@ struct q_stats {
 	uint64_t cache_hits, cache_misses;
 };
 
-struct q_bitmap; /* qcow2_bitmap.c */
+struct q_bitmap; /* bitmap.c */
 
 struct qcow2 {
 	struct disk *d;
@@ -147,7 +148,7 @@ static inline uint64_t q_in_cluster(const struct qcow2 *q, uint64_t off)
 	return off & (q->cluster_size - 1);
 }
 
-/* ---- qcow2_io.c ---- */
+/* ---- io.c ---- */
 
 /* Counts transfers that one coroutine waits for. */
 struct q_wait {
@@ -177,7 +178,7 @@ int q_backing_read(struct qcow2 *q, uint64_t off, void *buf, uint64_t len);
 /* Lets others run until something has happened. */
 void q_pause(struct qcow2 *q, struct co_queue *wait);
 
-/* ---- qcow2_meta.c ---- */
+/* ---- meta.c ---- */
 
 int q_cache_init(struct qcow2 *q);
 void q_cache_free(struct qcow2 *q);
@@ -211,7 +212,7 @@ int q_set_add(struct q_set *s, uint64_t v); /* 1: was there; 0; -ENOMEM */
 void q_set_del(struct q_set *s, uint64_t v);
 int q_frees_add(struct q_frees *f, uint64_t cluster, uint64_t n, bool punch);
 
-/* ---- qcow2_refcount.c ---- */
+/* ---- refcount.c ---- */
 
 uint64_t q_refcount_in(const void *block, unsigned order, uint64_t i);
 void q_refcount_put(void *block, unsigned order, uint64_t i, uint64_t v);
@@ -235,7 +236,7 @@ int q_frees_append(struct q_frees *to, struct q_frees *from); /* empties `from` 
 /* Counts down what may be. Under `meta`. */
 int q_reap(struct qcow2 *q);
 
-/* ---- qcow2_map.c ---- */
+/* ---- map.c ---- */
 
 enum q_type { Q_UNALLOCATED, Q_ZEROES, Q_NORMAL, Q_PACKED };
 
@@ -264,13 +265,13 @@ uint64_t q_packed_len(const struct qcow2 *q, uint64_t entry); /* bytes to read *
 /* Gives up what the entry refers to. */
 int q_release_entry(struct qcow2 *q, uint64_t entry, bool punch);
 
-/* ---- qcow2_compress.c ---- */
+/* ---- compress.c ---- */
 
 int q_unpack(const struct qcow2 *q, void *out, const void *in, size_t len);
 /* *n: bytes used of `out`; -ENOSPC: does not get smaller. */
 int q_pack(const struct qcow2 *q, void *out, size_t *n, const void *in);
 
-/* ---- qcow2_read.c ---- */
+/* ---- read.c ---- */
 
 /* Guest-visible contents. */
 int q_read(struct qcow2 *q, uint64_t off, void *buf, uint64_t len);
@@ -278,19 +279,19 @@ int q_readv(struct qcow2 *q, uint64_t off, uint64_t len, const struct iovec *iov
 
 void q_submit_read(struct qcow2 *q, struct disk_req *r);
 
-/* ---- qcow2_snapshot.c ---- */
+/* ---- snapshot.c ---- */
 
 /* A new L1 table of n entries for a disk of `size` bytes; nothing in flight. */
 int q_resize_l1(struct qcow2 *q, uint32_t n, uint64_t size);
 
-/* ---- qcow2_create.c ---- */
+/* ---- create.c ---- */
 
 extern const struct disk_key q_create_keys[];
 int q_create(const struct disk_create_opts *o, struct err *e);
 /* A place for each cluster of the disk; `space`: and space on the host. */
 int q_preallocate(struct qcow2 *q, bool space, struct err *e);
 
-/* ---- qcow2_write.c ---- */
+/* ---- write.c ---- */
 
 /* Between these no cluster that was reachable at the beginning is used for something else. */
 uint64_t q_enter(struct qcow2 *q);

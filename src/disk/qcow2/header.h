@@ -1,5 +1,5 @@
 /*
- * qcow2_header.h: the first cluster of a qcow2 image: header, extensions, the backing file's name.
+ * header.h: the first cluster of a qcow2 image: header, extensions, the backing file's name.
  *
  * Bytes in, a struct out, and the other way round; no files are touched. Everything that a header can claim is bounded here (the tables'
  * places and lengths against the file's size, the limits of QEMU for table sizes), so that later code may trust the numbers, but not what

@@ -1,12 +1,12 @@
 /*
- * qcow2_admin.h: rows of the format's table (format.h) that are neither reading nor writing.
+ * admin.h: rows of the format's table (format.h) that are neither reading nor writing.
  *
  * Nothing is in flight when these are called.
  */
 #ifndef LODGE_DISK_QCOW2_ADMIN_H
 #define LODGE_DISK_QCOW2_ADMIN_H
 
-#include "disk/qcow2.h"
+#include "disk/qcow2/qcow2.h"
 
 int q_resize(struct disk *d, uint64_t size, struct err *e);
 int q_set_backing(struct disk *d, const char *path, const char *format, struct err *e);

@@ -1,4 +1,4 @@
-#include "disk/qcow2_bitmap.h"
+#include "disk/qcow2/bitmap.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -8,7 +8,7 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/util.h"
-#include "disk/qcow2_admin.h"
+#include "disk/qcow2/admin.h"
 
 #define FIXED 24u
 #define DIRECTORY_MAX (64u << 20)

@@ -1,4 +1,4 @@
-/* qcow2_admin.c: what is done to images beside reading and writing: size, backing file, and what to say about them. */
+/* admin.c: what is done to images beside reading and writing: size, backing file, and what to say about them. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -6,9 +6,9 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/util.h"
-#include "disk/qcow2_admin.h"
-#include "disk/qcow2_bitmap.h"
-#include "disk/qcow2_check.h"
+#include "disk/qcow2/admin.h"
+#include "disk/qcow2/bitmap.h"
+#include "disk/qcow2/check.h"
 
 /* ---- size ---- */
 

@@ -1,4 +1,4 @@
-#include "disk/qcow2_check.h"
+#include "disk/qcow2/check.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -10,8 +10,8 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/util.h"
-#include "disk/qcow2_bitmap.h"
-#include "disk/qcow2_snapshot.h"
+#include "disk/qcow2/bitmap.h"
+#include "disk/qcow2/snapshot.h"
 
 #define CHUNK 16u /* log2 of the counters that are made at once */
 #define SAID_MAX 50u /* findings that are put into words */

@@ -1,10 +1,10 @@
-/* qcow2_read.c: the contents of the disk, from wherever they are. */
+/* read.c: the contents of the disk, from wherever they are. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/util.h"
-#include "disk/qcow2.h"
+#include "disk/qcow2/qcow2.h"
 
 #define AT_ONCE 32u /* transfers of one request */
 

@@ -1,4 +1,4 @@
-#include "disk/qcow2_header.h"
+#include "disk/qcow2/header.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -1,5 +1,5 @@
 /* qcow2.c: opening and closing images, and requests on their way to the parts (qcow2.h). */
-#include "disk/qcow2.h"
+#include "disk/qcow2/qcow2.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -9,10 +9,10 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/util.h"
-#include "disk/qcow2_admin.h"
-#include "disk/qcow2_bitmap.h"
-#include "disk/qcow2_check.h"
-#include "disk/qcow2_snapshot.h"
+#include "disk/qcow2/admin.h"
+#include "disk/qcow2/bitmap.h"
+#include "disk/qcow2/check.h"
+#include "disk/qcow2/snapshot.h"
 
 /* ---- opening ---- */
 

@@ -1,4 +1,4 @@
-/* qcow2_meta.c: L2 tables and refcount blocks in memory, and the transaction that writes them (order: qcow2.h). */
+/* meta.c: L2 tables and refcount blocks in memory, and the transaction that writes them (order: qcow2.h). */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -6,7 +6,7 @@
 #include "base/bitmap.h"
 #include "base/bytes.h"
 #include "base/util.h"
-#include "disk/qcow2.h"
+#include "disk/qcow2/qcow2.h"
 
 /* ---- sets of numbers ---- */
 

@@ -1,5 +1,5 @@
 /*
- * qcow2_compress.c: one cluster, smaller.
+ * compress.c: one cluster, smaller.
  *
  * Source: qcow2.rst, "Additional fields" (compression_type): raw deflate without a zlib header, or one zstd frame. Behind the data, up to
  * the end of its last sector, may stand anything. QEMU's window of 2^12 bytes is kept for deflate, as its reader asks for that.
@@ -10,7 +10,7 @@
 #include <zlib.h>
 #include <zstd.h>
 
-#include "disk/qcow2.h"
+#include "disk/qcow2/qcow2.h"
 
 #define WINDOW (-12)
 

@@ -1,5 +1,5 @@
 /*
- * qcow2_create.c: new images.
+ * create.c: new images.
  *
  *   header | refcount table | refcount blocks | L1 table
  *
@@ -13,7 +13,7 @@
 #include "base/err.h"
 #include "base/size.h"
 #include "base/util.h"
-#include "disk/qcow2.h"
+#include "disk/qcow2/qcow2.h"
 
 const struct disk_key q_create_keys[] = {
 	{"cluster-size", "512..2M", "unit of allocation (64K)"},

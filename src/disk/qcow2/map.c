@@ -1,11 +1,11 @@
-/* qcow2_map.c: L1 and L2 tables, subclusters: where a byte of the disk lies in the file. */
+/* map.c: L1 and L2 tables, subclusters: where a byte of the disk lies in the file. */
 #include <errno.h>
 #include <string.h>
 
 #include "base/bitmap.h"
 #include "base/bytes.h"
 #include "base/util.h"
-#include "disk/qcow2.h"
+#include "disk/qcow2/qcow2.h"
 
 /* ---- entries ---- */
 

@@ -1,5 +1,5 @@
 /*
- * qcow2_bitmap.h: persistent dirty bitmaps of a qcow2 image.
+ * bitmap.h: persistent dirty bitmaps of a qcow2 image.
  *
  * Bitmaps that track (flag `auto`) are read into memory when the disk is opened for writing and marked as in use in the file, are set by
  * every write, and are written and unmarked when the disk is closed: a process that ends otherwise leaves them marked, which
@@ -11,7 +11,7 @@
 #ifndef LODGE_DISK_QCOW2_BITMAP_H
 #define LODGE_DISK_QCOW2_BITMAP_H
 
-#include "disk/qcow2.h"
+#include "disk/qcow2/qcow2.h"
 
 #define Q_BITMAP_MAX (64u << 20) /* bytes */
 

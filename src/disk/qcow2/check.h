@@ -1,5 +1,5 @@
 /*
- * qcow2_check.h: is a qcow2 image what it says; and making it so.
+ * check.h: is a qcow2 image what it says; and making it so.
  *
  * Counts every reference to every cluster (header, tables, snapshots, bitmaps, data) and compares with the counts in the file. Work and
  * memory are bounded by the size of the file: each table is read once, however many point to it.
@@ -11,7 +11,7 @@
 #ifndef LODGE_DISK_QCOW2_CHECK_H
 #define LODGE_DISK_QCOW2_CHECK_H
 
-#include "disk/qcow2.h"
+#include "disk/qcow2/qcow2.h"
 
 /* Blocks; nothing in flight, nothing dirty in memory. After a repair the refcount table in memory is the new one. */
 int q_check(struct qcow2 *q, bool repair, const struct disk_watch *w, struct disk_check *out,

@@ -1,5 +1,5 @@
 /*
- * qcow2_snapshot.h: internal snapshots of a qcow2 image: their table, and what changes when one comes or goes.
+ * snapshot.h: internal snapshots of a qcow2 image: their table, and what changes when one comes or goes.
  *
  * A snapshot is a copy of the L1 table; every table and cluster that can be reached from it has one reference more. All of this happens with
  * nothing in flight. What touches many counts is not one step in the file: the dirty bit stands while it goes on, so that a crash
@@ -10,7 +10,7 @@
 #ifndef LODGE_DISK_QCOW2_SNAPSHOT_H
 #define LODGE_DISK_QCOW2_SNAPSHOT_H
 
-#include "disk/qcow2.h"
+#include "disk/qcow2/qcow2.h"
 
 struct q_snap {
 	uint64_t l1_off;
