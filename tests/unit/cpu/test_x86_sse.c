@@ -129,6 +129,8 @@ static void three_operands(const struct operands *o)
 		o->g64);
 	CASE(x86_to_double(a, r, s, o->m), "vcvtss2sd xmm%d, xmm%d, %s", r, s, o->x32);
 	CASE(x86_to_single(a, r, s, o->m), "vcvtsd2ss xmm%d, xmm%d, %s", r, s, o->x64);
+	CASE(x86_round(a, true, 2, r, s, o->m), "vroundsd xmm%d, xmm%d, %s, 2", r, s, o->x64);
+	CASE(x86_round(a, false, 1, r, s, o->m), "vroundss xmm%d, xmm%d, %s, 1", r, s, o->x32);
 	CASE(x86_finsert(a, r, s, o->m),
 		o->m.mem ? "vinsertps xmm%d, xmm%d, %s, 0" : "vpinsrd xmm%d, xmm%d, %s, 0", r, s,
 		o->g32);

@@ -24,6 +24,7 @@ enum rounding {
 	EXACT, /* a field that changes nothing, unless it is reserved */
 	MODE, /* has to be MXCSR's */
 	MODE_OR_CUT, /* the same, or towards zero */
+	STATIC_TOO, /* emit knows how to do others */
 };
 
 struct fp_row {
@@ -41,6 +42,7 @@ static bool mode_fits(const struct jit_tr *t, const struct rv64_insn *in, enum r
 	case ANY_MODE:
 		return true;
 	case EXACT:
+	case STATIC_TOO:
 		return rm <= FP_RMM;
 	default:
 		return (r == MODE_OR_CUT && rm == FP_RTZ) || (rm < FP_RMM && rm == t->frm);
@@ -326,14 +328,34 @@ static void put_int(struct jit_tr *t, unsigned rd, bool wide)
 	jit_put(t, rd, d);
 }
 
-/* What does not fit gives x86's most negative number, the only one that has no predecessor: the interpreter looks again. */
+/* Does MXCSR hold another mode than the instruction wants? floor() and the like are made of such. */
+static bool other_mode(const struct jit_tr *t, const struct rv64_insn *in)
+{
+	return t->frm >= FP_RMM || (in->rm != FP_DYN && in->rm != t->frm);
+}
+
+/*
+ * What does not fit gives x86's most negative number, the only one that has no predecessor: the interpreter looks again. In a mode of the
+ * instruction's own: made integral first, which raises inexact; where that is wrong, because the integer does not fit, there are no digits
+ * behind the point to lose, but for doubles as 32 bits: not here.
+ */
 static bool to_signed(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
 {
-	bool wide = row->op == FP_L;
+	static const uint8_t mode[] = {[FP_RNE] = 0, [FP_RTZ] = 3, [FP_RDN] = 1, [FP_RUP] = 2};
+	bool wide = row->op == FP_L, cut = in->rm == FP_RTZ;
+	struct x86_rm m = jit_f(in->rs1);
 	struct jit_cold *c;
 
+	if (!cut && other_mode(t, in)) {
+		if (in->rm >= FP_RMM || (row->d && !wide))
+			return false;
+		need_boxed_if(t, row->d, 1u << in->rs1);
+		x86_round(&t->a, row->d, mode[in->rm], 0, 0, m);
+		m = x86_reg(0);
+		cut = true;
+	}
 	need_boxed_if(t, row->d, 1u << in->rs1);
-	x86_to_int(&t->a, row->d, wide, in->rm == FP_RTZ, RAX, jit_f(in->rs1));
+	x86_to_int(&t->a, row->d, wide, cut, RAX, m);
 	x86_alu_i(&t->a, wide, ALU_CMP, x86_reg(RAX), 1);
 	c = jit_cold(t, COLD_OP, x86_jcc(&t->a, CC_O, NULL));
 	put_int(t, in->rd, wide);
@@ -396,6 +418,22 @@ static void above(struct jit_tr *t, bool d)
 		x86_fones(&t->a, 0);
 }
 
+/* In no mode is anything lost of an integer that has no more bits than the format. Those that have: the answer, which leads away. */
+static struct jit_cold *need_exact(struct jit_tr *t, int reg, bool d)
+{
+	struct x86 *a = &t->a;
+
+	if (d) {
+		x86_mov_i(a, RDX, 1ull << 53);
+		x86_alu(a, X86_64, ALU_ADD, RDX, x86_reg(reg));
+		x86_shift_i(a, X86_64, SHIFT_SHR, x86_reg(RDX), 54);
+	} else {
+		x86_lea(a, RDX, x86_mem(reg, 1 << 24));
+		x86_shift_i(a, X86_64, SHIFT_SHR, x86_reg(RDX), 25);
+	}
+	return jit_cold(t, COLD_OP, x86_jcc(a, CC_NE, NULL));
+}
+
 static bool from_int(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
 {
 	struct x86 *a = &t->a;
@@ -410,6 +448,10 @@ static bool from_int(struct jit_tr *t, const struct rv64_insn *in, const struct 
 		m = x86_reg(jit_src(t, in->rs1, RAX));
 		x86_test(a, X86_64, m.base, m.base);
 		c = jit_cold(t, COLD_OP, x86_jcc(a, CC_S, NULL));
+	} else if (row->rounding == STATIC_TOO && other_mode(t, in)) {
+		x86_op(a, X86_64, row->op == FP_W ? 0x63 : 0x8b, RAX, m);
+		m = x86_reg(RAX);
+		c = need_exact(t, RAX, row->d);
 	}
 	above(t, row->d);
 	x86_from_int(a, row->d, row->op != FP_W, w, 0, m);
@@ -510,18 +552,18 @@ static bool store(struct jit_tr *t, const struct rv64_insn *in, const struct fp_
 		ROW(fsgnjn_##s, sign, SGNJN, D, ANY_MODE), \
 		ROW(fsgnjx_##s, sign, SGNJX, D, ANY_MODE), ROW(feq_##s, compare, EQ, D, ANY_MODE), \
 		ROW(flt_##s, compare, LT, D, ANY_MODE), ROW(fle_##s, compare, LE, D, ANY_MODE), \
-		ROW(fcvt_w_##s, to_signed, FP_W, D, MODE_OR_CUT), \
-		ROW(fcvt_l_##s, to_signed, FP_L, D, MODE_OR_CUT), \
+		ROW(fcvt_w_##s, to_signed, FP_W, D, STATIC_TOO), \
+		ROW(fcvt_l_##s, to_signed, FP_L, D, STATIC_TOO), \
 		ROW(fcvt_wu_##s, to_unsigned, FP_WU, D, MODE_OR_CUT), \
 		ROW(fcvt_lu_##s, to_unsigned, FP_LU, D, MODE_OR_CUT), \
-		ROW(fcvt_##s##_l, from_int, FP_L, D, MODE), \
+		ROW(fcvt_##s##_l, from_int, FP_L, D, STATIC_TOO), \
 		ROW(fcvt_##s##_lu, from_int, FP_LU, D, MODE)
 
 /* By instruction. Without a row (fclass): the interpreter. */
 static const struct fp_row rows[LAST - FIRST + 1] = {
 	FORMAT(s, false),
 	FORMAT(d, true),
-	ROW(fcvt_s_w, from_int, FP_W, false, MODE),
+	ROW(fcvt_s_w, from_int, FP_W, false, STATIC_TOO),
 	ROW(fcvt_s_wu, from_int, FP_WU, false, MODE),
 	ROW(fcvt_d_w, from_int, FP_W, true, EXACT),
 	ROW(fcvt_d_wu, from_int, FP_WU, true, EXACT),

@@ -84,6 +84,13 @@ static inline void x86_to_int(struct x86 *a, bool d, unsigned w, bool cut, int r
 	x86_vex(a, w, 0, d ? VEX_F2 : VEX_F3, VEX_0F, cut ? 0x2c : 0x2d, r, 0, m);
 }
 
+/* r = m made integral in a mode of its own: 0 nearest, 1 down, 2 up, 3 towards zero. Inexact as always. */
+static inline void x86_round(struct x86 *a, bool d, unsigned mode, int r, int s, struct x86_rm m)
+{
+	x86_vex(a, 0, 0, VEX_66, VEX_0F3A, d ? 0x0b : 0x0a, r, s, m);
+	x86_u8(a, mode);
+}
+
 /* r = m, which is of the other format than d says. */
 static inline void x86_to_double(struct x86 *a, int r, int s, struct x86_rm m)
 {
