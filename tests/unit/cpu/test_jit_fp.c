@@ -145,7 +145,7 @@ static void load(struct pair *p, const uint32_t *words, unsigned n)
 	flat_put(p->j, CODE, words, n);
 	rv64_code_fence_i(&p->i->h);
 	rv64_code_fence_i(&p->j->h);
-	*jit_heat(p->jit, CODE) = 200;
+	jit_heat_set(p->jit, CODE, 200);
 }
 
 static void run_both(struct pair *p)

@@ -120,23 +120,18 @@ void *jit_meta(struct jit *j, size_t n)
 
 static struct jit_entry *_Atomic *bucket(struct jit *j, uint64_t key)
 {
-	return &j->entries[(key >> 1) * 0x9e3779b97f4a7c15ull >> 49];
-}
-
-static struct jit_entry *find_key(struct jit *j, uint64_t key)
-{
-	struct jit_entry *e = atomic_load_explicit(bucket(j, key), memory_order_acquire);
-
-	while (e && e->key != key)
-		e = atomic_load_explicit(&e->next, memory_order_acquire);
-	return e;
+	/* By address alone: the contexts of one place share a chain. */
+	return &j->entries[(key << 6 >> 7) * 0x9e3779b97f4a7c15ull >> 49];
 }
 
 struct jit_entry *jit_find(struct jit *j, uint64_t pa, uint32_t fp)
 {
-	struct jit_entry *e = find_key(j, jit_key(pa, JIT_FP_ANY));
+	uint64_t any = jit_key(pa, JIT_FP_ANY), key = jit_key(pa, fp);
+	struct jit_entry *e = atomic_load_explicit(bucket(j, key), memory_order_acquire);
 
-	return e ? e : find_key(j, jit_key(pa, fp));
+	while (e && e->key != any && e->key != key)
+		e = atomic_load_explicit(&e->next, memory_order_acquire);
+	return e;
 }
 
 /* ---- links ---- */

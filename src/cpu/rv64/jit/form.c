@@ -47,7 +47,7 @@ static void want(struct jit_tr *t, struct todo *w, int64_t off, bool sure)
 {
 	if (off < 0 || off >= (int64_t)PAGE_SIZE)
 		return;
-	if (!sure && !*jit_heat(t->j, t->page + (uint64_t)off))
+	if (!sure && !jit_heat(t->j, t->page + (uint64_t)off))
 		return;
 	if (t->at[off / 2]) {
 		lead(t, (unsigned)off);
@@ -71,7 +71,8 @@ static void line(struct jit_tr *t, struct todo *w, unsigned off)
 		struct jit_insn *i = &t->insns[t->ninsns];
 		uint32_t word = halfword(t, off);
 
-		if (off != start && jit_find(t->j, t->page + off, t->fp))
+		if (off != start && jit_heat(t->j, t->page + off) &&
+			jit_find(t->j, t->page + off, t->fp))
 			return;
 
 		if (rv64_insn_len(word) == 4) {

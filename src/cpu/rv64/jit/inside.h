@@ -205,7 +205,7 @@ struct jit {
 	unsigned nwritten, written_room;
 	_Atomic bool lost; /* no memory to remember one: look at everything */
 	_Atomic uint64_t removals;
-	uint8_t heat[JIT_HEAT];
+	uint16_t heat[JIT_HEAT]; /* times that a block was interpreted, and which (jit_heat()) */
 	struct hart *harts[CPU_MAX_VCPUS];
 	unsigned nharts;
 	struct rv64_decoder decoder;
@@ -239,9 +239,32 @@ static inline uint32_t jit_page_hash(uint64_t page)
 	return (uint32_t)(page * 0x9e3779b97f4a7c15ull >> 52);
 }
 
-static inline uint8_t *jit_heat(struct jit *j, uint64_t pa)
+/*
+ * How often the block at pa was interpreted, up to JIT_COLD_MAX. A table that blocks share: eight bits tell them apart, the newcomer takes the
+ * place, so that code that runs once never adds up to warm code. Two vCPUs may lose a count.
+ */
+static inline uint16_t *jit_heat_slot(struct jit *j, uint64_t pa, uint8_t *tag)
 {
-	return &j->heat[(pa >> 1) * 0x9e3779b97f4a7c15ull >> 48];
+	uint64_t h = (pa >> 1) * 0x9e3779b97f4a7c15ull;
+
+	*tag = (uint8_t)(h >> 40);
+	return &j->heat[h >> 48];
+}
+
+static inline uint8_t jit_heat(struct jit *j, uint64_t pa)
+{
+	uint8_t tag;
+	uint16_t v = *jit_heat_slot(j, pa, &tag);
+
+	return v >> 8 == tag ? (uint8_t)v : 0;
+}
+
+static inline void jit_heat_set(struct jit *j, uint64_t pa, uint8_t n)
+{
+	uint8_t tag;
+	uint16_t *v = jit_heat_slot(j, pa, &tag);
+
+	*v = (uint16_t)(tag << 8 | n);
 }
 
 /* ---- stubs.c ---- */

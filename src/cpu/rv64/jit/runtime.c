@@ -264,9 +264,9 @@ static void translate(struct hart *h, const struct rv64_code_at *at, uint32_t fp
 	t->host = at->host - (at->pa & PAGE_MASK);
 	t->fp = fp;
 	if (!jit_watch(j, h, t->page) || !jit_form(t, (unsigned)(at->pa & PAGE_MASK)))
-		*jit_heat(j, at->pa) = JIT_COLD_MAX;
+		jit_heat_set(j, at->pa, JIT_COLD_MAX);
 	else if (!jit_translate(t) && t->a.full)
-		*jit_heat(j, at->pa) = JIT_COLD_MAX;
+		jit_heat_set(j, at->pa, JIT_COLD_MAX);
 	j->st.translate_ns += clock_mono_ns() - t0;
 	pthread_mutex_unlock(&j->lock);
 }
@@ -278,7 +278,7 @@ static const void *find(struct hart *h, bool *trapped)
 	struct jit *j = h->j.jit;
 	struct rv64_code_at at;
 	struct jit_entry *e;
-	uint8_t *heat;
+	uint8_t heat;
 
 	*trapped = false;
 	if (slot->va == h->pc)
@@ -293,11 +293,12 @@ static const void *find(struct hart *h, bool *trapped)
 	e = jit_find(j, at.pa, h->j.ctx_fp);
 	if (!e) {
 		heat = jit_heat(j, at.pa);
-		if (*heat == JIT_COLD_MAX)
+		if (heat == JIT_COLD_MAX)
 			return NULL;
-		if (++*heat < JIT_WARM)
+		if (heat + 1 < JIT_WARM) {
+			jit_heat_set(j, at.pa, heat + 1);
 			return NULL;
-		*heat = JIT_WARM;
+		}
 		translate(h, &at, h->j.ctx_fp);
 		e = jit_find(j, at.pa, h->j.ctx_fp);
 		if (!e)

@@ -573,6 +573,7 @@ struct jit_region *jit_translate(struct jit_tr *t)
 	uint64_t room;
 	uint8_t *code = jit_code_room(j, &room);
 
+	t->a.full = false;
 	if (!code)
 		return NULL;
 	t->a = (struct x86){.p = code, .end = code + room};
