@@ -20,6 +20,7 @@ from console import Console, with_files
 
 LINE = re.compile(r"BENCH (\S+) n=(\d+) check=([0-9a-f]{16}) cpu=([0-9.]+) wall=([0-9.]+)")
 TWO_VCPUS = {"atomics2"}
+SCALING = {"coremix": 4, "hashing": 4, "faults": 4}  # row: times its work
 TITLES = {"all": "all rows", "int": "integer rows", "fp": "floating point rows", "mem": "memory rows", "sys": "system rows", "code": "code rows", "real": "real programs"}
 
 
@@ -33,9 +34,9 @@ def parse(text, row, who):
 def row_list(program, wanted):
     text = subprocess.run([program, "list"], capture_output=True, text=True, check=True).stdout
     kinds = dict(line.split() for line in text.splitlines())
-    unknown = [r for r in wanted if r not in kinds and r not in kinds.values() and r != "all"]
+    unknown = [r for r in wanted if r not in kinds and r not in kinds.values() and r not in ("all", "scaling")]
     if unknown:
-        raise SystemExit(f"bench: no such row: {', '.join(unknown)}; there are: {', '.join(kinds)}; or a kind: {', '.join(sorted(set(kinds.values())))}")
+        raise SystemExit(f"bench: no such row: {', '.join(unknown)}; there are: {', '.join(kinds)}; or a kind: {', '.join(sorted(set(kinds.values())))}; or scaling")
     return {r: k for r, k in kinds.items() if not wanted or "all" in wanted or r in wanted or k in wanted}
 
 
@@ -75,13 +76,17 @@ def geomean(values):
     return math.exp(sum(math.log(v) for v in values) / len(values)) if values else None
 
 
+def guest_initrd(o, image, home):
+    """The image's initial RAM file system with the guest's program as /bench."""
+    with open(os.path.join(o.build, "guest/bench/bench-rv64"), "rb") as f:
+        return with_files(image["initrd"], {"bench": (0o100755, f.read())}, os.path.join(home, "initrd"))
+
+
 def collect(o, arms, rows, image, native):
     """{row: {arm's name: [figures of each repeat]}}"""
     runs = {r: {} for r in rows}
     with tempfile.TemporaryDirectory(prefix="bench-") as home:
-        with open(os.path.join(o.build, "guest/bench/bench-rv64"), "rb") as f:
-            initrd = with_files(image["initrd"], {"bench": (0o100755, f.read())}, os.path.join(home, "initrd"))
-        job = dict(image, initrd=initrd, memory=512)
+        job = dict(image, initrd=guest_initrd(o, image, home), memory=512)
         for repeat in range(o.repeats):
             for row in rows if native else ():
                 runs[row].setdefault("native", []).append(run_native(native, row, o.scale))
@@ -96,6 +101,33 @@ def collect(o, arms, rows, image, native):
                             if o.verbose:
                                 print(f"  {repeat + 1} {arm.name:<9} {row:<11} cpu {f['cpu_s']:8.3f} s  wall {f['wall_s']:8.3f} s  host {f['host_s']:8.3f} s", flush=True)
     return runs
+
+
+def scaling(o, arms, image):
+    """Two processes at once on two vCPUs, beside one: how many times the work is done in the same time. Returns records."""
+    values = {row: {a.name: [] for a in arms} for row in SCALING}
+    print("scaling: two independent processes on 2 vCPUs beside one, times the work", flush=True)
+    with tempfile.TemporaryDirectory(prefix="bench-") as home:
+        job = dict(image, initrd=guest_initrd(o, image, home), memory=512, smp=2)
+        for _ in range(o.repeats):
+            for arm in arms:
+                with Console(arm, job) as vm:
+                    for row, times in SCALING.items():
+                        alone = run_guest(vm, row, o.scale * times)
+                        text, _ = vm.run(f"/bench {row} {o.scale * times} & /bench {row} {o.scale * times}; wait", 600)
+                        walls = [float(m.group(5)) for m in LINE.finditer(text) if m.group(3) == alone["check"]]
+                        if len(walls) != 2:
+                            raise SystemExit(f"bench: {arm.name}: scaling of {row}: two answers were to come\n{text[-600:]}")
+                        values[row][arm.name].append(2 * alone["wall_s"] / max(walls))
+    records = []
+    for row, of in values.items():
+        r = {"row": f"scaling-{row}", "kind": "scaling", "figure": "scaling", "unit": "x", "better": "more", "suite": "cpu",
+             "arms": {a: summary(v) for a, v in of.items()}}
+        if len(arms) > 1:
+            r["ratio"] = r["arms"][arms[0].name]["median"] / r["arms"][arms[1].name]["median"]
+        print(f"  {row:<16} " + "  ".join(f"{a} {v['median']:.2f} ({v['min']:.2f}..{v['max']:.2f})" for a, v in r["arms"].items()), flush=True)
+        records.append(r)
+    return records
 
 
 def judge(rows, runs):
@@ -140,6 +172,8 @@ def means(o, arms, records):
         text = [f"{a}: {v:.2f} times native" for a, v in m["slowdown"].items() if v]
         if m["faster_than_peer"]:
             text.append(f"Lodge {m['faster_than_peer']:.2f} times as fast as the peer")
+        if not text:
+            continue
         print(f"geometric mean, {title} ({len(mine)}): " + ", ".join(text))
         out.append(m)
     return out
@@ -153,11 +187,16 @@ def run(o, arms, image):
         raise SystemExit("bench: guest/bench is not built: it needs gcc, riscv64-linux-gnu-gcc and libc6-dev-riscv64-cross (tools/setup --test)")
     if o.perf and not shutil.which("perf"):
         raise SystemExit("bench: --perf needs the program perf (package linux-perf)")
-    rows = row_list(native, [r for r in (o.rows or "").split(",") if r])
+    wanted = [r for r in (o.rows or "").split(",") if r]
+    rows = row_list(native, wanted) if wanted != ["scaling"] else {}
     began = time.monotonic()
-    runs = collect(o, arms, rows, image, None if o.no_native else native)
-    judge(rows, runs)
-    records = table(o, arms, rows, runs, "cpu")
-    result = means(o, arms, records)
+    records, result = [], []
+    if rows:
+        runs = collect(o, arms, rows, image, None if o.no_native else native)
+        judge(rows, runs)
+        records = table(o, arms, rows, runs, "cpu")
+        result = means(o, arms, records)
+    if "scaling" in wanted or not wanted:
+        records += scaling(o, arms, image)
     print(f"({time.monotonic() - began:.0f} s)")
     return records, result
