@@ -10,7 +10,7 @@
  *
  * Accesses of a block that are near each other (the same base register but for constants: a stack frame, a structure, a step through an
  * array) share one look: the first of them asks for the page of all of them, and leaves the difference in hart.j.near for the others, which
- * need three instructions. When they are not all in one page, or the page is not in the TLB, the first leaves 0, and each looks for itself,
+ * need three instructions, or, right behind one of them, only their own. When they are not all in one page, or the page is not in the TLB, the first leaves 0, and each looks for itself,
  * out of line. No difference outlives its block, nor an instruction that may change what the TLB is for: so it is never
  * older than the hart's last look at its poll bits.
  */
@@ -154,7 +154,7 @@ void jit_find_near(struct jit_tr *t, const struct jit_block *b, unsigned insns)
 	struct values v = {.next = 32};
 	unsigned n = 0;
 
-	memset(t->near, 0, insns * sizeof(t->near[0]));
+	memset(t->near, 0, (insns + 1) * sizeof(t->near[0]));
 	for (unsigned r = 0; r < 32; r++)
 		v.version[r] = r;
 	for (unsigned i = 0; i < insns; i++) {
@@ -181,6 +181,9 @@ void jit_find_near(struct jit_tr *t, const struct jit_block *b, unsigned insns)
 			renew(&v, in->rd);
 	}
 	settle(t, groups, n, of, at);
+	for (unsigned i = 1; i < insns; i++)
+		t->near[i].chained = t->near[i].slot && t->near[i].slot == t->near[i - 1].slot &&
+				     !t->near[i].first;
 }
 
 /* ---- code ---- */
@@ -247,20 +250,34 @@ static struct x86_rm near_slot(unsigned slot)
 	return x86_mem(RBP, (int32_t)(offsetof(struct hart, j.near) + 8 * (slot - 1)) - JIT_BIAS);
 }
 
-/* An access that could not share a look does its own. */
+/* Accesses that could not share a look do their own, and all that rely on the same test. */
 static void cold_alone(struct jit_tr *t, struct jit_cold *c)
 {
-	if (c->arg[1])
-		x86_store_i(&t->a, X86_64, near_slot((unsigned)c->arg[1]), 0);
+	unsigned slot = c->arg[1] & 0xff, chain = (unsigned)(c->arg[1] >> 8);
+
+	if (slot)
+		x86_store_i(&t->a, X86_64, near_slot(slot), 0);
 	t->insn = (const struct jit_insn *)c->arg[0];
 	t->left = c->a >> 12 & 0xff;
-	t->known = 1;
 	t->alone = true;
-	if (!jit_emit_mem(t, &t->insn->in))
-		jit_emit_fp(t, &t->insn->in);
+	for (; chain--; t->insn++, t->left--) {
+		t->known = 1;
+		if (!jit_emit_mem(t, &t->insn->in))
+			jit_emit_fp(t, &t->insn->in);
+	}
 	t->alone = false;
 	t->insn = NULL;
 	x86_jmp(&t->a, c->back);
+}
+
+/* This access and those right behind it that find the difference still in rcx. */
+static unsigned chain_of(const struct jit_tr *t)
+{
+	unsigned n = 1;
+
+	while (t->near[t->index + n].chained)
+		n++;
+	return n;
 }
 
 struct jit_cold *jit_emit_access(struct jit_tr *t, unsigned rs1, int32_t imm, unsigned size,
@@ -281,6 +298,13 @@ struct jit_cold *jit_emit_access(struct jit_tr *t, unsigned rs1, int32_t imm, un
 		c->arg[0] = (unsigned)reg;
 		return c;
 	}
+	if (n->chained) {
+		reg = jit_map[rs1];
+		if (!reg)
+			jit_emit_va(t, rs1, imm);
+		*m = reg ? x86_sib(reg, RCX, 0, imm) : x86_sib(RAX, RCX, 0, 0);
+		return t->chain;
+	}
 	if (n->first) {
 		reg = address_in(t, rs1, imm - n->before);
 		miss = look(a, reg, n->span, n->write);
@@ -300,7 +324,8 @@ struct jit_cold *jit_emit_access(struct jit_tr *t, unsigned rs1, int32_t imm, un
 	c = jit_cold(t, COLD_CUSTOM, miss);
 	c->custom = cold_alone;
 	c->arg[0] = (uintptr_t)t->insn;
-	c->arg[1] = n->first ? n->slot : 0;
+	c->arg[1] = (n->first ? n->slot : 0) | chain_of(t) << 8;
+	t->chain = c;
 	return c;
 }
 

@@ -378,8 +378,10 @@ struct jit_tr {
 	struct jit_near {
 		uint8_t slot; /* of hart.j.near, from 1; 0: alone */
 		bool first, write; /* looks for all; some store */
+		bool chained; /* right behind another with the same slot */
 		uint8_t before, span; /* bytes: from the lowest of all to this one; of all */
-	} near[JIT_BLOCK_INSNS];
+	} near[JIT_BLOCK_INSNS + 1];
+	struct jit_cold *chain; /* of the access before this one */
 };
 
 /* Fills insns and blocks from `off` on. False: nothing to translate there. */
