@@ -474,7 +474,7 @@ static void call(struct gen *g, uint32_t budget, uint32_t *cost)
 			word(g, itype(M(jalr), 1, 5, 0));
 			break;
 		}
-		/* fall through */
+		__attribute__((fallthrough));
 	default:
 		word(g, jal(1, (int32_t)(g->fn[i].at - g->at)));
 		break;

@@ -8,7 +8,7 @@
 
 #define KERNEL_AT (RAM_BASE + 0x200000)
 
-static void die(const char *what, const char *path)
+static _Noreturn void die(const char *what, const char *path)
 {
 	fprintf(stderr, "lockstep: %s: %s\n", path, what);
 	exit(2);

@@ -545,10 +545,8 @@ bool rv64_is_fp(const struct rv64_insn *in)
 void rv64_block_step(struct hart *h)
 {
 	/* The op, an end op, links, a copy of the code. */
-	struct {
-		struct rv64_block b;
-		struct rv64_op room[4];
-	} one = {0};
+	_Alignas(16) uint8_t room[sizeof(struct rv64_block) + 4 * sizeof(struct rv64_op)] = {0};
+	struct rv64_block *one = (struct rv64_block *)room;
 	struct rv64_code_at s, second;
 	uint64_t stop = h->instret_stop;
 	uint16_t code[2];
@@ -556,9 +554,9 @@ void rv64_block_step(struct hart *h)
 
 	if (!fetch_first(h, &s, &second, &cross))
 		return;
-	decode_block(h->ic, &one.b, &s, cross ? second.host : NULL, 1, code);
-	memcpy(raw_of(&one.b), code, one.b.bytes);
+	decode_block(h->ic, one, &s, cross ? second.host : NULL, 1, code);
+	memcpy(raw_of(one), code, one->bytes);
 	h->instret_stop = 0; /* nothing follows it */
-	one.b.ops[0].fn(h, one.b.ops);
+	one->ops[0].fn(h, one->ops);
 	h->instret_stop = stop;
 }
