@@ -15,10 +15,11 @@
 static const struct disk_format *const formats[] = {
 	&disk_raw,
 	&disk_qcow2,
+	&disk_lodgefs,
 };
 
 static const struct disk_store_format *const stores[] = {
-	NULL,
+	&disk_store_lodgefs,
 };
 
 const struct disk_store_format *disk_store_at(unsigned i)

@@ -155,8 +155,8 @@ int disk_open_as(
 struct disk_store_format;
 const struct disk_store_format *disk_store_at(unsigned i);
 
-extern const struct disk_format disk_raw, disk_qcow2;
-/* extern const struct disk_format disk_lodgefs; each adds its row in disk.c */
+extern const struct disk_format disk_raw, disk_qcow2, disk_lodgefs;
+extern const struct disk_store_format disk_store_lodgefs;
 
 /*
  * Stores hold many disks in one file or block device (lodgefs). A disk in one is named STORE/NAME: "/srv/pool.lodge/web1" where

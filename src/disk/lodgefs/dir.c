@@ -1,0 +1,540 @@
+/* dir.c: the directory: disks, their snapshots, clones, composed disks. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/err.h"
+#include "base/size.h"
+#include "base/util.h"
+#include "disk/lodgefs/lodgefs.h"
+#include "disk/tool.h"
+
+const struct disk_key lf_disk_keys[] = {
+	{"clone", "DISK[@SNAPSHOT]", "a linked clone: shares everything until it is written"},
+	{"compose", "DISK[@SNAPSHOT]/OFFSET/LENGTH[/ro]+...",
+		"ranges of other disks, `-/LENGTH` for an empty one"},
+	{0},
+};
+
+int lf_fail(const struct lf *fs, int rc, struct err *e)
+{
+	if (!rc)
+		return 0;
+	if (rc == -ENOSPC)
+		return err_set(e, rc,
+			"store %s is full: `lodge store df` shows what of, `lodge store grow` adds "
+			"space",
+			fs->path);
+	if (rc == -EFBIG)
+		return err_set(e, rc,
+			"store %s: its journal of %llu MiB is too small for this at once", fs->path,
+			(unsigned long long)(fs->s.journal_bytes / MiB));
+	if (rc == -ESTALE)
+		return err_set(e, rc,
+			"store %s: its lease was taken by somebody else: nothing more is written",
+			fs->path);
+	return err_sys(e, rc, "store %s", fs->path);
+}
+
+int lf_split(const char *path, char **store, const char **name, struct err *e)
+{
+	const char *slash = strrchr(path, '/');
+
+	if (!slash || slash == path || !slash[1] || strlen(slash + 1) > LF_NAME)
+		return err_set(e, -EINVAL,
+			"disk %s: a disk of a lodgefs store is named STORE/NAME, with 1 to 255 "
+			"bytes of name",
+			path);
+	*name = slash + 1;
+	*store = strndup(path, (size_t)(slash - path));
+	return *store ? 0 : err_set(e, -ENOMEM, "out of memory");
+}
+
+/* ---- records ---- */
+
+struct lf_record *lf_rec_find(struct lf *fs, unsigned type, uint64_t owner, const char *name)
+{
+	for (uint64_t i = 0; i < fs->nrec; i++) {
+		struct lf_record *r = fs->rec[i];
+
+		if (r->type == type && r->owner == owner && !strcmp(r->name, name))
+			return r;
+	}
+	return NULL;
+}
+
+struct lf_record *lf_rec_by_id(struct lf *fs, uint64_t id)
+{
+	for (uint64_t i = 0; i < fs->nrec; i++)
+		if (fs->rec[i]->type == LF_DISK && fs->rec[i]->id == id)
+			return fs->rec[i];
+	return NULL;
+}
+
+void lf_rec_touch(struct lf *fs, struct lf_record *r)
+{
+	for (uint64_t i = 0; i < fs->s.dir_pages; i++) {
+		const uint8_t *data = fs->dir[i]->data, *at = (const uint8_t *)r;
+
+		if (at >= data && at < data + LF_PAGE) {
+			lf_touch(fs, fs->dir[i], (unsigned)(at - data), sizeof(*r));
+			return;
+		}
+	}
+}
+
+/* In a transaction. */
+static void put_record(struct lf *fs, struct lf_record *slot, const struct lf_record *r)
+{
+	*slot = *r;
+	slot->id = fs->s.next_id++;
+	slot->created = (uint64_t)time(NULL);
+	lf_rec_touch(fs, slot);
+}
+
+static void clear_record(struct lf *fs, struct lf_record *r)
+{
+	lf_tree_put(fs, r->root);
+	memset(r, 0, sizeof(*r));
+	lf_rec_touch(fs, r);
+}
+
+static struct lf_record *free_record(struct lf *fs, struct err *e)
+{
+	for (uint64_t i = 0; i < fs->nrec; i++)
+		if (fs->rec[i]->type == LF_FREE)
+			return fs->rec[i];
+	err_set(e, -ENOSPC,
+		"store %s: its directory has %llu entries, all in use (`lodge store create -o "
+		"entries=N`)",
+		fs->path, (unsigned long long)fs->nrec);
+	return NULL;
+}
+
+static uint64_t need_put(const struct lf *fs)
+{
+	return lf_need((unsigned)fs->s.bitmap_pages + 8);
+}
+
+static int finish(struct lf *fs, struct err *e)
+{
+	int rc = lf_end(fs, NULL, 0);
+
+	return lf_fail(fs, rc ?: lf_mark(fs), e);
+}
+
+/* ---- making disks ---- */
+
+/* "disk" or "disk@snapshot". */
+static struct lf_record *find_source(struct lf *fs, const char *text, struct err *e)
+{
+	cleanup(free_ptr) char *name = strdup(text);
+	char *snap = name ? strchr(name, '@') : NULL;
+	struct lf_record *r;
+
+	if (!name) {
+		err_set(e, -ENOMEM, "out of memory");
+		return NULL;
+	}
+	/* A disk's own name may have an @. */
+	r = lf_rec_find(fs, LF_DISK, 0, name);
+	if (r || !snap) {
+		if (!r)
+			err_set(e, -ENOENT, "store %s has no disk '%s'", fs->path, name);
+		return r;
+	}
+	*snap++ = 0;
+	r = lf_rec_find(fs, LF_DISK, 0, name);
+	if (!r) {
+		err_set(e, -ENOENT, "store %s has no disk '%s'", fs->path, name);
+		return NULL;
+	}
+	r = lf_rec_find(fs, LF_SNAPSHOT, r->id, snap);
+	if (!r)
+		err_set(e, -ENOENT, "disk %s/%s has no snapshot '%s'", fs->path, name, snap);
+	return r;
+}
+
+struct part {
+	struct lf_record *from; /* NULL: empty */
+	uint64_t at, len; /* MiB */
+	bool readonly;
+};
+struct parts {
+	struct part part[64];
+	unsigned n;
+	uint64_t mib;
+};
+
+static int part_size(const char *text, uint64_t *mib, struct err *e)
+{
+	uint64_t v;
+	int rc = text ? size_parse(text, &v, e)
+		      : err_set(e, -EINVAL, "compose: DISK[@SNAPSHOT]/OFFSET/LENGTH[/ro]");
+
+	if (rc)
+		return rc;
+	if (v % MiB)
+		return err_set(e, -EINVAL, "compose: %s is not whole MiB", text);
+	*mib = v / MiB;
+	return 0;
+}
+
+static int parse_part(struct lf *fs, char *text, struct part *p, struct err *e)
+{
+	char *save, *name = strtok_r(text, "/", &save);
+	int rc;
+
+	*p = (struct part){0};
+	if (!name)
+		return err_set(e, -EINVAL, "compose: an empty part");
+	if (strcmp(name, "-")) {
+		p->from = find_source(fs, name, e);
+		if (!p->from)
+			return -ENOENT;
+		rc = part_size(strtok_r(NULL, "/", &save), &p->at, e);
+		if (rc)
+			return rc;
+	}
+	rc = part_size(strtok_r(NULL, "/", &save), &p->len, e);
+	if (rc)
+		return rc;
+	name = strtok_r(NULL, "/", &save);
+	p->readonly = name && !strcmp(name, "ro");
+	if (name && !p->readonly)
+		return err_set(e, -EINVAL, "compose: '%s' is not 'ro'", name);
+	if (p->from && (p->at + p->len) * MiB > align_up(p->from->size, MiB))
+		return err_set(e, -ERANGE, "compose: '%s' has only %llu bytes", p->from->name,
+			(unsigned long long)p->from->size);
+	return 0;
+}
+
+static int parse_parts(
+	struct lf *fs, const char *text, struct parts *out, struct lf_record *r, struct err *e)
+{
+	cleanup(free_ptr) char *copy = strdup(text);
+	char *save, *one;
+
+	if (!copy)
+		return err_set(e, -ENOMEM, "out of memory");
+	for (one = strtok_r(copy, "+", &save); one; one = strtok_r(NULL, "+", &save)) {
+		struct part *p = &out->part[out->n];
+		int rc;
+
+		if (out->n == ARRAY_SIZE(out->part))
+			return err_set(
+				e, -E2BIG, "compose: more than %zu parts", ARRAY_SIZE(out->part));
+		rc = parse_part(fs, one, p, e);
+		if (rc)
+			return rc;
+		if (p->readonly && r->nranges == LF_RANGES)
+			return err_set(e, -E2BIG,
+				"compose: more than %u parts that may only be read", LF_RANGES);
+		if (p->readonly)
+			r->ranges[r->nranges++] = (struct lf_range){
+				(uint32_t)out->mib, (uint32_t)p->len};
+		out->mib += p->len;
+		out->n++;
+	}
+	return out->n ? 0 : err_set(e, -EINVAL, "compose: no parts");
+}
+
+/* In a transaction: the entries of all parts, shared. */
+static void share_parts(struct lf *fs, struct lf_record *r, const struct parts *parts)
+{
+	uint64_t to = 0;
+
+	for (unsigned i = 0; i < parts->n; i++) {
+		const struct part *p = &parts->part[i];
+
+		for (uint64_t m = 0; p->from && m < p->len && !fs->failed; m++) {
+			bool own;
+			const struct lf_entry *x = lf_find(fs, p->from, p->at + m, &own);
+			struct lf_entry copy;
+
+			if (!x || (!x->own && !x->base))
+				continue;
+			copy = *x;
+			lf_set_entry(fs, r, to + m, &copy);
+		}
+		to += p->len;
+	}
+}
+
+static int compose(
+	struct lf *fs, struct lf_record *slot, struct lf_record *r, const char *text, struct err *e)
+{
+	struct parts parts = {.n = 0};
+	unsigned pages;
+	int rc = parse_parts(fs, text, &parts, r, e);
+
+	if (rc)
+		return rc;
+	if (r->size && r->size < parts.mib * MiB)
+		return err_set(e, -EINVAL, "compose: the parts have %llu MiB, more than the disk",
+			(unsigned long long)parts.mib);
+	r->size = r->size ?: parts.mib * MiB;
+	while (lf_span(r->height) < (r->size + MiB - 1) / MiB)
+		r->height++;
+	pages = (unsigned)MIN(parts.mib / LF_LEAF_ENTRIES * 2 + 8 * LF_HEIGHT_MAX, UINT32_MAX / 2);
+	rc = lf_fail(fs, lf_reserve(fs, pages), e);
+	if (!rc)
+		rc = lf_fail(fs, lf_begin(fs, need_put(fs) + lf_need(pages)), e);
+	if (!rc) {
+		put_record(fs, slot, r);
+		share_parts(fs, slot, &parts);
+		rc = finish(fs, e);
+	}
+	return rc;
+}
+
+static int make_disk(
+	struct lf *fs, const char *name, const struct disk_create_opts *o, struct err *e)
+{
+	const char *clone = disk_kv_get(o->kv, "clone"), *parts = disk_kv_get(o->kv, "compose");
+	struct lf_record r = {.type = LF_DISK, .size = o->size, .generation = 1}, *slot,
+			 *from = NULL;
+	int rc;
+
+	if (lf_rec_find(fs, LF_DISK, 0, name)) {
+		if (!o->overwrite)
+			return err_set(e, -EEXIST, "disk %s: is there already", o->path);
+		rc = lf_disk_remove(fs, name, e);
+		if (rc)
+			return rc;
+	}
+	slot = free_record(fs, e);
+	if (!slot)
+		return -ENOSPC;
+	snprintf(r.name, sizeof(r.name), "%s", name);
+	if (parts)
+		return compose(fs, slot, &r, parts, e);
+	if (clone) {
+		from = find_source(fs, clone, e);
+		if (!from)
+			return -ENOENT;
+		r.size = r.size ?: from->size;
+		if (r.size < from->size)
+			return err_set(e, -EINVAL,
+				"disk %s: a clone is not smaller than what it is cloned from",
+				o->path);
+		r.height = from->height;
+		r.root = from->root;
+		r.parent = from->id;
+		r.nranges = from->nranges;
+		memcpy(r.ranges, from->ranges, sizeof(r.ranges));
+	}
+	if (!r.size || r.size % DISK_SECTOR || r.size > 1ull << 56)
+		return err_set(e, -EINVAL,
+			"disk %s: a size of %llu bytes is not a multiple of %u, or larger than 64 "
+			"PiB",
+			o->path, (unsigned long long)r.size, DISK_SECTOR);
+	rc = lf_fail(fs, lf_reserve(fs, LF_HEIGHT_MAX), e);
+	if (!rc)
+		rc = lf_fail(fs, lf_begin(fs, lf_need(16)), e);
+	if (rc)
+		return rc;
+	put_record(fs, slot, &r);
+	lf_tree_get(fs, r.root);
+	if (lf_grow_tree(fs, slot, r.size))
+		fs->failed = -ENOMEM;
+	lf_unreserve(fs, LF_HEIGHT_MAX);
+	return finish(fs, e);
+}
+
+int lf_disk_create(const struct disk_create_opts *o, struct err *e)
+{
+	struct files files = {
+		.loop = o->loop, .io = IO_THREADS, .open = o->open_file, .open_ctx = o->open_ctx};
+	cleanup(free_ptr) char *store = NULL;
+	struct lf_open how = {.flags = LF_O_WRITE};
+	const char *name;
+	struct lf *fs;
+	int rc;
+
+	if (o->backing)
+		return err_set(e, -EINVAL,
+			"disk %s: lodgefs has no backing files: `-o clone=DISK@SNAPSHOT` makes a "
+			"linked clone in the "
+			"same store",
+			o->path);
+	rc = lf_split(o->path, &store, &name, e);
+	how.path = store;
+	if (!rc)
+		rc = lf_open(&fs, &files, &how, e);
+	if (rc)
+		return rc;
+	rc = make_disk(fs, name, o, e);
+	lf_close(fs);
+	return rc;
+}
+
+int lf_disk_remove(struct lf *fs, const char *name, struct err *e)
+{
+	struct lf_record *r = lf_rec_find(fs, LF_DISK, 0, name);
+	uint64_t id, need = need_put(fs) + fs->s.dir_pages * (LF_PAGE + 32);
+	int rc;
+
+	if (!r)
+		return err_set(e, -ENOENT, "store %s has no disk '%s'", fs->path, name);
+	id = r->id;
+	rc = lf_fail(fs, lf_begin(fs, need), e);
+	if (rc)
+		return rc;
+	for (uint64_t i = 0; i < fs->nrec; i++)
+		if (fs->rec[i]->type > LF_DISK && fs->rec[i]->owner == id)
+			clear_record(fs, fs->rec[i]);
+	clear_record(fs, r);
+	return finish(fs, e);
+}
+
+int lf_disk_rename(struct lf *fs, const char *from, const char *to, struct err *e)
+{
+	struct lf_record *r = lf_rec_find(fs, LF_DISK, 0, from);
+	int rc;
+
+	if (!r)
+		return err_set(e, -ENOENT, "store %s has no disk '%s'", fs->path, from);
+	if (!*to || strlen(to) > LF_NAME || strchr(to, '/'))
+		return err_set(
+			e, -EINVAL, "'%s': the name of a disk has 1 to 255 bytes, without /", to);
+	if (lf_rec_find(fs, LF_DISK, 0, to))
+		return err_set(e, -EEXIST, "store %s has a disk '%s' already", fs->path, to);
+	rc = lf_fail(fs, lf_begin(fs, lf_need(2)), e);
+	if (rc)
+		return rc;
+	memset(r->name, 0, sizeof(r->name));
+	memcpy(r->name, to, strlen(to));
+	lf_rec_touch(fs, r);
+	return finish(fs, e);
+}
+
+/* ---- a disk that is open ---- */
+
+int lf_resize(struct disk *d, uint64_t size, struct err *e)
+{
+	struct lf_disk *l = d->priv;
+	struct lf *fs = l->fs;
+	int rc = 0;
+
+	if (!size || size == d->size)
+		return 0;
+	if (size > 1ull << 56)
+		return err_set(e, -EFBIG, "disk %s: is not made larger than 64 PiB", d->o.path);
+	/* What is cut off does not come back when it grows again. */
+	if (size < d->size)
+		rc = disk_rw(d, DISK_WRITE_ZEROES, size, NULL, d->size - size, e);
+	if (!rc)
+		rc = lf_fail(fs, lf_reserve(fs, LF_HEIGHT_MAX), e);
+	if (rc)
+		return rc;
+	rc = lf_fail(fs, lf_begin(fs, lf_need(8)), e);
+	if (!rc) {
+		l->rec->size = size;
+		if (lf_grow_tree(fs, l->rec, size))
+			fs->failed = -ENOMEM;
+		rc = finish(fs, e);
+	}
+	lf_unreserve(fs, LF_HEIGHT_MAX);
+	if (!rc)
+		d->size = size;
+	return rc;
+}
+
+static int snapshot_create(struct disk *d, const char *name, struct err *e)
+{
+	struct lf_disk *l = d->priv;
+	struct lf *fs = l->fs;
+	struct lf_record r = *l->rec, *slot;
+	int rc;
+
+	if (lf_rec_find(fs, LF_SNAPSHOT, l->rec->id, name))
+		return err_set(e, -EEXIST, "disk %s: has a snapshot '%s' already", d->o.path, name);
+	if (strchr(name, '/'))
+		return err_set(e, -EINVAL, "disk %s: the name of a snapshot has no /", d->o.path);
+	slot = free_record(fs, e);
+	if (!slot)
+		return -ENOSPC;
+	rc = lf_fail(fs, lf_begin(fs, lf_need(4)), e);
+	if (rc)
+		return rc;
+	r.type = LF_SNAPSHOT;
+	r.owner = l->rec->id;
+	memset(r.name, 0, sizeof(r.name));
+	memcpy(r.name, name, strlen(name));
+	put_record(fs, slot, &r);
+	lf_tree_get(fs, r.root);
+	return finish(fs, e);
+}
+
+static int snapshot_apply(struct disk *d, const struct lf_record *s, struct err *e)
+{
+	struct lf_disk *l = d->priv;
+	struct lf *fs = l->fs;
+	uint64_t old;
+	int rc = lf_fail(fs, lf_begin(fs, need_put(fs)), e);
+
+	if (rc)
+		return rc;
+	old = l->rec->root;
+	lf_tree_get(fs, s->root);
+	l->rec->root = s->root;
+	l->rec->height = s->height;
+	l->rec->size = s->size;
+	l->rec->generation++;
+	lf_rec_touch(fs, l->rec);
+	lf_tree_put(fs, old);
+	rc = finish(fs, e);
+	if (!rc)
+		d->size = s->size;
+	return rc;
+}
+
+int lf_snapshot(struct disk *d, enum disk_snap_op op, const char *name, struct err *e)
+{
+	struct lf_disk *l = d->priv;
+	struct lf_record *s;
+	int rc;
+
+	if (op == DISK_SNAP_CREATE)
+		return snapshot_create(d, name, e);
+	s = lf_rec_find(l->fs, LF_SNAPSHOT, l->rec->id, name);
+	if (!s)
+		return err_set(e, -ENOENT, "disk %s: has no snapshot '%s'", d->o.path, name);
+	if (op == DISK_SNAP_APPLY)
+		return snapshot_apply(d, s, e);
+	rc = lf_fail(l->fs, lf_begin(l->fs, need_put(l->fs)), e);
+	if (rc)
+		return rc;
+	clear_record(l->fs, s);
+	return finish(l->fs, e);
+}
+
+int lf_snapshots(struct disk *d, struct disk_snapshot **out, unsigned *n, struct err *e)
+{
+	struct lf_disk *l = d->priv;
+	struct lf *fs = l->fs;
+
+	*n = 0;
+	for (uint64_t i = 0; i < fs->nrec; i++)
+		*n += fs->rec[i]->type == LF_SNAPSHOT && fs->rec[i]->owner == l->rec->id;
+	*out = calloc(MAX(*n, 1u), sizeof(**out));
+	if (!*out)
+		return err_set(e, -ENOMEM, "out of memory");
+	*n = 0;
+	for (uint64_t i = 0; i < fs->nrec; i++) {
+		const struct lf_record *r = fs->rec[i];
+		struct disk_snapshot *s = &(*out)[*n];
+
+		if (r->type != LF_SNAPSHOT || r->owner != l->rec->id)
+			continue;
+		++*n;
+		snprintf(s->id, sizeof(s->id), "%llu", (unsigned long long)r->id);
+		memcpy(s->name, r->name, sizeof(s->name));
+		s->size = r->size;
+		s->date = r->created;
+	}
+	return 0;
+}

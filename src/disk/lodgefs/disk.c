@@ -1,0 +1,394 @@
+/* disk.c: disks of a store: opening, reading, flushing. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/size.h"
+#include "base/util.h"
+#include "disk/lodgefs/lodgefs.h"
+
+static const struct disk_key open_keys[] = {
+	{"sorter", "on|off", "off: a transaction for each block, to compare with"},
+	{"fence", "NUMBER", "opens only if no newer fencing number was given out"},
+	{"take", "on|off", "takes the store away from another host that holds it"},
+	{0},
+};
+
+/* ---- open, close ---- */
+
+static int take_keys(struct disk *d, struct lf_open *o, bool *one_by_one, struct err *e)
+{
+	bool sorter = true, take = false;
+	const char *fence = disk_kv_get(d->o.kv, "fence");
+	char *end = NULL;
+	int rc = disk_kv_bool(d->o.kv, "sorter", &sorter, e);
+
+	rc = rc ?: disk_kv_bool(d->o.kv, "take", &take, e);
+	if (!rc && fence) {
+		errno = 0;
+		o->fence = strtoull(fence, &end, 10);
+		if (errno || *end || !o->fence || *fence == '-')
+			return err_set(e, -EINVAL, "fence: '%s' is not a number above 0", fence);
+	}
+	*one_by_one = !sorter;
+	o->flags |= take ? LF_O_TAKE : 0;
+	return rc;
+}
+
+static int lf_disk_open(struct disk *d, struct err *e)
+{
+	struct lf_disk *l = calloc(1, sizeof(*l));
+	cleanup(free_ptr) char *store = NULL;
+	struct lf_open o = {.direct = d->o.cache == DISK_CACHE_NONE};
+	const char *name;
+	bool one_by_one = false;
+	int rc;
+
+	if (!l)
+		return err_set(e, -ENOMEM, "disk %s: out of memory", d->o.path);
+	d->priv = l;
+	l->d = d;
+	rc = lf_split(d->o.path, &store, &name, e);
+	if (!rc)
+		rc = take_keys(d, &o, &one_by_one, e);
+	if (rc)
+		return rc;
+	o.path = store;
+	o.flags |= (d->o.readonly ? 0 : LF_O_WRITE) | (d->o.discard ? LF_O_DISCARD : 0);
+	rc = lf_open(&l->fs, d->files, &o, e);
+	if (rc)
+		return rc;
+	l->rec = lf_rec_find(l->fs, LF_DISK, 0, name);
+	if (!l->rec)
+		return err_set(e, -ENOENT,
+			"store %s has no disk '%s': `lodge store ls %s:lodgefs` lists them", store,
+			name, store);
+	d->size = l->rec->size;
+	d->physical = LF_SUB;
+	d->can_discard = d->o.discard && !d->o.readonly;
+	return d->o.readonly ? 0 : lf_writer_create(l, one_by_one, e);
+}
+
+static void lf_disk_close(struct disk *d)
+{
+	struct lf_disk *l = d->priv;
+
+	if (!l)
+		return;
+	if (l->fs)
+		l->fs->sorter = NULL;
+	sorter_destroy(l->sorter);
+	lf_close(l->fs);
+	free(l);
+}
+
+/* ---- reading ---- */
+
+uint64_t lf_map(struct lf *fs, const struct lf_record *r, uint64_t off, uint64_t len,
+	uint64_t *addr, bool *own)
+{
+	uint64_t in = off % LF_BLOCK, n, first = 0;
+	const struct lf_entry *x = lf_find(fs, r, off / LF_BLOCK, own);
+	unsigned i = (unsigned)(in / LF_SUB);
+
+	len = MIN(len, LF_BLOCK - in);
+	*addr = 0;
+	if (!x)
+		return len;
+	for (n = 0; n < len; i++) {
+		uint32_t b = lf_bit(x->own_valid, i)	? x->own
+			     : lf_bit(x->base_valid, i) ? x->base
+							: 0;
+
+		if (n && b != first)
+			break;
+		first = b;
+		n = MIN(len, (i + 1ull) * LF_SUB - in);
+	}
+	*addr = first ? lf_block_at(fs, first - 1) + in : 0;
+	return n;
+}
+
+struct piece {
+	struct file_req req;
+	struct reading *of;
+	struct piece *next;
+	struct iovec iov[];
+};
+
+/* A request of several pieces. */
+struct reading {
+	struct disk_req *r;
+	struct piece *piece;
+	unsigned left;
+	int rc;
+	bool in_submit;
+};
+
+static void read_end(struct disk_req *r, int rc, bool soon)
+{
+	struct lf_disk *l = r->disk->priv;
+
+	if (l->sorter)
+		sorter_leave(l->sorter, r->cookie);
+	if (soon)
+		disk_done_soon(r, rc);
+	else
+		disk_done(r, rc);
+}
+
+static void one_done(struct file_req *f)
+{
+	read_end(container_of(f, struct disk_req, file), f->result, false);
+}
+
+static void part_done(struct reading *j, int rc)
+{
+	struct disk_req *r = j->r;
+	bool soon = j->in_submit;
+
+	if (rc && !j->rc)
+		j->rc = rc;
+	if (--j->left)
+		return;
+	rc = j->rc;
+	for (struct piece *p = j->piece, *next; p; p = next) {
+		next = p->next;
+		free(p);
+	}
+	free(j);
+	read_end(r, rc, soon);
+}
+
+static void piece_done(struct file_req *f)
+{
+	part_done(container_of(f, struct piece, req)->of, f->result);
+}
+
+static int read_piece(struct lf *fs, struct reading *j, uint64_t at, uint64_t len, uint64_t addr)
+{
+	const struct disk_req *r = j->r;
+	struct piece *p = calloc(1, sizeof(*p) + r->niov * sizeof(p->iov[0]));
+
+	if (!p)
+		return -ENOMEM;
+	p->of = j;
+	p->next = j->piece;
+	j->piece = p;
+	p->req = (struct file_req){
+		.op = FILE_READ, .off = addr, .len = len, .iov = p->iov, .done = piece_done};
+	p->req.niov = iov_slice(p->iov, r->niov, r->iov, r->niov, at, len);
+	j->left++;
+	file_submit(fs->f, &p->req);
+	return 0;
+}
+
+static void read_many(struct lf_disk *l, struct disk_req *r)
+{
+	struct reading *j = calloc(1, sizeof(*j));
+	uint64_t at = 0;
+	int rc = 0;
+
+	if (!j) {
+		read_end(r, -ENOMEM, true);
+		return;
+	}
+	*j = (struct reading){.r = r, .left = 1, .in_submit = true};
+	while (at < r->len && !rc) {
+		uint64_t addr, n, more, next;
+		bool own;
+
+		n = lf_map(l->fs, l->rec, r->offset + at, r->len - at, &addr, &own);
+		/* What goes on in the file is one transfer. */
+		while (addr && at + n < r->len) {
+			more = lf_map(
+				l->fs, l->rec, r->offset + at + n, r->len - at - n, &next, &own);
+			if (next != addr + n)
+				break;
+			n += more;
+		}
+		if (addr)
+			rc = read_piece(l->fs, j, at, n, addr);
+		else
+			iov_zero(r->iov, r->niov, at, n);
+		at += n;
+	}
+	if (j->left > 1) { /* else part_done() frees it */
+		j->in_submit = false;
+		part_done(j, rc);
+	} else {
+		part_done(j, rc);
+	}
+}
+
+static void submit_read(struct lf_disk *l, struct disk_req *r)
+{
+	uint64_t addr, n;
+	bool own;
+
+	if (l->sorter)
+		r->cookie = sorter_enter(l->sorter);
+	n = lf_map(l->fs, l->rec, r->offset, r->len, &addr, &own);
+	if (n < r->len || !addr) {
+		read_many(l, r);
+		return;
+	}
+	r->file = (struct file_req){.op = FILE_READ,
+		.off = addr,
+		.len = n,
+		.iov = r->iov,
+		.niov = r->niov,
+		.done = one_done};
+	file_submit(l->fs->f, &r->file);
+}
+
+/* ---- flushing ---- */
+
+struct flushing {
+	struct lf *fs;
+	struct disk_req *r;
+	int rc;
+	bool in_submit;
+};
+
+static void flush_job(void *arg)
+{
+	struct flushing *f = arg;
+
+	f->rc = lf_flush(f->fs);
+}
+
+static void flush_after(void *arg)
+{
+	struct flushing *f = arg;
+	struct disk_req *r = f->r;
+	int rc = f->fs->failed ?: f->rc;
+	bool soon = f->in_submit;
+
+	f->fs->jobs--;
+	free(f);
+	if (soon)
+		disk_done_soon(r, rc);
+	else
+		disk_done(r, rc);
+}
+
+static void submit_flush(struct lf_disk *l, struct disk_req *r)
+{
+	struct flushing *f = calloc(1, sizeof(*f));
+	unsigned jobs = l->fs->jobs;
+
+	if (!f) {
+		disk_done_soon(r, -ENOMEM);
+		return;
+	}
+	*f = (struct flushing){.fs = l->fs, .r = r, .in_submit = true};
+	l->fs->jobs++;
+	lf_start_job(l->fs, flush_job, flush_after, f);
+	if (l->fs->jobs > jobs) /* it waits: `f` is alive */
+		f->in_submit = false;
+}
+
+static void lf_submit(struct disk *d, struct disk_req *r)
+{
+	struct lf_disk *l = d->priv;
+
+	if (r->op == DISK_READ)
+		submit_read(l, r);
+	else if (r->op == DISK_FLUSH)
+		submit_flush(l, r);
+	else
+		sorter_submit(l->sorter, r);
+}
+
+static void lf_kick(struct disk *d)
+{
+	struct lf_disk *l = d->priv;
+
+	if (l->sorter)
+		sorter_kick(l->sorter);
+}
+
+/* ---- what it is ---- */
+
+static int lf_block_status(
+	struct disk *d, uint64_t off, uint64_t len, struct disk_extent *out, struct err *e)
+{
+	struct lf_disk *l = d->priv;
+	uint64_t addr, n, next;
+	bool own;
+
+	(void)e;
+	n = lf_map(l->fs, l->rec, off, len, &addr, &own);
+	while (n < len) {
+		uint64_t more = lf_map(l->fs, l->rec, off + n, len - n, &next, &own);
+
+		if (addr ? next != addr + n : next != 0)
+			break;
+		n += more;
+	}
+	*out = (struct disk_extent){.offset = off,
+		.len = n,
+		.flags = DISK_EXT_HERE | (addr ? DISK_EXT_DATA | DISK_EXT_PLACE : 0u),
+		.file = l->fs->f,
+		.addr = addr};
+	return 0;
+}
+
+static int lf_info(struct disk *d, json_t *obj, struct err *e)
+{
+	struct lf_disk *l = d->priv;
+	const struct lf *fs = l->fs;
+
+	(void)e;
+	json_object_set_new(obj, "store", json_string(fs->path));
+	json_object_set_new(obj, "block_size", json_integer(LF_BLOCK));
+	json_object_set_new(obj, "sub_block_size", json_integer(LF_SUB));
+	json_object_set_new(obj, "generation", json_integer((json_int_t)l->rec->generation));
+	json_object_set_new(obj, "fence", json_integer((json_int_t)fs->fence));
+	return 0;
+}
+
+static void lf_stats_json(struct disk *d, json_t *obj)
+{
+	struct lf_disk *l = d->priv;
+	const struct lf_stats *s = &l->fs->stats;
+	struct sorter_stats w = {0};
+
+	if (l->sorter)
+		sorter_stats(l->sorter, &w);
+	const struct {
+		const char *name;
+		uint64_t v;
+	} all[] = {{"logical_transactions", w.logical}, {"physical_transactions", w.physical},
+		{"plain_elements", w.plain}, {"meta_elements", w.meta},
+		{"data_writes", w.data_writes}, {"data_bytes", w.data_bytes},
+		{"fill_bytes", w.fill_bytes}, {"transactions", s->transactions},
+		{"journal_bytes", s->journal_bytes}, {"marks", s->marks},
+		{"checkpoints", s->checkpoints}, {"flushes", s->flushes},
+		{"page_writes", s->page_writes}, {"replayed", s->replayed},
+		{"dropped", s->dropped}};
+
+	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
+		json_object_set_new(obj, all[i].name, json_integer((json_int_t)all[i].v));
+}
+
+const struct disk_format disk_lodgefs = {
+	.name = "lodgefs",
+	.help = "a disk in a store of Lodge's own, named STORE/NAME",
+	.create_keys = lf_disk_keys,
+	.open_keys = open_keys,
+	.open = lf_disk_open,
+	.close = lf_disk_close,
+	.submit = lf_submit,
+	.kick = lf_kick,
+	.create = lf_disk_create,
+	.resize = lf_resize,
+	.block_status = lf_block_status,
+	.snapshot = lf_snapshot,
+	.snapshots = lf_snapshots,
+	.info = lf_info,
+	.stats = lf_stats_json,
+	.scattered = true,
+};

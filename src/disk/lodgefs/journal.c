@@ -1,0 +1,600 @@
+/*
+ * journal.c: transactions, marks, checkpoints; docs/lodgefs.md, "Journal", says why this is safe.
+ *
+ * Lock order: fs->lock is the only one. lf_begin() takes it and lf_end() lets it go.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/crc32c.h"
+#include "base/util.h"
+#include "disk/lodgefs/lodgefs.h"
+
+#define FRESH_MAX 65536u /* sub-blocks that recovery may have to verify: 256 MiB */
+
+/* ---- transfers ---- */
+
+static void on_done(struct file_req *r)
+{
+	struct lf_wait *w = container_of(r, struct lf_xfer, req)->w;
+
+	if (r->result && !w->rc)
+		w->rc = r->result;
+	if (!--w->left && w->co)
+		co_wake(w->co);
+}
+
+void lf_start(struct lf_wait *w, struct lf_xfer *x, enum file_op op, uint64_t off, void *buf,
+	uint64_t len)
+{
+	x->w = w;
+	x->one = (struct iovec){buf, len};
+	x->req = (struct file_req){.op = op,
+		.off = off,
+		.len = len,
+		.iov = &x->one,
+		.niov = buf ? 1 : 0,
+		.done = on_done};
+	w->left++;
+	file_submit(w->fs->f, &x->req);
+}
+
+int lf_wait_all(struct lf_wait *w)
+{
+	struct lf *fs = w->fs;
+
+	w->co = co_self(&fs->cs);
+	while (w->left) {
+		if (w->co)
+			co_wait(&fs->cs);
+		else
+			files_drain(fs->files);
+	}
+	w->co = NULL;
+	return w->rc;
+}
+
+int lf_io(struct lf *fs, enum file_op op, uint64_t off, void *buf, uint64_t len)
+{
+	struct lf_wait w = {.fs = fs};
+	struct lf_xfer x;
+
+	fs->stats.flushes += op == FILE_FLUSH;
+	lf_start(&w, &x, op, off, buf, len);
+	return lf_wait_all(&w);
+}
+
+static void lock(struct lf *fs)
+{
+	if (co_self(&fs->cs)) {
+		co_lock(&fs->cs, &fs->lock);
+		return;
+	}
+	while (fs->lock.held)
+		files_drain(fs->files);
+	fs->lock.held = true;
+}
+
+static int fail(struct lf *fs, int rc)
+{
+	if (rc && !fs->failed)
+		fs->failed = rc;
+	return rc;
+}
+
+/* ---- what is vouched for ---- */
+
+static struct lf_fresh *fresh_slot(const struct lf *fs, uint64_t at)
+{
+	uint64_t i = (at * 0x9e3779b97f4a7c15ull) >> 20;
+
+	for (;; i++) {
+		struct lf_fresh *s = &fs->fresh[i & (fs->fresh_cap - 1)];
+
+		if (!s->at || s->at == at)
+			return s;
+	}
+}
+
+static int fresh_grow(struct lf *fs)
+{
+	struct lf_fresh *old = fs->fresh;
+	uint64_t n = fs->fresh_cap;
+
+	if (fs->fresh_n * 2 < n)
+		return 0;
+	fs->fresh_cap = MAX(1024ull, n * 2);
+	fs->fresh = calloc(fs->fresh_cap, sizeof(*fs->fresh));
+	if (!fs->fresh) {
+		fs->fresh = old;
+		fs->fresh_cap = n;
+		return -ENOMEM;
+	}
+	fs->fresh_n = 0;
+	for (uint64_t i = 0; i < n; i++)
+		if (old[i].at && old[i].seq > fs->marked) {
+			*fresh_slot(fs, old[i].at) = old[i];
+			fs->fresh_n++;
+		}
+	free(old);
+	return 0;
+}
+
+static int fresh_add(struct lf *fs, uint64_t off, uint64_t len, uint64_t seq)
+{
+	for (uint64_t i = off / LF_SUB; i <= (off + len - 1) / LF_SUB; i++) {
+		struct lf_fresh *s;
+
+		if (fresh_grow(fs))
+			return -ENOMEM;
+		s = fresh_slot(fs, i + 1);
+		fs->fresh_n += !s->at;
+		*s = (struct lf_fresh){i + 1, seq};
+	}
+	return 0;
+}
+
+static void fresh_clear(struct lf *fs)
+{
+	if (fs->fresh_n)
+		memset(fs->fresh, 0, fs->fresh_cap * sizeof(*fs->fresh));
+	fs->fresh_n = 0;
+}
+
+int lf_overwrites(struct lf *fs, uint64_t off, uint64_t len)
+{
+	if (!fs->fresh_n)
+		return 0;
+	for (uint64_t i = off / LF_SUB; i <= (off + len - 1) / LF_SUB; i++) {
+		const struct lf_fresh *s = fresh_slot(fs, i + 1);
+
+		if (!s->at || s->seq <= fs->marked)
+			continue;
+		if (s->seq <= fs->flushed)
+			return 1;
+		fs->overwritten = true;
+	}
+	return 0;
+}
+
+/* ---- what was freed ---- */
+
+void lf_hold(struct lf *fs, uint32_t block)
+{
+	struct lf_freed *f = fs->freeing;
+
+	fs->block[block].hold++;
+	if (!f) {
+		f = fs->freeing = calloc(1, sizeof(*f));
+		if (!f)
+			return; /* it stays held until the store is closed */
+		f->fs = fs;
+	}
+	if (f->n == f->cap) {
+		unsigned cap = MAX(16u, 2 * f->cap);
+		uint32_t *p = realloc(f->block, cap * sizeof(*p));
+
+		if (!p)
+			return;
+		f->block = p;
+		f->cap = cap;
+	}
+	f->block[f->n++] = block;
+}
+
+static void readers_gone(struct sorter_quarantine *q)
+{
+	struct lf_freed *f = container_of(q, struct lf_freed, q);
+
+	f->next = f->fs->freed;
+	f->fs->freed = f;
+}
+
+static void send_freed(struct lf *fs, uint64_t seq)
+{
+	struct lf_freed *f = steal_ptr(fs->freeing);
+
+	if (!f)
+		return;
+	f->seq = seq;
+	f->q.free = readers_gone;
+	if (fs->sorter)
+		sorter_quarantine(fs->sorter, &f->q);
+	else
+		readers_gone(&f->q);
+}
+
+/* The host may have the space of blocks that nobody uses any more. They stay held meanwhile. */
+static void give_back(struct lf *fs, const struct lf_freed *f)
+{
+	struct lf_wait w = {.fs = fs};
+	struct lf_xfer *x = calloc(f->n, sizeof(*x));
+
+	for (unsigned i = 0; x && i < f->n; i++) {
+		const struct lf_block *b = &fs->block[f->block[i]];
+
+		if (!b->refs && !b->pages && b->hold == 1)
+			lf_start(&w, &x[i], FILE_DISCARD, lf_block_at(fs, f->block[i]), NULL,
+				LF_BLOCK);
+	}
+	(void)lf_wait_all(&w); /* a hint */
+	free(x);
+}
+
+static void reap(struct lf *fs)
+{
+	struct lf_freed **p = &fs->freed, *f, *ripe = NULL;
+
+	while ((f = *p)) {
+		if (f->seq > fs->marked) {
+			p = &f->next;
+			continue;
+		}
+		*p = f->next;
+		f->next = ripe;
+		ripe = f;
+	}
+	while ((f = ripe)) {
+		ripe = f->next;
+		if (fs->discard)
+			give_back(fs, f);
+		for (unsigned i = 0; i < f->n; i++)
+			lf_release(fs, f->block[i]);
+		free(f->block);
+		free(f);
+	}
+}
+
+static void set_marked(struct lf *fs, uint64_t seq)
+{
+	if (seq > fs->marked)
+		fs->marked = seq;
+}
+
+/* ---- records ---- */
+
+static uint64_t room(const struct lf *fs)
+{
+	return fs->s.journal_bytes - fs->used;
+}
+
+static int want_buf(struct lf *fs, size_t n)
+{
+	void *p;
+
+	if (n <= fs->buf_cap)
+		return 0;
+	n = align_up(n, 64 * KiB);
+	if (posix_memalign(&p, LF_PAGE, n))
+		return -ENOMEM;
+	free(fs->buf);
+	fs->buf = p;
+	fs->buf_cap = n;
+	return 0;
+}
+
+/* Writes what is in buf; its head has to be filled but for the common fields. */
+static int put_record(struct lf *fs, uint32_t len)
+{
+	struct lf_rec_head *h = (void *)fs->buf;
+	uint64_t left = fs->s.journal_bytes - fs->head;
+	struct lf_wait w = {.fs = fs};
+	struct lf_rec_head *pad = NULL;
+	struct lf_xfer x[2];
+	int rc;
+
+	if (len > left) { /* records do not go around the corner */
+		if (posix_memalign((void **)&pad, 512, 512))
+			return -ENOMEM;
+		memset(pad, 0, 512);
+		*pad = (struct lf_rec_head){.magic = LF_RECORD_MAGIC,
+			.salt = fs->s.salt,
+			.run = fs->s.run,
+			.seq = fs->seq,
+			.len = 512,
+			.kind = LF_R_PAD};
+		pad->crc = crc32c(0, pad, 512);
+		lf_start(&w, &x[1], FILE_WRITE, fs->s.journal_at + fs->head, pad, 512);
+		fs->head = 0;
+		fs->used += left;
+		fs->stats.journal_bytes += 512;
+	}
+	h->magic = LF_RECORD_MAGIC;
+	h->crc = 0;
+	h->salt = fs->s.salt;
+	h->run = fs->s.run;
+	h->seq = fs->seq;
+	h->fence = fs->fence;
+	h->durable = fs->flushed;
+	h->len = len;
+	h->crc = crc32c(0, h, len);
+	lf_start(&w, &x[0], FILE_WRITE, fs->s.journal_at + fs->head, h, len);
+	fs->tail_durable = h->durable;
+	fs->tail_durable_seq = fs->seq;
+	fs->head = (fs->head + len) % fs->s.journal_bytes;
+	fs->used += len;
+	fs->seq++;
+	fs->stats.journal_bytes += len;
+	rc = lf_wait_all(&w);
+	free(pad);
+	if (!rc)
+		fs->written = fs->seq - 1;
+	return rc;
+}
+
+static int put_mark(struct lf *fs)
+{
+	uint64_t all = fs->written, was = fs->flushed;
+	int rc = want_buf(fs, 512);
+
+	if (!rc)
+		rc = lf_lease_check(fs);
+	if (!rc)
+		rc = lf_io(fs, FILE_FLUSH, 0, NULL, 0);
+	if (!rc) {
+		memset(fs->buf, 0, 512);
+		((struct lf_rec_head *)(void *)fs->buf)->kind = LF_R_MARK;
+		fs->flushed = all; /* for the record; nothing is answered before the second flush */
+		rc = put_record(fs, 512);
+		fs->flushed = was;
+	}
+	if (!rc)
+		rc = lf_io(fs, FILE_FLUSH, 0, NULL, 0);
+	if (rc)
+		return fail(fs, rc);
+	fs->flushed = MAX(fs->flushed, all);
+	set_marked(fs, all);
+	fs->overwritten = false;
+	fresh_clear(fs);
+	fs->stats.marks++;
+	return 0;
+}
+
+/* ---- checkpoint ---- */
+
+#define AT_ONCE 64u
+
+static int write_dirty(struct lf *fs)
+{
+	struct lf_xfer *x = calloc(AT_ONCE, sizeof(*x));
+	struct lf_wait w = {.fs = fs};
+	struct lf_page *p, *next;
+	unsigned n = 0;
+	int rc = x ? 0 : -ENOMEM;
+
+	for (p = fs->dirty; p && !rc; p = p->next) {
+		struct lf_page_head *h = (void *)p->data;
+
+		if (!p->refs)
+			continue;
+		h->seq = fs->written;
+		h->crc = 0;
+		h->crc = crc32c(0, h, LF_PAGE);
+		lf_start(&w, &x[n++], FILE_WRITE, p->at * LF_PAGE, h, LF_PAGE);
+		fs->stats.page_writes++;
+		if (n == AT_ONCE) {
+			rc = lf_wait_all(&w);
+			n = 0;
+		}
+	}
+	rc = lf_wait_all(&w) ?: rc;
+	free(x);
+	if (rc)
+		return rc;
+	for (p = fs->dirty, fs->dirty = NULL; p; p = next) {
+		next = p->next;
+		p->dirty = false;
+		p->next = NULL;
+		if (!p->refs)
+			lf_page_free(p);
+	}
+	return 0;
+}
+
+static int checkpoint_locked(struct lf *fs)
+{
+	int rc = fs->failed;
+
+	if (rc)
+		return rc;
+	/* Pages must not say what the journal may take back. */
+	if (fs->used)
+		rc = put_mark(fs);
+	if (!rc)
+		rc = write_dirty(fs);
+	if (!rc)
+		rc = lf_io(fs, FILE_FLUSH, 0, NULL, 0);
+	if (!rc) {
+		fs->s.tail = fs->head;
+		fs->s.seq = fs->seq;
+		rc = lf_super_write(fs);
+	}
+	if (rc)
+		return fail(fs, rc);
+	fs->used = 0;
+	fs->stats.checkpoints++;
+	set_marked(fs, fs->written);
+	reap(fs);
+	return 0;
+}
+
+int lf_checkpoint(struct lf *fs)
+{
+	int rc;
+
+	lock(fs);
+	rc = checkpoint_locked(fs);
+	co_unlock(&fs->lock);
+	return rc;
+}
+
+/* ---- transactions ---- */
+
+int lf_begin(struct lf *fs, uint64_t need)
+{
+	int rc = 0;
+
+	lock(fs);
+	/* A mark, and the end of the journal that a record does not fit into. */
+	if (2 * need + 4096 > fs->s.journal_bytes)
+		rc = -EFBIG;
+	else if (fs->used && room(fs) < 2 * need + 4096)
+		rc = checkpoint_locked(fs);
+	else if (fs->fresh_n > FRESH_MAX)
+		rc = put_mark(fs);
+	if (fs->failed)
+		rc = fs->failed;
+	if (rc)
+		co_unlock(&fs->lock);
+	return rc;
+}
+
+void lf_touch(struct lf *fs, struct lf_page *p, unsigned off, unsigned len)
+{
+	if (p->touched) {
+		p->lo = (uint16_t)MIN(p->lo, off);
+		p->hi = (uint16_t)MAX(p->hi, off + len);
+		return;
+	}
+	if (fs->ntouch == fs->touch_cap) {
+		unsigned cap = MAX(64u, 2 * fs->touch_cap);
+		struct lf_page **t = realloc(fs->touch, cap * sizeof(struct lf_page *));
+
+		if (!t) {
+			fail(fs, -ENOMEM);
+			return;
+		}
+		fs->touch = t;
+		fs->touch_cap = cap;
+	}
+	p->touched = true;
+	p->lo = (uint16_t)off;
+	p->hi = (uint16_t)(off + len);
+	fs->touch[fs->ntouch++] = p;
+}
+
+/* Pages to buf; the number of bytes. */
+static size_t put_pages(struct lf *fs, size_t at, uint32_t *n)
+{
+	for (unsigned i = 0; i < fs->ntouch; i++) {
+		struct lf_page *p = fs->touch[i];
+		struct lf_rec_page *c = (void *)(fs->buf + at);
+
+		p->touched = false;
+		if (!p->refs) {
+			if (!p->dirty)
+				lf_page_free(p);
+			continue;
+		}
+		/* After a checkpoint a page comes as a whole: one that is torn in its place needs nothing from there. */
+		if (!p->dirty) {
+			p->lo = 0;
+			p->hi = LF_PAGE;
+			p->dirty = true;
+			p->next = fs->dirty;
+			fs->dirty = p;
+		}
+		*c = (struct lf_rec_page){
+			.at = p->at, .off = p->lo, .len = (uint16_t)(p->hi - p->lo)};
+		memcpy(c + 1, p->data + p->lo, c->len);
+		memset((uint8_t *)(c + 1) + c->len, 0, align_up(c->len, 8) - c->len);
+		at += sizeof(*c) + align_up(c->len, 8);
+		++*n;
+	}
+	fs->ntouch = 0;
+	return at;
+}
+
+int lf_end(struct lf *fs, const struct lf_rec_check *checks, unsigned nchecks)
+{
+	struct lf_rec_head *h;
+	uint64_t seq = fs->seq;
+	size_t at, end;
+	int rc = fs->failed;
+
+	if (!rc)
+		rc = want_buf(fs, 512 + fs->ntouch * (sizeof(struct lf_rec_page) + LF_PAGE) +
+					  nchecks * sizeof(*checks) + sizeof(*h));
+	for (unsigned i = 0; !rc && i < nchecks; i++)
+		rc = fresh_add(fs, checks[i].at, checks[i].len, seq);
+	if (!rc) {
+		h = (void *)fs->buf;
+		*h = (struct lf_rec_head){.kind = LF_R_CHANGE, .checks = nchecks};
+		at = put_pages(fs, sizeof(*h), &h->pages);
+		memcpy(fs->buf + at, checks, nchecks * sizeof(*checks));
+		at += nchecks * sizeof(*checks);
+		end = align_up(at, 512);
+		memset(fs->buf + at, 0, end - at);
+		if (end + 4096 > room(fs) ||
+			(end > fs->s.journal_bytes - fs->head &&
+				end + 4096 + fs->s.journal_bytes - fs->head > room(fs)))
+			rc = -EFBIG; /* lf_begin() was told too little */
+		else
+			rc = put_record(fs, (uint32_t)end);
+		fs->stats.transactions += !rc;
+	}
+	if (!rc)
+		send_freed(fs, seq);
+	fail(fs, rc);
+	co_unlock(&fs->lock);
+	return rc;
+}
+
+int lf_mark(struct lf *fs)
+{
+	int rc;
+
+	lock(fs);
+	/* One has to be left for the checkpoint. */
+	rc = fs->failed ?: room(fs) < 4096 ? checkpoint_locked(fs) : put_mark(fs);
+	if (!rc)
+		reap(fs);
+	co_unlock(&fs->lock);
+	return rc;
+}
+
+/*
+ * One flush of the file, and a mark only when something that an earlier record vouches for was written over in the meantime. What such a flush made durable
+ * is said by the next record.
+ */
+int lf_flush(struct lf *fs)
+{
+	uint64_t upto = fs->written, said = fs->tail_durable, by = fs->tail_durable_seq;
+	int rc = fs->failed ?: lf_lease_check(fs);
+
+	if (!rc)
+		rc = lf_io(fs, FILE_FLUSH, 0, NULL, 0);
+	if (rc)
+		return fail(fs, rc);
+	if (fs->overwritten)
+		return lf_mark(fs);
+	fs->flushed = MAX(fs->flushed, upto);
+	if (by <= upto)
+		set_marked(fs, said);
+	reap(fs);
+	return fs->failed;
+}
+
+void lf_journal_free(struct lf *fs)
+{
+	struct lf_page *p, *next;
+	struct lf_freed *f;
+
+	for (p = fs->dirty; p; p = next) {
+		next = p->next;
+		if (!p->refs)
+			lf_page_free(p);
+	}
+	while ((f = fs->freed)) {
+		fs->freed = f->next;
+		free(f->block);
+		free(f);
+	}
+	if (fs->freeing)
+		free(fs->freeing->block);
+	free(fs->freeing);
+	free(fs->fresh);
+	free(fs->touch);
+	free(fs->buf);
+}

@@ -1,0 +1,412 @@
+/*
+ * lodgefs.h: what the parts of lodgefs share. Nobody outside this folder includes it. docs/lodgefs.md specifies the format.
+ *
+ *   disk.c     the row of the table of formats: open, close, reads, flush
+ *   write.c    what the sorter asks: resolve, prepare, fill, commit
+ *   tree.c     pointer pages: lookup, copy-on-write, counts; blocks and pages: allocation
+ *   journal.c  transactions, marks, checkpoints
+ *   load.c     superblock, recovery, loading; opening and closing a store; the lease
+ *   dir.c      the directory: disks, snapshots, clones, composed disks, bitmaps
+ *   store.c    making, listing, checking, growing: the row of the table of stores
+ *
+ * All metadata of a store is in memory while it is open (80 bytes for each MiB that is in use, and what snapshots hold beside). Reference
+ * counts are not stored: they are the number of references found when the store was loaded, and are kept up from then on.
+ *
+ * Who may change a page: only between lf_begin() and lf_end(), which write one record to the journal. Pages go to their places
+ * in a checkpoint. Nothing is freed for good before the record that freed it is known to be durable ("marked").
+ *
+ * Functions that do I/O wait: inside a coroutine (co.h) they let others run, outside they block with nothing else of this store in flight.
+ */
+#ifndef LODGE_DISK_LODGEFS_LODGEFS_H
+#define LODGE_DISK_LODGEFS_LODGEFS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "disk/co.h"
+#include "disk/format.h"
+#include "disk/sorter.h"
+
+struct err;
+
+#define LF_PAGE 4096u
+#define LF_BLOCK (1u << 20)
+#define LF_SUB 4096u
+#define LF_SUBS 256u /* in a block */
+#define LF_BLOCK_PAGES 256u
+#define LF_HEAD 64u /* of a page */
+#define LF_LEAF_ENTRIES 56u
+#define LF_NODE_ENTRIES 504u
+#define LF_DIR_RECORDS 7u
+#define LF_BITS 32256u /* in a bitmap page */
+#define LF_HEIGHT_MAX 4u /* 56 MiB x 504^3: more than 16 EiB are not addressed */
+#define LF_NAME 255u
+#define LF_RANGES 12u
+#define LF_VERSION 1u
+
+#define LF_MAGIC "LodgeFS\1"
+#define LF_PAGE_MAGIC 0x6770664cu /* "Lfpg" */
+#define LF_RECORD_MAGIC 0x6e72664cu /* "Lfrn" */
+#define LF_LEASE_MAGIC 0x736c664cu /* "Lfls" */
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "structures below are the file's");
+
+/* Places in the file, in pages. */
+enum { LF_AT_SUPER = 0, LF_AT_LEASE = 2, LF_AT_JOURNAL = 4 };
+
+struct lf_super {
+	char magic[8];
+	uint32_t crc; /* of the page with this field 0 */
+	uint32_t version;
+	uint64_t incompatible; /* features; unknown ones are refused */
+	uint64_t change; /* the copy with the higher one counts */
+	uint8_t uuid[16];
+	uint64_t
+		salt; /* in each page and record: what is left of another store is not taken for this one's */
+	uint64_t journal_at, journal_bytes; /* bytes, as are the others */
+	uint64_t dir_at, dir_pages;
+	uint64_t bitmap_at, bitmap_pages;
+	uint64_t data_at; /* of block 0; whole MiB */
+	uint64_t blocks, max_blocks;
+	uint64_t
+		run; /* number of the opening that wrote this: records of others are not replayed */
+	uint64_t tail; /* where the oldest record that counts begins; bytes into the journal */
+	uint64_t seq; /* its number */
+	uint64_t next_id; /* of a directory record */
+};
+
+struct lf_lease {
+	uint32_t magic, crc; /* of 512 bytes with crc 0 */
+	uint64_t fence; /* grows with each owner */
+	uint64_t held; /* 1: in use, 0: given back */
+	uint64_t since; /* seconds since 1970 */
+	uint64_t pid;
+	uint8_t owner[16]; /* of this opening */
+	char host[64], boot[40];
+};
+
+/* Begins every page of directory, bitmap and pointers. */
+struct lf_page_head {
+	uint32_t magic, crc; /* crc: of the page with this field 0 */
+	uint64_t at; /* the page's own place, in pages */
+	uint64_t salt;
+	uint64_t seq; /* of the record that changed it last */
+	uint8_t type, level; /* level: of pointer pages; 0: leaf */
+	uint8_t zero[30];
+};
+enum { LF_T_POINTERS = 1, LF_T_DIR, LF_T_BITMAP };
+
+/* Of a leaf: 1 MiB of a disk. Sub-block i is at `own` if own_valid has bit i; else at `base` if base_valid has; else zero. */
+struct lf_entry {
+	uint32_t own, base; /* number of a block + 1; 0: none */
+	uint64_t own_valid[4], base_valid[4];
+};
+
+struct lf_range {
+	uint32_t at, len; /* MiB */
+};
+
+enum { LF_FREE, LF_DISK, LF_SNAPSHOT, LF_CBT };
+enum { LF_F_BUSY = 1 /* a bitmap that is being kept, in memory */, LF_F_DISABLED = 2 };
+struct lf_record {
+	uint64_t id;
+	uint8_t type, height, nranges, zero0;
+	uint32_t flags;
+	uint64_t size, root; /* root: page, 0: none */
+	uint64_t owner; /* snapshots, bitmaps: the disk's id */
+	uint64_t parent; /* the disk or snapshot that it was cloned from */
+	uint64_t generation; /* grows with each opening for writing, and each change of identity */
+	uint64_t created, granularity;
+	struct lf_range ranges[LF_RANGES]; /* may only be read */
+	char name[256];
+	uint8_t zero[576 - 72 - 96 - 256];
+};
+
+/* A record of the journal; then `pages` changes, `checks` checks; padded with zeroes to 512. */
+struct lf_rec_head {
+	uint32_t magic, crc; /* crc: of the whole record with this field 0 */
+	uint64_t salt, run, seq,
+		durable; /* durable: this record and all before it are known to be on the medium */
+	uint64_t fence;
+	uint32_t len, pages, checks, kind;
+};
+enum { LF_R_CHANGE = 1, LF_R_MARK, LF_R_PAD };
+struct lf_rec_page { /* then len bytes; the next begins at a multiple of 8 */
+	uint64_t at;
+	uint16_t off, len;
+	uint32_t zero;
+};
+struct lf_rec_check {
+	uint64_t at; /* of data, in bytes */
+	uint32_t len, crc;
+};
+
+_Static_assert(sizeof(struct lf_page_head) == LF_HEAD, "page head");
+_Static_assert(sizeof(struct lf_entry) == 72, "entry");
+_Static_assert(sizeof(struct lf_record) == 576, "directory record");
+_Static_assert(sizeof(struct lf_rec_head) == 64, "record head");
+_Static_assert(sizeof(struct lf_lease) <= 512, "lease");
+
+/* ---- in memory ---- */
+
+struct lf_page {
+	uint64_t at; /* in pages */
+	uint32_t refs; /* directory records and pages that point here */
+	uint8_t type, level;
+	bool dirty; /* changed since the last checkpoint: then its image is in the journal */
+	bool touched; /* in the record that is being made; lo, hi: what of it */
+	uint16_t lo, hi;
+	struct lf_page *next; /* dirty list */
+	uint8_t *data;
+};
+
+/* The pages of a block that holds pages. */
+struct lf_pages {
+	struct lf_page *page[LF_BLOCK_PAGES];
+	unsigned used;
+	uint64_t block;
+	struct lf_pages *next; /* list of those with room */
+	bool listed;
+};
+
+struct lf_block {
+	uint32_t refs; /* entries of leaves */
+	uint32_t
+		hold; /* references that are gone, but whose end is not durable; and reservations */
+	struct lf_pages *pages; /* it holds pages */
+};
+
+/* Blocks that lost a reference in one transaction. */
+struct lf_freed {
+	struct sorter_quarantine q;
+	struct lf *fs;
+	struct lf_freed *next;
+	uint64_t seq;
+	unsigned n, cap;
+	uint32_t *block;
+};
+
+/* Places whose checksum stands in a record that is not marked. */
+struct lf_fresh {
+	uint64_t at, seq; /* at: sub-block number of the file + 1; 0: empty */
+};
+
+struct lf_stats {
+	uint64_t transactions, journal_bytes, marks, checkpoints, flushes, page_writes;
+	uint64_t replayed, dropped; /* records, at opening */
+};
+
+struct lf {
+	struct files *files;
+	struct file *f;
+	char *path;
+	bool writable, repair, discard;
+	int failed; /* the error after which nothing more is written */
+	struct lf_super s;
+	uint8_t owner[16];
+	uint64_t fence; /* of our lease */
+
+	struct lf_block *block; /* s.blocks */
+	uint64_t free_blocks, cursor; /* free: neither referred to nor held nor reserved */
+	struct lf_pages *roomy;
+	uint64_t pages_used, pages_free, pages_reserved, page_blocks;
+	struct lf_page **dir, **bitmap;
+	struct lf_record **rec; /* pointers into dir pages; in order */
+	uint64_t nrec;
+
+	struct co_sched cs;
+	struct co_mutex lock; /* the journal */
+	uint64_t head, used; /* bytes into the journal; bytes between tail and head */
+	uint64_t seq; /* of the next record */
+	uint64_t written; /* records up to here are written */
+	uint64_t flushed; /* and durable, by a flush that was answered */
+	uint64_t marked; /* and known to be so */
+	bool overwritten; /* something of a record that is not marked was written over in place */
+	uint64_t
+		tail_durable; /* the highest `durable` in a record that is written; and that record */
+	uint64_t tail_durable_seq;
+	struct lf_page **touch;
+	unsigned ntouch, touch_cap;
+	struct lf_page *dirty;
+	uint8_t *buf; /* of the record */
+	size_t buf_cap;
+	struct lf_freed *freeing, *freed; /* of this record; those that wait for the mark */
+	struct lf_fresh *fresh;
+	uint64_t fresh_cap, fresh_n;
+	struct sorter *sorter; /* of the disk that is open for writing, or NULL */
+	unsigned jobs;
+	struct lf_stats stats;
+
+	/* While loading and checking: */
+	struct lf_page *overlay; /* pages from the journal, a list */
+	struct lf_page **overlay_hash;
+	uint64_t overlay_size;
+	const struct disk_watch *watch;
+	struct disk_check *check; /* or NULL: the first finding ends it */
+};
+
+struct lf_cbt {
+	struct lf_record *rec;
+	uint8_t *bits;
+	uint64_t nbits;
+};
+
+/* An open disk. */
+struct lf_disk {
+	struct lf *fs;
+	struct disk *d;
+	struct lf_record *rec;
+	struct sorter *sorter;
+	struct lf_cbt *cbt;
+	unsigned ncbt;
+};
+
+static inline uint64_t lf_block_at(const struct lf *fs, uint64_t block)
+{
+	return fs->s.data_at + block * LF_BLOCK;
+}
+
+static inline bool lf_bit(const uint64_t *map, unsigned i)
+{
+	return map[i / 64] >> (i % 64) & 1;
+}
+
+static inline bool lf_none(const uint64_t *map)
+{
+	return !(map[0] | map[1] | map[2] | map[3]);
+}
+
+/* ---- load.c ---- */
+
+enum {
+	LF_O_WRITE = 1,
+	LF_O_FORCE = 2 /* what is damaged is not a reason to refuse */,
+	LF_O_TAKE = 4,
+	LF_O_DISCARD = 8
+};
+struct lf_open {
+	const char *path;
+	unsigned flags;
+	uint64_t fence; /* our number; 0: the next one */
+	bool direct;
+	struct disk_check *check;
+	const struct disk_watch *watch;
+};
+int lf_open(struct lf **out, struct files *files, const struct lf_open *o, struct err *e);
+/* Checkpoints and gives the lease back, unless it failed. NULL is nothing. */
+void lf_close(struct lf *fs);
+/* Is the store still ours? -ESTALE and nothing more is written. */
+int lf_lease_check(struct lf *fs);
+int lf_super_write(struct lf *fs);
+/* A finding of check: 0 when it is only counted. */
+int lf_found(struct lf *fs, bool error, struct err *e, const char *fmt, ...)
+	__attribute__((format(printf, 4, 5)));
+uint32_t lf_page_crc(const void *page);
+
+/* ---- journal.c ---- */
+
+struct lf_wait {
+	struct lf *fs;
+	struct co *co;
+	unsigned left;
+	int rc;
+};
+struct lf_xfer {
+	struct file_req req;
+	struct lf_wait *w;
+	struct iovec one;
+};
+void lf_start(struct lf_wait *w, struct lf_xfer *x, enum file_op op, uint64_t off, void *buf,
+	uint64_t len);
+int lf_wait_all(struct lf_wait *w);
+int lf_io(struct lf *fs, enum file_op op, uint64_t off, void *buf, uint64_t len);
+
+/* Begins a transaction for which the journal has `need` bytes; may wait for a checkpoint. On error nothing is to be ended. */
+int lf_begin(struct lf *fs, uint64_t need);
+/* Bytes [off, off + len) of the page were or will be changed in this transaction. */
+void lf_touch(struct lf *fs, struct lf_page *p, unsigned off, unsigned len);
+/* Writes it. After an error the store is not written to any more. *seq may be NULL. */
+int lf_end(struct lf *fs, const struct lf_rec_check *checks, unsigned nchecks);
+/* Everything that was done is durable, and known to be. */
+int lf_mark(struct lf *fs);
+/* What DISK_FLUSH asks. */
+int lf_flush(struct lf *fs);
+int lf_checkpoint(struct lf *fs);
+/* A block lost a reference in this transaction. */
+void lf_hold(struct lf *fs, uint32_t block);
+/* Is somebody about to write over what a record that is not marked vouches for? 0: no; 1: a mark has to come first. */
+int lf_overwrites(struct lf *fs, uint64_t off, uint64_t len);
+void lf_journal_free(struct lf *fs);
+
+/* ---- tree.c ---- */
+
+static inline struct lf_entry *lf_leaf(struct lf_page *p, uint64_t i)
+{
+	return (struct lf_entry *)(void *)(p->data + LF_HEAD) + i;
+}
+static inline uint64_t *lf_node(struct lf_page *p, uint64_t i)
+{
+	return (uint64_t *)(void *)(p->data + LF_HEAD) + i;
+}
+struct lf_page *lf_page_at(const struct lf *fs, uint64_t at);
+/* MiB that a tree of that height spans. */
+uint64_t lf_span(unsigned height);
+/* The entry of that MiB, or NULL. *own: the way to it belongs to this disk alone. */
+struct lf_entry *lf_find(struct lf *fs, const struct lf_record *r, uint64_t mib, bool *own);
+/* In a transaction: the same, to be changed; makes pages. NULL: no room (never after lf_reserve()). */
+struct lf_entry *lf_find_own(
+	struct lf *fs, struct lf_record *r, uint64_t mib, struct lf_page **leaf);
+/* In a transaction: gives the entry new contents and counts. */
+void lf_set_entry(struct lf *fs, struct lf_record *r, uint64_t mib, const struct lf_entry *now);
+/* In a transaction: one more reference to the tree; one fewer. */
+void lf_tree_get(struct lf *fs, uint64_t root);
+void lf_tree_put(struct lf *fs, uint64_t root);
+static inline bool lf_alone(const struct lf *fs, uint32_t ref)
+{
+	return ref && fs->block[ref - 1].refs == 1 && !fs->block[ref - 1].hold;
+}
+/* Room for n pages, promised; -ENOSPC. lf_unreserve() when they were used or are not needed. */
+int lf_reserve(struct lf *fs, unsigned n);
+void lf_unreserve(struct lf *fs, unsigned n);
+/* A block that nobody uses, held; -ENOSPC. lf_set_entry() takes a reference; lf_release() ends the hold. */
+int lf_alloc(struct lf *fs, uint32_t *block);
+void lf_release(struct lf *fs, uint32_t block);
+void lf_bitmap_put(struct lf *fs, uint64_t block, bool used);
+bool lf_bitmap_get(const struct lf *fs, uint64_t block);
+struct lf_page *lf_page_make(struct lf *fs, uint64_t at, unsigned type, unsigned level);
+/* For loading: puts a page into its block. -ENOMEM. */
+int lf_page_adopt(struct lf *fs, struct lf_page *p);
+void lf_page_free(struct lf_page *p);
+void lf_count_free(struct lf *fs);
+/* Makes the tree span the disk. In a transaction. */
+int lf_grow_tree(struct lf *fs, struct lf_record *r, uint64_t size);
+static inline uint64_t lf_need(unsigned pages)
+{
+	return 4096 + pages * (uint64_t)(LF_PAGE + 32);
+}
+
+/* ---- dir.c ---- */
+
+struct lf_record *lf_rec_find(struct lf *fs, unsigned type, uint64_t owner, const char *name);
+struct lf_record *lf_rec_by_id(struct lf *fs, uint64_t id);
+void lf_rec_touch(struct lf *fs, struct lf_record *r);
+/* "STORE/NAME" to its parts; *store is malloc'ed. */
+int lf_split(const char *path, char **store, const char **name, struct err *e);
+extern const struct disk_key lf_disk_keys[];
+int lf_disk_create(const struct disk_create_opts *o, struct err *e);
+int lf_disk_remove(struct lf *fs, const char *name, struct err *e);
+int lf_disk_rename(struct lf *fs, const char *from, const char *to, struct err *e);
+int lf_resize(struct disk *d, uint64_t size, struct err *e);
+int lf_snapshot(struct disk *d, enum disk_snap_op op, const char *name, struct err *e);
+int lf_snapshots(struct disk *d, struct disk_snapshot **out, unsigned *n, struct err *e);
+int lf_fail(const struct lf *fs, int rc, struct err *e);
+
+/* ---- write.c ---- */
+
+int lf_writer_create(struct lf_disk *l, bool one_by_one, struct err *e);
+void lf_start_job(struct lf *fs, void (*fn)(void *), void (*after)(void *), void *arg);
+/* Which part of the disk from `off` on comes from one place; *addr 0: zeroes. */
+uint64_t lf_map(struct lf *fs, const struct lf_record *r, uint64_t off, uint64_t len,
+	uint64_t *addr, bool *own);
+
+#endif

@@ -1,0 +1,332 @@
+/* store.c: stores as a whole: making, listing, measuring, checking. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "base/crc32c.h"
+#include "base/err.h"
+#include "base/size.h"
+#include "base/util.h"
+#include "disk/lodgefs/lodgefs.h"
+
+static const struct disk_key create_keys[] = {
+	{"journal", "1M..1G", "size of the journal (32M)"},
+	{"entries", "7..1M",
+		"disks, snapshots and bitmaps that there can be (one for 64K, at most 16384)"},
+	{"max-size", "SIZE", "up to which the store can grow (16 times its size, 1T at least)"},
+	{0},
+};
+
+/* ---- making ---- */
+
+static int lay_out(
+	struct lf_super *s, const struct disk_create_opts *o, uint64_t size, struct err *e)
+{
+	uint64_t journal = 32 * MiB, entries = MIN(16384ull, MAX(512ull, size / (64 * KiB))),
+		 most = MAX(16 * size, 1024 * GiB), pages;
+	char text[SIZE_TEXT];
+	int rc;
+
+	if (size < 64 * MiB)
+		journal = 2 * MiB;
+	rc = disk_kv_size(o->kv, "journal", MiB, GiB, true, &journal, e);
+	rc = rc ?: disk_kv_size(o->kv, "entries", 7, MiB, false, &entries, e);
+	rc = rc ?: disk_kv_size(o->kv, "max-size", MiB, 1ull << 50, false, &most, e);
+	if (rc)
+		return rc;
+	*s = (struct lf_super){
+		.magic = LF_MAGIC, .version = LF_VERSION, .seq = 1, .next_id = 1, .run = 1};
+	s->journal_at = LF_AT_JOURNAL * LF_PAGE;
+	s->journal_bytes = journal;
+	s->dir_at = s->journal_at + journal;
+	s->dir_pages = (entries + LF_DIR_RECORDS - 1) / LF_DIR_RECORDS;
+	s->bitmap_at = s->dir_at + s->dir_pages * LF_PAGE;
+	s->max_blocks = MIN(MAX(most, size) / LF_BLOCK, UINT32_MAX - 1ull);
+	s->bitmap_pages = (s->max_blocks + LF_BITS - 1) / LF_BITS;
+	s->data_at = align_up(s->bitmap_at + s->bitmap_pages * LF_PAGE, MiB);
+	if (size < s->data_at + 2 * MiB)
+		return err_set(e, -EINVAL,
+			"store %s: %s is too small: its tables alone are %llu MiB", o->path,
+			size_text(text, size), (unsigned long long)(s->data_at / MiB));
+	s->blocks = MIN((size - s->data_at) / LF_BLOCK, s->max_blocks);
+	pages = s->bitmap_pages + 32;
+	if (2 * pages * (LF_PAGE + 32) + 8192 > journal)
+		return err_set(e, -EINVAL, "store %s: max-size wants a larger journal", o->path);
+	return getrandom(s->uuid, 16, 0) == 16 && getrandom(&s->salt, 8, 0) == 8
+		       ? 0
+		       : err_set(e, -EIO, "no random numbers");
+}
+
+static int write_tables(struct file *f, const struct lf_super *s, struct err *e)
+{
+	uint64_t n = s->dir_pages + s->bitmap_pages;
+	cleanup(free_ptr) uint8_t *buf = NULL;
+	int rc = 0;
+
+	if (posix_memalign((void **)&buf, LF_PAGE, 256 * LF_PAGE))
+		return err_set(e, -ENOMEM, "out of memory");
+	memset(buf, 0, 256 * LF_PAGE);
+	for (uint64_t i = 0; i < n && !rc; i += 256) {
+		uint64_t some = MIN(n - i, 256ull);
+
+		for (uint64_t k = 0; k < some; k++) {
+			struct lf_page_head *h = (void *)(buf + k * LF_PAGE);
+
+			*h = (struct lf_page_head){.magic = LF_PAGE_MAGIC,
+				.at = s->dir_at / LF_PAGE + i + k,
+				.salt = s->salt,
+				.type = i + k < s->dir_pages ? LF_T_DIR : LF_T_BITMAP};
+			h->crc = lf_page_crc(h);
+		}
+		rc = file_write(f, s->dir_at + i * LF_PAGE, buf, some * LF_PAGE, e);
+	}
+	return rc;
+}
+
+/* The superblocks come last, behind a flush: what has the magic number is whole. */
+static int write_store(struct file *f, struct lf_super *s, struct err *e)
+{
+	cleanup(free_ptr) uint8_t *head = NULL;
+	struct lf_lease lease = {.magic = LF_LEASE_MAGIC};
+	int rc;
+
+	if (posix_memalign((void **)&head, LF_PAGE, 4 * LF_PAGE))
+		return err_set(e, -ENOMEM, "out of memory");
+	memset(head, 0, 4 * LF_PAGE);
+	memcpy(head + LF_AT_LEASE * LF_PAGE, &lease, sizeof(lease));
+	lease.crc = crc32c(0, head + LF_AT_LEASE * LF_PAGE, 512);
+	memcpy(head + LF_AT_LEASE * LF_PAGE, &lease, sizeof(lease));
+	rc = file_write(f, 0, head, 4 * LF_PAGE, e);
+	if (!rc)
+		rc = write_tables(f, s, e);
+	if (!rc)
+		rc = file_flush(f, e);
+	for (unsigned i = 0; i < 2 && !rc; i++) {
+		struct lf_super *p = (void *)(head + i * LF_PAGE);
+
+		s->change = i;
+		memcpy(p, s, sizeof(*s));
+		p->crc = 0;
+		p->crc = crc32c(0, p, LF_PAGE);
+	}
+	if (!rc)
+		rc = file_write(f, 0, head, 2 * LF_PAGE, e);
+	return rc ?: file_flush(f, e);
+}
+
+static int store_create(const struct disk_create_opts *o, struct err *e)
+{
+	struct files fs = {
+		.loop = o->loop, .io = IO_THREADS, .open = o->open_file, .open_ctx = o->open_ctx};
+	struct file *f = NULL;
+	struct lf_super s;
+	uint64_t size;
+	int rc = file_open(&f, &fs,
+		&(struct file_opts){.path = o->path, .create = !o->overwrite, .sectors = true}, e);
+
+	if (rc == -ENOENT && o->overwrite)
+		rc = file_open(&f, &fs,
+			&(struct file_opts){.path = o->path, .create = true, .sectors = true}, e);
+	if (rc)
+		return rc;
+	size = o->size ?: f->block_device ? f->size : 0;
+	if (!size || (f->block_device && size > f->size))
+		rc = err_set(e, -EINVAL, "store %s: %s", o->path,
+			size ? "the device is smaller" : "needs a --size");
+	if (!rc)
+		rc = lay_out(&s, o, size, e);
+	if (!rc && !f->block_device && o->overwrite)
+		rc = file_truncate(f, 0, e);
+	if (!rc && !f->block_device)
+		rc = file_truncate(f, s.data_at + s.blocks * LF_BLOCK, e);
+	if (!rc)
+		rc = write_store(f, &s, e);
+	file_close(f);
+	return rc;
+}
+
+/* ---- looking ---- */
+
+struct usage {
+	uint64_t all, shared;
+};
+
+static void count_ref(const struct lf *fs, uint32_t ref, bool own, struct usage *u)
+{
+	if (!ref)
+		return;
+	u->all += LF_BLOCK;
+	if (!own || fs->block[ref - 1].refs > 1)
+		u->shared += LF_BLOCK;
+}
+
+static void count_tree(struct lf *fs, uint64_t root, bool own, struct usage *u)
+{
+	struct lf_page *p = root ? lf_page_at(fs, root) : NULL;
+
+	if (!p)
+		return;
+	own &= p->refs == 1;
+	for (unsigned i = 0; p->level && i < LF_NODE_ENTRIES; i++)
+		count_tree(fs, *lf_node(p, i), own, u);
+	for (unsigned i = 0; !p->level && i < LF_LEAF_ENTRIES; i++) {
+		count_ref(fs, lf_leaf(p, i)->own, own, u);
+		count_ref(fs, lf_leaf(p, i)->base, own, u);
+	}
+}
+
+static int open_to_read(struct lf **fs, struct files *files, const char *path, struct err *e)
+{
+	return lf_open(fs, files, &(struct lf_open){.path = path}, e);
+}
+
+static void fill_entry(struct lf *fs, const struct lf_record *r, struct disk_store_entry *x)
+{
+	struct usage u = {0};
+
+	memcpy(x->name, r->name, sizeof(x->name));
+	x->size = r->size;
+	x->generation = r->generation;
+	count_tree(fs, r->root, true, &u);
+	x->allocated = u.all;
+	x->shared = u.shared;
+	for (uint64_t i = 0; i < fs->nrec; i++) {
+		const struct lf_record *o = fs->rec[i];
+
+		x->snapshots += o->type == LF_SNAPSHOT && o->owner == r->id;
+		if (o->type != LF_FREE && r->parent && o->id == r->parent)
+			memcpy(x->parent, o->name, sizeof(x->parent));
+	}
+}
+
+static int store_list(struct files *files, const char *path, struct disk_store_entry **out,
+	unsigned *n, struct err *e)
+{
+	struct lf *fs;
+	int rc = open_to_read(&fs, files, path, e);
+
+	*out = NULL;
+	*n = 0;
+	if (rc)
+		return rc;
+	for (uint64_t i = 0; i < fs->nrec; i++)
+		*n += fs->rec[i]->type == LF_DISK;
+	*out = calloc(MAX(*n, 1u), sizeof(**out));
+	if (!*out)
+		rc = err_set(e, -ENOMEM, "out of memory");
+	*n = 0;
+	for (uint64_t i = 0; i < fs->nrec && !rc; i++)
+		if (fs->rec[i]->type == LF_DISK)
+			fill_entry(fs, fs->rec[i], &(*out)[(*n)++]);
+	lf_close(fs);
+	return rc;
+}
+
+static void measure(const struct lf *fs, struct disk_store_space *out)
+{
+	*out = (struct disk_store_space){.total = fs->s.blocks * LF_BLOCK,
+		.free = fs->free_blocks * LF_BLOCK,
+		.metadata = fs->page_blocks * LF_BLOCK,
+		.journal = fs->s.journal_bytes};
+	for (uint64_t i = 0; i < fs->s.blocks; i++) {
+		const struct lf_block *b = &fs->block[i];
+
+		out->used += b->refs ? LF_BLOCK : 0;
+		out->quarantined += !b->refs && !b->pages && b->hold ? LF_BLOCK : 0;
+	}
+	for (uint64_t i = 0; i < fs->nrec; i++) {
+		out->disks += fs->rec[i]->type == LF_DISK;
+		out->snapshots += fs->rec[i]->type == LF_SNAPSHOT;
+	}
+}
+
+static int store_space(
+	struct files *files, const char *path, struct disk_store_space *out, struct err *e)
+{
+	struct lf *fs;
+	int rc = open_to_read(&fs, files, path, e);
+
+	if (rc)
+		return rc;
+	measure(fs, out);
+	lf_close(fs);
+	return 0;
+}
+
+static int store_check(struct files *files, const char *path, bool repair,
+	const struct disk_watch *w, struct disk_check *out, struct err *e)
+{
+	struct lf_open o = {
+		.path = path, .flags = repair ? LF_O_WRITE : 0, .check = out, .watch = w};
+	struct disk_store_space space;
+	struct lf *fs;
+	int rc;
+
+	*out = (struct disk_check){.unit = LF_BLOCK};
+	rc = lf_open(&fs, files, &o, e);
+	if (rc)
+		return rc;
+	measure(fs, &space);
+	out->total = fs->s.blocks;
+	out->allocated = space.used / LF_BLOCK;
+	out->end = fs->s.data_at + fs->s.blocks * LF_BLOCK;
+	lf_close(fs);
+	return 0;
+}
+
+static int change(
+	struct files *files, const char *path, const char *from, const char *to, struct err *e)
+{
+	struct lf *fs;
+	int rc = lf_open(&fs, files, &(struct lf_open){.path = path, .flags = LF_O_WRITE}, e);
+
+	if (rc)
+		return rc;
+	rc = to ? lf_disk_rename(fs, from, to, e) : lf_disk_remove(fs, from, e);
+	lf_close(fs);
+	return rc;
+}
+
+static int store_remove(struct files *files, const char *path, const char *name, struct err *e)
+{
+	return change(files, path, name, NULL, e);
+}
+
+static int store_rename(
+	struct files *files, const char *path, const char *from, const char *to, struct err *e)
+{
+	return change(files, path, from, to, e);
+}
+
+static int store_info(struct files *files, const char *path, json_t *obj, struct err *e)
+{
+	struct lf *fs;
+	int rc = open_to_read(&fs, files, path, e);
+
+	if (rc)
+		return rc;
+	json_object_set_new(obj, "version", json_integer(fs->s.version));
+	json_object_set_new(obj, "blocks", json_integer((json_int_t)fs->s.blocks));
+	json_object_set_new(obj, "block_size", json_integer(LF_BLOCK));
+	json_object_set_new(obj, "journal", json_integer((json_int_t)fs->s.journal_bytes));
+	json_object_set_new(obj, "entries", json_integer((json_int_t)fs->nrec));
+	json_object_set_new(
+		obj, "max_size", json_integer((json_int_t)(fs->s.max_blocks * LF_BLOCK)));
+	lf_close(fs);
+	return 0;
+}
+
+const struct disk_store_format disk_store_lodgefs = {
+	.name = "lodgefs",
+	.help = "Lodge's own: 1 MiB blocks, a journal, snapshots and linked clones",
+	.create_keys = create_keys,
+	.create = store_create,
+	.list = store_list,
+	.space = store_space,
+	.check = store_check,
+	.remove = store_remove,
+	.rename = store_rename,
+	.info = store_info,
+};

@@ -1,0 +1,408 @@
+/*
+ * tree.c: trees of pointer pages, and what is in use.
+ *
+ * Trees share pages: a page with more than one reference is never changed, but copied by whoever wants to, and then each of its children has one
+ * reference more. So making a snapshot is one more reference to a root, however large the disk.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bitmap.h"
+#include "base/util.h"
+#include "disk/lodgefs/lodgefs.h"
+
+/* ---- pages ---- */
+
+struct lf_page *lf_page_at(const struct lf *fs, uint64_t at)
+{
+	uint64_t first = fs->s.data_at / LF_PAGE, n = at - first;
+	const struct lf_pages *b;
+
+	if (at < first || n / LF_BLOCK_PAGES >= fs->s.blocks)
+		return NULL;
+	b = fs->block[n / LF_BLOCK_PAGES].pages;
+	return b ? b->page[n % LF_BLOCK_PAGES] : NULL;
+}
+
+void lf_page_free(struct lf_page *p)
+{
+	if (p)
+		free(p->data);
+	free(p);
+}
+
+struct lf_page *lf_page_make(struct lf *fs, uint64_t at, unsigned type, unsigned level)
+{
+	struct lf_page *p = calloc(1, sizeof(*p));
+	struct lf_page_head *h;
+	void *data;
+
+	if (!p || posix_memalign(&data, LF_PAGE, LF_PAGE)) {
+		free(p);
+		return NULL;
+	}
+	memset(data, 0, LF_PAGE);
+	h = data;
+	h->magic = LF_PAGE_MAGIC;
+	h->at = at;
+	h->salt = fs->s.salt;
+	h->type = p->type = (uint8_t)type;
+	h->level = p->level = (uint8_t)level;
+	p->at = at;
+	p->data = data;
+	return p;
+}
+
+static void list_pages(struct lf *fs, struct lf_pages *b)
+{
+	if (b->listed)
+		return;
+	b->listed = true;
+	b->next = fs->roomy;
+	fs->roomy = b;
+}
+
+static struct lf_pages *pages_of(struct lf *fs, uint64_t block)
+{
+	struct lf_pages *b = fs->block[block].pages;
+
+	if (b)
+		return b;
+	b = calloc(1, sizeof(*b));
+	if (!b)
+		return NULL;
+	b->block = block;
+	fs->block[block].pages = b;
+	fs->pages_free += LF_BLOCK_PAGES;
+	fs->page_blocks++;
+	list_pages(fs, b);
+	return b;
+}
+
+int lf_page_adopt(struct lf *fs, struct lf_page *p)
+{
+	uint64_t n = p->at - fs->s.data_at / LF_PAGE;
+	struct lf_pages *b = pages_of(fs, n / LF_BLOCK_PAGES);
+
+	if (!b)
+		return -ENOMEM;
+	b->page[n % LF_BLOCK_PAGES] = p;
+	b->used++;
+	fs->pages_used++;
+	fs->pages_free--;
+	return 0;
+}
+
+int lf_reserve(struct lf *fs, unsigned n)
+{
+	while (fs->pages_free < fs->pages_reserved + n) {
+		uint32_t block;
+		int rc = lf_alloc(fs, &block);
+
+		if (!rc && !pages_of(fs, block))
+			rc = -ENOMEM;
+		if (!rc)
+			fs->block[block].hold--; /* its pages keep it from now on */
+		if (rc)
+			return rc;
+	}
+	fs->pages_reserved += n;
+	return 0;
+}
+
+void lf_unreserve(struct lf *fs, unsigned n)
+{
+	fs->pages_reserved -= n;
+}
+
+/* In a transaction that has reserved. */
+static struct lf_page *new_page(struct lf *fs, unsigned level)
+{
+	struct lf_pages *b;
+	struct lf_page *p;
+	unsigned i = 0;
+
+	while ((b = fs->roomy) && b->used == LF_BLOCK_PAGES) {
+		fs->roomy = b->next;
+		b->listed = false;
+	}
+	if (!b)
+		return NULL;
+	while (b->page[i])
+		i++;
+	p = lf_page_make(
+		fs, fs->s.data_at / LF_PAGE + b->block * LF_BLOCK_PAGES + i, LF_T_POINTERS, level);
+	if (!p)
+		return NULL;
+	p->refs = 1;
+	b->page[i] = p;
+	if (!b->used++)
+		lf_bitmap_put(fs, b->block, true);
+	fs->pages_used++;
+	fs->pages_free--;
+	lf_touch(fs, p, 0, LF_PAGE);
+	return p;
+}
+
+static void unlist(struct lf *fs, struct lf_pages *b)
+{
+	struct lf_pages **p = &fs->roomy;
+
+	while (b->listed && *p != b)
+		p = &(*p)->next;
+	if (b->listed)
+		*p = b->next;
+}
+
+static void drop_page(struct lf *fs, struct lf_page *p)
+{
+	uint64_t n = p->at - fs->s.data_at / LF_PAGE, block = n / LF_BLOCK_PAGES;
+	struct lf_pages *b = fs->block[block].pages;
+
+	b->page[n % LF_BLOCK_PAGES] = NULL;
+	b->used--;
+	fs->pages_used--;
+	fs->pages_free++;
+	list_pages(fs, b);
+	if (!p->dirty && !p->touched)
+		lf_page_free(p); /* else when the list is walked next: it has no references */
+	if (b->used)
+		return;
+	lf_bitmap_put(fs, block, false);
+	if (fs->pages_free - LF_BLOCK_PAGES < fs->pages_reserved)
+		return;
+	unlist(fs, b);
+	fs->block[block].pages = NULL;
+	fs->pages_free -= LF_BLOCK_PAGES;
+	fs->page_blocks--;
+	free(b);
+	lf_hold(fs, (uint32_t)block);
+}
+
+/* ---- blocks ---- */
+
+static struct lf_page *bitmap_page(const struct lf *fs, uint64_t block)
+{
+	return fs->bitmap[block / LF_BITS];
+}
+
+bool lf_bitmap_get(const struct lf *fs, uint64_t block)
+{
+	const struct lf_page *p = bitmap_page(fs, block);
+
+	return bitmap_test((const uint64_t *)(const void *)(p->data + LF_HEAD), block % LF_BITS);
+}
+
+void lf_bitmap_put(struct lf *fs, uint64_t block, bool used)
+{
+	struct lf_page *p = bitmap_page(fs, block);
+	uint64_t *map = (uint64_t *)(void *)(p->data + LF_HEAD), bit = block % LF_BITS;
+
+	if (used)
+		bitmap_set(map, bit);
+	else
+		bitmap_clear(map, bit);
+	lf_touch(fs, p, (unsigned)(LF_HEAD + bit / 64 * 8), 8);
+}
+
+static bool in_use(const struct lf_block *b)
+{
+	return b->refs || b->hold || b->pages;
+}
+
+void lf_count_free(struct lf *fs)
+{
+	fs->free_blocks = 0;
+	for (uint64_t i = 0; i < fs->s.blocks; i++)
+		fs->free_blocks += !in_use(&fs->block[i]);
+}
+
+int lf_alloc(struct lf *fs, uint32_t *block)
+{
+	if (!fs->free_blocks)
+		return -ENOSPC;
+	for (uint64_t n = 0; n < fs->s.blocks; n++) {
+		uint64_t i = fs->cursor;
+
+		fs->cursor = i + 1 < fs->s.blocks ? i + 1 : 0;
+		if (in_use(&fs->block[i]))
+			continue;
+		fs->block[i].hold = 1;
+		fs->free_blocks--;
+		*block = (uint32_t)i;
+		return 0;
+	}
+	return -ENOSPC;
+}
+
+void lf_release(struct lf *fs, uint32_t block)
+{
+	fs->block[block].hold--;
+	if (!in_use(&fs->block[block]))
+		fs->free_blocks++;
+}
+
+static void ref_get(struct lf *fs, uint32_t ref)
+{
+	if (ref && !fs->block[ref - 1].refs++)
+		lf_bitmap_put(fs, ref - 1, true);
+}
+
+static void ref_put(struct lf *fs, uint32_t ref)
+{
+	if (!ref)
+		return;
+	if (!--fs->block[ref - 1].refs)
+		lf_bitmap_put(fs, ref - 1, false);
+	lf_hold(fs, ref - 1);
+}
+
+/* ---- trees ---- */
+
+uint64_t lf_span(unsigned height)
+{
+	uint64_t n = LF_LEAF_ENTRIES;
+
+	while (height--)
+		n *= LF_NODE_ENTRIES;
+	return n;
+}
+
+struct lf_entry *lf_find(struct lf *fs, const struct lf_record *r, uint64_t mib, bool *own)
+{
+	uint64_t at = r->root, span = lf_span(r->height);
+	struct lf_page *p;
+
+	*own = true;
+	if (mib >= span)
+		return NULL;
+	for (;;) {
+		p = at ? lf_page_at(fs, at) : NULL;
+		if (!p)
+			return NULL;
+		*own &= p->refs == 1;
+		if (!p->level)
+			return lf_leaf(p, mib);
+		span /= LF_NODE_ENTRIES;
+		at = *lf_node(p, mib / span);
+		mib %= span;
+	}
+}
+
+void lf_tree_get(struct lf *fs, uint64_t root)
+{
+	if (root)
+		lf_page_at(fs, root)->refs++;
+}
+
+void lf_tree_put(struct lf *fs, uint64_t root)
+{
+	struct lf_page *p = root ? lf_page_at(fs, root) : NULL;
+
+	if (!p || --p->refs)
+		return;
+	for (unsigned i = 0; p->level && i < LF_NODE_ENTRIES; i++)
+		lf_tree_put(fs, *lf_node(p, i));
+	for (unsigned i = 0; !p->level && i < LF_LEAF_ENTRIES; i++) {
+		ref_put(fs, lf_leaf(p, i)->own);
+		ref_put(fs, lf_leaf(p, i)->base);
+	}
+	drop_page(fs, p);
+}
+
+/* A page that only we refer to, in place of the one at *at. */
+static struct lf_page *make_own(struct lf *fs, uint64_t *at, unsigned level)
+{
+	struct lf_page *old = *at ? lf_page_at(fs, *at) : NULL, *p;
+
+	if (old && old->refs == 1)
+		return old;
+	p = new_page(fs, level);
+	if (!p)
+		return NULL;
+	*at = p->at;
+	if (!old)
+		return p;
+	memcpy(p->data + LF_HEAD, old->data + LF_HEAD, LF_PAGE - LF_HEAD);
+	old->refs--;
+	for (unsigned i = 0; level && i < LF_NODE_ENTRIES; i++)
+		lf_tree_get(fs, *lf_node(p, i));
+	for (unsigned i = 0; !level && i < LF_LEAF_ENTRIES; i++) {
+		ref_get(fs, lf_leaf(p, i)->own);
+		ref_get(fs, lf_leaf(p, i)->base);
+	}
+	return p;
+}
+
+struct lf_entry *lf_find_own(
+	struct lf *fs, struct lf_record *r, uint64_t mib, struct lf_page **leaf)
+{
+	uint64_t root = r->root, span = lf_span(r->height);
+	struct lf_page *p = make_own(fs, &root, r->height);
+
+	if (root != r->root) {
+		r->root = root;
+		lf_rec_touch(fs, r);
+	}
+	while (p && p->level) {
+		struct lf_page *parent = p;
+		uint64_t *slot, at;
+
+		span /= LF_NODE_ENTRIES;
+		slot = lf_node(parent, mib / span);
+		mib %= span;
+		at = *slot;
+		p = make_own(fs, &at, parent->level - 1u);
+		if (at != *slot) {
+			*slot = at;
+			lf_touch(fs, parent, (unsigned)((uint8_t *)slot - parent->data), 8);
+		}
+	}
+	*leaf = p;
+	return p ? lf_leaf(p, mib) : NULL;
+}
+
+void lf_set_entry(struct lf *fs, struct lf_record *r, uint64_t mib, const struct lf_entry *now)
+{
+	struct lf_page *leaf;
+	struct lf_entry *e = lf_find_own(fs, r, mib, &leaf), old;
+
+	if (!e) {
+		fs->failed = fs->failed ?: -ENOMEM;
+		return;
+	}
+	old = *e;
+	ref_get(fs, now->own);
+	ref_get(fs, now->base);
+	*e = *now;
+	lf_touch(fs, leaf, (unsigned)((uint8_t *)e - leaf->data), sizeof(*e));
+	/* What stays is not a change: it must not be held. */
+	if (old.own && (old.own == now->own || old.own == now->base))
+		fs->block[old.own - 1].refs--;
+	else
+		ref_put(fs, old.own);
+	if (old.base && (old.base == now->own || old.base == now->base))
+		fs->block[old.base - 1].refs--;
+	else
+		ref_put(fs, old.base);
+}
+
+int lf_grow_tree(struct lf *fs, struct lf_record *r, uint64_t size)
+{
+	while (lf_span(r->height) < (size + LF_BLOCK - 1) / LF_BLOCK) {
+		if (r->height >= LF_HEIGHT_MAX)
+			return -EFBIG;
+		if (r->root) {
+			struct lf_page *p = new_page(fs, r->height + 1u);
+
+			if (!p)
+				return -ENOMEM;
+			*lf_node(p, 0) = r->root;
+			r->root = p->at;
+		}
+		r->height++;
+	}
+	lf_rec_touch(fs, r);
+	return 0;
+}

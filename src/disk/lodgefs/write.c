@@ -1,0 +1,675 @@
+/*
+ * write.c: what the sorter asks of lodgefs. A block is 1 MiB of the disk, an entry of a leaf.
+ *
+ * A sub-block that has data in a block which only this disk refers to is written in place, without any metadata. Everything else is a
+ * transaction: a sub-block of the disk's own block becomes valid, or a block is taken and what was there stays in `base`, so that neither the
+ * first write to a block nor the first one after a snapshot copies or zeroes more than the rest of its 4 KiB.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/crc32c.h"
+#include "base/err.h"
+#include "base/util.h"
+#include "disk/lodgefs/lodgefs.h"
+
+#define SECTOR 512u
+#define ALL 0xffu /* sectors of a sub-block */
+
+/* ---- jobs ---- */
+
+void lf_start_job(struct lf *fs, void (*fn)(void *), void (*after)(void *), void *arg)
+{
+	if (co_start(&fs->cs, fn, after, arg)) {
+		fs->failed = fs->failed ?: -ENOMEM;
+		after(arg);
+	}
+}
+
+/* ---- one entry ---- */
+
+struct look {
+	struct lf_entry e;
+	bool own; /* `own` may be written in place */
+	bool base_own; /* and so may `base` */
+};
+
+static void look_at(struct lf_disk *l, uint64_t mib, struct look *k)
+{
+	struct lf *fs = l->fs;
+	bool path;
+	const struct lf_entry *e = lf_find(fs, l->rec, mib, &path);
+
+	*k = (struct look){0};
+	if (!e)
+		return;
+	k->e = *e;
+	k->own = path && lf_alone(fs, e->own);
+	k->base_own = path && lf_alone(fs, e->base);
+}
+
+/* Where sub-block i has its data: byte address, 0: nowhere. */
+static uint64_t source(const struct lf *fs, const struct look *k, unsigned i, bool *own)
+{
+	if (lf_bit(k->e.own_valid, i)) {
+		*own = k->own;
+		return lf_block_at(fs, k->e.own - 1) + i * LF_SUB;
+	}
+	*own = k->base_own;
+	return lf_bit(k->e.base_valid, i) ? lf_block_at(fs, k->e.base - 1) + i * LF_SUB : 0;
+}
+
+static void set_bit(uint64_t *map, unsigned i, bool on)
+{
+	map[i / 64] = (map[i / 64] & ~(1ull << (i % 64))) | (uint64_t)on << (i % 64);
+}
+
+/* ---- resolve ---- */
+
+static enum sorter_where where(const struct lf_disk *l, const struct look *k,
+	const struct sorter_elem *el, uint64_t off, uint64_t len, uint64_t *addr)
+{
+	unsigned i = (unsigned)(off % LF_BLOCK / LF_SUB);
+	bool own, whole = len == LF_SUB;
+	uint64_t src = source(l->fs, k, i, &own);
+
+	*addr = src ? src + off % LF_SUB : 0;
+	if (el->kind == SORT_DATA)
+		return src && own ? SORT_PLAIN : SORT_META;
+	if (!src || (el->kind == SORT_DISCARD && (!l->d->can_discard || !whole)))
+		return SORT_NOTHING;
+	return whole || !own ? SORT_META : SORT_PLAIN;
+}
+
+/* Decides the first stretch of element n that is of one sort; cuts off the rest. */
+static int resolve_elem(struct lf_disk *l, const struct look *k, struct sorter_set *set, unsigned n)
+{
+	struct sorter_elem *el = &set->elem[n];
+	uint64_t at = el->off, end = el->off + el->len, addr, first = 0;
+	enum sorter_where w;
+	int rc = 0;
+
+	for (uint64_t len; at < end; at += len) {
+		len = MIN(end, (at / LF_SUB + 1) * LF_SUB) - at;
+		w = where(l, k, el, at, len, &addr);
+		if (at == el->off) {
+			first = addr;
+			el->where = w;
+			el->file = l->fs->f;
+			el->addr = addr;
+		} else if (w != el->where || (w == SORT_PLAIN && addr != first + (at - el->off))) {
+			rc = sorter_cut(set, n, at - el->off);
+			break;
+		}
+	}
+	return rc;
+}
+
+static bool readonly_range(const struct lf_record *r, uint64_t mib)
+{
+	for (unsigned i = 0; i < r->nranges; i++)
+		if (mib >= r->ranges[i].at && mib - r->ranges[i].at < r->ranges[i].len)
+			return true;
+	return false;
+}
+
+static void note_change(struct lf_disk *l, const struct sorter_elem *el)
+{
+	for (unsigned i = 0; i < l->ncbt; i++) {
+		struct lf_cbt *c = &l->cbt[i];
+		uint64_t g = c->rec->granularity;
+
+		if (c->rec->flags & LF_F_DISABLED)
+			continue;
+		for (uint64_t b = el->off / g; b <= (el->off + el->len - 1) / g && b < c->nbits;
+			b++)
+			c->bits[b / 8] |= (uint8_t)(1u << b % 8);
+	}
+}
+
+/* 1: a mark has to come first. */
+static int resolve_set(struct lf_disk *l, struct sorter_set *set)
+{
+	struct look k;
+	int rc = l->fs->failed, wait = 0;
+
+	if (!rc && l->rec->nranges && readonly_range(l->rec, set->block))
+		rc = -EROFS;
+	look_at(l, set->block, &k);
+	for (unsigned i = 0; i < set->n && !rc; i++) {
+		rc = resolve_elem(l, &k, set, i);
+		if (rc || set->elem[i].where == SORT_NOTHING)
+			continue;
+		note_change(l, &set->elem[i]);
+		if (set->elem[i].where == SORT_PLAIN)
+			wait |= lf_overwrites(l->fs, set->elem[i].addr, set->elem[i].len);
+	}
+	return rc ?: wait;
+}
+
+struct job {
+	struct lf_disk *l;
+	union {
+		struct sorter_set *set;
+		struct sorter_tx *tx;
+		struct sorter_batch *batch;
+	};
+	int rc;
+};
+
+static struct job *job_make(struct lf_disk *l)
+{
+	struct job *j = calloc(1, sizeof(*j));
+
+	if (j)
+		j->l = l;
+	return j;
+}
+
+static void resolve_job(void *arg)
+{
+	struct job *j = arg;
+
+	do {
+		j->rc = lf_mark(j->l->fs);
+		if (!j->rc)
+			j->rc = resolve_set(j->l, j->set);
+	} while (j->rc == 1);
+}
+
+static void resolve_after(void *arg)
+{
+	struct job *j = arg;
+	struct sorter_set *set = j->set;
+	int rc = j->rc;
+
+	free(j);
+	sorter_resolved(set, rc);
+}
+
+static void resolve(void *ctx, struct sorter_set *set)
+{
+	struct lf_disk *l = ctx;
+	int rc = resolve_set(l, set);
+	struct job *j;
+
+	if (rc != 1) {
+		sorter_resolved(set, rc);
+		return;
+	}
+	j = job_make(l);
+	if (!j) {
+		sorter_resolved(set, -ENOMEM);
+		return;
+	}
+	j->set = set;
+	lf_start_job(l->fs, resolve_job, resolve_after, j);
+}
+
+/* ---- prepare ---- */
+
+struct plan {
+	struct lf_entry now;
+	uint32_t taken; /* block + 1 */
+	unsigned pages;
+	bool change; /* of the entry */
+};
+
+/* Which sectors of each sub-block are written, and which become zero. */
+struct cover {
+	uint8_t data[LF_SUBS], zero[LF_SUBS];
+	unsigned from, to; /* sub-blocks [from, to) */
+};
+
+static void cover(struct cover *c, const struct sorter_tx *tx)
+{
+	memset(c, 0, sizeof(*c));
+	c->from = LF_SUBS;
+	for (unsigned i = 0; i < tx->n; i++) {
+		const struct sorter_elem *el = &tx->elem[i];
+		uint64_t at = el->off % LF_BLOCK, end = at + el->len;
+
+		c->from = MIN(c->from, (unsigned)(at / LF_SUB));
+		c->to = MAX(c->to, (unsigned)((end + LF_SUB - 1) / LF_SUB));
+		while (at < end) {
+			uint64_t stop = MIN(end, (at / LF_SUB + 1) * LF_SUB);
+			unsigned lo = (unsigned)(at % LF_SUB / SECTOR),
+				 n = (unsigned)((stop - at) / SECTOR);
+			uint8_t m = (uint8_t)(((1u << n) - 1) << lo);
+
+			if (el->kind == SORT_DATA)
+				c->data[at / LF_SUB] |= m;
+			else if (el->kind == SORT_ZERO || m == ALL)
+				c->zero[at / LF_SUB] |= m;
+			at = stop;
+		}
+	}
+}
+
+/* Fills of one sub-block: runs of sectors that are alike. */
+static int fill_sub(struct lf_disk *l, struct sorter_tx *tx, unsigned i, uint8_t need, uint8_t zero,
+	uint64_t old, uint64_t to)
+{
+	uint64_t off = tx->block * LF_BLOCK + i * LF_SUB;
+
+	for (unsigned s = 0, e; s < 8; s = e) {
+		bool copy = old && !(zero >> s & 1);
+		int rc;
+
+		e = s + 1;
+		if (!(need >> s & 1))
+			continue;
+		while (e < 8 && (need >> e & 1) && (old && !(zero >> e & 1)) == copy)
+			e++;
+		rc = sorter_add_fill(tx, off + s * SECTOR, (e - s) * SECTOR, copy, l->fs->f,
+			to + s * SECTOR, old + s * SECTOR);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+/* What `base` will be when `own` becomes another block: the one of the two that has more. The rest is copied: *copy. */
+static void choose_base(const struct look *k, struct lf_entry *now, uint64_t *copy)
+{
+	unsigned n[2] = {0, 0};
+	uint64_t live[4];
+
+	for (unsigned w = 0; w < 4; w++) {
+		live[w] = k->e.base_valid[w] & ~k->e.own_valid[w];
+		n[0] += (unsigned)__builtin_popcountll(k->e.own_valid[w]);
+		n[1] += (unsigned)__builtin_popcountll(live[w]);
+	}
+	now->base = n[0] >= n[1] ? k->e.own : k->e.base;
+	for (unsigned w = 0; w < 4; w++) {
+		now->base_valid[w] = n[0] >= n[1] ? k->e.own_valid[w] : live[w];
+		copy[w] = n[0] >= n[1] ? live[w] : k->e.own_valid[w];
+	}
+	if (lf_none(now->base_valid))
+		now->base = 0;
+}
+
+/* The block that gets the data. */
+static int choose_own(struct lf_disk *l, const struct look *k, struct plan *p, uint64_t *copy)
+{
+	uint32_t block;
+	int rc;
+
+	memset(copy, 0, 32);
+	p->now = k->e;
+	if (k->e.own && k->own)
+		return 0;
+	if (!k->e.own && k->base_own) {
+		p->now = (struct lf_entry){.own = k->e.base};
+		memcpy(p->now.own_valid, k->e.base_valid, 32);
+		return 0;
+	}
+	rc = lf_alloc(l->fs, &block);
+	if (rc)
+		return rc;
+	p->taken = block + 1;
+	p->now = (struct lf_entry){.own = block + 1};
+	choose_base(k, &p->now, copy);
+	return 0;
+}
+
+/* What is not referred to through any bit is not referred to. */
+static void tidy(struct lf_entry *e)
+{
+	uint64_t live = 0;
+
+	for (unsigned w = 0; w < 4; w++) {
+		e->base_valid[w] &= ~e->own_valid[w];
+		live |= e->base_valid[w];
+	}
+	if (!live)
+		e->base = 0;
+	if (lf_none(e->own_valid))
+		e->own = 0;
+}
+
+static int plan_sub(struct lf_disk *l, struct sorter_tx *tx, const struct look *k,
+	const struct cover *c, const uint64_t *copy, unsigned i, struct plan *p)
+{
+	uint8_t data = c->data[i], zero = c->zero[i];
+	uint64_t to = lf_block_at(l->fs, p->now.own - 1) + i * LF_SUB, old;
+	bool own, here;
+
+	if (!data && zero == ALL) {
+		set_bit(p->now.own_valid, i, false);
+		set_bit(p->now.base_valid, i, false);
+		return 0;
+	}
+	if (!data && !zero && !lf_bit(copy, i))
+		return 0;
+	old = source(l->fs, k, i, &own);
+	here = old == to;
+	if (!data && !old) /* zeroes on zeroes */
+		return 0;
+	set_bit(p->now.own_valid, i, true);
+	return fill_sub(
+		l, tx, i, here ? zero & (uint8_t)~data : (uint8_t)~data, zero, here ? 0 : old, to);
+}
+
+static bool any_data(const struct cover *c)
+{
+	for (unsigned i = c->from; i < c->to; i++)
+		if (c->data[i] || (c->zero[i] && c->zero[i] != ALL))
+			return true;
+	return false;
+}
+
+static int plan_places(struct lf_disk *l, struct sorter_tx *tx, const struct plan *p)
+{
+	int wait = 0;
+
+	for (unsigned i = 0; i < tx->n; i++) {
+		struct sorter_elem *el = &tx->elem[i];
+
+		el->file = el->kind == SORT_DATA ? l->fs->f : NULL;
+		el->addr = p->now.own ? lf_block_at(l->fs, p->now.own - 1) + el->off % LF_BLOCK : 0;
+		if (el->kind == SORT_DATA)
+			wait |= lf_overwrites(l->fs, el->addr, el->len);
+	}
+	for (unsigned i = 0; i < tx->nfill; i++)
+		wait |= lf_overwrites(l->fs, tx->fill[i].addr, tx->fill[i].len);
+	return wait;
+}
+
+static void plan_drop(struct lf *fs, struct plan *p)
+{
+	if (p->taken)
+		lf_release(fs, p->taken - 1);
+	lf_unreserve(fs, p->pages);
+	free(p);
+}
+
+/* 1: a mark has to come first. */
+static int plan_make(struct lf_disk *l, struct sorter_tx *tx, struct plan *p)
+{
+	uint64_t copy[4] = {0};
+	struct cover c;
+	struct look k;
+	unsigned n = l->rec->height + 1u;
+	int rc = l->fs->failed;
+
+	if (!rc)
+		rc = lf_reserve(l->fs, n);
+	if (rc)
+		return rc;
+	p->pages = n;
+	look_at(l, tx->block, &k);
+	cover(&c, tx);
+	p->now = k.e;
+	if (any_data(&c))
+		rc = choose_own(l, &k, p, copy);
+	if (!lf_none(copy)) {
+		c.from = 0;
+		c.to = LF_SUBS;
+	}
+	for (unsigned i = c.from; i < c.to && !rc; i++)
+		rc = plan_sub(l, tx, &k, &c, copy, i, p);
+	if (rc)
+		return rc;
+	rc = plan_places(l, tx, p);
+	tidy(&p->now);
+	p->change = memcmp(&p->now, &k.e, sizeof(k.e));
+	return rc;
+}
+
+static int prepare_once(struct lf_disk *l, struct sorter_tx *tx)
+{
+	struct plan *p = calloc(1, sizeof(*p));
+	int rc = p ? plan_make(l, tx, p) : -ENOMEM;
+
+	if (rc && p) {
+		plan_drop(l->fs, p);
+		p = NULL;
+		tx->nfill = 0;
+	}
+	tx->priv = p;
+	return rc;
+}
+
+static void prepare_job(void *arg)
+{
+	struct job *j = arg;
+	struct lf *fs = j->l->fs;
+
+	/* Space that was freed is there again when that is durable and its readers are gone. */
+	j->rc = lf_mark(fs);
+	if (!j->rc)
+		j->rc = prepare_once(j->l, j->tx);
+	while (j->rc == 1) {
+		j->rc = lf_mark(fs);
+		if (!j->rc)
+			j->rc = prepare_once(j->l, j->tx);
+	}
+}
+
+static void prepare_after(void *arg)
+{
+	struct job *j = arg;
+	struct sorter_tx *tx = j->tx;
+	int rc = j->rc;
+
+	free(j);
+	sorter_prepared(tx, rc);
+}
+
+static void prepare(void *ctx, struct sorter_tx *tx)
+{
+	struct lf_disk *l = ctx;
+	int rc = prepare_once(l, tx);
+	struct job *j;
+
+	if (rc == 1 || (rc == -ENOSPC && l->fs->freed)) {
+		j = job_make(l);
+		if (j) {
+			j->tx = tx;
+			lf_start_job(l->fs, prepare_job, prepare_after, j);
+			return;
+		}
+		rc = -ENOMEM;
+	}
+	sorter_prepared(tx, rc);
+}
+
+static void abort_tx(void *ctx, struct sorter_tx *tx)
+{
+	struct lf_disk *l = ctx;
+
+	if (tx->priv)
+		plan_drop(l->fs, tx->priv);
+	tx->priv = NULL;
+}
+
+static void fill_read(struct file_req *r)
+{
+	sorter_filled(container_of(r, struct sorter_fill, req), r->result);
+}
+
+static void read_old(void *ctx, struct sorter_fill *f)
+{
+	struct lf_disk *l = ctx;
+
+	f->iov = (struct iovec){f->buf, f->len};
+	f->req = (struct file_req){.op = FILE_READ,
+		.off = f->tag,
+		.len = f->len,
+		.iov = &f->iov,
+		.niov = 1,
+		.done = fill_read};
+	file_submit(l->fs->f, &f->req);
+}
+
+/* ---- commit ---- */
+
+static uint32_t crc_zeroes(uint64_t len)
+{
+	static const uint8_t zeroes[LF_SUB];
+	uint32_t c = 0;
+
+	for (uint64_t n; len; len -= n) {
+		n = MIN(len, sizeof(zeroes));
+		c = crc32c(c, zeroes, n);
+	}
+	return c;
+}
+
+static uint32_t crc_elem(const struct sorter_elem *el)
+{
+	uint64_t at = el->iov_at, left = el->len;
+	uint32_t c = 0;
+
+	for (unsigned i = 0; i < el->niov && left; i++) {
+		uint64_t n;
+
+		if (at >= el->iov[i].iov_len) {
+			at -= el->iov[i].iov_len;
+			continue;
+		}
+		n = MIN(left, el->iov[i].iov_len - at);
+		c = crc32c(c, (const uint8_t *)el->iov[i].iov_base + at, n);
+		left -= n;
+		at = 0;
+	}
+	return c;
+}
+
+static unsigned put_checks(const struct sorter_tx *tx, struct lf_rec_check *out)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < tx->n; i++) {
+		const struct sorter_elem *el = &tx->elem[i];
+
+		if (el->kind == SORT_DATA)
+			out[n++] = (struct lf_rec_check){el->addr, (uint32_t)el->len, crc_elem(el)};
+	}
+	for (unsigned i = 0; i < tx->nfill; i++) {
+		const struct sorter_fill *f = &tx->fill[i];
+
+		out[n++] = (struct lf_rec_check){f->addr, (uint32_t)f->len,
+			f->copy ? crc32c(0, f->buf, f->len) : crc_zeroes(f->len)};
+	}
+	return n;
+}
+
+static void change_entry(struct lf_disk *l, struct sorter_tx *tx)
+{
+	struct plan *p = tx->priv;
+
+	if (p->change)
+		lf_set_entry(l->fs, l->rec, tx->block, &p->now);
+	plan_drop(l->fs, p);
+	tx->priv = NULL;
+}
+
+static int commit_batch(struct lf_disk *l, struct sorter_batch *b)
+{
+	cleanup(free_ptr) struct lf_rec_check *checks = NULL;
+	struct lf *fs = l->fs;
+	uint64_t need = 0, bytes;
+	unsigned n = 0;
+	int rc;
+
+	for (struct sorter_tx *tx = b->first; tx; tx = tx->next) {
+		n += tx->n + tx->nfill;
+		need += lf_need(l->rec->height + 4u);
+	}
+	checks = malloc(MAX(n, 1u) * sizeof(*checks));
+	rc = checks ? lf_begin(fs, need + n * sizeof(*checks)) : -ENOMEM;
+	for (struct sorter_tx *tx = b->first; rc && tx; tx = tx->next)
+		abort_tx(l, tx);
+	if (rc)
+		return rc;
+	n = 0;
+	for (struct sorter_tx *tx = b->first; tx; tx = tx->next) {
+		n += put_checks(tx, checks + n);
+		change_entry(l, tx);
+	}
+	bytes = fs->stats.journal_bytes;
+	rc = lf_end(fs, checks, n);
+	sorter_account(l->sorter, fs->stats.journal_bytes - bytes, 0, 0, 0);
+	return rc;
+}
+
+static void commit_job(void *arg)
+{
+	struct job *j = arg;
+
+	j->rc = commit_batch(j->l, j->batch);
+}
+
+static void commit_after(void *arg)
+{
+	struct job *j = arg;
+	struct sorter_batch *b = j->batch;
+	int rc = j->rc;
+
+	free(j);
+	sorter_committed(b, rc);
+}
+
+static void commit(void *ctx, struct sorter_batch *b)
+{
+	struct lf_disk *l = ctx;
+	struct job *j = job_make(l);
+
+	if (j) {
+		j->batch = b;
+		lf_start_job(l->fs, commit_job, commit_after, j);
+		return;
+	}
+	for (struct sorter_tx *tx = b->first; tx; tx = tx->next)
+		abort_tx(l, tx);
+	sorter_committed(b, -ENOMEM);
+}
+
+static uint64_t skip(void *ctx, uint64_t off, uint64_t len)
+{
+	struct lf_disk *l = ctx;
+	uint64_t done = 0, addr;
+	bool own;
+
+	while (done < len) {
+		uint64_t n = lf_map(l->fs, l->rec, off + done, len - done, &addr, &own);
+
+		if (addr)
+			break;
+		done += n;
+	}
+	/* Whole blocks: the sorter goes on from there. */
+	return done < len ? align_down(off + done, LF_BLOCK) > off
+				    ? align_down(off + done, LF_BLOCK) - off
+				    : 0
+			  : done;
+}
+
+static const struct sorter_ops ops = {.resolve = resolve,
+	.prepare = prepare,
+	.read_old = read_old,
+	.commit = commit,
+	.abort = abort_tx,
+	.skip = skip};
+
+int lf_writer_create(struct lf_disk *l, bool one_by_one, struct err *e)
+{
+	/* Two of the largest batches have to fit into the journal. */
+	uint64_t txs = l->fs->s.journal_bytes / 4 /
+		       (lf_need(LF_HEIGHT_MAX + 4) + 2 * LF_BLOCK / SECTOR * 16);
+	struct sorter_opts o = {.disk = l->d,
+		.block_size = LF_BLOCK,
+		.ops = &ops,
+		.ctx = l,
+		.stable = true,
+		.one_by_one = one_by_one,
+		.max_txs = (unsigned)MAX(1ull, MIN(txs, 256ull))};
+	int rc = sorter_create(&l->sorter, &o, e);
+
+	if (!rc)
+		l->fs->sorter = l->sorter;
+	return rc;
+}
