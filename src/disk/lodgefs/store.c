@@ -13,13 +13,27 @@
 
 static const struct disk_key create_keys[] = {
 	{"journal", "1M..1G", "size of the journal (32M)"},
-	{"entries", "7..1M",
+	{"entries", "7..1048576",
 		"disks, snapshots and bitmaps that there can be (one for 64K, at most 16384)"},
 	{"max-size", "SIZE", "up to which the store can grow (16 times its size, 1T at least)"},
 	{0},
 };
 
 /* ---- making ---- */
+
+static int take_entries(const struct disk_kv *kv, uint64_t *out, struct err *e)
+{
+	const char *text = disk_kv_get(kv, "entries");
+	char *end;
+
+	if (!text)
+		return 0;
+	errno = 0;
+	*out = strtoull(text, &end, 10);
+	if (errno || *end || *text == '-' || *out < 7 || *out > MiB)
+		return err_set(e, -EINVAL, "entries: '%s' is not a number from 7 to 1048576", text);
+	return 0;
+}
 
 static int lay_out(
 	struct lf_super *s, const struct disk_create_opts *o, uint64_t size, struct err *e)
@@ -32,7 +46,7 @@ static int lay_out(
 	if (size < 64 * MiB)
 		journal = 2 * MiB;
 	rc = disk_kv_size(o->kv, "journal", MiB, GiB, true, &journal, e);
-	rc = rc ?: disk_kv_size(o->kv, "entries", 7, MiB, false, &entries, e);
+	rc = rc ?: take_entries(o->kv, &entries, e);
 	rc = rc ?: disk_kv_size(o->kv, "max-size", MiB, 1ull << 50, false, &most, e);
 	if (rc)
 		return rc;

@@ -1,0 +1,772 @@
+/*
+ * test_lodgefs.c: stores against an oracle in memory: everything that changes a disk, in random order, with reopening and power cuts in between; and
+ * one by one what S32 promises, and what goes wrong: no space, I/O errors, a lease that is taken, two openers.
+ */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+#include <jansson.h>
+#include <uv.h>
+
+#include "base/crc32c.h"
+#include "base/err.h"
+#include "base/util.h"
+#include "disk/format.h"
+#include "disk/memdev.h"
+#include "disk/tool.h"
+
+#define SECTOR 512u
+
+struct fix {
+	uv_loop_t loop;
+	struct memdevs devs;
+	uint64_t rng;
+};
+
+static uint64_t rnd(struct fix *f, uint64_t n)
+{
+	f->rng ^= f->rng << 13;
+	f->rng ^= f->rng >> 7;
+	f->rng ^= f->rng << 17;
+	return f->rng % n;
+}
+
+static void ok(int rc, const struct err *e, const char *what)
+{
+	if (rc)
+		fail_msg("%s: %d %s", what, rc, err_msg(e));
+}
+
+static const struct disk_store_format *stores(void)
+{
+	for (unsigned i = 0; disk_store_at(i); i++)
+		if (!strcmp(disk_store_at(i)->name, "lodgefs"))
+			return disk_store_at(i);
+	fail_msg("no lodgefs");
+	return NULL;
+}
+
+static struct fix *begin(uint64_t size, const struct disk_kv *kv)
+{
+	struct fix *f = calloc(1, sizeof(*f));
+	struct err e = {0};
+
+	uv_loop_init(&f->loop);
+	f->rng = 88172645463325252ull;
+	ok(stores()->create(&(struct disk_create_opts){.path = "store",
+				    .size = size,
+				    .kv = kv,
+				    .loop = &f->loop,
+				    .open_file = memdevs_open,
+				    .open_ctx = &f->devs},
+		   &e),
+		&e, "store");
+	return f;
+}
+
+static void end(struct fix *f)
+{
+	uv_run(&f->loop, UV_RUN_DEFAULT);
+	assert_int_equal(uv_loop_close(&f->loop), 0);
+	memdevs_free(&f->devs);
+	free(f);
+}
+
+static int make(struct fix *f, const char *path, uint64_t size, const char *key, const char *value,
+	struct err *e)
+{
+	struct disk_kv kv[] = {{key, value}, {0}};
+	int rc = disk_create("lodgefs",
+		&(struct disk_create_opts){.path = path,
+			.size = size,
+			.kv = key ? kv : NULL,
+			.loop = &f->loop,
+			.open_file = memdevs_open,
+			.open_ctx = &f->devs},
+		e);
+
+	return rc;
+}
+
+static int open_in(struct fix *f, struct memdevs *devs, struct disk **d, const char *path,
+	const struct disk_kv *kv, bool readonly, struct err *e)
+{
+	return disk_open(d,
+		&(struct disk_opts){.path = path,
+			.format = "lodgefs",
+			.discard = true,
+			.offline = true,
+			.readonly = readonly,
+			.kv = kv,
+			.loop = &f->loop,
+			.open_file = memdevs_open,
+			.open_ctx = devs},
+		e);
+}
+
+static struct disk *get(struct fix *f, const char *path)
+{
+	struct disk *d;
+	struct err e = {0};
+
+	ok(open_in(f, &f->devs, &d, path, NULL, false, &e), &e, path);
+	return d;
+}
+
+static void put(struct fix *f, struct disk *d)
+{
+	disk_close(d);
+	uv_run(&f->loop, UV_RUN_NOWAIT);
+}
+
+static void found(void *ctx, bool error, const char *text)
+{
+	(void)ctx;
+	print_message("%s: %s\n", error ? "error" : "leak", text);
+}
+
+static void check_in(struct fix *f, struct memdevs *devs, bool leaks_too)
+{
+	struct files fs = {
+		.loop = &f->loop, .io = IO_THREADS, .open = memdevs_open, .open_ctx = devs};
+	struct disk_watch w = {.found = found};
+	struct disk_check c;
+	struct err e = {0};
+
+	ok(stores()->check(&fs, "store", false, &w, &c, &e), &e, "check");
+	assert_int_equal(c.errors, 0);
+	if (leaks_too)
+		assert_int_equal(c.leaks, 0);
+}
+
+static struct disk_store_space space(struct fix *f)
+{
+	struct files fs = {
+		.loop = &f->loop, .io = IO_THREADS, .open = memdevs_open, .open_ctx = &f->devs};
+	struct disk_store_space s;
+	struct err e = {0};
+
+	ok(stores()->space(&fs, "store", &s, &e), &e, "space");
+	return s;
+}
+
+static uint64_t stat_of(struct disk *d, const char *name)
+{
+	json_t *o = json_object();
+	uint64_t v;
+
+	disk_format_stats(d, o);
+	assert_non_null(json_object_get(o, name));
+	v = (uint64_t)json_integer_value(json_object_get(o, name));
+	json_decref(o);
+	return v;
+}
+
+/* ---- the model ---- */
+
+#define MODEL_MAX (6 * MiB)
+#define MODELS 5
+#define SNAPS 6
+
+struct model {
+	char path[32];
+	uint8_t *data; /* MODEL_MAX */
+	uint64_t size;
+	bool there;
+	struct {
+		char name[16];
+		uint8_t *data;
+		uint64_t size;
+	} snap[SNAPS];
+};
+
+struct req {
+	struct disk_req r;
+	struct iovec iov[2];
+	uint8_t *buf;
+	unsigned *left;
+};
+
+static void req_done(struct disk_req *r)
+{
+	struct req *q = container_of(r, struct req, r);
+
+	if (r->result)
+		fail_msg("%s %llu+%llu: %d", disk_op_name(r->op), (unsigned long long)r->offset,
+			(unsigned long long)r->len, r->result);
+	--*q->left;
+}
+
+/* Some requests at once, in parts of the disk that do not overlap. */
+static void traffic(struct fix *f, struct model *m, struct disk *d)
+{
+	struct req q[8] = {0};
+	unsigned n = 1 + (unsigned)rnd(f, 8), left = n;
+	uint64_t room = align_down(m->size / n, SECTOR);
+
+	for (unsigned i = 0; i < n; i++) {
+		uint64_t off = i * room + rnd(f, room / SECTOR) * SECTOR, k = rnd(f, 10);
+		uint64_t len = MIN(
+			(i + 1) * room - off, (1 + rnd(f, rnd(f, 4) ? 24 : 3000)) * SECTOR);
+
+		q[i].left = &left;
+		q[i].buf = malloc(len);
+		q[i].r = (struct disk_req){.op = k < 6	 ? DISK_WRITE
+						 : k < 8 ? DISK_WRITE_ZEROES
+							 : DISK_READ,
+			.unmap = k & 1,
+			.offset = off,
+			.len = len,
+			.iov = q[i].iov,
+			.niov = 2,
+			.done = req_done};
+		q[i].iov[0] = (struct iovec){q[i].buf, len / 3};
+		q[i].iov[1] = (struct iovec){q[i].buf + len / 3, len - len / 3};
+		for (uint64_t b = 0; k < 6 && b < len; b += 8) {
+			uint64_t v = rnd(f, UINT64_MAX);
+
+			memcpy(q[i].buf + b, &v, 8);
+		}
+		if (k < 6)
+			memcpy(m->data + off, q[i].buf, len);
+		else if (k < 8)
+			memset(m->data + off, 0, len);
+		disk_submit(d, &q[i].r);
+	}
+	while (left)
+		uv_run(&f->loop, UV_RUN_ONCE);
+	for (unsigned i = 0; i < n; i++) {
+		if (q[i].r.op == DISK_READ)
+			assert_memory_equal(q[i].buf, m->data + q[i].r.offset, q[i].r.len);
+		free(q[i].buf);
+	}
+}
+
+static void compare(struct fix *f, struct memdevs *devs, const struct model *m)
+{
+	struct disk *d;
+	uint8_t *buf = malloc(MODEL_MAX);
+	struct err e = {0};
+
+	ok(open_in(f, devs, &d, m->path, NULL, true, &e), &e, m->path);
+	assert_int_equal(disk_size(d), m->size);
+	ok(disk_rw(d, DISK_READ, 0, buf, m->size, &e), &e, "read");
+	assert_memory_equal(buf, m->data, m->size);
+	put(f, d);
+	free(buf);
+}
+
+static void model_snapshot(struct fix *f, struct model *m, struct disk *d)
+{
+	unsigned i = (unsigned)rnd(f, SNAPS);
+	struct err e = {0};
+
+	if (!m->snap[i].data) {
+		snprintf(m->snap[i].name, sizeof(m->snap[i].name), "s%u", i);
+		ok(disk_snapshot(d, DISK_SNAP_CREATE, m->snap[i].name, &e), &e, "snapshot");
+		m->snap[i].data = malloc(MODEL_MAX);
+		memcpy(m->snap[i].data, m->data, MODEL_MAX);
+		m->snap[i].size = m->size;
+	} else if (rnd(f, 2)) {
+		ok(disk_snapshot(d, DISK_SNAP_APPLY, m->snap[i].name, &e), &e, "apply");
+		memcpy(m->data, m->snap[i].data, MODEL_MAX);
+		m->size = m->snap[i].size;
+	} else {
+		ok(disk_snapshot(d, DISK_SNAP_DELETE, m->snap[i].name, &e), &e, "delete");
+		free(m->snap[i].data);
+		m->snap[i].data = NULL;
+	}
+}
+
+static void model_resize(struct fix *f, struct model *m, struct disk *d)
+{
+	uint64_t size = (1 + rnd(f, MODEL_MAX / SECTOR)) * SECTOR;
+	struct err e = {0};
+
+	ok(disk_resize(d, size, &e), &e, "resize");
+	if (size < m->size)
+		memset(m->data + size, 0, MODEL_MAX - size);
+	m->size = size;
+}
+
+static void model_drop(struct model *m)
+{
+	for (unsigned i = 0; i < SNAPS; i++) {
+		free(m->snap[i].data);
+		m->snap[i].data = NULL;
+	}
+	m->there = false;
+}
+
+/* Makes, clones or removes a disk. */
+static void model_disks(struct fix *f, struct model *all)
+{
+	struct files fs = {
+		.loop = &f->loop, .io = IO_THREADS, .open = memdevs_open, .open_ctx = &f->devs};
+	struct model *m = &all[rnd(f, MODELS)], *from = &all[rnd(f, MODELS)];
+	unsigned s = (unsigned)rnd(f, SNAPS);
+	struct err e = {0};
+	char name[64];
+
+	if (m->there) {
+		ok(stores()->remove(&fs, "store", strrchr(m->path, '/') + 1, &e), &e, "remove");
+		model_drop(m);
+		return;
+	}
+	m->there = true;
+	if (from == m || !from->there) {
+		m->size = (1 + rnd(f, MODEL_MAX / SECTOR)) * SECTOR;
+		memset(m->data, 0, MODEL_MAX);
+		ok(make(f, m->path, m->size, NULL, NULL, &e), &e, "create");
+		return;
+	}
+	snprintf(name, sizeof(name), "%s", strrchr(from->path, '/') + 1);
+	if (from->snap[s].data)
+		snprintf(name + strlen(name), 20, "@%s", from->snap[s].name);
+	memcpy(m->data, from->snap[s].data ?: from->data, MODEL_MAX);
+	m->size = from->snap[s].data ? from->snap[s].size : from->size;
+	ok(make(f, m->path, 0, "clone", name, &e), &e, name);
+}
+
+static void session(struct fix *f, struct model *all, struct model *m)
+{
+	struct disk *d = get(f, m->path);
+	struct err e = {0};
+
+	for (unsigned i = 0; i < 12; i++) {
+		uint64_t k = rnd(f, 16);
+
+		if (k < 10)
+			traffic(f, m, d);
+		else if (k < 12)
+			ok(disk_rw(d, DISK_FLUSH, 0, NULL, 0, &e), &e, "flush");
+		else if (k < 14)
+			model_snapshot(f, m, d);
+		else if (k < 15)
+			model_resize(f, m, d);
+	}
+	if (rnd(f, 2)) { /* the power goes while it is open: everything was flushed */
+		struct memdevs after = {0};
+
+		ok(disk_rw(d, DISK_FLUSH, 0, NULL, 0, &e), &e, "flush");
+		assert_int_equal(
+			memdevs_crash(&f->devs, memdevs_events(&f->devs), 2 + rnd(f, 5), &after),
+			0);
+		for (unsigned i = 0; i < MODELS; i++)
+			if (all[i].there)
+				compare(f, &after, &all[i]);
+		check_in(f, &after, true);
+		memdevs_free(&after);
+	}
+	put(f, d);
+	assert_int_equal(memdevs_record(&f->devs), 0);
+}
+
+static void model(void **state)
+{
+	uint64_t rounds = getenv("LODGE_MODEL_ROUNDS")
+				  ? strtoull(getenv("LODGE_MODEL_ROUNDS"), NULL, 10)
+				  : 40;
+	struct fix *f = begin(
+		96 * MiB, (struct disk_kv[]){{"journal", "2M"}, {"entries", "200"}, {0}});
+	struct model all[MODELS] = {0};
+
+	(void)state;
+	if (getenv("LODGE_MODEL_SEED"))
+		f->rng ^= strtoull(getenv("LODGE_MODEL_SEED"), NULL, 10) * 0x9e3779b97f4a7c15ull;
+	f->devs.seed = f->rng;
+	for (unsigned i = 0; i < MODELS; i++) {
+		snprintf(all[i].path, sizeof(all[i].path), "store/disk%u", i);
+		all[i].data = calloc(1, MODEL_MAX);
+	}
+	assert_int_equal(memdevs_record(&f->devs), 0);
+	for (uint64_t round = 0; round < rounds; round++) {
+		struct model *m = &all[rnd(f, MODELS)];
+
+		if (!m->there || !rnd(f, 3))
+			model_disks(f, all);
+		if (m->there)
+			session(f, all, m);
+		for (unsigned i = 0; i < MODELS; i++)
+			if (all[i].there)
+				compare(f, &f->devs, &all[i]);
+		check_in(f, &f->devs, true);
+	}
+	for (unsigned i = 0; i < MODELS; i++) {
+		model_drop(&all[i]);
+		free(all[i].data);
+	}
+	end(f);
+}
+
+/* ---- S32 ---- */
+
+static void write_scattered(
+	struct fix *f, struct disk *d, unsigned n, uint64_t step, uint64_t at, uint8_t byte)
+{
+	struct disk_range range[64];
+	struct req q = {0};
+	unsigned left = 1;
+
+	q.left = &left;
+	q.buf = malloc(64 * 4096);
+	memset(q.buf, byte, 64 * 4096);
+	q.iov[0] = (struct iovec){q.buf, n * 4096ull};
+	for (unsigned i = 0; i < n; i++)
+		range[i] = (struct disk_range){at + i * step, 4096};
+	q.r = (struct disk_req){.op = DISK_WRITE,
+		.len = n * 4096ull,
+		.iov = q.iov,
+		.niov = 1,
+		.ranges = range,
+		.nranges = n,
+		.done = req_done};
+	disk_submit(d, &q.r);
+	while (left)
+		uv_run(&f->loop, UV_RUN_ONCE);
+	free(q.buf);
+}
+
+static void one_transaction(void **state)
+{
+	struct fix *f = begin(256 * MiB, NULL);
+	struct disk_kv off[] = {{"sorter", "off"}, {0}};
+	uint64_t with, bytes;
+	struct err e = {0};
+	struct disk *d;
+
+	(void)state;
+	ok(make(f, "store/a", 128 * MiB, NULL, NULL, &e), &e, "create");
+	ok(make(f, "store/b", 128 * MiB, NULL, NULL, &e), &e, "create");
+	d = get(f, "store/a");
+	write_scattered(f, d, 64, MiB, 0, 1);
+	assert_int_equal(stat_of(d, "physical_transactions"), 1);
+	assert_int_equal(stat_of(d, "logical_transactions"), 64);
+	with = stat_of(d, "journal_bytes");
+	/* What is there already goes out without any metadata. */
+	write_scattered(f, d, 64, MiB, 0, 2);
+	assert_int_equal(stat_of(d, "physical_transactions"), 1);
+	assert_int_equal(stat_of(d, "plain_elements"), 64);
+	assert_int_equal(stat_of(d, "journal_bytes"), with);
+	/* Half and half: one more transaction with 32. */
+	write_scattered(f, d, 64, MiB / 2, 0, 3);
+	assert_int_equal(stat_of(d, "physical_transactions"), 2);
+	assert_int_equal(stat_of(d, "plain_elements"), 96);
+	bytes = stat_of(d, "fill_bytes");
+	assert_int_equal(bytes, 0); /* nothing was zeroed or copied */
+	put(f, d);
+	ok(open_in(f, &f->devs, &d, "store/b", off, false, &e), &e, "open");
+	write_scattered(f, d, 64, MiB, 0, 1);
+	assert_int_equal(stat_of(d, "physical_transactions"), 64);
+	print_message("journal bytes for 64 elements: %llu in one, %llu in 64 transactions\n",
+		(unsigned long long)with, (unsigned long long)stat_of(d, "journal_bytes"));
+	assert_true(stat_of(d, "journal_bytes") > 2 * with);
+	put(f, d);
+	check_in(f, &f->devs, true);
+	end(f);
+}
+
+static void flushes(void **state)
+{
+	struct fix *f = begin(64 * MiB, NULL);
+	struct err e = {0};
+	uint64_t before;
+	struct disk *d;
+	char buf[4096] = {1};
+
+	(void)state;
+	ok(make(f, "store/a", 16 * MiB, NULL, NULL, &e), &e, "create");
+	d = get(f, "store/a");
+	before = stat_of(d, "flushes");
+	for (unsigned i = 0; i < 10; i++) { /* allocates each time */
+		ok(disk_rw(d, DISK_WRITE, i * 4096ull, buf, 4096, &e), &e, "write");
+		ok(disk_rw(d, DISK_FLUSH, 0, NULL, 0, &e), &e, "flush");
+	}
+	assert_int_equal(stat_of(d, "flushes") - before, 10);
+	assert_int_equal(stat_of(d, "marks"), 0);
+	put(f, d);
+	end(f);
+}
+
+/* ---- what goes wrong ---- */
+
+static void no_space(void **state)
+{
+	struct fix *f = begin(32 * MiB, NULL);
+	struct err e = {0};
+	struct disk *d;
+	uint64_t wrote = 0, blocks = space(f).total / MiB, i;
+	char buf[4096] = {1};
+
+	(void)state;
+	ok(make(f, "store/a", 64 * MiB, NULL, NULL, &e), &e, "create");
+	d = get(f, "store/a");
+	for (i = 0; i < 64; i++) {
+		int rc = disk_rw(d, DISK_WRITE, i * MiB, buf, 4096, &e);
+
+		if (rc) {
+			assert_int_equal(rc, -ENOSPC);
+			break;
+		}
+		wrote++;
+	}
+	assert_int_equal(wrote, blocks - 1); /* one has pages */
+	/* What is there can be written, and what is given back is there again. */
+	ok(disk_rw(d, DISK_WRITE, 0, buf, 4096, &e), &e, "in place");
+	ok(disk_rw(d, DISK_DISCARD, 0, NULL, MiB, &e), &e, "discard");
+	ok(disk_rw(d, DISK_WRITE, 63 * MiB, buf, 4096, &e), &e, "after discard");
+	assert_int_equal(disk_rw(d, DISK_WRITE, 0, buf, 4096, &e), -ENOSPC);
+	put(f, d);
+	check_in(f, &f->devs, true);
+	assert_int_equal(space(f).used, wrote * MiB);
+	end(f);
+}
+
+static void io_error(void **state)
+{
+	struct fix *f = begin(64 * MiB, NULL);
+	struct err e = {0};
+	struct disk *d;
+	char buf[4096] = {1}, back[4096];
+
+	(void)state;
+	ok(make(f, "store/a", 16 * MiB, NULL, NULL, &e), &e, "create");
+	d = get(f, "store/a");
+	ok(disk_rw(d, DISK_WRITE, 0, buf, 4096, &e), &e, "write");
+	ok(disk_rw(d, DISK_FLUSH, 0, NULL, 0, &e), &e, "flush");
+	/* Data: this request fails, nothing else does. */
+	f->devs.fault[0] = (struct memdev_fault){.ops = 1u << FILE_WRITE,
+		.off = 8 * MiB,
+		.len = 56 * MiB,
+		.count = 1,
+		.error = -EIO};
+	f->devs.nfaults = 1;
+	assert_int_equal(disk_rw(d, DISK_WRITE, 2 * MiB, buf, 4096, &e), -EIO);
+	f->devs.nfaults = 0;
+	ok(disk_rw(d, DISK_WRITE, 2 * MiB, buf, 4096, &e), &e, "again");
+	/* The journal: nothing more is written, and what was flushed is there. */
+	f->devs.fault[0] = (struct memdev_fault){
+		.ops = 1u << FILE_WRITE, .off = 16384, .len = MiB, .error = -EIO};
+	f->devs.nfaults = 1;
+	assert_int_equal(disk_rw(d, DISK_WRITE, 4 * MiB, buf, 4096, &e), -EIO);
+	f->devs.nfaults = 0;
+	assert_int_equal(disk_rw(d, DISK_WRITE, 5 * MiB, buf, 4096, &e), -EIO);
+	assert_int_equal(disk_rw(d, DISK_FLUSH, 0, NULL, 0, &e), -EIO);
+	ok(disk_rw(d, DISK_READ, 0, back, 4096, &e), &e, "read");
+	put(f, d);
+	check_in(f, &f->devs, true);
+	d = get(f, "store/a");
+	ok(disk_rw(d, DISK_READ, 0, back, 4096, &e), &e, "read");
+	assert_memory_equal(buf, back, 4096);
+	put(f, d);
+	end(f);
+}
+
+static void lease(void **state)
+{
+	struct fix *f = begin(64 * MiB, NULL);
+	struct disk_kv old[] = {{"fence", "7"}, {0}}, take[] = {{"take", "on"}, {0}};
+	struct err e = {0};
+	struct disk *d, *other;
+	char buf[4096] = {1};
+	uint8_t sector[512];
+	uint64_t fence;
+
+	(void)state;
+	ok(make(f, "store/a", 16 * MiB, NULL, NULL, &e), &e, "create");
+	d = get(f, "store/a");
+	assert_int_equal(open_in(f, &f->devs, &other, "store/a", NULL, false, &e), -EBUSY);
+	assert_int_equal(open_in(f, &f->devs, &other, "store/a", NULL, true, &e), -EBUSY);
+	ok(disk_rw(d, DISK_WRITE, 0, buf, 4096, &e), &e, "write");
+	ok(disk_rw(d, DISK_FLUSH, 0, NULL, 0, &e), &e, "flush");
+	/* Another host takes it: a higher number. */
+	memdev_peek(&f->devs, "store", 8192, sector, 512);
+	memcpy(&fence, sector + 8, 8);
+	fence += 100;
+	memcpy(sector + 8, &fence, 8);
+	strcpy((char *)sector + 56, "elsewhere");
+	memset(sector + 4, 0, 4);
+	memcpy(sector + 4, &(uint32_t){crc32c(0, sector, 512)}, 4);
+	memdev_poke(&f->devs, "store", 8192, sector, 512);
+	assert_int_equal(disk_rw(d, DISK_FLUSH, 0, NULL, 0, &e), -ESTALE);
+	assert_int_equal(disk_rw(d, DISK_WRITE, 0, buf, 4096, &e), -ESTALE);
+	assert_int_equal(disk_rw(d, DISK_WRITE, 8 * MiB, buf, 4096, &e), -ESTALE);
+	put(f, d);
+	/* It is held by that host; numbers that are too old do not open it. */
+	assert_int_equal(open_in(f, &f->devs, &d, "store/a", NULL, false, &e), -EBUSY);
+	assert_non_null(strstr(err_msg(&e), "elsewhere"));
+	assert_int_equal(open_in(f, &f->devs, &d, "store/a", old, false, &e), -ESTALE);
+	ok(open_in(f, &f->devs, &d, "store/a", take, false, &e), &e, "take");
+	ok(disk_rw(d, DISK_WRITE, 0, buf, 4096, &e), &e, "write");
+	put(f, d);
+	end(f);
+}
+
+/* ---- many ---- */
+
+static void many_snapshots(void **state)
+{
+	unsigned n = getenv("LODGE_SNAPSHOTS") ? (unsigned)atoi(getenv("LODGE_SNAPSHOTS")) : 1000;
+	struct fix *f = begin(
+		12 * GiB, (struct disk_kv[]){{"entries", "10100"}, {"journal", "8M"}, {0}});
+	struct err e = {0};
+	struct disk *d;
+	char buf[4096], name[32];
+
+	(void)state;
+	ok(make(f, "store/a", 128 * MiB, NULL, NULL, &e), &e, "create");
+	d = get(f, "store/a");
+	for (unsigned i = 0; i < n; i++) {
+		memset(buf, (int)i + 1, sizeof(buf));
+		ok(disk_rw(d, DISK_WRITE, i % 64 * 4096, buf, 4096, &e), &e, "write");
+		snprintf(name, sizeof(name), "s%u", i);
+		ok(disk_snapshot(d, DISK_SNAP_CREATE, name, &e), &e, "snapshot");
+	}
+	put(f, d);
+	check_in(f, &f->devs, true);
+	d = get(f, "store/a");
+	snprintf(name, sizeof(name), "s%u", n / 2);
+	ok(disk_snapshot(d, DISK_SNAP_APPLY, name, &e), &e, "apply");
+	ok(disk_rw(d, DISK_READ, n / 2 % 64 * 4096, buf, 4096, &e), &e, "read");
+	assert_int_equal((uint8_t)buf[0], (uint8_t)(n / 2 + 1));
+	for (unsigned i = 0; i < n; i++) {
+		snprintf(name, sizeof(name), "s%u", i);
+		ok(disk_snapshot(d, DISK_SNAP_DELETE, name, &e), &e, "delete");
+	}
+	put(f, d);
+	check_in(f, &f->devs, true);
+	assert_true(space(f).used <= 2 * MiB);
+	end(f);
+}
+
+static void full_directory(void **state)
+{
+	struct fix *f = begin(64 * MiB, (struct disk_kv[]){{"entries", "7"}, {0}});
+	struct err e = {0};
+	char name[32];
+
+	(void)state;
+	for (unsigned i = 0; i < 7; i++) {
+		snprintf(name, sizeof(name), "store/d%u", i);
+		ok(make(f, name, MiB, NULL, NULL, &e), &e, name);
+	}
+	assert_int_equal(make(f, "store/more", MiB, NULL, NULL, &e), -ENOSPC);
+	assert_non_null(strstr(err_msg(&e), "7 entries"));
+	end(f);
+}
+
+static void composed(void **state)
+{
+	struct fix *f = begin(256 * MiB, NULL);
+	struct err e = {0};
+	struct disk *d;
+	char buf[4096], back[4096];
+	uint64_t used;
+
+	(void)state;
+	ok(make(f, "store/os", 16 * MiB, NULL, NULL, &e), &e, "os");
+	ok(make(f, "store/app", 8 * MiB, NULL, NULL, &e), &e, "app");
+	d = get(f, "store/os");
+	memset(buf, 'o', sizeof(buf));
+	ok(disk_rw(d, DISK_WRITE, 3 * MiB, buf, 4096, &e), &e, "write");
+	put(f, d);
+	d = get(f, "store/app");
+	memset(buf, 'a', sizeof(buf));
+	ok(disk_rw(d, DISK_WRITE, MiB, buf, 4096, &e), &e, "write");
+	ok(disk_snapshot(d, DISK_SNAP_CREATE, "v1", &e), &e, "v1");
+	memset(buf, 'b', sizeof(buf));
+	ok(disk_rw(d, DISK_WRITE, MiB, buf, 4096, &e), &e, "write");
+	put(f, d);
+	used = space(f).used;
+	ok(make(f, "store/c", 0, "compose", "os/0/16M/ro+app@v1/0/8M/ro+-/8M", &e), &e, "compose");
+	assert_int_equal(space(f).used, used);
+	d = get(f, "store/c");
+	assert_int_equal(disk_size(d), 32 * MiB);
+	ok(disk_rw(d, DISK_READ, 3 * MiB, back, 4096, &e), &e, "read");
+	assert_int_equal(back[0], 'o');
+	ok(disk_rw(d, DISK_READ, 17 * MiB, back, 4096, &e), &e, "read");
+	assert_int_equal(back[0], 'a');
+	assert_int_equal(disk_rw(d, DISK_WRITE, 17 * MiB, buf, 4096, &e), -EROFS);
+	assert_int_equal(disk_rw(d, DISK_DISCARD, 3 * MiB, NULL, MiB, &e), -EROFS);
+	ok(disk_rw(d, DISK_WRITE, 24 * MiB, buf, 4096, &e), &e, "private");
+	put(f, d);
+	assert_int_equal(make(f, "store/x", 0, "compose", "os/0/17M/ro", &e), -ERANGE);
+	assert_int_equal(make(f, "store/x", 0, "compose", "no/0/1M", &e), -ENOENT);
+	check_in(f, &f->devs, true);
+	end(f);
+}
+
+static void checksums(void **state)
+{
+	uint8_t data[300];
+
+	(void)state;
+	assert_int_equal(crc32c(0, "123456789", 9), 0xe3069283);
+	for (unsigned i = 0; i < sizeof(data); i++)
+		data[i] = (uint8_t)(i * 7);
+	for (unsigned i = 0; i < sizeof(data); i++)
+		assert_int_equal(crc32c(i, data, i), crc32c_plain(i, data, i));
+}
+
+/* A byte anywhere in what metadata there is: it is seen, named and, as far as it can be, mended. */
+static void damage(void **state)
+{
+	struct fix *f = begin(32 * MiB, NULL);
+	struct files fs = {
+		.loop = &f->loop, .io = IO_THREADS, .open = memdevs_open, .open_ctx = &f->devs};
+	struct disk_check c;
+	struct err e = {0};
+	struct disk *d;
+	char buf[4096] = {1};
+	uint64_t at;
+
+	(void)state;
+	ok(make(f, "store/a", 8 * MiB, NULL, NULL, &e), &e, "create");
+	d = get(f, "store/a");
+	ok(disk_rw(d, DISK_WRITE, 0, buf, 4096, &e), &e, "write");
+	put(f, d);
+	/* The bitmap: behind journal and directory. */
+	for (at = 16384 + 2 * MiB;; at += 4096) {
+		memdev_peek(&f->devs, "store", at, buf, 64);
+		if (buf[32] == 3)
+			break;
+	}
+	buf[0] ^= 1;
+	memdev_poke(&f->devs, "store", at + 100, buf, 1);
+	assert_int_equal(open_in(f, &f->devs, &d, "store/a", NULL, false, &e), -EUCLEAN);
+	assert_non_null(strstr(err_msg(&e), "checksum"));
+	ok(stores()->check(&fs, "store", false, NULL, &c, &e), &e, "check");
+	assert_true(c.errors > 0);
+	ok(stores()->check(&fs, "store", true, NULL, &c, &e), &e, "repair");
+	check_in(f, &f->devs, true);
+	d = get(f, "store/a");
+	ok(disk_rw(d, DISK_READ, 0, buf, 4096, &e), &e, "read");
+	assert_int_equal(buf[0], 1);
+	put(f, d);
+	end(f);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(checksums),
+		cmocka_unit_test(one_transaction),
+		cmocka_unit_test(flushes),
+		cmocka_unit_test(no_space),
+		cmocka_unit_test(io_error),
+		cmocka_unit_test(lease),
+		cmocka_unit_test(many_snapshots),
+		cmocka_unit_test(full_directory),
+		cmocka_unit_test(composed),
+		cmocka_unit_test(damage),
+		cmocka_unit_test(model),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
