@@ -446,6 +446,19 @@ int space_page(
 	return 0;
 }
 
+bool space_write_free(struct space *s, gpa_t page)
+{
+	unsigned in;
+	bool seen;
+
+	if (!atomic_load(&s->ntrackers))
+		return true;
+	in = space_enter(s);
+	seen = track_seen(s, page);
+	space_leave(s, in);
+	return seen;
+}
+
 void space_listen(struct space *s, struct space_listener *l)
 {
 	pthread_rwlock_wrlock(&s->lock);

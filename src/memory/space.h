@@ -108,6 +108,12 @@ struct space_page {
 int space_page(
 	struct space *s, unsigned view_tag, gpa_t a, enum mem_access acc, struct space_page *out);
 
+/*
+ * May a write entry for the page be cached without announcing a write, because nobody wants to hear of the next one? Permissions are the
+ * caller's to look at. For vCPU threads; holds as long as the result of space_page().
+ */
+bool space_write_free(struct space *s, gpa_t page);
+
 /* Write tracking, one bit a 4 KiB page of RAM in the order of space_ram(). */
 struct tracker;
 struct tracker_ops {

@@ -72,5 +72,7 @@ void space_wait(struct space *s);
 
 /* Inside: tells every tracker that the page is about to be written. True when none wants to hear of it again. */
 bool track_write(struct space *s, gpa_t page, const void *host);
+/* Inside: true when every tracker has heard of a write to it already. */
+bool track_seen(struct space *s, gpa_t page);
 
 #endif

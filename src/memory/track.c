@@ -67,6 +67,21 @@ bool track_write(struct space *s, gpa_t page, const void *host)
 	return true;
 }
 
+bool track_seen(struct space *s, gpa_t page)
+{
+	uint64_t i;
+
+	if (!page_index(s, page, &i))
+		return false;
+	for (unsigned k = 0; k < SPACE_TRACKERS; k++) {
+		struct tracker *t = atomic_load_explicit(&s->trackers[k], memory_order_acquire);
+
+		if (t && !(atomic_load(&t->seen[i / 64]) >> (i % 64) & 1))
+			return false;
+	}
+	return true;
+}
+
 static void invalidate_all(struct space *s)
 {
 	for (unsigned v = 0; v < s->nviews; v++)

@@ -35,6 +35,7 @@ struct where {
 	uint64_t pa;
 	uint64_t span; /* bytes that its leaf maps; 0: no translation */
 	bool global;
+	bool writable; /* a write would have nothing to check or set */
 };
 
 static uint64_t fault_cause(enum fail f, unsigned acc)
@@ -60,8 +61,10 @@ static char *memory_at(
 	struct space_page pg;
 
 	*write_free = false;
-	if (acc == MEM_READ && likely(r->number == pa >> 21))
+	if (acc == MEM_READ && likely(r->number == pa >> 21)) {
+		*perm = r->perm;
 		return r->host + in;
+	}
 	if (space_page(h->vm->o.space, 0, gpa(pa), acc, &pg)) {
 		*perm = pg.perm;
 		return NULL;
@@ -69,7 +72,7 @@ static char *memory_at(
 	*perm = pg.perm;
 	*write_free = pg.write_free;
 	if (pg.perm & MEM_READ && pg.order >= FRAME_ORDER_2M)
-		*r = (struct tlb_ram){pa >> 21, (char *)pg.host - (in & ~PAGE_MASK)};
+		*r = (struct tlb_ram){pa >> 21, (char *)pg.host - (in & ~PAGE_MASK), pg.perm};
 	return (char *)pg.host + (pa & PAGE_MASK);
 }
 
@@ -138,25 +141,77 @@ static uint64_t leaf_pa(uint64_t pte, uint64_t va, unsigned level)
 	return (ppn & ~low) << PAGE_SHIFT | (vpn & low) << PAGE_SHIFT | (va & PAGE_MASK);
 }
 
+/*
+ * Where the walk begins: at the root, or at the last-level table if it is known. (What is remembered is forgotten by every fence that
+ * may be about more than leaves; the specification asks no more.)
+ */
+static unsigned begin(struct hart *h, uint64_t va, unsigned levels, bool probe, uint64_t *table,
+	char **host, struct where *w)
+{
+	const struct tlb_walk *k = &h->mmu->walks[va >> 21 & (TLB_WALKS - 1)];
+
+	if (!probe && k->number == va >> 21 && k->satp == h->c.satp) {
+		*table = k->pa;
+		*host = k->host;
+		w->global = k->global;
+		return 1;
+	}
+	*table = (h->c.satp & ((1ull << 44) - 1)) << PAGE_SHIFT;
+	*host = NULL;
+	w->global = false;
+	return levels;
+}
+
+static void remember(
+	struct hart *h, uint64_t va, uint64_t table, const _Atomic uint64_t *p, bool global)
+{
+	if (h->pmp_open)
+		h->mmu->walks[va >> 21 & (TLB_WALKS - 1)] = (struct tlb_walk){.number = va >> 21,
+			.satp = h->c.satp,
+			.pa = table,
+			.host = (char *)((uintptr_t)p & ~PAGE_MASK),
+			.global = global};
+}
+
+/* Sets A and D. `pte` is what was read; -EAGAIN: it is something else now. */
+static int update(struct hart *h, uint64_t slot, uint64_t pte, uint64_t want, enum fail *f)
+{
+	_Atomic uint64_t *p;
+
+	*f = FAIL_PAGE;
+	if (!(h->c.menvcfg & MENVCFG_ADUE))
+		return -EPERM;
+	*f = FAIL_ACCESS;
+	p = pte_at(h, slot, MEM_WRITE);
+	if (!p)
+		return -EPERM;
+	return atomic_compare_exchange_strong(p, &pte, want) ? 0 : -EAGAIN;
+}
+
 /* `probe`: change nothing in the guest. */
 static enum fail walk(
 	struct hart *h, uint64_t va, unsigned acc, unsigned priv, bool probe, struct where *w)
 {
 	unsigned levels = h->c.satp >> 60 == SATP_SV48 ? 4 : 3;
 	unsigned bits = 12 + 9 * levels;
-	uint64_t table = (h->c.satp & ((1ull << 44) - 1)) << PAGE_SHIFT;
+	uint64_t table;
+	char *host;
 
 	if ((int64_t)(va << (64 - bits)) >> (64 - bits) != (int64_t)va)
 		return FAIL_PAGE;
 	h->stats.page_walks++;
-	w->global = false;
-	for (unsigned level = levels; level-- > 0;) {
-		uint64_t slot = table + (va >> (12 + 9 * level) & 511) * 8;
-		_Atomic uint64_t *p = pte_at(h, slot, MEM_READ);
+	for (unsigned level = begin(h, va, levels, probe, &table, &host, w); level-- > 0;) {
+		uint64_t in = (va >> (12 + 9 * level) & 511) * 8;
+		_Atomic uint64_t *p = host ? (_Atomic uint64_t *)(void *)(host + in)
+					   : pte_at(h, table + in, MEM_READ);
 		uint64_t pte, want;
+		enum fail f;
+		int rc;
 
 		if (!p)
 			return FAIL_ACCESS;
+		if (!level && !host && !probe)
+			remember(h, va, table, p, w->global);
 	again:
 		pte = atomic_load_explicit(p, memory_order_acquire);
 		w->global |= !!(pte & PTE_G);
@@ -173,16 +228,15 @@ static enum fail walk(
 			return FAIL_PAGE;
 		want = pte | PTE_A | (acc == MEM_WRITE ? PTE_D : 0);
 		if (want != pte && !probe) {
-			if (!(h->c.menvcfg & MENVCFG_ADUE))
-				return FAIL_PAGE;
-			p = pte_at(h, slot, MEM_WRITE);
-			if (!p)
-				return FAIL_ACCESS;
-			if (!atomic_compare_exchange_strong(p, &pte, want))
+			rc = update(h, table + in, pte, want, &f);
+			if (rc == -EAGAIN)
 				goto again;
+			if (rc)
+				return f;
 		}
 		w->pa = leaf_pa(pte, va, level);
 		w->span = pte & PTE_N ? 16 * PAGE_SIZE : PAGE_SIZE << (9 * level);
+		w->writable = pte & PTE_D && leaf_allows(h, pte, MEM_WRITE, priv);
 		return OK;
 	}
 	return FAIL_PAGE;
@@ -195,6 +249,7 @@ static enum fail translate(
 		w->pa = va;
 		w->span = 0;
 		w->global = false;
+		w->writable = true;
 		/* 56 bits of physical address are all there can be. */
 		return va >> 56 ? FAIL_ACCESS : OK;
 	}
@@ -240,6 +295,10 @@ static enum fail data_piece(
 	if (pmp_page_uniform(h, w->pa) && (acc == MEM_READ || write_free))
 		tlb_fill(h, acc == MEM_WRITE, va & ~PAGE_MASK, p - (w->pa & PAGE_MASK), w->span,
 			w->global);
+	/* What is written once is mostly written again. */
+	if (acc == MEM_READ && w->writable && perm & MEM_WRITE && h->pmp_open &&
+		space_write_free(h->vm->o.space, gpa(w->pa & ~PAGE_MASK)))
+		tlb_fill(h, true, va & ~PAGE_MASK, p - (w->pa & PAGE_MASK), w->span, w->global);
 	/* What is written is mostly read next; W without R does not exist in page tables. */
 	if (acc == MEM_WRITE && write_free && perm & MEM_READ && h->pmp_open)
 		tlb_fill(h, false, va & ~PAGE_MASK, p - (w->pa & PAGE_MASK), w->span, w->global);

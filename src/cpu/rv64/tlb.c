@@ -13,6 +13,12 @@
 
 _Static_assert(TLB_TABLES > 2 * TLB_USES, "there is always a space to take tables from");
 
+static void forget_walks(struct mmu *m)
+{
+	for (unsigned i = 0; i < TLB_WALKS; i++)
+		m->walks[i].number = EMPTY;
+}
+
 int mmu_create(struct hart *h, struct err *e)
 {
 	struct mmu *m = calloc(1, sizeof(*m));
@@ -30,6 +36,7 @@ int mmu_create(struct hart *h, struct err *e)
 	m->now = &m->spaces[0];
 	m->now->key = 0;
 	memset(m->ram, 0xff, sizeof(m->ram));
+	forget_walks(m);
 	h->mmu = m;
 	return 0;
 }
@@ -276,6 +283,7 @@ void mmu_flush(struct hart *h)
 	for (uint32_t left = m->have; left; left &= left - 1)
 		clear_space(&m->spaces[low(left)]);
 	memset(m->ram, 0xff, sizeof(m->ram));
+	forget_walks(m);
 }
 
 static void clear_space_writes(struct tlb_space *s)
@@ -329,6 +337,7 @@ void mmu_flush_asid(struct hart *h, uint64_t asid)
 {
 	struct mmu *m = h->mmu;
 
+	forget_walks(m);
 	for (unsigned i = 0; i < ARRAY_SIZE(m->super); i++)
 		clear_local(&m->super[i]);
 	for (uint32_t left = m->have; left; left &= left - 1)
@@ -347,6 +356,8 @@ void mmu_flush_va(struct hart *h, uint64_t va, const uint64_t *asid)
 	struct mmu *m = h->mmu;
 	uint64_t page = va & ~PAGE_MASK;
 
+	/* Such a fence is about leaves only, but not every guest knows. */
+	m->walks[va >> SHIFT_2M & (TLB_WALKS - 1)].number = EMPTY;
 	for (unsigned i = 0; i < ARRAY_SIZE(m->super); i++)
 		drop_in_space(&m->super[i], page);
 	for (uint32_t left = m->have; left; left &= left - 1)

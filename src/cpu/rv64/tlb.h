@@ -21,6 +21,7 @@
 #define TLB_TABLES 24u
 #define TLB_SPACES 16u
 #define TLB_USES 8u /* regime, MXR */
+#define TLB_WALKS 64u
 #define TLB_RAMS 256u /* 2 MiB pieces of RAM whose host addresses are known */
 
 struct tlb_space {
@@ -34,6 +35,16 @@ struct tlb_space {
 struct tlb_ram {
 	uint64_t number; /* address >> 21; UINT64_MAX: empty */
 	char *host;
+	unsigned perm;
+};
+
+/* The last-level page table of 2 MiB of a space. */
+struct tlb_walk {
+	uint64_t number; /* address >> 21; UINT64_MAX: empty */
+	uint64_t satp;
+	uint64_t pa; /* of the table */
+	char *host;
+	bool global; /* an entry above it has G */
 };
 
 struct mmu {
@@ -47,6 +58,7 @@ struct mmu {
 	struct tlb_space super[2]; /* S-mode without SUM in all spaces of Sv39, of Sv48 */
 	struct tlb_space spaces[TLB_SPACES];
 	struct tlb_ram ram[TLB_RAMS];
+	struct tlb_walk walks[TLB_WALKS];
 };
 
 /* Takes the translation of `page` into one side (`write`) of h->cur. `span`: bytes that its leaf maps; 0: none. */

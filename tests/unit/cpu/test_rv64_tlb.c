@@ -374,6 +374,67 @@ static void others_watch_pages(void **state)
 	bare_free(b);
 }
 
+/* The last-level table that a walk found is remembered; fences that may be about it forget it. */
+static void tables_move(void **state)
+{
+	struct bare *b = spaces(0);
+	uint64_t va = VA(4), asid = 1;
+
+	b->h->mstatus |= MSTATUS_SUM;
+	for (unsigned turn = 0; turn < 4; turn++) {
+		enter(b, 1, 1);
+		bare_put64(b, MID(1), PTE(LOW(1), V));
+		sfence(b, NULL, NULL);
+		assert_int_equal(get(b, VA(3)), PAGE(1, 3));
+		bare_put64(b, MID(1), PTE(LOW(2), V));
+		if (turn == 3)
+			enter(b, 3, 1); /* another root: nothing of the first serves it */
+		else
+			sfence(b, turn == 0 ? &va : NULL, turn == 1 ? &asid : NULL);
+		assert_int_equal(get(b, VA(4)), turn == 3 ? PAGE(3, 4) : PAGE(2, 4));
+	}
+	bare_free(b);
+}
+
+static void count_write(void *ctx, gpa_t page, const void *host)
+{
+	++*(unsigned *)ctx;
+}
+
+/* A read of a page that may be written makes a write entry too, unless somebody wants to hear of the write. */
+static void reads_make_write_entries(void **state)
+{
+	struct bare *b = spaces(0);
+	unsigned heard = 0;
+	struct tracker_ops ops = {.before = count_write, .ctx = &heard};
+	struct tracker *t;
+
+	b->h->mstatus |= MSTATUS_SUM;
+	set_pte(b, 1, 4, PAGE(1, 4), RW & ~D);
+	set_pte(b, 1, 5, PAGE(1, 5), RW & ~W);
+	enter(b, 1, 1);
+	for (unsigned n = 3; n < 6; n++)
+		assert_int_equal(get(b, VA(n)), PAGE(1, n));
+	rv64_set_priv(b->h, PRIV_S);
+	assert_int_equal(write_entry(b, VA(3))->tag, VA(3));
+	assert_int_not_equal(write_entry(b, VA(4))->tag, VA(4));
+	assert_int_not_equal(write_entry(b, VA(5))->tag, VA(5));
+	assert_int_equal(tracker_start(&t, b->space, &ops, NULL), 0);
+	for (unsigned turn = 0; turn < 2; turn++) {
+		sfence(b, NULL, NULL);
+		assert_int_equal(get(b, VA(3)), turn ? 5 : PAGE(1, 3));
+		rv64_set_priv(b->h, PRIV_S);
+		assert_int_equal(write_entry(b, VA(3))->tag == VA(3), turn);
+		heard = 0;
+		put(b, VA(3), 5);
+		/* and the page of the instruction that does it, which bare_one() writes */
+		assert_in_range(heard, turn ? 0 : 1, 2 - turn);
+		assert_int_equal(bare_get64(b, PAGE(1, 3)), 5);
+	}
+	tracker_stop(t);
+	bare_free(b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -385,6 +446,8 @@ int main(void)
 		cmocka_unit_test(many_entries),
 		cmocka_unit_test(execute_only_needs_mxr),
 		cmocka_unit_test(modes_are_apart),
+		cmocka_unit_test(tables_move),
+		cmocka_unit_test(reads_make_write_entries),
 		cmocka_unit_test(others_ask),
 		cmocka_unit_test(others_watch_pages),
 	};
