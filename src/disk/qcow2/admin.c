@@ -186,7 +186,8 @@ int q_info(struct disk *d, json_t *obj, struct err *e)
 	set_number(obj, "bitmaps", h->has_bitmaps ? h->nb_bitmaps : 0);
 	if (h->backing) {
 		json_object_set_new(obj, "backing_file", json_string(h->backing));
-		json_object_set_new(obj, "backing_format", json_string(h->backing_format));
+		json_object_set_new(obj, "backing_format",
+			h->backing_format ? json_string(h->backing_format) : json_null());
 	}
 	if (q->data_file) {
 		json_object_set_new(

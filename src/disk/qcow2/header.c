@@ -362,7 +362,6 @@ static int parse_backing(struct parse *x)
 {
 	uint64_t off = get_be64(x->p + 8);
 	uint32_t len = get_be32(x->p + 16);
-	int rc;
 
 	if (!off)
 		return 0;
@@ -373,13 +372,8 @@ static int parse_backing(struct parse *x)
 			x->path, len, (unsigned long long)off);
 	if (!len)
 		return 0;
-	rc = take_text(x, &x->h->backing, "backing file", x->p + off, len);
-	if (rc || x->h->backing_format)
-		return rc;
-	return err_set(x->e, -EINVAL,
-		"disk %s: names the backing file %s but not its format, which is never guessed: "
-		"`lodge disk rebase --unsafe --backing %s:FORMAT %s` writes it down",
-		x->path, x->h->backing, x->h->backing, x->path);
+	/* Without its format it is not opened (disk_open_backing()); but `rebase` can write that down. */
+	return take_text(x, &x->h->backing, "backing file", x->p + off, len);
 }
 
 int qcow2_header_parse(struct qcow2_header *h, const void *data, size_t len, uint64_t file_size,

@@ -92,7 +92,7 @@ int qcow2_header_peek(
 
 /*
  * `data` is the first cluster (or what of it the file has), `file_size` bounds the tables. Refuses: unknown incompatible features, by name;
- * encryption; a backing file without its format; everything that does not fit. `h` is to be freed also after an error.
+ * encryption; everything that does not fit. `h` is to be freed also after an error.
  */
 int qcow2_header_parse(struct qcow2_header *h, const void *data, size_t len, uint64_t file_size,
 	const char *path, struct err *e);
