@@ -49,6 +49,8 @@ struct cpu_vm_opts {
 	unsigned timebase_hz; /* of the guest's time counter; 10,000,000 on rv64 */
 	enum cpu_clock clock;
 	enum cpu_jit jit;
+	const char *
+		perf_map; /* names of translated code for perf, by this System.map ("-": without symbols); NULL: none */
 	uint64_t jit_cache; /* bytes of translated code; 0: the engine's default */
 	const char *cpu_model; /* "rv64" or "rv64,zbb=off"; NULL: everything */
 	bool builtin_firmware; /* rv64: the engine serves SBI; kernels start in S-mode */

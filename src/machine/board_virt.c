@@ -165,6 +165,7 @@ static int cpus_up(struct virt *v, struct err *e)
 		.clock = o->clock,
 		.jit = o->jit,
 		.jit_cache = o->jit_cache,
+		.perf_map = o->perf_map,
 		.cpu_model = o->cpu_model,
 		.builtin_firmware = !given(&v->firmware),
 		.seed = o->seed,

@@ -357,6 +357,10 @@ const struct opt vm_config_opts[] = {
 			"only interprets it"},
 	{BOTH("jit-cache"), .type = OPT_SIZE, C(jit_cache), .arg = "SIZE", .min = MiB, .max = GiB,
 		.dflt = "16M", .help = "memory for translated code"},
+	{BOTH("perf-map"), .type = OPT_TEXT, C(perf_map), .arg = "FILE",
+		.complete = OPT_COMPLETE_FILE,
+		.help = "write /tmp/perf-PID.map, so that perf names guest functions, by a "
+			"System.map or a copy of the guest's /proc/kallsyms (-: by address)"},
 	{BOTH("cpu"), .type = OPT_TEXT, C(cpu), .check = check_cpu,
 		.arg = "MODEL[,EXTENSION=on|off...]", .dflt = "rv64",
 		.help = "CPU model, and extensions switched on or off, such as rv64,zbb=off"},

@@ -170,12 +170,14 @@ static int start_jit(struct rv64_vm *vm, struct err *e)
 {
 	struct jit_opts jo = {.cache_bytes = vm->o.jit_cache,
 		.exts = vm->exts,
+		.perf_map = vm->o.perf_map,
 		.watch = code_watch,
 		.settled = code_settled,
 		.ctx = vm};
 	struct tracker_ops ops = {.before = code_written};
 	int rc = jit_create(&vm->jit, &jo, e);
 
+	vm->o.perf_map = NULL;
 	ops.ctx = vm->jit;
 	if (!rc)
 		rc = tracker_start_quiet(&vm->code_writes, vm->o.space, &ops, e);

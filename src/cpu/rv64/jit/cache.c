@@ -1,7 +1,7 @@
 /*
  * cache.c: memory for code, how it is found, and how it goes away.
  *
- *   one memory file, mapped twice (D10): rw for the translator, rx for the harts
+ *   one piece of shared memory, mapped twice (D10): rw for the translator, rx for the harts
  *   | stubs, segment 0 | segment 1 | ... | segment 7 |
  *
  * Segments are filled in turn. When one is full the next is emptied: its regions can no longer be found, jumps to them are undone,
@@ -14,7 +14,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include "base/err.h"
 #include "cpu/rv64/jit/inside.h"
@@ -31,24 +30,20 @@ struct meta {
 int jit_cache_create(struct jit *j, struct err *e)
 {
 	struct x86 a;
-	int fd = memfd_create("lodge-code", MFD_CLOEXEC);
 	uint64_t each;
 
-	if (fd < 0 || ftruncate(fd, (off_t)j->size)) {
-		int err = errno;
-
-		if (fd >= 0)
-			close(fd);
-		return err_set(e, -err, "code cache of %llu MiB: %s",
-			(unsigned long long)(j->size >> 20), strerror(err));
-	}
-	j->rw = mmap(NULL, j->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	j->rx = mmap(NULL, j->size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-	close(fd);
-	if (j->rw == MAP_FAILED || j->rx == MAP_FAILED)
+	/*
+	 * Shared memory without a name, and the same pages once more: perf takes such memory, which the kernel calls /dev/zero, for
+	 * code that was made and looks into the perf map for names; that of a memfd it does not.
+	 */
+	j->rw = mmap(NULL, j->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (j->rw == MAP_FAILED)
+		return err_set(e, -errno, "code cache of %llu MiB: %s",
+			(unsigned long long)(j->size >> 20), strerror(errno));
+	j->rx = mremap(j->rw, 0, j->size, MREMAP_MAYMOVE);
+	if (j->rx == MAP_FAILED || mprotect(j->rx, j->size, PROT_READ | PROT_EXEC))
 		return err_set(e, -errno,
-			"code cache: this host does not let memory be executed (%s); --engine "
-			"interp does "
+			"code cache: this host does not let memory be executed (%s); --engine interp does "
 			"without",
 			strerror(errno));
 	a = (struct x86){.p = j->rw, .end = j->rw + PAGE_SIZE};

@@ -18,6 +18,7 @@
 #include "cpu/rv64/block.h"
 #include "cpu/rv64/decode.h"
 #include "cpu/rv64/jit/jit.h"
+#include "cpu/rv64/jit/perfmap.h"
 #include "cpu/rv64/jit/x86.h"
 
 /* ---- the mapping ---- */
@@ -214,6 +215,7 @@ struct jit {
 	void (*enter)(void); /* struct jit_link *(struct hart *, const void *code) */
 	const uint8_t *leave_pc, *leave_link, *leave_va, *jump_va, *slow_mem, *slow_op;
 	struct jit_tr *tr; /* workspace, under the lock */
+	struct jit_perf *perf; /* NULL: nobody wants names */
 };
 
 int jit_cache_create(struct jit *j, struct err *e);
@@ -330,6 +332,7 @@ struct jit_tr {
 	struct x86 a;
 	struct jit *j;
 	uint64_t page; /* guest-physical */
+	uint64_t va; /* of the page, for perf */
 	const uint8_t *host;
 	uint32_t fp; /* context */
 	unsigned frm;

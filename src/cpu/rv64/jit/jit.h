@@ -41,6 +41,7 @@ struct jit;
 struct jit_opts {
 	uint64_t cache_bytes;
 	uint64_t exts; /* of the decoder */
+	const char *perf_map; /* perfmap.h; NULL: none */
 	/*
 	 * Code of the page is about to be read: from now on jit_written() is to be called before the page is next written to, by anybody. Returns a
 	 * stamp; until settled(stamp) some vCPU may still write without being noticed. Both may be NULL: then every fence

@@ -57,7 +57,10 @@ int jit_create(struct jit **out, const struct jit_opts *o, struct err *e)
 	pthread_mutex_init(&j->lock, NULL);
 	pthread_mutex_init(&j->written_lock, NULL);
 	rv64_decoder_init(&j->decoder, o->exts);
-	rc = jit_cache_create(j, e);
+	rc = o->perf_map ? jit_perf_open(&j->perf, o->perf_map, e) : 0;
+	j->o.perf_map = NULL;
+	if (!rc)
+		rc = jit_cache_create(j, e);
 	if (rc) {
 		jit_destroy(j);
 		return rc;
@@ -71,6 +74,7 @@ void jit_destroy(struct jit *j)
 	if (!j)
 		return;
 	jit_cache_destroy(j);
+	jit_perf_close(j->perf);
 	pthread_mutex_destroy(&j->lock);
 	pthread_mutex_destroy(&j->written_lock);
 	free(j->tr);
@@ -262,6 +266,7 @@ static void translate(struct hart *h, const struct rv64_code_at *at, uint32_t fp
 	t0 = clock_mono_ns();
 	t->page = at->pa & ~(uint64_t)PAGE_MASK;
 	t->host = at->host - (at->pa & PAGE_MASK);
+	t->va = h->pc & ~(uint64_t)PAGE_MASK;
 	t->fp = fp;
 	if (!jit_watch(j, h, t->page) || !jit_form(t, (unsigned)(at->pa & PAGE_MASK)))
 		jit_heat_set(j, at->pa, JIT_COLD_MAX);

@@ -601,6 +601,12 @@ struct jit_region *jit_translate(struct jit_tr *t)
 		return NULL;
 	}
 	jit_publish(j, r, r->code_len);
+	for (unsigned i = 0; j->perf && i < t->nblocks; i++)
+		jit_perf_note(j->perf, r->entries[i].code,
+			(unsigned)((i + 1 < t->nblocks ? r->entries[i + 1].code
+						       : r->code + r->code_len) -
+				   r->entries[i].code),
+			t->va + t->blocks[i].off);
 	j->st.regions++;
 	j->st.blocks += t->nblocks;
 	j->st.insns += t->ninsns;
