@@ -44,7 +44,7 @@ struct rv64_op {
 enum rv64_priv { PRIV_U = 0, PRIV_S = 1, PRIV_M = 3 };
 
 /*
- * Software TLB: direct-mapped tables, one for each (address space, regime): tlb.h. A regime is what decides permission beside
+ * Software TLB: direct-mapped tables, one for each (address space, regime): priv.h. A regime is what decides permission beside
  * the entry: effective privilege with SUM, MPRV. The inline hit is one compare and one add:
  *	e = &h->cur->r[(va >> 12) & MASK];  if ((va & (~PAGE_MASK | (size - 1))) == e->tag) p = va + e->add;
  * so that a misaligned access misses and goes the slow way. Write entries exist only where space_page() said write_free and the
@@ -207,7 +207,7 @@ struct hart {
 	struct cpu_exit *exit; /* run()'s, while it runs */
 	struct vcpu_head *head;
 	struct rv64_vm *vm;
-	struct mmu *mmu; /* tlb.h */
+	struct mmu *mmu; /* priv.h, tlb.c */
 	struct rv64_csrs c;
 	struct rv64_pending pend;
 	struct rv64_hsm hsm;

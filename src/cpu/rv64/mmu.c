@@ -13,7 +13,7 @@
 #include <string.h>
 
 #include "cpu/rv64/block.h"
-#include "cpu/rv64/tlb.h"
+#include "cpu/rv64/priv.h"
 
 #define PTE_V BIT(0)
 #define PTE_R BIT(1)

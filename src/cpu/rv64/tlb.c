@@ -1,5 +1,5 @@
-/* tlb.c: tlb.h says what this is. */
-#include "cpu/rv64/tlb.h"
+/* tlb.c: the software TLB; priv.h says what it is. */
+#include "cpu/rv64/priv.h"
 
 #include <errno.h>
 #include <stdlib.h>
