@@ -212,14 +212,6 @@ static json_t *bitmaps_json(struct disk *d)
 	return list;
 }
 
-static void take(json_t *o, const char *key, json_t *list)
-{
-	if (json_array_size(list))
-		json_object_set_new(o, key, list);
-	else
-		json_decref(list);
-}
-
 /* How much of the host's space the disk's own file takes; what the host does not tell counts as used. */
 static uint64_t host_allocated(struct file *f)
 {
@@ -260,10 +252,12 @@ int disk_describe(struct disk *d, json_t **out, struct err *e)
 		json_object_set_new(o, "host_size", json_integer((json_int_t)f->size));
 		json_object_set_new(o, "allocated", json_integer((json_int_t)host_allocated(f)));
 	}
-	take(o, "snapshots", snapshots_json(d));
-	take(o, "bitmaps", bitmaps_json(d));
 	if (d->format->info)
 		rc = d->format->info(d, o, e);
+	if (d->format->snapshots)
+		json_object_set_new(o, "snapshots", snapshots_json(d));
+	if (d->format->bitmaps)
+		json_object_set_new(o, "bitmaps", bitmaps_json(d));
 	if (!rc && d->backing)
 		rc = disk_describe(d->backing, &below, e);
 	if (rc) {

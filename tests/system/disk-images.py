@@ -34,10 +34,10 @@ def check(name):
             os.chdir(d)
             try:
                 f()
-                print(f"ok   {name}")
+                print(f"PASS: {name}")
             except AssertionError as e:
                 failed += 1
-                print(f"FAIL {name}: {e}")
+                print(f"FAIL: {name}: {e}")
             os.chdir("/")
         return f
     return run
