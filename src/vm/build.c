@@ -202,6 +202,16 @@ struct disk *build_disk(struct board *b, const char *id)
 	return NULL;
 }
 
+void build_retry_disks(struct board *b)
+{
+	for (unsigned i = 0; i < b->ndevices; i++) {
+		struct disk *d = virtio_blk_disk(b->devices[i]);
+
+		if (d)
+			disk_retry(d);
+	}
+}
+
 int build_balloon(struct board *b, const struct vm_config *cfg, uint64_t target, struct err *e)
 {
 	if (target > cfg->memory)

@@ -25,6 +25,8 @@ uint64_t build_memory(const struct vm_config *cfg);
 
 /* NULL: there is none such. */
 struct disk *build_disk(struct board *b, const char *id);
+/* What the host failed, and on-error=pause has held, is tried once more. */
+void build_retry_disks(struct board *b);
 /* Live: grows the disk `id` to `size` bytes (0: what its file has now) and tells the guest. */
 int build_disk_resize(struct board *b, const char *id, uint64_t size, struct err *e);
 

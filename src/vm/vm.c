@@ -398,6 +398,7 @@ int vm_resume(struct vm *vm, struct err *e)
 			e, -EIO, "machine stopped on an error and cannot go on: reset or kill it");
 	vm->state = VM_RUNNING;
 	emit(vm, "resumed", json_object());
+	build_retry_disks(vm->board);
 	let_go(vm);
 	return 0;
 }

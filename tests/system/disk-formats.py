@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+# time-limit: 240
+"""A stock kernel on qcow2: an overlay, a snapshot while it runs, growing, limits, and a host that is full: the machine waits for room."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
+from machine import TMP, Machine, check, mini_image
+
+if not shutil.which("qemu-img"):
+    print("SKIP: qemu-img is not installed")
+    sys.exit(0)
+mini = mini_image()
+LODGE = os.path.join(os.environ["LODGE_BUILD"], "src/cli/lodge")
+base, top, flat, small = (os.path.join(TMP, n) for n in ("base.raw", "top.qcow2", "flat.raw", "small"))
+MIB = 1 << 20
+
+
+def sh(*cmd, code=0):
+    p = subprocess.run(cmd, capture_output=True, text=True)
+    check(" ".join(os.path.basename(c) for c in cmd[:4]), p.returncode == code, p.stdout + p.stderr)
+    return p.stdout
+
+
+def args(*disks):
+    return ["--kernel", mini["kernel"], "--initrd", mini["initrd"], "--append", mini["append"], "--memory", "160M", "--smp", "2", "--seed", "3",
+            *sum((["--disk", d] for d in disks), [])]
+
+
+def ready(m):
+    m.expect(b"debian:mini ready", 90)
+    m.expect(b"# ", 10)
+
+
+with open(base, "wb") as f:
+    f.write(b"from below" * 1000)
+    f.truncate(32 * MIB)
+sh(LODGE, "disk", "create", f"{top}:qcow2", "--backing", f"{base}:raw")
+os.makedirs(small, exist_ok=True)
+mounted = os.getuid() == 0 and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4M", "tmpfs", small]).returncode == 0
+disks = [f"{top}:qcow2,id=root,queues=1"]
+if mounted:
+    sh(LODGE, "disk", "create", f"{small}/full.qcow2:qcow2", "--size", "64M")
+    disks.append(f"{small}/full.qcow2:qcow2,id=full,on-error=pause")
+try:
+    with Machine(*args(*disks), name="df1") as m:
+        ready(m)
+        check("the overlay shows what is below", "from below" in m.run("head -c 10 /dev/vda"))
+        said = m.run("dd if=/dev/urandom of=/tmp/r bs=1M count=3 2>/dev/null; dd if=/tmp/r of=/dev/vda bs=1M seek=5 conv=fsync 2>/dev/null; md5sum </tmp/r", 60)
+        m.call("disk_snapshot", id="root", name="live")
+        m.run("dd if=/dev/zero of=/dev/vda bs=1M seek=5 count=3 conv=fsync 2>/dev/null", 60)
+        info = m.call("disk_info", id="root")
+        check("a snapshot of a running machine", [s["name"] for s in info["snapshots"]] == ["live"], json.dumps(info))
+        m.call("disk_resize", id="root", size=48 * MIB)
+        check("a grown qcow2 is seen at once", m.run("cat /sys/block/vda/size").strip() == str(48 * MIB // 512))
+        if mounted:
+            m.run("(dd if=/tmp/r of=/dev/vdb bs=1M conv=fsync; dd if=/tmp/r of=/dev/vdb bs=1M seek=8 conv=fsync; echo wrote $? >/tmp/done) >/dev/null 2>&1 & true")
+            for _ in range(200):
+                if m.call("status")["state"] == "paused":
+                    break
+                time.sleep(0.05)
+            check("a full host pauses the machine", m.call("status")["state"] == "paused")
+            sh("mount", "-o", "remount,size=32M", small)
+            m.call("resume")
+            check("with room again the guest has noticed nothing", "wrote 0" in m.run("wait; while ! cat /tmp/done 2>/dev/null; do sleep 0.2; done", 60)
+                  and "error" not in m.run("dmesg | grep -c 'I/O error' | grep -v ^0$ && echo error"))
+        m.type("poweroff\n")
+        check("powers off with 0", m.wait(30) == 0)
+    sh("qemu-img", "check", "-q", "-f", "qcow2", top)
+    sh(LODGE, "disk", "snapshot", f"{top}:qcow2", "--apply", "live")
+    sh(LODGE, "disk", "convert", f"{top}:qcow2", f"{flat}:raw")
+    with open(flat, "rb") as f:
+        f.seek(5 * MIB)
+        data = f.read(3 * MIB)
+    import hashlib
+    check("the snapshot has what was flushed before it", hashlib.md5(data).hexdigest() == said.split()[0], said)
+    if mounted:
+        sh("qemu-img", "check", "-q", "-f", "qcow2", f"{small}/full.qcow2")
+finally:
+    if mounted:
+        subprocess.run(["umount", "-l", small])
