@@ -1,0 +1,181 @@
+/*
+ * fuzz_lodgefs.c: a store is hostile input: superblock, lease, journal, directory, bitmap, pointer pages.
+ *
+ * A small store with a disk, a snapshot and a journal that is not empty is made; the input is what is then changed: eight bytes each, page (2), offset
+ * (2), what to do (1), three bytes. The checksum of what was changed is made right again unless told otherwise, as whoever makes a store to harm us
+ * would. It is opened, read, checked, repaired and written to. What a repair calls good has to stay good.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <uv.h>
+
+#include "base/bytes.h"
+#include "base/crc32c.h"
+#include "base/err.h"
+#include "base/util.h"
+#include "disk/format.h"
+#include "disk/memdev.h"
+#include "disk/tool.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+#define PAGE 4096u
+#define PART (256u << 10)
+
+struct rig {
+	uv_loop_t loop;
+	struct memdevs devs, after;
+	struct memdevs *now;
+	uint8_t *buf;
+};
+
+static const struct disk_store_format *store(void)
+{
+	for (unsigned i = 0; disk_store_at(i); i++)
+		if (!strcmp(disk_store_at(i)->name, "lodgefs"))
+			return disk_store_at(i);
+	abort();
+}
+
+static struct disk *open_disk(struct rig *r, bool readonly)
+{
+	struct disk_opts o = {.path = "s/a",
+		.format = "lodgefs",
+		.readonly = readonly,
+		.discard = true,
+		.offline = true,
+		.loop = &r->loop,
+		.open_file = memdevs_open,
+		.open_ctx = r->now};
+	struct disk *d = NULL;
+	struct err e = {0};
+
+	if (disk_open(&d, &o, &e) && !e.msg[0])
+		abort();
+	return d;
+}
+
+static int rw(struct rig *r, struct disk *d, enum disk_op op, uint64_t off, uint64_t len)
+{
+	if (off >= disk_size(d))
+		return 0;
+	return disk_rw(d, op, off, r->buf, MIN(len, disk_size(d) - off), NULL);
+}
+
+static void make(struct rig *r)
+{
+	struct disk_kv kv[] = {{"entries", "14"}, {"journal", "1M"}, {0}};
+	struct disk_create_opts o = {.path = "s",
+		.size = 16 * MiB,
+		.kv = kv,
+		.loop = &r->loop,
+		.open_file = memdevs_open,
+		.open_ctx = &r->devs};
+	struct disk *d;
+
+	if (store()->create(&o, NULL))
+		abort();
+	o.path = "s/a";
+	o.kv = NULL;
+	o.size = 70 * MiB;
+	if (disk_create("lodgefs", &o, NULL))
+		abort();
+	r->now = &r->devs;
+	d = open_disk(r, false);
+	if (!d || memdevs_record(&r->devs))
+		abort();
+	rw(r, d, DISK_WRITE, 512, 8192);
+	rw(r, d, DISK_WRITE, 60 * MiB, 512);
+	if (disk_snapshot(d, DISK_SNAP_CREATE, "s", NULL))
+		abort();
+	rw(r, d, DISK_WRITE, 4096, 8192);
+	rw(r, d, DISK_FLUSH, 0, 0);
+	/* As a power cut leaves it: with records to replay. */
+	if (memdevs_crash(&r->devs, memdevs_events(&r->devs), 1, &r->after))
+		abort();
+	disk_close(d);
+	r->now = &r->after;
+}
+
+static void mend(uint8_t *page, uint64_t at)
+{
+	uint32_t len = at == 2 ? 512 : PAGE, crc_at = at < 2 ? 8 : 4;
+
+	if (at >= 4 && get_le32(page) == 0x6e72664c)
+		len = MIN(get_le32(page + 48), PAGE);
+	put_le32(page + crc_at, 0);
+	put_le32(page + crc_at, crc32c(0, page, len));
+}
+
+static void change(struct rig *r, const uint8_t *in)
+{
+	uint64_t pages = memdev_size(r->now, "s") / PAGE, at = get_le16(in) % MAX(pages, 1ull);
+	uint64_t off = get_le16(in + 2) % PAGE;
+	uint8_t page[PAGE];
+
+	memdev_peek(r->now, "s", at * PAGE, page, PAGE);
+	if (in[4] & 2)
+		page[off] ^= in[5];
+	else
+		memcpy(page + off, in + 5, MIN(3ul, PAGE - off));
+	if (!(in[4] & 1))
+		mend(page, at);
+	memdev_poke(r->now, "s", at * PAGE, page, PAGE);
+}
+
+static int check(struct rig *r, bool repair, struct disk_check *c)
+{
+	struct files fs = {
+		.loop = &r->loop, .io = IO_THREADS, .open = memdevs_open, .open_ctx = r->now};
+
+	*c = (struct disk_check){0};
+	return store()->check(&fs, "s", repair, NULL, c, NULL);
+}
+
+static void use(struct rig *r, struct disk *d)
+{
+	for (uint64_t off = 0; off < MIN(disk_size(d), 72 * MiB); off += 5 * MiB)
+		rw(r, d, DISK_READ, off, PART);
+	if (d->o.readonly)
+		return;
+	rw(r, d, DISK_WRITE, 0, 12288);
+	rw(r, d, DISK_WRITE, 60 * MiB, 4096);
+	(void)disk_snapshot(d, DISK_SNAP_CREATE, "t", NULL);
+	rw(r, d, DISK_WRITE, 512, 512);
+	rw(r, d, DISK_DISCARD, 0, MiB);
+	(void)disk_snapshot(d, DISK_SNAP_DELETE, "s", NULL);
+	rw(r, d, DISK_FLUSH, 0, 0);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct rig r = {.buf = calloc(1, MiB)};
+	struct disk_check c;
+	struct disk *d;
+	bool good;
+
+	uv_loop_init(&r.loop);
+	make(&r);
+	for (size_t i = 0; i + 8 <= size && i < 512; i += 8)
+		change(&r, data + i);
+	for (unsigned readonly = 2; readonly--;) {
+		d = open_disk(&r, readonly);
+		if (d)
+			use(&r, d);
+		disk_close(d);
+	}
+	(void)check(&r, false, &c);
+	good = !check(&r, true, &c) && !check(&r, false, &c) && !c.errors;
+	d = open_disk(&r, false);
+	if (d)
+		use(&r, d);
+	disk_close(d);
+	if (good && (check(&r, false, &c) || c.errors))
+		abort();
+	uv_run(&r.loop, UV_RUN_DEFAULT);
+	uv_loop_close(&r.loop);
+	memdevs_free(&r.after);
+	memdevs_free(&r.devs);
+	free(r.buf);
+	return 0;
+}
