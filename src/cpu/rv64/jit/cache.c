@@ -43,7 +43,8 @@ int jit_cache_create(struct jit *j, struct err *e)
 	j->rx = mremap(j->rw, 0, j->size, MREMAP_MAYMOVE);
 	if (j->rx == MAP_FAILED || mprotect(j->rx, j->size, PROT_READ | PROT_EXEC))
 		return err_set(e, -errno,
-			"code cache: this host does not let memory be executed (%s); --engine interp does "
+			"code cache: this host does not let memory be executed (%s); --engine "
+			"interp does "
 			"without",
 			strerror(errno));
 	a = (struct x86){.p = j->rw, .end = j->rw + PAGE_SIZE};
