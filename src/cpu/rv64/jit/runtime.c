@@ -1,6 +1,7 @@
 /*
  * runtime.c: running translated code, and what it calls.
  */
+#include <cpuid.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,14 @@ long jit_slow_op(struct hart *h, struct rv64_block *b, uint32_t where);
 
 /* ---- life ---- */
 
+/* clang 14's builtin does not know it. Intel SDM volume 2, CPUID, leaf 80000001H: ECX bit 5. */
+static bool has_lzcnt(void)
+{
+	unsigned a, b, c, d;
+
+	return __get_cpuid(0x80000001, &a, &b, &c, &d) && c >> 5 & 1;
+}
+
 int jit_available(struct err *e)
 {
 	const char *missing = NULL;
@@ -28,7 +37,7 @@ int jit_available(struct err *e)
 		missing = "BMI1 and BMI2";
 	else if (!__builtin_cpu_supports("fma"))
 		missing = "FMA";
-	else if (!__builtin_cpu_supports("lzcnt") || !__builtin_cpu_supports("popcnt"))
+	else if (!has_lzcnt() || !__builtin_cpu_supports("popcnt"))
 		missing = "LZCNT and POPCNT";
 	return missing ? err_set(e, -ENOTSUP,
 				 "the translator makes code for x86-64-v3, and this host has no %s",
