@@ -457,9 +457,13 @@ static int snapshot_create(struct disk *d, const char *name, struct err *e)
 	slot = free_record(fs, e);
 	if (!slot)
 		return -ENOSPC;
-	rc = lf_fail(fs, lf_begin(fs, lf_need(4)), e);
+	/* What was written in place has to be there before a record that says that the snapshot holds it. */
+	rc = lf_fail(fs, lf_flush(fs), e);
+	if (!rc)
+		rc = lf_fail(fs, lf_begin(fs, lf_need(4)), e);
 	if (rc)
 		return rc;
+	r = *l->rec;
 	r.type = LF_SNAPSHOT;
 	r.owner = l->rec->id;
 	memset(r.name, 0, sizeof(r.name));

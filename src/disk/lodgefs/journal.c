@@ -522,7 +522,8 @@ int lf_end(struct lf *fs, const struct lf_rec_check *checks, unsigned nchecks)
 		h = (void *)fs->buf;
 		*h = (struct lf_rec_head){.kind = LF_R_CHANGE, .checks = nchecks};
 		at = put_pages(fs, sizeof(*h), &h->pages);
-		memcpy(fs->buf + at, checks, nchecks * sizeof(*checks));
+		if (nchecks)
+			memcpy(fs->buf + at, checks, nchecks * sizeof(*checks));
 		at += nchecks * sizeof(*checks);
 		end = align_up(at, 512);
 		memset(fs->buf + at, 0, end - at);

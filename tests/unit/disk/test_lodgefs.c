@@ -528,6 +528,47 @@ static void no_space(void **state)
 	end(f);
 }
 
+/* A block that was let go holds something else only when nothing that a power cut may bring back refers to it. */
+static void reuse(void **state)
+{
+	struct fix *f = begin(8 * MiB, NULL);
+	struct err e = {0};
+	char *a = malloc(MiB), *b = malloc(MiB);
+	unsigned cuts = 0;
+	struct disk *d;
+
+	(void)state;
+	ok(make(f, "store/a", 32 * MiB, NULL, NULL, &e), &e, "create");
+	d = get(f, "store/a");
+	memset(a, 'a', MiB);
+	ok(disk_rw(d, DISK_WRITE, 0, a, MiB, &e), &e, "write");
+	ok(disk_rw(d, DISK_FLUSH, 0, NULL, 0, &e), &e, "flush");
+	assert_int_equal(memdevs_record(&f->devs), 0);
+	memset(b, 'b', MiB);
+	ok(disk_rw(d, DISK_DISCARD, 0, NULL, MiB, &e), &e, "discard");
+	for (unsigned i = 1; i < 16 && !disk_rw(d, DISK_WRITE, i * MiB, b, MiB, &e); i++)
+		;
+	put(f, d);
+	for (uint64_t point = 1; point < memdevs_events(&f->devs); point++)
+		for (unsigned variant = 0; variant < 6; variant++, cuts++) {
+			struct memdevs after = {0};
+
+			if (!memdevs_is_write(&f->devs, point - 1))
+				break;
+			assert_int_equal(memdevs_crash(&f->devs, point, variant, &after), 0);
+			ok(open_in(f, &after, &d, "store/a", NULL, true, &e), &e, "open");
+			ok(disk_rw(d, DISK_READ, 0, b, MiB, &e), &e, "read");
+			for (unsigned i = 0; i < MiB; i++)
+				assert_true(b[i] == 'a' || !b[i]);
+			put(f, d);
+			memdevs_free(&after);
+		}
+	assert_true(cuts > 20);
+	free(a);
+	free(b);
+	end(f);
+}
+
 static void io_error(void **state)
 {
 	struct fix *f = begin(64 * MiB, NULL);
@@ -759,6 +800,7 @@ int main(void)
 		cmocka_unit_test(one_transaction),
 		cmocka_unit_test(flushes),
 		cmocka_unit_test(no_space),
+		cmocka_unit_test(reuse),
 		cmocka_unit_test(io_error),
 		cmocka_unit_test(lease),
 		cmocka_unit_test(many_snapshots),
