@@ -24,8 +24,7 @@ int lf_fail(const struct lf *fs, int rc, struct err *e)
 		return 0;
 	if (rc == -ENOSPC)
 		return err_set(e, rc,
-			"store %s is full: `lodge store df` shows what of, `lodge store grow` adds "
-			"space",
+			"store %s is full: `lodge store df` shows how; remove disks or snapshots",
 			fs->path);
 	if (rc == -EFBIG)
 		return err_set(e, rc,
