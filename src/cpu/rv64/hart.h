@@ -146,7 +146,7 @@ struct jit_jump {
 };
 #define JIT_NEAR 6
 struct jit_hart {
-	int32_t fuel; /* instructions until instret_stop; charged block by block */
+	int32_t fuel; /* instructions until instret_stop; charged block by block. In a register while translated code runs */
 	uint32_t fp_live; /* guest FP registers are in the host's: FS is dirty */
 	uint64_t page; /* virtual address of the page that runs */
 	struct jit_jump *jumps; /* where indirect jumps look: of the context that runs */

@@ -28,6 +28,17 @@ static bool never_goes_on(unsigned id)
 	}
 }
 
+/* c.mv is add with x0: as addi, which emitters and address.c take for what it is. */
+static void plain_move(struct rv64_insn *in)
+{
+	if (in->id != RV_add || (in->rs1 && in->rs2))
+		return;
+	in->id = RV_addi;
+	in->rs1 |= in->rs2;
+	in->rs2 = 0;
+	in->imm = 0;
+}
+
 struct todo {
 	uint16_t off[2 * JIT_REGION_BLOCKS];
 	unsigned n;
@@ -81,6 +92,7 @@ static void line(struct jit_tr *t, struct todo *w, unsigned off)
 			word |= halfword(t, off + 2) << 16;
 		}
 		rv64_decode(&t->j->decoder, word, &i->in);
+		plain_move(&i->in);
 		i->word = word;
 		i->off = (uint16_t)off;
 		t->at[off / 2] = (uint16_t)++t->ninsns;

@@ -26,6 +26,7 @@
 #define JIT_BIAS 128 /* rbp = hart + bias: hart.x[] is reached with one byte of displacement */
 #define HART(field) x86_mem(RBP, (int32_t)offsetof(struct hart, field) - JIT_BIAS)
 #define JIT_TLB R15
+#define JIT_FUEL R12 /* hart.j.fuel, while translated code runs */
 
 /* Host register of a guest register, or 0 (RAX, which is never one): it is in hart.x. */
 static const int8_t jit_map[32] = {
@@ -38,7 +39,6 @@ static const int8_t jit_map[32] = {
 	[13] = R9,
 	[14] = R10,
 	[15] = R11,
-	[16] = R12,
 };
 /* The same for FP registers: fa0-7, ft0-2, fs0-1. 0: in hart.f. */
 static const int8_t jit_fmap[32] = {

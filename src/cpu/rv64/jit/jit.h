@@ -10,7 +10,7 @@
  * Translated code does not know its virtual address: hart.j.page holds that of the page it runs in, all else is offset. So code is
  * found by guest-physical address, shared by all address spaces and all vCPUs of the VM.
  *
- * Registers while translated code runs: rbp is the hart (plus JIT_BIAS), r15 hart.cur (the TLB), ten guest registers live in host
+ * Registers while translated code runs: rbp is the hart (plus JIT_BIAS), r15 hart.cur (the TLB), r12 the fuel, nine guest registers live in host
  * registers (jit_map), the others in hart.x; rax, rcx, rdx and xmm0-2 are free for an instruction's own use. When mstatus.FS is dirty,
  * 13 guest FP registers live in xmm3-15 (jit_fmap). The mapping is the same everywhere, so blocks run into each other as they are.
  *

@@ -26,6 +26,7 @@ static void move_ints(struct x86 *a, bool out)
 		if (jit_map[r])
 			x86_op(a, X86_64, out ? 0x89 : 0x8b, jit_map[r], m);
 	}
+	x86_op(a, X86_32, out ? 0x89 : 0x8b, JIT_FUEL, HART(j.fuel));
 }
 
 static void move_floats(struct x86 *a, bool out)

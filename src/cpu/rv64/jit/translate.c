@@ -390,7 +390,7 @@ static unsigned copies_of(struct jit_tr *t, const struct jit_block *b)
 
 static void cold_loop_ends(struct jit_tr *t, struct jit_cold *c)
 {
-	x86_alu_i(&t->a, X86_32, ALU_ADD, HART(j.fuel), (int32_t)c->arg[0]);
+	x86_alu_i(&t->a, X86_32, ALU_ADD, x86_reg(JIT_FUEL), (int32_t)c->arg[0]);
 	go(t, JUMP, 0, (int64_t)c->arg[1]);
 }
 
@@ -422,7 +422,7 @@ static void block(struct jit_tr *t, struct jit_block *b, bool last)
 	t->value[0] = 0;
 	t->boxed = 0;
 	jit_find_near(t, b, n);
-	x86_alu_i(&t->a, X86_32, ALU_SUB, HART(j.fuel), (int32_t)n);
+	x86_alu_i(&t->a, X86_32, ALU_SUB, x86_reg(JIT_FUEL), (int32_t)n);
 	c = jit_cold(t, COLD_FUEL, x86_jcc(&t->a, CC_S, NULL));
 	c->a = b->off;
 	c->b = n;
@@ -476,7 +476,7 @@ static void emit_cold(struct jit_tr *t, struct jit_cold *c)
 		x86_jmp(a, t->j->leave_link);
 		break;
 	case COLD_FUEL:
-		x86_alu_i(a, X86_32, ALU_ADD, HART(j.fuel), (int32_t)c->b);
+		x86_alu_i(a, X86_32, ALU_ADD, x86_reg(JIT_FUEL), (int32_t)c->b);
 		x86_mov_i(a, RAX, c->a);
 		x86_jmp(a, t->j->leave_pc);
 		break;
