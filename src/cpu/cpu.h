@@ -14,6 +14,8 @@
 #ifndef LODGE_CPU_CPU_H
 #define LODGE_CPU_CPU_H
 
+#include <errno.h>
+
 #include "base/state.h"
 #include "cpu/exit.h"
 #include "memory/space.h"
@@ -39,6 +41,9 @@ enum cpu_msi_file { CPU_MSI_M, CPU_MSI_S, CPU_MSI_GUEST1 /* + n */ };
 
 enum cpu_clock { CPU_CLOCK_HOST, CPU_CLOCK_MODEL };
 
+/* Where an x86 machine's interrupt controllers are. SPLIT: only the local APICs in the kernel. AUTO: by what the host has. */
+enum cpu_irqchip { CPU_IRQCHIP_AUTO, CPU_IRQCHIP_FULL, CPU_IRQCHIP_SPLIT };
+
 /* Translation of guest code, for engines that interpret. AUTO: where the host can. */
 enum cpu_jit { CPU_JIT_AUTO, CPU_JIT_OFF };
 
@@ -54,23 +59,89 @@ struct cpu_vm_opts {
 	uint64_t jit_cache; /* bytes of translated code; 0: the engine's default */
 	const char *cpu_model; /* "rv64" or "rv64,zbb=off"; NULL: everything */
 	bool builtin_firmware; /* rv64: the engine serves SBI; kernels start in S-mode */
+	enum cpu_irqchip irqchip; /* x86 */
+	unsigned cores,
+		threads; /* cores a package, threads a core; 0: one package of cores without siblings */
 	uint64_t seed; /* what the engine makes up (seed CSR) follows from it */
 	/* A vCPU that was idle or stopped has something to do. ANY thread; must not call back. */
 	void (*wake)(void *ctx, unsigned vcpu);
 	void *wake_ctx;
 };
 
+enum cpu_boot_mode {
+	CPU_BOOT_NATIVE, /* as the ISA's harts start. x86: real mode at the reset vector (pc is not used) */
+	/* x86, "x86/HVM direct boot ABI" (PVH): 32-bit protected mode, flat segments, paging off; ebx = arg0 (start info) */
+	CPU_BOOT_PVH,
+	/*
+	 * x86, Linux' "64-bit boot protocol": long mode, flat segments 0x10 and 0x18, cr3 = tables (made by the board), rsp = stack; rsi =
+	 * arg0 (boot_params), rdi = arg1, rdx = arg2
+	 */
+	CPU_BOOT_LONG,
+};
+
 struct cpu_boot {
 	uint64_t pc;
 	uint64_t arg0, arg1, arg2; /* rv64: a0 hart id, a1 device tree, a2 (fw_dynamic info) */
 	bool running; /* false: parked until started by another vCPU (HSM, SIPI) */
+	enum cpu_boot_mode mode;
+	uint64_t tables, stack; /* CPU_BOOT_LONG */
 };
+
+/*
+ * Guest-physical addresses that an x86 engine needs for itself or answers in the kernel. A board puts neither RAM nor devices there. RESERVED
+ * is never seen by a guest (a task segment and an identity map that VMX wants on old processors).
+ */
+#define CPU_X86_IOAPIC 0xfec00000ull /* 4 KiB; 24 pins = GSI 0..23 */
+#define CPU_X86_LAPIC 0xfee00000ull /* 1 MiB: registers, and message interrupts as stores */
+#define CPU_X86_RESERVED 0xfeffc000ull
+#define CPU_X86_RESERVED_LEN 0x4000ull
+
+/*
+ * A doorbell: a guest's store of this address (and value) signals an eventfd; the store does not come out as an exit. It must lie
+ * where a bus region answers too: on engines that have none, and for other widths, the store comes there.
+ */
+struct cpu_doorbell {
+	bool pio;
+	uint64_t addr;
+	uint8_t size; /* 1, 2, 4, 8; 0: any */
+	bool match; /* only stores of `value` */
+	uint64_t value;
+	int fd; /* eventfd; the caller's, open until the doorbell is gone */
+};
+
+/* An interrupt eventfd: who signals it raises an interrupt, without this process. */
+struct cpu_irqfd {
+	int fd; /* eventfd; the caller's, open until it is gone */
+	bool wired; /* an edge on `gsi`; else the message (addr, data) */
+	unsigned gsi;
+	uint64_t addr;
+	uint32_t data;
+};
+
+/* A range of ioctl() requests that the engine makes after the sandbox is up, and why. */
+struct cpu_ioctl {
+	unsigned long nr;
+	const char *why;
+};
+
+#define CPU_BUDGET_NONE UINT64_MAX /* until there is something to do, or a kick */
 
 struct cpu_stats {
 	uint64_t instructions, cycles;
 	uint64_t exits[CPU_EXIT_REASONS];
 	uint64_t traps, interrupts;
 	uint64_t tlb_misses, page_walks, blocks_decoded;
+};
+
+#define CPU_DEBUG_POINTS 4
+struct cpu_debug {
+	bool step; /* stop after the next instruction */
+	bool soft; /* breakpoint instructions of the guest stop it, instead of reaching the guest */
+	struct cpu_debug_point {
+		uint64_t gva;
+		uint8_t len; /* 0: not used; instructions: 1 */
+		uint8_t access; /* enum mem_access: MEM_EXEC alone, MEM_WRITE, or MEM_READ|MEM_WRITE */
+	} point[CPU_DEBUG_POINTS];
 };
 
 struct cpu_engine_ops {
@@ -88,7 +159,7 @@ struct cpu_engine_ops {
 	void (*vcpu_reset)(struct vcpu *v, const struct cpu_boot *boot);
 
 	/*
-	 * Runs the guest until something is to be done, at most about `budget_ns` (0: just finish the pending access).
+	 * Runs the guest until something is to be done, at most about `budget_ns` (0: just finish the pending access; CPU_BUDGET_NONE: no limit).
 	 * Always fills *x.
 	 */
 	void (*vcpu_run)(struct vcpu *v, uint64_t budget_ns, struct cpu_exit *x);
@@ -134,15 +205,73 @@ struct cpu_engine_ops {
 	int (*vcpu_reg_set)(struct vcpu *v, unsigned regno, uint64_t val);
 
 	/* What firmware tables say of this CPU: rv64: the ISA string and extension list for the device tree. */
-	const char *(*isa_string)(struct cpu_vm *vm); /* "rv64imafdc_zba_..." */
+	const char *(*isa_string)(
+		struct cpu_vm *vm); /* "rv64imafdc_zba_..."; x86: the CPU model's name */
 	const char *(*mmu_type)(struct cpu_vm *vm); /* "riscv,sv48" */
 	unsigned (*msi_ids)(struct cpu_vm *vm); /* highest id of an interrupt file: 255 */
+
+	/*
+	 * An idle vCPU stays inside run(), because what wakes it never comes to this process (a local APIC in the kernel). Such vCPUs want a
+	 * worker each, and CPU_BUDGET_NONE where they have one; with fewer workers an idle vCPU uses up its slices.
+	 */
+	bool idle_inside;
+
+	/* ---- Engines that have the machine's interrupt controllers inside. NULL: the board has them. Use the helpers below. ---- */
+
+	/* ANY. Level of a global input: GSI, pin of the IOAPIC. An edge is true, then false. */
+	void (*vm_irq)(struct cpu_vm *vm, unsigned gsi, bool level);
+	/* ANY. A message interrupt: a store of `data` at `addr`. What nobody listens for is lost. */
+	void (*vm_msi)(struct cpu_vm *vm, uint64_t addr, uint32_t data);
+	/* ANY. Non-maskable interrupt. */
+	void (*vcpu_nmi)(struct vcpu *v);
+	/* -EOPNOTSUPP: not here; the bus region serves the store. -EEXIST. */
+	int (*doorbell_add)(struct cpu_vm *vm, const struct cpu_doorbell *d, struct err *e);
+	void (*doorbell_remove)(struct cpu_vm *vm, const struct cpu_doorbell *d);
+	/* An id >= 0, or -EOPNOTSUPP: the owner watches the eventfd and calls vm_irq() or vm_msi(). -ENOSPC. */
+	int (*irqfd_add)(struct cpu_vm *vm, const struct cpu_irqfd *f, struct err *e);
+	/* The same eventfd from now on means another message. No interrupt is lost or made up. */
+	int (*irqfd_change)(struct cpu_vm *vm, int id, uint64_t addr, uint32_t data, struct err *e);
+	void (*irqfd_remove)(struct cpu_vm *vm, int id);
+	/* x86: the APIC id of a vCPU, for firmware tables. NULL: its index. */
+	unsigned (*vcpu_hw_id)(struct cpu_vm *vm, unsigned index);
+	/* STOPPED. Every vCPU now sees guest-physical memory through this view. NULL: -EOPNOTSUPP. */
+	int (*vm_view)(struct cpu_vm *vm, unsigned tag, struct err *e);
+	/* STOPPED. Stops of a debugger; NULL: none. `n` hardware points. */
+	int (*vcpu_debug)(struct vcpu *v, const struct cpu_debug *d, struct err *e);
+	/* What the sandbox has to let through while the machine runs. NULL: nothing. */
+	const struct cpu_ioctl *(*ioctls)(unsigned *n);
 };
 
 struct vcpu_head {
 	const struct cpu_engine_ops *ops;
 	unsigned index;
 };
+
+/* The optional calls, for everybody who does not want to ask whether an engine has them. */
+static inline int cpu_doorbell_add(const struct cpu_engine_ops *ops, struct cpu_vm *vm,
+	const struct cpu_doorbell *d, struct err *e)
+{
+	return ops->doorbell_add ? ops->doorbell_add(vm, d, e) : -EOPNOTSUPP;
+}
+
+static inline void cpu_doorbell_remove(
+	const struct cpu_engine_ops *ops, struct cpu_vm *vm, const struct cpu_doorbell *d)
+{
+	if (ops->doorbell_remove)
+		ops->doorbell_remove(vm, d);
+}
+
+static inline int cpu_irqfd_add(const struct cpu_engine_ops *ops, struct cpu_vm *vm,
+	const struct cpu_irqfd *f, struct err *e)
+{
+	return ops->irqfd_add ? ops->irqfd_add(vm, f, e) : -EOPNOTSUPP;
+}
+
+static inline unsigned cpu_hw_id(
+	const struct cpu_engine_ops *ops, struct cpu_vm *vm, unsigned index)
+{
+	return ops->vcpu_hw_id ? ops->vcpu_hw_id(vm, index) : index;
+}
 
 /* One static table of engines (cpu/engines.c). NULL when there is none of that name. */
 const struct cpu_engine_ops *cpu_engine_find(const char *name);

@@ -44,6 +44,7 @@ struct vm {
 	enum vm_state state;
 	enum vm_cause cause;
 	int code;
+	bool unsliced; /* idle vCPUs stay inside run(), and each has a worker: no time slices */
 	bool held; /* the vCPUs are paused in the scheduler */
 	uint64_t started_ns;
 	uint64_t reboots;

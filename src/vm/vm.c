@@ -52,16 +52,19 @@ static enum sched_verdict vcpu_slice(void *ctx, uint64_t budget_ns, uint64_t *de
 {
 	struct vm_vcpu *vc = ctx;
 	const struct cpu_engine_ops *ops = vc->vm->board->engine;
-	uint64_t end = clock_mono_ns() + budget_ns;
+	uint64_t end = vc->vm->unsliced ? CPU_BUDGET_NONE : clock_mono_ns() + budget_ns;
 	struct cpu_exit x;
 
 	for (;;) {
-		uint64_t now = clock_mono_ns();
+		uint64_t left = CPU_BUDGET_NONE;
 
+		if (end != CPU_BUDGET_NONE) {
+			uint64_t now = clock_mono_ns();
+
+			left = now < end ? end - now : 0;
+		}
 		/* An answered access is always completed (budget 0), so that nothing is half done between slices. */
-		if (vc->vm->halted)
-			now = end;
-		ops->vcpu_run(vc->cpu, now < end ? end - now : 0, &x);
+		ops->vcpu_run(vc->cpu, vc->vm->halted ? 0 : left, &x);
 		switch (exit_handle(vc, &x)) {
 		case EXIT_GO_ON:
 			continue;
@@ -154,6 +157,8 @@ static void start_together(struct vm *vm)
 {
 	uint64_t deadline;
 
+	if (vm->board->engine->idle_inside)
+		return; /* a worker each: none is late */
 	for (unsigned i = 0; i < vm->nvcpus; i++)
 		vcpu_slice(&vm->vcpus[i], 1, &deadline);
 }
@@ -297,8 +302,12 @@ void vm_destroy(struct vm *vm)
 static int add_tasks(struct vm *vm, struct err *e)
 {
 	struct sched_opts so = {.workers = build_workers(vm->o.cfg), .name = "vcpu"};
-	int rc = sched_create(&vm->sched, &so, e);
+	int rc;
 
+	if (vm->board->engine->idle_inside && !vm->o.cfg->workers)
+		so.workers = vm->nvcpus;
+	vm->unsliced = vm->board->engine->idle_inside && so.workers >= vm->nvcpus;
+	rc = sched_create(&vm->sched, &so, e);
 	if (rc)
 		return rc;
 	for (unsigned i = 0; i < vm->nvcpus; i++) {

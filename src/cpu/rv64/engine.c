@@ -392,7 +392,7 @@ static void run_loop(struct hart *h, uint64_t end, uint64_t slice)
 static void vcpu_run(struct vcpu *v, uint64_t budget_ns, struct cpu_exit *x)
 {
 	struct hart *h = &of(v)->h;
-	uint64_t end = budget_ns ? clock_mono_ns() + budget_ns : 0;
+	uint64_t end = budget_ns == CPU_BUDGET_NONE ? budget_ns : clock_mono_ns() + budget_ns;
 
 	h->exit = x;
 	h->posted = false;
