@@ -233,9 +233,14 @@ static int offset(struct gen *g)
 	return chance(g, 85) ? off & ~7 : off;
 }
 
-/* One load or store at off(base). */
+/*
+ * One load or store at off(base). A load leaves the base alone: others follow, and what was loaded is no address. In M-mode nothing would
+ * stop a store to the monitor's code, which nobody fences.
+ */
 static void access_at(struct gen *g, unsigned base, int off)
 {
+	unsigned to;
+
 	switch (below(g, 10)) {
 	case 0:
 		word(g, itype(pick(g, FMT_FLOAD), 0, base, off) | fr(g) << 7);
@@ -249,7 +254,8 @@ static void access_at(struct gen *g, unsigned base, int off)
 		word(g, stype(pick(g, FMT_STORE), base, rs(g), off));
 		break;
 	default:
-		word(g, itype(pick(g, FMT_LOAD), rd(g), base, off));
+		to = rd(g);
+		word(g, itype(pick(g, FMT_LOAD), to == base ? 0 : to, base, off));
 		break;
 	}
 }
@@ -280,9 +286,13 @@ static void mem(struct gen *g)
 
 		word(g, itype(M(addi), 8 + r, 3, offset(g)));
 		static const uint16_t forms[] = {0x2000, 0x4000, 0x6000, 0xa000, 0xc000, 0xe000};
-		for (unsigned n = below(g, 4) + 1; n; n--)
-			half(g, forms[below(g, 6)] | r << 7 | (2 + below(g, 6)) << 2 |
-					(below(g, 8) << 10) | (below(g, 4) << 5));
+		for (unsigned n = below(g, 4) + 1; n; n--) {
+			unsigned form = forms[below(g, 6)], to = 2 + below(g, 6);
+
+			if (to == r && (form == 0x4000 || form == 0x6000))
+				to = r == 7 ? 2 : r + 1;
+			half(g, form | r << 7 | to << 2 | below(g, 8) << 10 | below(g, 4) << 5);
+		}
 	}
 }
 

@@ -183,65 +183,62 @@ static void show(const struct run *r, uint64_t slice, uint64_t len)
 	pair_free(p);
 }
 
-/* Does the slice differ when it is only so long? All memory is compared. */
-static bool differs(const struct run *r, uint64_t slice, uint64_t len)
+/*
+ * Does the slice differ when it is only so long, or, with len 0, the machines before it? All memory is compared. *full: the
+ * slice's own length.
+ */
+static bool differs(const struct run *r, uint64_t slice, uint64_t len, uint64_t *full)
 {
 	struct pair *p = pair_new(r);
 	bool bad;
 
 	p->a->o.show = false;
-	bad = !run_to(r, p, slice);
-	if (!bad) {
+	bad = !run_to(r, p, slice) || !same(p, true);
+	if (!bad && len) {
 		run_a(r, p, p->done + len);
 		side_run(p->b, p->done + len);
 		bad = !same(p, true);
 	}
+	*full = slice_length(r, p);
 	pair_free(p);
 	return bad;
 }
 
+/*
+ * Halving keeps two things true: the machines are the same at `lo` and not at `hi`. So what it finds is where a difference
+ * begins, even if another came and went before, or one in memory was there long before a register showed it.
+ */
 static void explain(struct run *r, struct pair *p)
 {
-	uint64_t slice = p->slices ? p->slices - 1 : 0, lo = 0, hi;
+	uint64_t lo = 0, hi = p->slices, len;
 	struct run q = *r;
 
 	printf("DIFFERENT: seed %llu, after %llu instructions\n", (unsigned long long)r->seed,
 		(unsigned long long)p->done);
 	fflush(stdout);
 	q.until = NULL;
-	/* Only registers were compared in between: memory may differ from an earlier slice on. */
-	if (same_registers(p)) {
-		uint64_t bad = p->slices;
-
-		q.memory_every = 0;
-		for (slice = 0; bad - slice > 1;) {
-			uint64_t mid = slice + (bad - slice) / 2;
-			struct pair *t = pair_new(&q);
-
-			t->a->o.show = false;
-			run_to(&q, t, mid);
-			if (same(t, true))
-				slice = mid;
-			else
-				bad = mid;
-			pair_free(t);
-		}
-	}
 	q.memory_every = 0;
-	hi = r->check_every;
-	if (!differs(&q, slice, hi)) {
+	if (differs(&q, 0, 0, &len) || !differs(&q, hi, 0, &len)) {
 		printf("  a second run does not differ there: not deterministic\n");
 		return;
 	}
 	while (hi - lo > 1) {
 		uint64_t mid = lo + (hi - lo) / 2;
 
-		if (differs(&q, slice, mid))
+		if (differs(&q, mid, 0, &len))
 			hi = mid;
 		else
 			lo = mid;
 	}
-	show(&q, slice, hi);
+	differs(&q, lo, 0, &len);
+	for (uint64_t same_at = 0, mid; len - same_at > 1;) {
+		mid = same_at + (len - same_at) / 2;
+		if (differs(&q, lo, mid, &(uint64_t){0}))
+			len = mid;
+		else
+			same_at = mid;
+	}
+	show(&q, lo, len);
 }
 
 static void counter(void *ctx, const char *name, uint64_t value)
