@@ -38,6 +38,7 @@ enum cpu_irq {
 
 /* Message interrupt files of a vCPU. */
 enum cpu_msi_file { CPU_MSI_M, CPU_MSI_S, CPU_MSI_GUEST1 /* + n */ };
+#define CPU_MSI_FROM_VCPU (1u << 31)
 
 enum cpu_clock { CPU_CLOCK_HOST, CPU_CLOCK_MODEL };
 
@@ -63,6 +64,8 @@ struct cpu_vm_opts {
 	unsigned cores,
 		threads; /* cores a package, threads a core; 0: one package of cores without siblings */
 	uint64_t seed; /* what the engine makes up (seed CSR) follows from it */
+	uint32_t
+		intercept; /* bit n: exceptions of vector n (enum cpu_vector) are exits where the engine can; else the guest takes them itself */
 	/* A vCPU that was idle or stopped has something to do. ANY thread; must not call back. */
 	void (*wake)(void *ctx, unsigned vcpu);
 	void *wake_ctx;
@@ -130,6 +133,8 @@ struct cpu_stats {
 	uint64_t instructions, cycles;
 	uint64_t exits[CPU_EXIT_REASONS];
 	uint64_t traps, interrupts;
+	uint64_t delivered
+		[CPU_TYPES]; /* what the guest was given without an exit; interrupts as messages, see cpu_note.count */
 	uint64_t tlb_misses, page_walks, blocks_decoded;
 };
 
@@ -168,7 +173,10 @@ struct cpu_engine_ops {
 
 	/* ANY. Level of a wired input. */
 	void (*vcpu_irq)(struct vcpu *v, enum cpu_irq line, bool level);
-	/* ANY. Sets `id` pending in an interrupt file. Ids that do not exist are ignored, as hardware does. */
+	/*
+	 * ANY. Sets `id` pending in an interrupt file. Ids that do not exist are ignored, as hardware does. CPU_MSI_FROM_VCPU is or'ed to the id of
+	 * a message that a vCPU wrote itself: it is counted as an IPI.
+	 */
 	void (*vcpu_msi)(struct vcpu *v, enum cpu_msi_file file, uint32_t id);
 	/* ANY. ACLINT MTIMECMP: raises CPU_IRQ_M_TIMER when the guest's time reaches it. */
 	void (*vcpu_mtimecmp)(struct vcpu *v, uint64_t when);
@@ -190,6 +198,15 @@ struct cpu_engine_ops {
 
 	/* ANY, may be a little stale while running. */
 	void (*vcpu_stats)(struct vcpu *v, struct cpu_stats *st);
+
+	/*
+	 * What the guest was given without an exit, one by one. vm_notes(): ANY; on or off, off at first. vcpu_notes(): by the
+	 * thread that runs the vCPU, after vcpu_run(); calls `each` for what there is. None is lost: the engine leaves (budget) before
+	 * there are too many. Both may be NULL: the engine cannot see what its guests are given.
+	 */
+	void (*vm_notes)(struct cpu_vm *vm, bool on);
+	void (*vcpu_notes)(
+		struct vcpu *v, void (*each)(void *ctx, const struct cpu_note *n), void *ctx);
 
 	/*
 	 * ANY. What the engine counts of itself beside that, by name; of rv64: its translator. May be NULL, or call nothing. Not while

@@ -45,13 +45,15 @@ static enum exit_verdict on_pio(struct vm_vcpu *vc, struct cpu_exit *x)
 /* RAM that the second-level map does not let the guest use so: nobody manages such pages yet, so the guest is told. */
 static enum exit_verdict on_view_fault(struct vm_vcpu *vc, struct cpu_exit *x)
 {
-	char text[96];
+	x->fault.error = true;
+	return EXIT_GO_ON;
+}
 
-	snprintf(text, sizeof(text),
-		"second-level fault at guest-physical %#llx, access %u, view %u",
-		(unsigned long long)x->fault.gpa.v, x->fault.access, x->fault.view);
-	vm_post_event(vc->vm, VM_POST_ERROR, x->raw, text);
-	return EXIT_PARK;
+/* Exceptions belong to the guest: they are only seen here, on the way to it. */
+static enum exit_verdict on_exception(struct vm_vcpu *vc, struct cpu_exit *x)
+{
+	x->exc.reflect = true;
+	return EXIT_GO_ON;
 }
 
 /* No hypercall is defined above the engines yet: each is "not supported", in the convention of its ISA (-1: SBI's too). */
@@ -89,7 +91,6 @@ static enum exit_verdict on_system(struct vm_vcpu *vc, struct cpu_exit *x)
 	return EXIT_PARK;
 }
 
-/* No debugger can ask for stops yet; one that comes all the same must not be lost. */
 static enum exit_verdict on_unexpected(struct vm_vcpu *vc, struct cpu_exit *x)
 {
 	char text[192];
@@ -115,7 +116,8 @@ static enum exit_verdict (*const handlers[CPU_EXIT_REASONS])(
 	[CPU_EXIT_HYPERCALL] = on_hypercall,
 	[CPU_EXIT_CONSOLE] = on_console,
 	[CPU_EXIT_SYSTEM] = on_system,
-	[CPU_EXIT_DEBUG] = on_unexpected,
+	[CPU_EXIT_DEBUG] = on_exception, /* no debugger can ask for stops yet */
+	[CPU_EXIT_EXCEPTION] = on_exception,
 	[CPU_EXIT_ERROR] = on_unexpected,
 };
 
