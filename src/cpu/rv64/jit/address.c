@@ -194,10 +194,10 @@ void jit_emit_va(struct jit_tr *t, unsigned rs1, int32_t imm)
 
 	if (t->known >> rs1 & 1) {
 		x86_mov_i(a, RAX, t->value[rs1] + (uint64_t)(int64_t)imm);
-	} else if (jit_map[rs1] && imm) {
-		x86_lea(a, RAX, x86_mem(jit_map[rs1], imm));
+	} else if (t->map[rs1] && imm) {
+		x86_lea(a, RAX, x86_mem(t->map[rs1], imm));
 	} else {
-		x86_load(a, X86_64, RAX, jit_x(rs1));
+		x86_load(a, X86_64, RAX, jit_x(t, rs1));
 		if (imm)
 			x86_alu_i(a, X86_64, ALU_ADD, x86_reg(RAX), imm);
 	}
@@ -206,8 +206,8 @@ void jit_emit_va(struct jit_tr *t, unsigned rs1, int32_t imm)
 /* The register that holds rs1 + imm: rs1's own, or rax. */
 static int address_in(struct jit_tr *t, unsigned rs1, int32_t imm)
 {
-	if (!imm && jit_map[rs1])
-		return jit_map[rs1];
+	if (!imm && t->map[rs1])
+		return t->map[rs1];
 	jit_emit_va(t, rs1, imm);
 	return RAX;
 }
@@ -299,7 +299,7 @@ struct jit_cold *jit_emit_access(struct jit_tr *t, unsigned rs1, int32_t imm, un
 		return c;
 	}
 	if (n->chained) {
-		reg = jit_map[rs1];
+		reg = t->map[rs1];
 		if (!reg)
 			jit_emit_va(t, rs1, imm);
 		*m = reg ? x86_sib(reg, RCX, 0, imm) : x86_sib(RAX, RCX, 0, 0);
@@ -312,8 +312,8 @@ struct jit_cold *jit_emit_access(struct jit_tr *t, unsigned rs1, int32_t imm, un
 		*m = x86_sib(reg, RCX, 0, n->before);
 	} else {
 		x86_load(a, X86_64, RCX, near_slot(n->slot));
-		if (jit_map[rs1]) {
-			*m = x86_sib(jit_map[rs1], RCX, 0, imm);
+		if (t->map[rs1]) {
+			*m = x86_sib(t->map[rs1], RCX, 0, imm);
 		} else {
 			jit_emit_va(t, rs1, imm);
 			*m = x86_sib(RAX, RCX, 0, 0);

@@ -53,23 +53,23 @@ static bool mode_fits(const struct jit_tr *t, const struct rv64_insn *in, enum r
 
 static int src(struct jit_tr *t, unsigned r, int tmp)
 {
-	if (jit_fmap[r])
-		return jit_fmap[r];
-	x86_fload(&t->a, true, tmp, jit_f(r));
+	if (t->fmap[r])
+		return t->fmap[r];
+	x86_fload(&t->a, true, tmp, jit_f(t, r));
 	return tmp;
 }
 
-static int dst(unsigned r, int tmp)
+static int dst(const struct jit_tr *t, unsigned r, int tmp)
 {
-	return jit_fmap[r] ? jit_fmap[r] : tmp;
+	return t->fmap[r] ? t->fmap[r] : tmp;
 }
 
 static void put(struct jit_tr *t, unsigned r, int reg, bool d)
 {
-	if (jit_fmap[r])
-		x86_fmov(&t->a, jit_fmap[r], reg);
+	if (t->fmap[r])
+		x86_fmov(&t->a, t->fmap[r], reg);
 	else
-		x86_fstore(&t->a, true, jit_f(r), reg);
+		x86_fstore(&t->a, true, jit_f(t, r), reg);
 	t->boxed = d ? t->boxed & ~(1u << r) : t->boxed | 1u << r;
 }
 
@@ -98,8 +98,8 @@ static void need_boxed(struct jit_tr *t, uint32_t need)
 	if (!unknown)
 		return;
 	t->boxed |= unknown;
-	if (!(unknown & (unknown - 1)) && !jit_fmap[__builtin_ctz(unknown)]) {
-		struct x86_rm m = jit_f((unsigned)__builtin_ctz(unknown));
+	if (!(unknown & (unknown - 1)) && !t->fmap[__builtin_ctz(unknown)]) {
+		struct x86_rm m = jit_f(t, (unsigned)__builtin_ctz(unknown));
 
 		m.disp += 4;
 		x86_alu_i(a, X86_32, ALU_CMP, m, -1);
@@ -135,14 +135,14 @@ static void raise_inf_zero(struct jit_tr *t, unsigned r1, unsigned r2, bool d)
 	struct x86 *a = &t->a;
 	uint8_t *other, *first, *neither;
 
-	if (jit_fmap[r1])
-		x86_fmov_to(a, d, x86_reg(RAX), jit_fmap[r1]);
+	if (t->fmap[r1])
+		x86_fmov_to(a, d, x86_reg(RAX), t->fmap[r1]);
 	else
-		x86_load(a, d, RAX, jit_f(r1));
-	if (jit_fmap[r2])
-		x86_fmov_to(a, d, x86_reg(RCX), jit_fmap[r2]);
+		x86_load(a, d, RAX, jit_f(t, r1));
+	if (t->fmap[r2])
+		x86_fmov_to(a, d, x86_reg(RCX), t->fmap[r2]);
 	else
-		x86_load(a, d, RCX, jit_f(r2));
+		x86_load(a, d, RCX, jit_f(t, r2));
 	/* Without signs, one is 0 and the sum is infinity; or a quiet NaN, which does no harm. */
 	x86_alu(a, d, ALU_ADD, RAX, x86_reg(RAX));
 	x86_alu(a, d, ALU_ADD, RCX, x86_reg(RCX));
@@ -155,7 +155,7 @@ static void raise_inf_zero(struct jit_tr *t, unsigned r1, unsigned r2, bool d)
 	x86_test(a, d, RCX, RCX);
 	neither = x86_jcc8(a, CC_NE);
 	x86_here8(a, first);
-	x86_fp(a, d, FP_OP_MUL, 0, src(t, r1, 1), jit_f(r2));
+	x86_fp(a, d, FP_OP_MUL, 0, src(t, r1, 1), jit_f(t, r2));
 	x86_here8(a, neither);
 	x86_here8(a, other);
 }
@@ -189,16 +189,16 @@ static bool settle(struct jit_tr *t, const struct rv64_insn *in, int reg, bool d
 
 static bool binary(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
 {
-	int w = dst(in->rd, 0);
+	int w = dst(t, in->rd, 0);
 
 	need_boxed_if(t, row->d, 1u << in->rs1 | 1u << in->rs2);
-	x86_fp(&t->a, row->d, row->op, w, src(t, in->rs1, 1), jit_f(in->rs2));
+	x86_fp(&t->a, row->d, row->op, w, src(t, in->rs1, 1), jit_f(t, in->rs2));
 	return settle(t, in, w, row->d, false);
 }
 
 static bool square_root(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
 {
-	int w = dst(in->rd, 0), s;
+	int w = dst(t, in->rd, 0), s;
 
 	need_boxed_if(t, row->d, 1u << in->rs1);
 	s = src(t, in->rs1, 1);
@@ -209,12 +209,12 @@ static bool square_root(struct jit_tr *t, const struct rv64_insn *in, const stru
 static bool fused(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
 {
 	/* Factors stay until it is known that the result is no NaN. */
-	int w = in->rd == in->rs1 || in->rd == in->rs2 ? 0 : dst(in->rd, 0), s;
+	int w = in->rd == in->rs1 || in->rd == in->rs2 ? 0 : dst(t, in->rd, 0), s;
 
 	need_boxed_if(t, row->d, 1u << in->rs1 | 1u << in->rs2 | 1u << in->rs3);
 	s = src(t, in->rs1, 1);
 	x86_fmov(&t->a, w, src(t, in->rs3, w));
-	x86_fma(&t->a, row->d, row->op, w, s, jit_f(in->rs2));
+	x86_fma(&t->a, row->d, row->op, w, s, jit_f(t, in->rs2));
 	return settle(t, in, w, row->d, true);
 }
 
@@ -225,7 +225,7 @@ static bool fused(struct jit_tr *t, const struct rv64_insn *in, const struct fp_
 static bool min_max(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
 {
 	struct x86 *a = &t->a;
-	int w = dst(in->rd, 0), s1, s2;
+	int w = dst(t, in->rd, 0), s1, s2;
 	struct jit_cold *c;
 
 	need_boxed_if(t, row->d, 1u << in->rs1 | 1u << in->rs2);
@@ -262,7 +262,7 @@ static bool sign(struct jit_tr *t, const struct rv64_insn *in, const struct fp_r
 {
 	struct x86 *a = &t->a;
 	bool same = in->rs1 == in->rs2;
-	int w = dst(in->rd, 0), s1, s2;
+	int w = dst(t, in->rd, 0), s1, s2;
 
 	need_boxed_if(t, row->d, 1u << in->rs1 | 1u << in->rs2);
 	if (same && row->op == SGNJ) {
@@ -300,17 +300,17 @@ enum { EQ, LT, LE };
 static bool compare(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
 {
 	struct x86 *a = &t->a;
-	int d = jit_dst(in->rd, RAX);
+	int d = jit_dst(t, in->rd, RAX);
 
 	need_boxed_if(t, row->d, 1u << in->rs1 | 1u << in->rs2);
 	if (row->op == EQ) {
-		x86_ucomis(a, row->d, src(t, in->rs1, 0), jit_f(in->rs2));
+		x86_ucomis(a, row->d, src(t, in->rs1, 0), jit_f(t, in->rs2));
 		x86_setcc(a, CC_E, RAX);
 		x86_setcc(a, CC_NP, RCX);
 		x86_alu(a, X86_32, ALU_AND, RAX, x86_reg(RCX));
 	} else {
 		/* The other way round, so that unordered is false. */
-		x86_comis(a, row->d, src(t, in->rs2, 0), jit_f(in->rs1));
+		x86_comis(a, row->d, src(t, in->rs2, 0), jit_f(t, in->rs1));
 		x86_setcc(a, row->op == LT ? CC_A : CC_AE, RAX);
 	}
 	x86_op(a, X86_32, 0x0fb6, d, x86_reg(RAX));
@@ -321,7 +321,7 @@ static bool compare(struct jit_tr *t, const struct rv64_insn *in, const struct f
 /* rd = rax, or its low half sign-extended. */
 static void put_int(struct jit_tr *t, unsigned rd, bool wide)
 {
-	int d = wide ? RAX : jit_dst(rd, RAX);
+	int d = wide ? RAX : jit_dst(t, rd, RAX);
 
 	if (!wide)
 		x86_op(&t->a, X86_64, 0x63, d, x86_reg(RAX));
@@ -343,7 +343,7 @@ static bool to_signed(struct jit_tr *t, const struct rv64_insn *in, const struct
 {
 	static const uint8_t mode[] = {[FP_RNE] = 0, [FP_RTZ] = 3, [FP_RDN] = 1, [FP_RUP] = 2};
 	bool wide = row->op == FP_L, cut = in->rm == FP_RTZ;
-	struct x86_rm m = jit_f(in->rs1);
+	struct x86_rm m = jit_f(t, in->rs1);
 	struct jit_cold *c;
 
 	if (!cut && other_mode(t, in)) {
@@ -371,10 +371,10 @@ static bool to_unsigned(struct jit_tr *t, const struct rv64_insn *in, const stru
 	struct jit_cold *c;
 
 	need_boxed_if(t, row->d, 1u << in->rs1);
-	if (jit_fmap[in->rs1])
-		x86_fmov_to(a, row->d, x86_reg(RCX), jit_fmap[in->rs1]);
+	if (t->fmap[in->rs1])
+		x86_fmov_to(a, row->d, x86_reg(RCX), t->fmap[in->rs1]);
 	else
-		x86_load(a, row->d, RCX, jit_f(in->rs1));
+		x86_load(a, row->d, RCX, jit_f(t, in->rs1));
 	if (row->d) {
 		x86_mov_i(a, RAX, wide ? 0x43dfffffffffffff : 0x41efffffffe00000);
 		x86_alu(a, X86_64, ALU_CMP, RCX, x86_reg(RAX));
@@ -382,7 +382,7 @@ static bool to_unsigned(struct jit_tr *t, const struct rv64_insn *in, const stru
 		x86_alu_i(a, X86_32, ALU_CMP, x86_reg(RCX), wide ? 0x5effffff : 0x4f7fffff);
 	}
 	c = jit_cold(t, COLD_OP, x86_jcc(a, CC_A, NULL));
-	x86_to_int(a, row->d, X86_64, in->rm == FP_RTZ, RAX, jit_f(in->rs1));
+	x86_to_int(a, row->d, X86_64, in->rm == FP_RTZ, RAX, jit_f(t, in->rs1));
 	put_int(t, in->rd, wide);
 	jit_back(t, c);
 	return true;
@@ -390,8 +390,8 @@ static bool to_unsigned(struct jit_tr *t, const struct rv64_insn *in, const stru
 
 static bool move_to_x(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
 {
-	struct x86_rm m = jit_f(in->rs1);
-	int d = jit_dst(in->rd, RAX);
+	struct x86_rm m = jit_f(t, in->rs1);
+	int d = jit_dst(t, in->rd, RAX);
 
 	if (!in->rd)
 		return true;
@@ -437,9 +437,9 @@ static struct jit_cold *need_exact(struct jit_tr *t, int reg, bool d)
 static bool from_int(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
 {
 	struct x86 *a = &t->a;
-	int w = dst(in->rd, 0);
+	int w = dst(t, in->rd, 0);
 	struct jit_cold *c = NULL;
-	struct x86_rm m = jit_x(in->rs1);
+	struct x86_rm m = jit_x(t, in->rs1);
 
 	if (row->op == FP_WU) {
 		x86_load(a, X86_32, RAX, m);
@@ -464,18 +464,18 @@ static bool from_int(struct jit_tr *t, const struct rv64_insn *in, const struct 
 static bool move_from_x(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
 {
 	struct x86 *a = &t->a;
-	int w = dst(in->rd, 0);
+	int w = dst(t, in->rd, 0);
 
 	if (!row->d) {
 		x86_fones(a, 0);
-		x86_finsert(a, w, 0, jit_x(in->rs1));
+		x86_finsert(a, w, 0, jit_x(t, in->rs1));
 		put(t, in->rd, w, false);
 	} else if (!w) {
-		x86_store(a, X86_64, jit_f(in->rd), jit_src(t, in->rs1, RAX));
+		x86_store(a, X86_64, jit_f(t, in->rd), jit_src(t, in->rs1, RAX));
 		t->boxed &= ~(1u << in->rd);
 	} else {
 		if (in->rs1)
-			x86_fmov_from(a, X86_64, w, jit_x(in->rs1));
+			x86_fmov_from(a, X86_64, w, jit_x(t, in->rs1));
 		else
 			x86_fzero(a, w);
 		put(t, in->rd, w, true);
@@ -485,7 +485,7 @@ static bool move_from_x(struct jit_tr *t, const struct rv64_insn *in, const stru
 
 static bool between(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
 {
-	int w = dst(in->rd, 0), s;
+	int w = dst(t, in->rd, 0), s;
 
 	if (row->d) {
 		need_boxed(t, 1u << in->rs1);
@@ -493,7 +493,7 @@ static bool between(struct jit_tr *t, const struct rv64_insn *in, const struct f
 		x86_to_double(&t->a, w, s, x86_reg(s));
 	} else {
 		above(t, false);
-		x86_to_single(&t->a, w, 0, jit_f(in->rs1));
+		x86_to_single(&t->a, w, 0, jit_f(t, in->rs1));
 	}
 	return settle(t, in, w, row->d, false);
 }
@@ -507,7 +507,7 @@ static bool load(struct jit_tr *t, const struct rv64_insn *in, const struct fp_r
 	struct x86_rm m;
 	struct jit_cold *c = jit_emit_access(
 		t, in->rs1, in->imm, size, false, jit_access(size | MEM_FP, in->rd, false), &m);
-	int w = dst(in->rd, 0);
+	int w = dst(t, in->rd, 0);
 
 	if (!row->d) {
 		x86_fones(a, 0);

@@ -76,17 +76,17 @@ static bool logic(struct jit_tr *t, const struct rv64_insn *in, enum x86_alu op)
 	uint32_t sources = 1u << in->rs1 | 1u << in->rs2;
 	bool sx = (t->sx & sources) == sources, low = t->low & sources;
 	unsigned w = low ? X86_32 : X86_64;
-	int d = jit_dst(in->rd, RAX), other = in->rs2;
+	int d = jit_dst(t, in->rd, RAX), other = in->rs2;
 
-	if (d != RAX && d == jit_map[in->rs2]) {
+	if (d != RAX && d == t->map[in->rs2]) {
 		other = in->rs1;
-	} else if (d != jit_map[in->rs1] || d == RAX) {
-		if (jit_map[in->rs1])
-			x86_load(&t->a, w, d, x86_reg(jit_map[in->rs1]));
+	} else if (d != t->map[in->rs1] || d == RAX) {
+		if (t->map[in->rs1])
+			x86_load(&t->a, w, d, x86_reg(t->map[in->rs1]));
 		else
 			jit_get(t, d, in->rs1);
 	}
-	x86_alu(&t->a, w, op, d, jit_x((unsigned)other));
+	x86_alu(&t->a, w, op, d, jit_x(t, (unsigned)other));
 	if (low) {
 		jit_put_low(t, in->rd, d);
 	} else {
@@ -100,13 +100,13 @@ static bool logic(struct jit_tr *t, const struct rv64_insn *in, enum x86_alu op)
 static bool alu(struct jit_tr *t, const struct rv64_insn *in, enum x86_alu op)
 {
 	struct x86 *a = &t->a;
-	int d = jit_dst(in->rd, RAX), r1 = jit_map[in->rs1], r2 = jit_map[in->rs2];
+	int d = jit_dst(t, in->rd, RAX), r1 = t->map[in->rs1], r2 = t->map[in->rs2];
 
 	if (op == ALU_AND || op == ALU_OR || op == ALU_XOR)
 		return logic(t, in, op);
 	if (d != RAX && d == r2 && in->rd != in->rs1) {
 		if (op != ALU_SUB) {
-			x86_alu(a, X86_64, op, d, jit_x(in->rs1));
+			x86_alu(a, X86_64, op, d, jit_x(t, in->rs1));
 			jit_put(t, in->rd, d);
 			return true;
 		}
@@ -116,7 +116,7 @@ static bool alu(struct jit_tr *t, const struct rv64_insn *in, enum x86_alu op)
 		x86_lea(a, d, x86_sib(r1, r2, 0, 0));
 	} else {
 		jit_get(t, d, in->rs1);
-		x86_alu(a, X86_64, op, d, jit_x(in->rs2));
+		x86_alu(a, X86_64, op, d, jit_x(t, in->rs2));
 	}
 	jit_put(t, in->rd, d);
 	return true;
@@ -124,19 +124,19 @@ static bool alu(struct jit_tr *t, const struct rv64_insn *in, enum x86_alu op)
 
 static bool alu_w(struct jit_tr *t, const struct rv64_insn *in, enum x86_alu op)
 {
-	int d = jit_dst(in->rd, RAX);
+	int d = jit_dst(t, in->rd, RAX);
 
-	if (d != RAX && d == jit_map[in->rs2] && in->rd != in->rs1) {
+	if (d != RAX && d == t->map[in->rs2] && in->rd != in->rs1) {
 		if (op == ALU_ADD) {
-			x86_alu(&t->a, X86_32, op, d, jit_x(in->rs1));
+			x86_alu(&t->a, X86_32, op, d, jit_x(t, in->rs1));
 			jit_put_low(t, in->rd, d);
 			return true;
 		}
 		d = RAX;
 	}
-	if (d == RAX || d != jit_map[in->rs1])
-		x86_load(&t->a, X86_32, d, jit_x(in->rs1));
-	x86_alu(&t->a, X86_32, op, d, jit_x(in->rs2));
+	if (d == RAX || d != t->map[in->rs1])
+		x86_load(&t->a, X86_32, d, jit_x(t, in->rs1));
+	x86_alu(&t->a, X86_32, op, d, jit_x(t, in->rs2));
 	jit_put_low(t, in->rd, d);
 	return true;
 }
@@ -144,7 +144,7 @@ static bool alu_w(struct jit_tr *t, const struct rv64_insn *in, enum x86_alu op)
 static bool alu_i(struct jit_tr *t, const struct rv64_insn *in, enum x86_alu op)
 {
 	struct x86 *a = &t->a;
-	int d = jit_dst(in->rd, RAX), r1 = jit_map[in->rs1];
+	int d = jit_dst(t, in->rd, RAX), r1 = t->map[in->rs1];
 	bool sx = op != ALU_ADD && t->sx >> in->rs1 & 1;
 
 	if (sx && t->low >> in->rs1 & 1) {
@@ -159,9 +159,9 @@ static bool alu_i(struct jit_tr *t, const struct rv64_insn *in, enum x86_alu op)
 		jit_get(t, d, in->rs1);
 		x86_op(a, X86_64, 0xf7, 2, x86_reg(d)); /* not */
 	} else if (op == ALU_AND && in->imm == 255) {
-		x86_op(a, X86_32 | X86_BYTE, 0x0fb6, d, jit_x(in->rs1));
+		x86_op(a, X86_32 | X86_BYTE, 0x0fb6, d, jit_x(t, in->rs1));
 	} else if (op == ALU_AND && in->imm >= 0) {
-		x86_load(a, X86_32, d, jit_x(in->rs1));
+		x86_load(a, X86_32, d, jit_x(t, in->rs1));
 		x86_alu_i(a, X86_32, op, x86_reg(d), in->imm);
 	} else if (op == ALU_ADD && r1 && d != r1) {
 		x86_lea(a, d, x86_mem(r1, in->imm));
@@ -181,17 +181,17 @@ static bool addi(struct jit_tr *t, const struct rv64_insn *in)
 		return true;
 	}
 	if (!in->imm) {
-		int d = jit_dst(in->rd, RAX);
+		int d = jit_dst(t, in->rd, RAX);
 
-		if (d == RAX && jit_map[in->rs1])
-			d = jit_map[in->rs1];
+		if (d == RAX && t->map[in->rs1])
+			d = t->map[in->rs1];
 		else
 			jit_get(t, d, in->rs1);
 		jit_put(t, in->rd, d);
 		return true;
 	}
-	if (in->rd == in->rs1 && !jit_map[in->rd]) {
-		x86_alu_i(&t->a, X86_64, ALU_ADD, jit_x(in->rd), in->imm);
+	if (in->rd == in->rs1 && !t->map[in->rd]) {
+		x86_alu_i(&t->a, X86_64, ALU_ADD, jit_x(t, in->rd), in->imm);
 		jit_put(t, in->rd, -1);
 		return true;
 	}
@@ -200,7 +200,7 @@ static bool addi(struct jit_tr *t, const struct rv64_insn *in)
 
 static bool addiw(struct jit_tr *t, const struct rv64_insn *in)
 {
-	int d = jit_dst(in->rd, RAX);
+	int d = jit_dst(t, in->rd, RAX);
 
 	if (t->known >> in->rs1 & 1) {
 		jit_put_const(t, in->rd,
@@ -211,13 +211,13 @@ static bool addiw(struct jit_tr *t, const struct rv64_insn *in)
 	if (!in->imm && in->rd == in->rs1 && t->sx >> in->rs1 & 1)
 		return true;
 	if (!in->imm && !(t->low >> in->rs1 & 1)) {
-		x86_op(&t->a, X86_64, 0x63, d, jit_x(in->rs1));
+		x86_op(&t->a, X86_64, 0x63, d, jit_x(t, in->rs1));
 		jit_put(t, in->rd, d);
 		t->sx |= 1u << in->rd;
 		return true;
 	}
 	if (d == RAX || in->rd != in->rs1)
-		x86_load(&t->a, X86_32, d, jit_x(in->rs1));
+		x86_load(&t->a, X86_32, d, jit_x(t, in->rs1));
 	if (in->imm)
 		x86_alu_i(&t->a, X86_32, ALU_ADD, x86_reg(d), in->imm);
 	jit_put_low(t, in->rd, d);
@@ -226,7 +226,7 @@ static bool addiw(struct jit_tr *t, const struct rv64_insn *in)
 
 static bool shift_i(struct jit_tr *t, const struct rv64_insn *in, enum x86_shift op)
 {
-	int d = jit_dst(in->rd, RAX);
+	int d = jit_dst(t, in->rd, RAX);
 
 	if (op == SHIFT_SHL && t->known >> in->rs1 & 1) {
 		jit_put_const(t, in->rd, t->value[in->rs1] << (in->imm & 63));
@@ -241,10 +241,10 @@ static bool shift_i(struct jit_tr *t, const struct rv64_insn *in, enum x86_shift
 
 static bool shift_iw(struct jit_tr *t, const struct rv64_insn *in, enum x86_shift op)
 {
-	int d = jit_dst(in->rd, RAX);
+	int d = jit_dst(t, in->rd, RAX);
 
-	if (d == RAX || d != jit_map[in->rs1])
-		x86_load(&t->a, X86_32, d, jit_x(in->rs1));
+	if (d == RAX || d != t->map[in->rs1])
+		x86_load(&t->a, X86_32, d, jit_x(t, in->rs1));
 	if (in->imm & 31)
 		x86_shift_i(&t->a, X86_32, op, x86_reg(d), (unsigned)in->imm & 31);
 	jit_put_low(t, in->rd, d);
@@ -253,18 +253,18 @@ static bool shift_iw(struct jit_tr *t, const struct rv64_insn *in, enum x86_shif
 
 static bool shift(struct jit_tr *t, const struct rv64_insn *in, enum x86_shift op)
 {
-	int by = jit_src(t, in->rs2, RCX), d = jit_dst(in->rd, RAX);
+	int by = jit_src(t, in->rs2, RCX), d = jit_dst(t, in->rd, RAX);
 
-	x86_shift_x(&t->a, 1, op, d, jit_x(in->rs1), by);
+	x86_shift_x(&t->a, 1, op, d, jit_x(t, in->rs1), by);
 	jit_put(t, in->rd, d);
 	return true;
 }
 
 static bool shift_w(struct jit_tr *t, const struct rv64_insn *in, enum x86_shift op)
 {
-	int d = jit_dst(in->rd, RAX);
+	int d = jit_dst(t, in->rd, RAX);
 
-	x86_shift_x(&t->a, 0, op, d, jit_x(in->rs1), jit_src(t, in->rs2, RCX));
+	x86_shift_x(&t->a, 0, op, d, jit_x(t, in->rs1), jit_src(t, in->rs2, RCX));
 	jit_put_low(t, in->rd, d);
 	return true;
 }
@@ -272,16 +272,16 @@ static bool shift_w(struct jit_tr *t, const struct rv64_insn *in, enum x86_shift
 static bool rotate(struct jit_tr *t, const struct rv64_insn *in, enum x86_shift op, unsigned w)
 {
 	jit_get(t, RCX, in->rs2);
-	x86_load(&t->a, w, RAX, jit_x(in->rs1));
+	x86_load(&t->a, w, RAX, jit_x(t, in->rs1));
 	x86_shift_cl(&t->a, w, op, x86_reg(RAX));
 	return w == X86_64 ? put_rax(t, in->rd) : sext(t, in->rd);
 }
 
 static bool rotate_i(struct jit_tr *t, const struct rv64_insn *in, unsigned w)
 {
-	int d = jit_dst(in->rd, RAX);
+	int d = jit_dst(t, in->rd, RAX);
 
-	x86_rorx(&t->a, w, d, jit_x(in->rs1), (unsigned)in->imm & (w == X86_64 ? 63 : 31));
+	x86_rorx(&t->a, w, d, jit_x(t, in->rs1), (unsigned)in->imm & (w == X86_64 ? 63 : 31));
 	if (w == X86_64)
 		jit_put(t, in->rd, d);
 	else
@@ -292,7 +292,7 @@ static bool rotate_i(struct jit_tr *t, const struct rv64_insn *in, unsigned w)
 /* rd = the condition, after a comparison. */
 static bool flag(struct jit_tr *t, unsigned rd, enum x86_cc cc)
 {
-	int d = jit_dst(rd, RAX);
+	int d = jit_dst(t, rd, RAX);
 
 	x86_setcc(&t->a, cc, RAX);
 	x86_op(&t->a, X86_32, 0x0fb6, d, x86_reg(RAX));
@@ -303,25 +303,25 @@ static bool flag(struct jit_tr *t, unsigned rd, enum x86_cc cc)
 
 static bool set_less(struct jit_tr *t, const struct rv64_insn *in, enum x86_cc cc)
 {
-	x86_alu(&t->a, X86_64, ALU_CMP, jit_src(t, in->rs1, RAX), jit_x(in->rs2));
+	x86_alu(&t->a, X86_64, ALU_CMP, jit_src(t, in->rs1, RAX), jit_x(t, in->rs2));
 	return flag(t, in->rd, cc);
 }
 
 static bool set_less_i(struct jit_tr *t, const struct rv64_insn *in, enum x86_cc cc)
 {
-	x86_alu_i(&t->a, X86_64, ALU_CMP, jit_x(in->rs1), in->imm);
+	x86_alu_i(&t->a, X86_64, ALU_CMP, jit_x(t, in->rs1), in->imm);
 	return flag(t, in->rd, cc);
 }
 
 static bool mul(struct jit_tr *t, const struct rv64_insn *in)
 {
-	int d = jit_dst(in->rd, RAX);
+	int d = jit_dst(t, in->rd, RAX);
 
-	if (d != RAX && d == jit_map[in->rs2] && in->rd != in->rs1) {
-		x86_op(&t->a, X86_64, 0x0faf, d, jit_x(in->rs1));
+	if (d != RAX && d == t->map[in->rs2] && in->rd != in->rs1) {
+		x86_op(&t->a, X86_64, 0x0faf, d, jit_x(t, in->rs1));
 	} else {
 		jit_get(t, d, in->rs1);
-		x86_op(&t->a, X86_64, 0x0faf, d, jit_x(in->rs2));
+		x86_op(&t->a, X86_64, 0x0faf, d, jit_x(t, in->rs2));
 	}
 	jit_put(t, in->rd, d);
 	return true;
@@ -332,11 +332,11 @@ static bool mul_high(struct jit_tr *t, const struct rv64_insn *in)
 	struct x86 *a = &t->a;
 
 	jit_get(t, RAX, in->rs1);
-	x86_op(a, X86_64, 0xf7, in->id == RV_mulh ? 5 : 4, jit_x(in->rs2));
+	x86_op(a, X86_64, 0xf7, in->id == RV_mulh ? 5 : 4, jit_x(t, in->rs2));
 	if (in->id == RV_mulhsu) {
 		jit_get(t, RAX, in->rs1);
 		x86_shift_i(a, X86_64, SHIFT_SAR, x86_reg(RAX), 63);
-		x86_alu(a, X86_64, ALU_AND, RAX, jit_x(in->rs2));
+		x86_alu(a, X86_64, ALU_AND, RAX, jit_x(t, in->rs2));
 		x86_alu(a, X86_64, ALU_SUB, RDX, x86_reg(RAX));
 	}
 	jit_put(t, in->rd, RDX);
@@ -350,7 +350,7 @@ static bool divide(
 	struct x86 *a = &t->a;
 	int r = rem ? RDX : RAX;
 
-	x86_load(a, w, RCX, jit_x(in->rs2));
+	x86_load(a, w, RCX, jit_x(t, in->rs2));
 	if (is_signed) {
 		/* 0 and -1 are those whose successor is at most 1 */
 		x86_lea(a, RDX, x86_mem(RCX, 1));
@@ -360,7 +360,7 @@ static bool divide(
 		x86_test(a, w, RCX, RCX);
 		jit_cold_op(t, x86_jcc(a, CC_E, NULL));
 	}
-	x86_load(a, w, RAX, jit_x(in->rs1));
+	x86_load(a, w, RAX, jit_x(t, in->rs1));
 	if (is_signed) {
 		if (w)
 			x86_u8(a, 0x48);
@@ -380,10 +380,10 @@ static bool divide(
 static bool shift_add(struct jit_tr *t, const struct rv64_insn *in, unsigned n, bool uw)
 {
 	struct x86 *a = &t->a;
-	int s1, s2 = jit_src(t, in->rs2, RCX), d = jit_dst(in->rd, RAX);
+	int s1, s2 = jit_src(t, in->rs2, RCX), d = jit_dst(t, in->rd, RAX);
 
 	if (uw) {
-		x86_load(a, X86_32, RAX, jit_x(in->rs1));
+		x86_load(a, X86_32, RAX, jit_x(t, in->rs1));
 		s1 = RAX;
 	} else {
 		s1 = jit_src(t, in->rs1, RAX);
@@ -396,16 +396,16 @@ static bool shift_add(struct jit_tr *t, const struct rv64_insn *in, unsigned n, 
 static bool min_max(struct jit_tr *t, const struct rv64_insn *in, enum x86_cc take_b)
 {
 	jit_get(t, RAX, in->rs1);
-	x86_alu(&t->a, X86_64, ALU_CMP, RAX, jit_x(in->rs2));
-	x86_cmov(&t->a, X86_64, take_b, RAX, jit_x(in->rs2));
+	x86_alu(&t->a, X86_64, ALU_CMP, RAX, jit_x(t, in->rs2));
+	x86_cmov(&t->a, X86_64, take_b, RAX, jit_x(t, in->rs2));
 	return put_rax(t, in->rd);
 }
 
 static bool one_source(struct jit_tr *t, const struct rv64_insn *in, unsigned w, uint32_t op)
 {
-	int d = jit_dst(in->rd, RAX);
+	int d = jit_dst(t, in->rd, RAX);
 
-	x86_op(&t->a, w, op, d, jit_x(in->rs1));
+	x86_op(&t->a, w, op, d, jit_x(t, in->rs1));
 	jit_put(t, in->rd, d);
 	return true;
 }
@@ -430,7 +430,7 @@ static bool conditional_zero(struct jit_tr *t, const struct rv64_insn *in, enum 
 {
 	x86_mov_i(&t->a, RCX, 0);
 	jit_get(t, RAX, in->rs1);
-	x86_alu_i(&t->a, X86_64, ALU_CMP, jit_x(in->rs2), 0);
+	x86_alu_i(&t->a, X86_64, ALU_CMP, jit_x(t, in->rs2), 0);
 	x86_cmov(&t->a, X86_64, zero_if, RAX, x86_reg(RCX));
 	return put_rax(t, in->rd);
 }
@@ -438,7 +438,7 @@ static bool conditional_zero(struct jit_tr *t, const struct rv64_insn *in, enum 
 static bool auipc(struct jit_tr *t, const struct rv64_insn *in)
 {
 	int64_t delta = (int64_t)t->insn->off + in->imm;
-	int d = jit_dst(in->rd, RAX);
+	int d = jit_dst(t, in->rd, RAX);
 
 	if (!x86_fits32(delta))
 		return false;
@@ -464,8 +464,8 @@ static bool emit_m(struct jit_tr *t, const struct rv64_insn *in)
 	case RV_mul:
 		return mul(t, in);
 	case RV_mulw:
-		x86_load(&t->a, X86_32, RAX, jit_x(in->rs1));
-		x86_op(&t->a, X86_32, 0x0faf, RAX, jit_x(in->rs2));
+		x86_load(&t->a, X86_32, RAX, jit_x(t, in->rs1));
+		x86_op(&t->a, X86_32, 0x0faf, RAX, jit_x(t, in->rs2));
 		return sext(t, in->rd);
 	case RV_mulh:
 	case RV_mulhu:
@@ -499,7 +499,7 @@ static bool emit_bits(struct jit_tr *t, const struct rv64_insn *in)
 
 	switch (in->id) {
 	case RV_bext:
-		x86_shift_x(a, 1, SHIFT_SHR, RAX, jit_x(in->rs1), jit_src(t, in->rs2, RCX));
+		x86_shift_x(a, 1, SHIFT_SHR, RAX, jit_x(t, in->rs1), jit_src(t, in->rs2, RCX));
 		x86_alu_i(a, X86_32, ALU_AND, x86_reg(RAX), 1);
 		return put_rax(t, in->rd);
 	case RV_bexti:
@@ -532,12 +532,12 @@ static bool emit_bits(struct jit_tr *t, const struct rv64_insn *in)
 static bool emit_b(struct jit_tr *t, const struct rv64_insn *in)
 {
 	struct x86 *a = &t->a;
-	int d = jit_dst(in->rd, RAX);
+	int d = jit_dst(t, in->rd, RAX);
 
 	switch (in->id) {
 	case RV_add_uw:
-		x86_load(a, X86_32, RAX, jit_x(in->rs1));
-		x86_alu(a, X86_64, ALU_ADD, RAX, jit_x(in->rs2));
+		x86_load(a, X86_32, RAX, jit_x(t, in->rs1));
+		x86_alu(a, X86_64, ALU_ADD, RAX, jit_x(t, in->rs2));
 		return put_rax(t, in->rd);
 	case RV_sh1add:
 	case RV_sh2add:
@@ -548,23 +548,23 @@ static bool emit_b(struct jit_tr *t, const struct rv64_insn *in)
 	case RV_sh3add_uw:
 		return shift_add(t, in, 1u + (in->id - RV_sh1add_uw), true);
 	case RV_slli_uw:
-		x86_load(a, X86_32, RAX, jit_x(in->rs1));
+		x86_load(a, X86_32, RAX, jit_x(t, in->rs1));
 		if (in->imm & 63)
 			x86_shift_i(a, X86_64, SHIFT_SHL, x86_reg(RAX), (unsigned)in->imm & 63);
 		return put_rax(t, in->rd);
 	case RV_andn:
-		x86_vex(a, 1, 0, 0, 2, 0xf2, d, jit_src(t, in->rs2, RCX), jit_x(in->rs1));
+		x86_vex(a, 1, 0, 0, 2, 0xf2, d, jit_src(t, in->rs2, RCX), jit_x(t, in->rs1));
 		/* andn is ~vvvv & rm */
 		jit_put(t, in->rd, d);
 		return true;
 	case RV_orn:
 		jit_get(t, RAX, in->rs2);
 		x86_op(a, X86_64, 0xf7, 2, x86_reg(RAX));
-		x86_alu(a, X86_64, ALU_OR, RAX, jit_x(in->rs1));
+		x86_alu(a, X86_64, ALU_OR, RAX, jit_x(t, in->rs1));
 		return put_rax(t, in->rd);
 	case RV_xnor:
 		jit_get(t, RAX, in->rs1);
-		x86_alu(a, X86_64, ALU_XOR, RAX, jit_x(in->rs2));
+		x86_alu(a, X86_64, ALU_XOR, RAX, jit_x(t, in->rs2));
 		x86_op(a, X86_64, 0xf7, 2, x86_reg(RAX));
 		return put_rax(t, in->rd);
 	case RV_max:

@@ -12,7 +12,7 @@ static bool load(
 	struct x86_rm m;
 	struct jit_cold *c = jit_emit_access(t, in->rs1, in->imm, how & MEM_SIZE, false,
 		jit_access(how, in->rd ? in->rd : 32, false), &m);
-	int d = jit_dst(in->rd, RAX);
+	int d = jit_dst(t, in->rd, RAX);
 
 	x86_op(&t->a, w, op, d, m);
 	jit_put(t, in->rd, d);
@@ -48,7 +48,7 @@ static void lock(struct jit_tr *t, const struct rv64_insn *in)
 /* The result of an atomic, in `reg`. */
 static void put_old(struct jit_tr *t, const struct rv64_insn *in, unsigned size, int reg)
 {
-	int d = size == 4 ? jit_dst(in->rd, reg) : reg;
+	int d = size == 4 ? jit_dst(t, in->rd, reg) : reg;
 
 	if (size == 4)
 		x86_op(&t->a, X86_64, 0x63, d, x86_reg(reg)); /* movsxd */

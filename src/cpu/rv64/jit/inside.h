@@ -28,7 +28,10 @@
 #define JIT_TLB R15
 #define JIT_FUEL R12 /* hart.j.fuel, while translated code runs */
 
-/* Host register of a guest register, or 0 (RAX, which is never one): it is in hart.x. */
+/*
+ * Host register of a guest register, or 0 (RAX, which is never one): it is in hart.x. This is the mapping by which regions meet, the stubs' and the
+ * first tier's; within a region jit_tr.map and jit_tr.fmap say.
+ */
 static const int8_t jit_map[32] = {
 	[2] = R14, /* sp */
 	[8] = RBX, /* s0 */
@@ -57,16 +60,15 @@ static const int8_t jit_fmap[32] = {
 	[9] = 15,
 };
 
-static inline struct x86_rm jit_x(unsigned r)
+/* Its place in the hart, right when it is in no host register. */
+static inline struct x86_rm jit_home(unsigned r)
 {
-	return jit_map[r] ? x86_reg(jit_map[r])
-			  : x86_mem(RBP, (int32_t)(offsetof(struct hart, x) + 8 * r) - JIT_BIAS);
+	return x86_mem(RBP, (int32_t)(offsetof(struct hart, x) + 8 * r) - JIT_BIAS);
 }
 
-static inline struct x86_rm jit_f(unsigned r)
+static inline struct x86_rm jit_fhome(unsigned r)
 {
-	return jit_fmap[r] ? x86_reg(jit_fmap[r])
-			   : x86_mem(RBP, (int32_t)(offsetof(struct hart, f) + 8 * r) - JIT_BIAS);
+	return x86_mem(RBP, (int32_t)(offsetof(struct hart, f) + 8 * r) - JIT_BIAS);
 }
 
 /* ---- where an instruction is, for whoever leaves at it ---- */
@@ -335,6 +337,7 @@ struct jit_tr {
 	uint64_t va; /* of the page, for perf */
 	const uint8_t *host;
 	uint32_t fp; /* context */
+	int8_t map[32], fmap[32]; /* as jit_map and jit_fmap, for this region */
 	unsigned frm;
 	bool uses_fp;
 	struct jit_insn insns[JIT_REGION_INSNS]; /* as they were found */
@@ -387,6 +390,16 @@ struct jit_tr {
 	struct jit_cold *chain; /* of the access before this one */
 };
 
+static inline struct x86_rm jit_x(const struct jit_tr *t, unsigned r)
+{
+	return t->map[r] ? x86_reg(t->map[r]) : jit_home(r);
+}
+
+static inline struct x86_rm jit_f(const struct jit_tr *t, unsigned r)
+{
+	return t->fmap[r] ? x86_reg(t->fmap[r]) : jit_fhome(r);
+}
+
 /* Fills insns and blocks from `off` on. False: nothing to translate there. */
 bool jit_form(struct jit_tr *t, unsigned off);
 /* The block that begins at off, or NULL. */
@@ -410,7 +423,7 @@ int jit_src(struct jit_tr *t, unsigned r, int tmp);
 /* The same, always in `tmp`. */
 void jit_get(struct jit_tr *t, int tmp, unsigned r);
 /* Where a result for r may be made: its own register, or tmp; jit_put() then stores it. */
-int jit_dst(unsigned r, int tmp);
+int jit_dst(const struct jit_tr *t, unsigned r, int tmp);
 void jit_put(struct jit_tr *t, unsigned r, int reg);
 /* Makes r whole; all of them. */
 void jit_full(struct jit_tr *t, unsigned r);

@@ -62,6 +62,8 @@ int jit_create(struct jit **out, const struct jit_opts *o, struct err *e)
 	j->o = *o;
 	j->size = align_up(o->cache_bytes ? o->cache_bytes : JIT_CACHE_DEFAULT, PAGE_SIZE);
 	j->tr->j = j;
+	memcpy(j->tr->map, jit_map, sizeof(jit_map));
+	memcpy(j->tr->fmap, jit_fmap, sizeof(jit_fmap));
 	j->tr->lo = 1; /* above hi: nothing in use */
 	pthread_mutex_init(&j->lock, NULL);
 	pthread_mutex_init(&j->written_lock, NULL);

@@ -15,25 +15,25 @@
 
 int jit_src(struct jit_tr *t, unsigned r, int tmp)
 {
-	if (jit_map[r])
-		return jit_map[r];
+	if (t->map[r])
+		return t->map[r];
 	jit_get(t, tmp, r);
 	return tmp;
 }
 
 void jit_get(struct jit_tr *t, int tmp, unsigned r)
 {
-	if (jit_map[r])
-		x86_mov(&t->a, tmp, jit_map[r]);
+	if (t->map[r])
+		x86_mov(&t->a, tmp, t->map[r]);
 	else if (t->known >> r & 1)
 		x86_mov_i(&t->a, tmp, t->value[r]);
 	else
-		x86_load(&t->a, X86_64, tmp, jit_x(r));
+		x86_load(&t->a, X86_64, tmp, jit_x(t, r));
 }
 
-int jit_dst(unsigned r, int tmp)
+int jit_dst(const struct jit_tr *t, unsigned r, int tmp)
 {
-	return jit_map[r] ? jit_map[r] : tmp;
+	return t->map[r] ? t->map[r] : tmp;
 }
 
 void jit_put(struct jit_tr *t, unsigned r, int reg)
@@ -43,15 +43,15 @@ void jit_put(struct jit_tr *t, unsigned r, int reg)
 	t->known &= ~(1u << r);
 	t->sx &= ~(1u << r);
 	t->low &= ~(1u << r);
-	if (reg >= 0 && (!jit_map[r] || reg != jit_map[r]))
-		x86_store(&t->a, X86_64, jit_x(r), reg);
+	if (reg >= 0 && (!t->map[r] || reg != t->map[r]))
+		x86_store(&t->a, X86_64, jit_x(t, r), reg);
 }
 
 void jit_full(struct jit_tr *t, unsigned r)
 {
 	if (!(t->low >> r & 1))
 		return;
-	x86_op(&t->a, X86_64, 0x63, jit_map[r], x86_reg(jit_map[r])); /* movsxd */
+	x86_op(&t->a, X86_64, 0x63, t->map[r], x86_reg(t->map[r])); /* movsxd */
 	t->low &= ~(1u << r);
 }
 
@@ -65,9 +65,9 @@ void jit_put_low(struct jit_tr *t, unsigned r, int reg)
 {
 	if (!r)
 		return;
-	if (jit_map[r]) {
-		if (reg != jit_map[r])
-			x86_load(&t->a, X86_32, jit_map[r], x86_reg(reg));
+	if (t->map[r]) {
+		if (reg != t->map[r])
+			x86_load(&t->a, X86_32, t->map[r], x86_reg(reg));
 		jit_put(t, r, -1);
 		t->low |= 1u << r;
 	} else {
@@ -81,13 +81,13 @@ void jit_put_const(struct jit_tr *t, unsigned r, uint64_t v)
 {
 	if (!r)
 		return;
-	if (jit_map[r])
-		x86_mov_i(&t->a, jit_map[r], v);
+	if (t->map[r])
+		x86_mov_i(&t->a, t->map[r], v);
 	else if (x86_fits32((int64_t)v))
-		x86_store_i(&t->a, X86_64, jit_x(r), (int32_t)v);
+		x86_store_i(&t->a, X86_64, jit_x(t, r), (int32_t)v);
 	else {
 		x86_mov_i(&t->a, RAX, v);
-		x86_store(&t->a, X86_64, jit_x(r), RAX);
+		x86_store(&t->a, X86_64, jit_x(t, r), RAX);
 	}
 	t->known |= 1u << r;
 	t->low &= ~(1u << r);
@@ -299,28 +299,28 @@ static enum x86_cc compare(struct jit_tr *t, const struct rv64_insn *in)
 	unsigned i = in->id - RV_beq;
 	struct x86 *a = &t->a;
 
-	if (!in->rs2 && jit_map[in->rs1]) {
-		x86_test(a, X86_64, jit_map[in->rs1], jit_map[in->rs1]);
+	if (!in->rs2 && t->map[in->rs1]) {
+		x86_test(a, X86_64, t->map[in->rs1], t->map[in->rs1]);
 		return cc[i];
 	}
 	if (!in->rs1) {
-		if (jit_map[in->rs2] && i < 2)
-			x86_test(a, X86_64, jit_map[in->rs2], jit_map[in->rs2]);
+		if (t->map[in->rs2] && i < 2)
+			x86_test(a, X86_64, t->map[in->rs2], t->map[in->rs2]);
 		else
-			x86_alu_i(a, X86_64, ALU_CMP, jit_x(in->rs2), 0);
+			x86_alu_i(a, X86_64, ALU_CMP, jit_x(t, in->rs2), 0);
 		return xc[i];
 	}
 	if (t->known >> in->rs2 & 1 && x86_fits32((int64_t)t->value[in->rs2])) {
-		x86_alu_i(a, X86_64, ALU_CMP, jit_x(in->rs1), (int32_t)t->value[in->rs2]);
+		x86_alu_i(a, X86_64, ALU_CMP, jit_x(t, in->rs1), (int32_t)t->value[in->rs2]);
 		return cc[i];
 	}
-	if (jit_map[in->rs1])
-		x86_alu(a, X86_64, ALU_CMP, jit_map[in->rs1], jit_x(in->rs2));
-	else if (jit_map[in->rs2])
-		x86_alu_to(a, X86_64, ALU_CMP, jit_x(in->rs1), jit_map[in->rs2]);
+	if (t->map[in->rs1])
+		x86_alu(a, X86_64, ALU_CMP, t->map[in->rs1], jit_x(t, in->rs2));
+	else if (t->map[in->rs2])
+		x86_alu_to(a, X86_64, ALU_CMP, jit_x(t, in->rs1), t->map[in->rs2]);
 	else {
 		jit_get(t, RAX, in->rs1);
-		x86_alu(a, X86_64, ALU_CMP, RAX, jit_x(in->rs2));
+		x86_alu(a, X86_64, ALU_CMP, RAX, jit_x(t, in->rs2));
 	}
 	return cc[i];
 }
@@ -452,7 +452,7 @@ static void emit_cold(struct jit_tr *t, struct jit_cold *c)
 
 	x86_here(a, c->from);
 	for (uint32_t low = c->low; low; low &= low - 1) {
-		int r = jit_map[__builtin_ctz(low)];
+		int r = t->map[__builtin_ctz(low)];
 
 		x86_op(a, X86_64, 0x63, r, x86_reg(r)); /* movsxd */
 	}
