@@ -31,6 +31,14 @@ static int limits(unsigned harts, unsigned nodes, uint64_t memory, struct err *e
 int topology_init(struct topology *t, unsigned harts, unsigned nodes, uint64_t base,
 	uint64_t memory, struct err *e)
 {
+	static const struct topology_range none;
+
+	return topology_init_hole(t, harts, nodes, base, memory, &none, e);
+}
+
+int topology_init_hole(struct topology *t, unsigned harts, unsigned nodes, uint64_t base,
+	uint64_t memory, const struct topology_range *hole, struct err *e)
+{
 	uint64_t grains = memory / TOPOLOGY_GRAIN, at = base;
 	unsigned hart = 0;
 	int rc = limits(harts, nodes, memory, e);
@@ -42,10 +50,11 @@ int topology_init(struct topology *t, unsigned harts, unsigned nodes, uint64_t b
 	t->harts = harts;
 	t->base = base;
 	t->memory = memory;
+	t->hole = *hole;
 	for (unsigned n = 0; n < nodes; n++) {
 		struct topology_node *node = &t->node[n];
 
-		node->base = at;
+		node->base = topology_skip_hole(t, at);
 		node->len = (grains / nodes + (n < grains % nodes)) * TOPOLOGY_GRAIN;
 		at += node->len;
 		node->first_hart = hart;
@@ -56,6 +65,21 @@ int topology_init(struct topology *t, unsigned harts, unsigned nodes, uint64_t b
 			t->distance[n][m] = m == n ? TOPOLOGY_NEAR : TOPOLOGY_FAR;
 	}
 	return topology_check(t, e);
+}
+
+unsigned topology_node_ranges(const struct topology *t, unsigned n, struct topology_range r[2])
+{
+	const struct topology_node *node = &t->node[n];
+	uint64_t low = t->hole.len && node->base < t->hole.base ? t->hole.base - node->base
+								: UINT64_MAX;
+
+	if (node->len <= low) {
+		r[0] = (struct topology_range){node->base, node->len};
+		return 1;
+	}
+	r[0] = (struct topology_range){node->base, low};
+	r[1] = (struct topology_range){t->hole.base + t->hole.len, node->len - low};
+	return 2;
 }
 
 int topology_add_device(
@@ -86,10 +110,14 @@ static int check_nodes(const struct topology *t, struct err *e)
 	uint64_t at = t->base;
 	unsigned hart = 0;
 
+	if (t->hole.base % TOPOLOGY_GRAIN || t->hole.len % TOPOLOGY_GRAIN ||
+		(t->hole.len && t->hole.base <= t->base))
+		return err_set(e, -EINVAL, "the hole in the memory is out of place");
 	for (unsigned n = 0; n < t->nodes; n++) {
 		const struct topology_node *node = &t->node[n];
 
-		if (node->base != at || !node->len || node->len % TOPOLOGY_GRAIN)
+		if (node->base != topology_skip_hole(t, at) || !node->len ||
+			node->len % TOPOLOGY_GRAIN)
 			return err_set(e, -EINVAL, "NUMA node %u: its memory is out of place", n);
 		if (node->first_hart != hart)
 			return err_set(e, -EINVAL, "NUMA node %u: its harts are out of place", n);

@@ -103,6 +103,37 @@ static void devices_have_names_of_their_own(void **state)
 	json_decref(j);
 }
 
+/* RAM that does not fit below the hole goes on behind it, wherever the hole cuts. */
+static void hole(void **state)
+{
+	static const struct topology_range at = {3 * GiB, GiB};
+	struct topology_range r[2];
+	struct topology t;
+
+	assert_int_equal(topology_init_hole(&t, 2, 2, 0, 2 * GiB, &at, NULL), 0);
+	assert_int_equal(topology_ram_end(&t), 2 * GiB);
+	assert_int_equal(topology_low_end(&t), 2 * GiB);
+	assert_int_equal(topology_init_hole(&t, 2, 2, 0, 3 * GiB, &at, NULL), 0);
+	assert_int_equal(topology_ram_end(&t), 3 * GiB);
+	assert_int_equal(topology_init_hole(&t, 2, 2, 0, 4 * GiB, &at, NULL), 0);
+	assert_int_equal(topology_ram_end(&t), 5 * GiB);
+	assert_int_equal(topology_low_end(&t), 3 * GiB);
+	assert_int_equal(topology_node_ranges(&t, 0, r), 1);
+	assert_int_equal(topology_node_ranges(&t, 1, r), 2);
+	assert_int_equal(r[0].base, 2 * GiB);
+	assert_int_equal(r[0].len, GiB);
+	assert_int_equal(r[1].base, 4 * GiB);
+	assert_int_equal(r[1].len, GiB);
+	/* A node that begins exactly at the hole. */
+	assert_int_equal(topology_init_hole(&t, 2, 2, 0, 6 * GiB, &at, NULL), 0);
+	assert_int_equal(t.node[1].base, 4 * GiB);
+	assert_int_equal(topology_node_ranges(&t, 0, r), 1);
+	assert_int_equal(topology_node_ranges(&t, 1, r), 1);
+	assert_int_equal(topology_check(&t, NULL), 0);
+	t.hole.len = 1;
+	assert_int_equal(topology_check(&t, NULL), -EINVAL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -111,6 +142,7 @@ int main(void)
 		cmocka_unit_test(limits_are_named),
 		cmocka_unit_test(check_finds_what_is_wrong),
 		cmocka_unit_test(devices_have_names_of_their_own),
+		cmocka_unit_test(hole),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
