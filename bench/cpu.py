@@ -5,6 +5,7 @@ seconds (of its processes and threads, as the guest's kernel counts them) and wa
 The host's CPU seconds of the whole VMM from command to answer are kept beside them: they include what a VMM does on other threads,
 and are what is left to go by when the host is busy with something else.
 """
+import contextlib
 import math
 import os
 import re
@@ -49,18 +50,25 @@ def run_native(program, row, scale):
     return figures
 
 
+@contextlib.contextmanager
+def recording(vm, perf):
+    """`perf record` of the VMM's process into the file `perf`, if there is one."""
+    if not perf:
+        yield
+        return
+    recorder = subprocess.Popen(["perf", "record", "-q", "-g", "-F", "997", "-p", str(vm.p.pid), "-o", perf], stderr=subprocess.DEVNULL)
+    time.sleep(0.5)
+    try:
+        yield
+    finally:
+        recorder.send_signal(signal.SIGINT)
+        recorder.wait()
+
+
 def run_guest(vm, row, scale, perf=None):
     cpu = []
-    recorder = None
-    if perf:
-        recorder = subprocess.Popen(["perf", "record", "-q", "-g", "-F", "997", "-p", str(vm.p.pid), "-o", perf], stderr=subprocess.DEVNULL)
-        time.sleep(0.5)
-    try:
+    with recording(vm, perf):
         text, status = vm.run(f"/bench {row} {scale}", 600, cpu)
-    finally:
-        if recorder:
-            recorder.send_signal(signal.SIGINT)
-            recorder.wait()
     if status:
         raise SystemExit(f"bench: {vm.arm.name}: {row}: status {status}\n{text[-600:]}")
     figures = parse(text, row, vm.arm.name)

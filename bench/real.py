@@ -42,17 +42,19 @@ def disk_image(build):
     return os.path.join(m.get("dir") or m.get("directory") or m.get("path"), m["disk"]["file"])
 
 
-def run_row(vm, row):
+def run_row(vm, row, perf=None):
     host = []
-    text, status = vm.run(f"chroot /d /tmp/run {row} 2>&1", 600, host)
+    with cpu.recording(vm, perf):
+        text, status = vm.run(f"chroot /d /tmp/run {row} 2>&1", 600, host)
     m = TIMES.search(text)
     if status or not m:
         raise SystemExit(f"bench: {vm.arm.name}: {row}: status {status}\n{text[-600:]}")
     wall, user, system = map(float, m.groups())
     f = {"check": TIMES.sub("", text), "n": 1, "wall_s": wall, "cpu_s": user + system, "host_s": host[0]}
-    rate = re.search(r"SPEED ([0-9.]+)", text)
+    rate = re.search(r"SPEED (\d+) ([0-9.]+)", text)
     if rate:  # It ran for one second; what differs is how far it came.
-        f.update({k: float(rate.group(1)) for k in ("wall_s", "cpu_s", "host_s")}, check="")
+        share, seconds = 67108864 / int(rate.group(1)), float(rate.group(2))
+        f.update(cpu_s=share * seconds, wall_s=share * wall, host_s=share * host[0], check="")
     return f
 
 
@@ -79,7 +81,8 @@ def run(o, arms, image):
                     if status or "fails" in text:
                         raise SystemExit(f"bench: {arm.name}: no Debian in the guest\n{text[-800:]}")
                     for row in rows:
-                        f = run_row(vm, row)
+                        perf = (o.perf if len(rows) == 1 else f"{o.perf}.{row}") if o.perf and arm is arms[0] else None
+                        f = run_row(vm, row, perf)
                         runs[row].setdefault(arm.name, []).append(f)
                         if o.verbose:
                             print(f"  {repeat + 1} {arm.name:<9} {row:<18} cpu {f['cpu_s']:8.3f} s  wall {f['wall_s']:8.3f} s  host {f['host_s']:8.3f} s", flush=True)
