@@ -147,9 +147,11 @@ static void set_rel32(uint8_t *at, const uint8_t *to)
 
 void jit_link_to(struct jit *j, struct jit_link *l, struct jit_entry *e)
 {
-	/* Code for every context must not lead into code for one. */
-	if (l->to || l->from->dead || e->region->dead ||
-		(e->region->fp != JIT_FP_ANY && e->region->fp != l->from->fp))
+	if (l->to || l->from->dead || e->region->dead)
+		return;
+	/* Code for every context must not lead into code for one: the hart's jump table knows its context's. */
+	l->by_context = e->region->fp != JIT_FP_ANY && e->region->fp != l->from->fp;
+	if (l->by_context)
 		return;
 	set_rel32(l->at, j->rw + (e->code - j->rx));
 	l->to = e->region;

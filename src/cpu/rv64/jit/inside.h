@@ -132,6 +132,7 @@ struct jit_link {
 	struct jit_region *from, *to; /* to: linked */
 	struct jit_link *next_in, **prev_in; /* of to->in */
 	uint16_t target; /* offset in the page */
+	bool by_context; /* from code for every context to code for one: not linked but looked up */
 };
 
 struct jit_region {
@@ -215,7 +216,7 @@ struct jit {
 	struct jit_stats st;
 	/* stubs.c */
 	void (*enter)(void); /* struct jit_link *(struct hart *, const void *code) */
-	const uint8_t *leave_pc, *leave_link, *leave_va, *jump_va, *slow_mem, *slow_op;
+	const uint8_t *leave_pc, *leave_link, *look_link, *leave_va, *jump_va, *slow_mem, *slow_op;
 	struct jit_tr *tr; /* workspace, under the lock */
 	struct jit_perf *perf; /* NULL: nobody wants names */
 };

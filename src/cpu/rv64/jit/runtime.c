@@ -334,7 +334,7 @@ static void follow(struct hart *h, struct jit_link *l)
 
 	h->pc = h->j.page + l->target;
 	e = jit_find(j, pa, h->j.ctx_fp);
-	if (!e)
+	if (!e || l->by_context)
 		return;
 	pthread_mutex_lock(&j->lock);
 	/* Once more: it may have gone. */

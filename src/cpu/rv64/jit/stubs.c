@@ -89,6 +89,19 @@ void jit_make_stubs(struct jit *j, struct x86 *a)
 	j->leave_link = a->p; /* rax: struct jit_link */
 	x86_jmp(a, leave);
 
+	j->look_link = a->p; /* rax: struct jit_link of code for every context; pc serves to keep it */
+	x86_op(a, X86_32, 0x80, ALU_CMP, x86_mem(RAX, offsetof(struct jit_link, by_context)));
+	x86_u8(a, 0);
+	x86_jcc(a, CC_E, j->leave_link);
+	x86_store(a, X86_64, HART(pc), RAX);
+	x86_op(a, X86_32, 0x0fb7, RAX, x86_mem(RAX, offsetof(struct jit_link, target)));
+	x86_alu(a, X86_64, ALU_ADD, RAX, HART(j.page));
+	jit_emit_lookup(a, &miss);
+	x86_jmp_rm(a, x86_sib(RDX, RCX, 3, 8));
+	x86_here(a, miss);
+	x86_load(a, X86_64, RAX, HART(pc));
+	x86_jmp(a, j->leave_link);
+
 	j->jump_va = a->p;
 	x86_load(a, X86_64, RSP, HART(j.host_sp));
 	jit_emit_lookup(a, &miss);

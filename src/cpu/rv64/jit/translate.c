@@ -473,7 +473,7 @@ static void emit_cold(struct jit_tr *t, struct jit_cold *c)
 		x86_u8(a, 0x48);
 		x86_u8(a, 0xb8); /* mov rax, imm64: the link, when there is one */
 		x86_u64(a, 0);
-		x86_jmp(a, t->j->leave_link);
+		x86_jmp(a, t->uses_fp ? t->j->leave_link : t->j->look_link);
 		break;
 	case COLD_FUEL:
 		x86_alu_i(a, X86_32, ALU_ADD, x86_reg(JIT_FUEL), (int32_t)c->b);
