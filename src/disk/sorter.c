@@ -306,8 +306,11 @@ static bool may_join(struct sorter_job *j, struct sorter_batch **b, unsigned *ne
 		struct sorter_tx *tx = find_tx(s, j->set[i].block);
 
 		/* What is plain may go in any case: what it meets there overlaps, or is quarantined. */
-		if (!has_meta(&j->set[i]))
+		if (!has_meta(&j->set[i])) {
+			if (tx && tx->batch == s->committing && s->o.early)
+				return false;
 			continue;
+		}
 		if (tx && (sealed(s, tx) || s->o.one_by_one))
 			return false;
 		if (tx && *b && tx->batch != *b)

@@ -162,6 +162,8 @@ struct sorter_opts {
 	void *ctx;
 	/* Data of META elements is copied first, so that it cannot change between checksum and write. */
 	bool stable;
+	/* resolve() sees what commit() changes before sorter_committed(): plain elements of a block in commit wait for it. */
+	bool early;
 	bool one_by_one; /* a physical transaction for each logical one: to compare with */
 	unsigned max_txs; /* in a batch; 0: 256 */
 	uint64_t max_bytes; /* data of a batch; 0: 8 MiB */

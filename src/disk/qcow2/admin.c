@@ -214,6 +214,7 @@ void q_stats(struct disk *d, json_t *obj)
 	set_number(obj, "meta_writes", s->meta_writes);
 	set_number(obj, "meta_bytes", s->meta_bytes);
 	set_number(obj, "barriers", s->barriers);
+	set_number(obj, "flushes", s->flushes);
 	set_number(obj, "data_writes", so.data_writes);
 	set_number(obj, "data_bytes", so.data_bytes);
 	set_number(obj, "fill_bytes", so.fill_bytes);

@@ -8,6 +8,8 @@
 #include "base/util.h"
 #include "disk/qcow2/qcow2.h"
 
+#define FREES_MAX 256u /* runs of clusters */
+
 /* ---- sets of numbers ---- */
 
 static uint64_t mix(uint64_t v)
@@ -135,6 +137,7 @@ int q_cache_init(struct qcow2 *q)
 	c->hash_bits = 16;
 	c->hash = calloc(1u << c->hash_bits, sizeof(*c->hash));
 	list_init(&c->lru);
+	list_init(&c->changed);
 	return c->hash ? 0 : -ENOMEM;
 }
 
@@ -152,6 +155,7 @@ static void unhash(struct qcow2 *q, struct q_slice *s)
 	if (*p)
 		*p = s->hnext;
 	list_del(&s->lru);
+	list_del(&s->changed);
 	q->cache.count--;
 	if (s->dirty)
 		q->cache.dirty_bytes -= (uint64_t)__builtin_popcount(s->dirty) * grain(q);
@@ -241,6 +245,7 @@ static struct q_slice *insert(struct qcow2 *q, enum q_kind kind, uint64_t off)
 	s->off = off;
 	s->kind = kind;
 	s->pins = 1;
+	list_init(&s->changed);
 	s->hnext = *b;
 	*b = s;
 	list_add_tail(&q->cache.lru, &s->lru);
@@ -287,6 +292,8 @@ void q_slice_dirty(struct qcow2 *q, struct q_slice *s, uint64_t at, uint64_t len
 {
 	uint64_t g = grain(q);
 
+	if (!s->dirty)
+		list_add_tail(&q->cache.changed, &s->changed);
 	for (uint64_t i = at / g; i <= (at + len - 1) / g; i++) {
 		if (!(s->dirty >> i & 1))
 			q->cache.dirty_bytes += g;
@@ -389,6 +396,7 @@ static int copy_slice(struct qcow2 *q, struct tx *t, struct q_slice *s)
 		if (i >= 32)
 			break;
 	}
+	list_del(&s->changed);
 	return 0;
 }
 
@@ -418,13 +426,11 @@ static int collect(struct qcow2 *q, struct tx *t)
 {
 	int rc = 0;
 
-	if (q->cache.dirty_bytes)
-		list_for_each (it, &q->cache.lru) {
-			struct q_slice *s = list_entry(it, struct q_slice, lru);
-
-			if (s->dirty && !rc)
-				rc = copy_slice(q, t, s);
-		}
+	list_for_each_safe (it, tmp, &q->cache.changed) {
+		rc = copy_slice(q, t, list_entry(it, struct q_slice, changed));
+		if (rc)
+			break;
+	}
 	if (!rc)
 		rc = copy_table(t, PHASE_RT, q->rt, q->rt_entries, q->rt_dirty, q->h.rt_off);
 	if (!rc)
@@ -454,36 +460,36 @@ static int write_phase(struct qcow2 *q, struct tx *t, unsigned phase)
 	return q_wait_all(&w);
 }
 
-/*
- * With the dirty bit set refcounts are made anew after a crash: nothing has to wait for them. Data has to be there before L2 entries only
- * where something else than zeroes would be read in its place.
- */
-static int write_unordered(struct qcow2 *q, struct tx *t, bool data_first)
+static int barrier(struct qcow2 *q)
 {
-	int rc = data_first && t->n[PHASE_L2] ? q_sync(q) : 0;
+	int rc = q_sync(q);
 
-	for (unsigned phase = 0; phase < PHASES && !rc; phase++)
-		rc = write_phase(q, t, phase);
-	return rc ?: q_sync(q);
+	if (!rc)
+		q->behind = false;
+	return rc;
 }
 
+/*
+ * Counts are durable before the entries that need them. Data is durable before its entry only where something else than zeroes would be
+ * read in its place. With the dirty bit set counts are made anew after a crash: nothing has to wait for them.
+ */
 static int write_all(struct qcow2 *q, struct tx *t, bool data_first)
 {
-	size_t l2 = t->n[PHASE_L2], rt = t->n[PHASE_RT];
+	bool l2 = t->n[PHASE_L2], rt = t->n[PHASE_RT];
 	int rc;
 
-	if (q->dirty_set)
-		return write_unordered(q, t, data_first);
+	if (t->n[PHASE_REFS])
+		q->behind = true;
 	rc = write_phase(q, t, PHASE_REFS);
-	if (!rc && rt)
-		rc = q_sync(q);
-	if (!rc && rt)
+	if (!rc && rt && q->behind && !q->dirty_set)
+		rc = barrier(q);
+	if (!rc && rt) {
+		q->behind = true;
 		rc = write_phase(q, t, PHASE_RT);
-	if (!rc && l2)
-		rc = q_sync(q);
-	if (!rc && l2)
-		rc = write_phase(q, t, PHASE_L2);
-	return rc ?: q_sync(q);
+	}
+	if (!rc && l2 && (data_first || (q->behind && !q->dirty_set)))
+		rc = barrier(q);
+	return rc ?: write_phase(q, t, PHASE_L2);
 }
 
 static void mark_table(uint64_t *dirty, uint64_t table, const struct copy *c)
@@ -524,29 +530,29 @@ static int cover_end(struct qcow2 *q, bool *longer)
 	return file_truncate(q->file, q->zero_from, NULL);
 }
 
+/* Under `commit`. */
 static int transaction(struct qcow2 *q)
 {
-	struct tx t = {.frees = {0}};
-	uint64_t number = ++q->commit_begun;
 	bool any, data_first = q->data_first;
-	int rc = collect(q, &t);
+	struct tx t = {.frees = {0}};
+	int rc;
 
-	q->data_first = false;
+	rc = collect(q, &t);
 	any = t.n[PHASE_REFS] || t.n[PHASE_RT] || t.n[PHASE_L2];
+	if (t.n[PHASE_L2])
+		q->data_first = false;
 	if (!rc && t.n[PHASE_L2])
 		rc = cover_end(q, &data_first);
-	if (!rc)
-		rc = any ? write_all(q, &t, data_first) : q_sync(q);
+	rc = rc ?: write_all(q, &t, data_first);
 	settle(q, &t, rc);
+	q->link_failed = rc;
 	if (rc) {
 		q->data_first = true;
 		(void)q_frees_append(&q->frees, &t.frees);
 		return rc;
 	}
-	q->commit_good = number;
 	q->stats.transactions += any;
-	q_quarantine(q, &t.frees);
-	return 0;
+	return q_frees_append(&q->unflushed, &t.frees);
 }
 
 void q_lock(struct qcow2 *q, struct co_mutex *m)
@@ -560,22 +566,61 @@ void q_lock(struct qcow2 *q, struct co_mutex *m)
 	m->held = true;
 }
 
+int q_link(struct qcow2 *q)
+{
+	int rc;
+
+	q_lock(q, &q->commit);
+	rc = transaction(q);
+	co_unlock(&q->commit);
+	return rc;
+}
+
+/* While the medium works transactions go on: they are of the next flush. */
+static int flush(struct qcow2 *q)
+{
+	uint64_t number = ++q->commit_begun;
+	struct q_frees frees;
+	int rc;
+
+	q_lock(q, &q->commit);
+	rc = transaction(q);
+	frees = q->unflushed;
+	q->unflushed = (struct q_frees){0};
+	co_unlock(&q->commit);
+	q->stats.flushes++;
+	rc = rc ?: q_sync(q);
+	if (rc) {
+		(void)q_frees_append(&q->unflushed, &frees);
+		return rc;
+	}
+	q->commit_good = number;
+	q_quarantine(q, &frees);
+	return 0;
+}
+
 int q_commit(struct qcow2 *q)
 {
 	uint64_t ticket = q->commit_begun;
 	int rc = 0;
 
-	q_lock(q, &q->commit);
+	q_lock(q, &q->flush);
 	/* One that began after we came has everything that we want. */
 	if (q->commit_good <= ticket)
-		rc = transaction(q);
-	co_unlock(&q->commit);
+		rc = flush(q);
+	co_unlock(&q->flush);
 	return rc;
+}
+
+bool q_frees_wait(const struct qcow2 *q)
+{
+	return q->unflushed.n > FREES_MAX;
 }
 
 bool q_meta_dirty(const struct qcow2 *q)
 {
-	return q->cache.dirty_bytes || q->frees.n || q->idle.n ||
+	return q->cache.dirty_bytes || q->frees.n || q->unflushed.n || q->idle.n ||
+	       q->reserve.at != q->reserve.end ||
 	       bitmap_count(q->l1_dirty, (q->h.l1_size + 63) / 64) ||
 	       bitmap_count(q->rt_dirty, (q->rt_entries + 63) / 64);
 }
@@ -587,6 +632,7 @@ int q_settle(struct qcow2 *q)
 	while (q_meta_dirty(q) && !rc) {
 		rc = q_commit(q);
 		q_lock(q, &q->meta);
+		rc = rc ?: q_reserve_return(q);
 		rc = rc ?: q_reap(q);
 		q_unlock(&q->meta);
 	}

@@ -166,6 +166,19 @@ static int load(struct qcow2 *q, struct err *e)
 	return rc;
 }
 
+static int write_options(struct qcow2 *q, struct err *e)
+{
+	const char *when = disk_kv_get(q->d->o.kv, "commit");
+	bool sorter = true;
+	int rc = disk_kv_bool(q->d->o.kv, "sorter", &sorter, e);
+
+	if (!rc && when && strcmp(when, "batch") && strcmp(when, "flush"))
+		rc = err_set(e, -EINVAL, "commit: '%s' is neither batch nor flush", when);
+	q->one_by_one = !sorter;
+	q->late = when && !strcmp(when, "flush");
+	return rc;
+}
+
 /* What a writer has to see to before the first write. */
 static int open_writer(struct qcow2 *q, struct err *e)
 {
@@ -216,6 +229,7 @@ static int qcow2_open(struct disk *d, struct err *e)
 	rc = rc ?: load(q, e);
 	if (!rc && q->h.backing)
 		rc = disk_open_backing(d, q->h.backing, q->h.backing_format, e);
+	rc = rc ?: write_options(q, e);
 	if (!rc && !d->o.readonly && !d->o.force)
 		rc = open_writer(q, e);
 	return rc;
@@ -256,6 +270,7 @@ static void qcow2_close(struct disk *d)
 	free(q->unpacked);
 	free(q->meta_set.slot);
 	free(q->frees.a);
+	free(q->unflushed.a);
 	free(q->idle.a);
 	free(q->l1);
 	free(q->l1_dirty);
@@ -364,6 +379,10 @@ static int qcow2_status(
 
 static const struct disk_key open_keys[] = {
 	{"data-file", "FILE", "where the data of an image with an external data file is"},
+	{"commit", "batch|flush",
+		"when new table entries are written: before a write is acknowledged, or at a "
+		"flush"},
+	{"sorter", "on|off", "off: a transaction for each cluster, to compare with"},
 	{0},
 };
 

@@ -12,19 +12,21 @@
  *
  * Writes come through the sorter (sorter.h). prepare() allocates clusters (refcounts go up, in memory), the sorter writes the data and what
  * surrounds it there, commit() changes the L2 entries, in memory. Nothing in the file refers to the new clusters until a transaction
- * (q_commit()) writes the tables:
+ * (q_link()) writes the tables:
  *
- *   refcount blocks | barrier | refcount table | barrier | L2 tables, L1 table | barrier
+ *   refcount blocks | barrier | refcount table | barrier | L2 tables, L1 table
  *
- * where a barrier is fdatasync(2) and those are left out before which nothing was written. All writes that were linked since the last one
- * share one transaction. A crash between any two of these leaves clusters that are counted and not used, never ones that are used
- * and not counted. Clusters that are given up are counted down only after the transaction that took away the reference is durable and
+ * where a barrier is fdatasync(2) and those are left out before which nothing was written that has to be durable first. All writes that were
+ * linked since the last one share one transaction, and are acknowledged when it is in the file. A flush is a transaction and one more
+ * barrier (q_commit()). Clusters are counted many at a time (reserve), so that few transactions have counts in them. A crash between any two of these leaves clusters that are counted and not used, never ones that are used
+ * and not counted. Clusters that are given up are counted down only after a flush has made the loss of the reference durable and
  * the sorter's quarantine is over.
  *
  * Every function below may be called inside a coroutine (it waits there) and outside of one (it blocks; with nothing else in flight,
  * except where its comment says otherwise).
  *
- * Like the page cache, what was written since the last flush may be lost with the host, or with the process; what was flushed may not.
+ * Like with the page cache, what was written since the last flush may be lost with the host, not with the process. Only with `commit=flush`
+ * entries are kept back in memory (as QEMU does), for comparisons.
  */
 #ifndef LODGE_DISK_QCOW2_H
 #define LODGE_DISK_QCOW2_H
@@ -58,7 +60,7 @@ enum q_kind { Q_L2, Q_REFS };
 /* A piece of a table in memory. */
 struct q_slice {
 	struct q_slice *hnext;
-	struct list lru;
+	struct list lru, changed; /* changed: those with dirty grains */
 	uint64_t off; /* in the file */
 	unsigned pins;
 	uint32_t dirty, writing; /* a bit for each grain */
@@ -73,6 +75,14 @@ struct q_cache {
 	unsigned hash_bits, count, max;
 	uint64_t dirty_bytes;
 	struct list lru; /* the one used longest ago first */
+	struct list changed;
+};
+
+/* Clusters that are counted and belong to nobody yet, so that not every allocation has to change a count before its entry. */
+struct q_reserve {
+	uint64_t at, end; /* numbers of clusters */
+	uint64_t next; /* how many the next reserve has */
+	bool zero; /* they read as zeroes */
 };
 
 /* Numbers of clusters. */
@@ -92,7 +102,7 @@ struct q_frees {
 };
 
 struct q_stats {
-	uint64_t transactions, barriers, meta_writes, meta_bytes;
+	uint64_t transactions, barriers, flushes, meta_writes, meta_bytes;
 	uint64_t allocated, freed; /* clusters */
 	uint64_t cache_hits, cache_misses;
 };
@@ -122,16 +132,22 @@ struct qcow2 {
 	unsigned rb_bits; /* log2 of the counts in a refcount block */
 	uint64_t refcount_max;
 	uint64_t free_at; /* no cluster below is free */
+	struct q_reserve reserve;
 	uint64_t snapshots_bytes; /* of the snapshot table, once it was loaded */
 	uint64_t packed_at, packed_end; /* where the next compressed cluster goes */
 
 	struct q_cache cache;
 	struct q_set meta_set; /* clusters that hold metadata */
-	struct co_mutex meta, commit;
+	struct co_mutex meta, commit, flush;
 	bool data_first; /* data of this transaction has to be durable before its L2 entries */
+	bool behind; /* counts were written that no barrier followed yet */
+	bool link_failed; /* what was acknowledged last is in memory only: a transaction failed */
+	bool one_by_one; /* sorter=off */
+	bool late; /* commit=flush: entries stay in memory until a flush, as with QEMU */
 	uint64_t commit_begun,
-		commit_good; /* numbers of transactions: the last one begun; the last one that is durable */
-	struct q_frees frees; /* wait for the next transaction */
+		commit_good; /* numbers of flushes: the last one begun; the last one that is durable */
+	struct q_frees frees; /* wait for the transaction that removes the entry ... */
+	struct q_frees unflushed; /* ... and for the flush that makes it durable */
 	struct q_frees idle; /* may be counted down now */
 	unsigned jobs; /* coroutines that run */
 
@@ -192,8 +208,12 @@ void q_slice_dirty(struct qcow2 *q, struct q_slice *s, uint64_t at, uint64_t len
 void q_cache_drop(struct qcow2 *q, uint64_t cluster_off);
 /* Forgets everything; nothing in flight or dirty. */
 void q_cache_clear(struct qcow2 *q);
-/* Everything that was linked and all data written before is durable when it answers 0. */
+/* One physical transaction: everything that was linked is in the file (not: durable) when it answers 0. */
+int q_link(struct qcow2 *q);
+/* The same, and it and all data written before is durable. */
 int q_commit(struct qcow2 *q);
+/* Many clusters wait for a flush before they can be used again. */
+bool q_frees_wait(const struct qcow2 *q);
 bool q_meta_dirty(const struct qcow2 *q);
 /* Until nothing waits any more; nothing in flight. */
 int q_settle(struct qcow2 *q);
@@ -220,6 +240,10 @@ int q_refcount(struct qcow2 *q, uint64_t cluster, uint64_t *out);
 int q_refcount_add(struct qcow2 *q, uint64_t cluster, uint64_t n, int delta);
 /* Up to n clusters in a row; *got says how many. *zero: they read as zeroes. */
 int q_alloc(struct qcow2 *q, uint64_t n, uint64_t *host, uint64_t *got, bool *zero);
+/* The same, out of the reserve only: never waits. 0 where it is empty. */
+uint64_t q_alloc_now(struct qcow2 *q, uint64_t n, uint64_t *host, bool *zero);
+/* Counts down what nobody took. Under `meta`. */
+int q_reserve_return(struct qcow2 *q);
 /* Exactly n. */
 int q_alloc_exact(struct qcow2 *q, uint64_t n, uint64_t *host, bool *zero);
 /* For compressed data. */

@@ -8,6 +8,10 @@
 #include "base/util.h"
 #include "disk/qcow2/qcow2.h"
 
+#define RESERVE_FIRST 16ull /* clusters */
+#define RESERVE_MAX 1024ull
+#define RESERVE_BYTES (64ull << 20)
+
 uint64_t q_refcount_in(const void *block, unsigned order, uint64_t i)
 {
 	const uint8_t *p = block;
@@ -310,7 +314,8 @@ static bool is_zero(struct qcow2 *q, uint64_t first, uint64_t n)
 	return zero;
 }
 
-int q_alloc(struct qcow2 *q, uint64_t n, uint64_t *host, uint64_t *got, bool *zero)
+/* Counts up to n clusters in a row. */
+static int find_run(struct qcow2 *q, uint64_t n, uint64_t *first, uint64_t *got, bool *zero)
 {
 	uint64_t c = q->free_at;
 
@@ -339,10 +344,9 @@ int q_alloc(struct qcow2 *q, uint64_t n, uint64_t *host, uint64_t *got, bool *ze
 			q_slice_put(k.s);
 			c += i;
 			q->free_at = c + run;
-			*host = c << q->cluster_bits;
+			*first = c;
 			*got = run;
 			*zero = is_zero(q, c, run);
-			q->stats.allocated += run;
 			return 0;
 		}
 		q_slice_put(k.s);
@@ -354,10 +358,76 @@ int q_alloc(struct qcow2 *q, uint64_t n, uint64_t *host, uint64_t *got, bool *ze
 	}
 }
 
+/*
+ * Counts have to be durable before entries that need them. Counting many clusters at a time makes that a barrier for many allocations; what
+ * nobody took is counted down when the disk is closed, and leaks when it is not. The file is made to reach over them by the transaction
+ * that writes the counts.
+ */
+static int reserve(struct qcow2 *q)
+{
+	struct q_reserve *r = &q->reserve;
+	uint64_t got, max = MIN(RESERVE_MAX, MAX(RESERVE_BYTES >> q->cluster_bits, 1ull));
+	int rc;
+
+	r->next = MIN(r->next ? r->next * 2 : RESERVE_FIRST, max);
+	rc = find_run(q, r->next, &r->at, &got, &r->zero);
+	r->end = rc ? r->at : r->at + got;
+	return rc;
+}
+
+uint64_t q_alloc_now(struct qcow2 *q, uint64_t n, uint64_t *host, bool *zero)
+{
+	struct q_reserve *r = &q->reserve;
+	uint64_t got = MIN(n, r->end - r->at);
+
+	*host = r->at << q->cluster_bits;
+	*zero = r->zero;
+	r->at += got;
+	q->stats.allocated += got;
+	return got;
+}
+
+int q_alloc(struct qcow2 *q, uint64_t n, uint64_t *host, uint64_t *got, bool *zero)
+{
+	uint64_t first;
+	int rc = 0;
+
+	if (q->reserve.at == q->reserve.end && n < RESERVE_FIRST && q->sorter)
+		rc = reserve(q);
+	*got = rc ? 0 : q_alloc_now(q, n, host, zero);
+	if (rc || *got)
+		return rc;
+	rc = find_run(q, n, &first, got, zero);
+	if (!rc) {
+		*host = first << q->cluster_bits;
+		q->stats.allocated += *got;
+	}
+	return rc;
+}
+
+int q_reserve_return(struct qcow2 *q)
+{
+	struct q_reserve *r = &q->reserve;
+	uint64_t at = r->at, n = r->end - r->at, end = at << q->cluster_bits;
+
+	*r = (struct q_reserve){0};
+	if (!n)
+		return 0;
+	if (q->zero_from == (at + n) << q->cluster_bits && q->file->size > end) {
+		q->zero_from = end;
+		if (file_truncate(q->file, end, NULL))
+			q->zero_from = (at + n) << q->cluster_bits;
+	}
+	q->stats.freed -= n;
+	return q_refcount_add(q, at, n, -1);
+}
+
 int q_alloc_exact(struct qcow2 *q, uint64_t n, uint64_t *host, bool *zero)
 {
 	uint64_t c = q->free_at, run = 0;
 
+	if (n == 1 && q_alloc_now(q, 1, host, zero))
+		return 0;
 	while (run < n) {
 		uint64_t v = 0;
 		int rc = cover(q, c + run, c);

@@ -538,6 +538,7 @@ static int give_up(struct qcow2 *q, int code, struct err *e)
 	uint64_t rt = q->h.rt_off;
 	int rc = q_commit(q);
 
+	q->reserve = (struct q_reserve){0};
 	rc = rc ?: q_check(q, true, NULL, NULL, NULL);
 	q->free_at = 0;
 	q->packed_at = q->packed_end = 0;

@@ -269,7 +269,9 @@ static int resolve_now(struct qcow2 *q, struct sorter_set *set)
 
 static void resolve_job(struct job *j)
 {
-	j->rc = resolve_now(j->q, j->set);
+	/* Nothing is in place while the entry that says so is not in the file. */
+	j->rc = j->q->link_failed ? q_link(j->q) : 0;
+	j->rc = j->rc ?: resolve_now(j->q, j->set);
 }
 
 /* In memory, so that nothing has to be waited for? */
@@ -291,7 +293,7 @@ static void resolve(void *ctx, struct sorter_set *set)
 {
 	struct qcow2 *q = ctx;
 
-	if (table_at_hand(q, set->block))
+	if (table_at_hand(q, set->block) && !q->link_failed)
 		sorter_resolved(set, resolve_now(q, set));
 	else
 		start(q, resolve_job, set, answer_set);
@@ -305,7 +307,8 @@ struct plan {
 	uint64_t entry, bitmap; /* new ones */
 	uint64_t old; /* entry that loses its reference; 0: none */
 	uint64_t host;
-	bool allocated, fresh, punch;
+	bool allocated, punch;
+	bool data_first; /* without its data something else than before would be read */
 };
 
 static void plan_zero(const struct qcow2 *q, const struct cluster *c, struct plan *p, bool unmap)
@@ -396,8 +399,9 @@ static int plan_data(struct qcow2 *q, struct sorter_tx *tx, const struct cluster
 		if (rc)
 			return rc;
 		p->allocated = true;
-		p->fresh = fresh;
 	}
+	p->data_first = !fresh || !hole_is_zero(q, first) ||
+			(c->type != Q_UNALLOCATED && c->type != Q_ZEROES);
 	for (unsigned i = 0; i < tx->n; i++) {
 		struct sorter_elem *el = &tx->elem[i];
 
@@ -532,7 +536,7 @@ static void link_tx(struct qcow2 *q, struct sorter_tx *tx)
 		if (q->extended)
 			put_be64(e + 8, p->bitmap);
 		q_slice_dirty(q, p->s, p->at, q->l2_entry);
-		q->data_first |= !p->fresh || tx->nfill || p->old;
+		q->data_first |= p->data_first;
 		/* No memory: it stays counted. */
 		if (p->old)
 			(void)q_release_entry(q, p->old, p->punch);
@@ -543,7 +547,9 @@ static void link_tx(struct qcow2 *q, struct sorter_tx *tx)
 
 static void commit_job(struct job *j)
 {
-	j->rc = q_commit(j->q);
+	struct qcow2 *q = j->q;
+
+	j->rc = j->batch->fua || q_frees_wait(q) || q->late ? q_commit(q) : q_link(q);
 }
 
 static void commit(void *ctx, struct sorter_batch *b)
@@ -552,7 +558,7 @@ static void commit(void *ctx, struct sorter_batch *b)
 
 	for (struct sorter_tx *tx = b->first; tx; tx = tx->next)
 		link_tx(q, tx);
-	if (b->fua || q->cache.dirty_bytes > Q_DIRTY_BYTES)
+	if (b->fua || !q->late || q->cache.dirty_bytes > Q_DIRTY_BYTES)
 		start(q, commit_job, b, answer_batch);
 	else
 		sorter_committed(b, 0);
@@ -578,7 +584,12 @@ static const struct sorter_ops ops = {.resolve = resolve,
 
 int q_writer_create(struct qcow2 *q, struct err *e)
 {
-	struct sorter_opts o = {.disk = q->d, .block_size = q->cluster_size, .ops = &ops, .ctx = q};
+	struct sorter_opts o = {.disk = q->d,
+		.block_size = q->cluster_size,
+		.ops = &ops,
+		.ctx = q,
+		.one_by_one = q->one_by_one,
+		.early = !q->late};
 
 	return sorter_create(&q->sorter, &o, e);
 }

@@ -7,7 +7,8 @@
  * not flushed, all of it, some sectors). On each:
  *
  *   - it opens, and a check finds no error (and after that no leak);
- *   - each sector holds one value as a whole: the last one that was flushed, or one that was written later;
+ *   - each sector holds one value as a whole: the last one that was flushed, or one that was written later; where all is there that was
+ *     sent to the host (a process that was killed), the last one that was acknowledged, or later;
  *   - zeroes or a value of this sector, never another sector's;
  *   - snapshots that were made are there with exactly what the disk held then; a size that was set is set;
  *   - of a scattered write into untouched blocks, all is mapped or nothing, where the format promises that;
@@ -47,6 +48,7 @@ struct kind {
 	const char *file; /* in which it is, where that is not the path */
 	struct disk_kv create[4], open[3];
 	bool backing, snapshots, atomic;
+	bool kill; /* what was acknowledged outlives the process, flushed or not */
 	int (*prepare)(struct memdevs *devs, uv_loop_t *loop, const struct kind *k, struct err *e);
 };
 
@@ -440,9 +442,12 @@ static bool flushed(const struct world *w, const struct past *p, uint64_t point)
 	return false;
 }
 
-static bool permitted(const struct world *w, uint64_t s, uint64_t stamp, uint64_t point)
+/* Variant 1 has everything that was sent to the host: it is a process that was killed. Then whatever was done is there. */
+static bool permitted(const struct cut *c, uint64_t s, uint64_t stamp)
 {
+	const struct world *w = c->w;
 	const struct history *h = &w->sector[s];
+	uint64_t point = c->point;
 
 	for (unsigned i = h->n; i--;) {
 		const struct past *p = &h->p[i];
@@ -451,7 +456,8 @@ static bool permitted(const struct world *w, uint64_t s, uint64_t stamp, uint64_
 			continue; /* done 0: it was there before */
 		if (p->stamp == stamp)
 			return true;
-		if (!p->discard && flushed(w, p, point))
+		if (!p->discard &&
+			(w->k->kill && c->variant == 1 ? p->done <= point : flushed(w, p, point)))
 			return false;
 	}
 	return !stamp; /* as it was made */
@@ -607,7 +613,7 @@ static void look_at_contents(struct cut *c, struct disk *d)
 	for (uint64_t s = 0; s < d->size / SECTOR; s++) {
 		uint64_t stamp = stamp_of(c, s, c->w->image + s * SECTOR);
 
-		if (!permitted(c->w, s, stamp, c->point))
+		if (!permitted(c, s, stamp))
 			wrong(c, "sector %llu: stamp %llu; the last one is %llu",
 				(unsigned long long)s, (unsigned long long)stamp,
 				(unsigned long long)current(c->w, s));
@@ -715,7 +721,7 @@ static void crash(const struct kind *k)
 
 static void raw(void **state)
 {
-	static const struct kind k = {.name = "raw", .format = "raw", .path = "disk"};
+	static const struct kind k = {.name = "raw", .format = "raw", .path = "disk", .kill = true};
 
 	crash(&k);
 }
@@ -726,6 +732,7 @@ static void qcow2(void **state)
 		.format = "qcow2",
 		.path = "disk",
 		.create = {{"cluster-size", "4K"}, {0}},
+		.kill = true,
 		.snapshots = true};
 
 	crash(&k);
@@ -738,6 +745,7 @@ static void qcow2_overlay(void **state)
 		.path = "disk",
 		.create = {{"cluster-size", "64K"}, {0}},
 		.backing = true,
+		.kill = true,
 		.snapshots = true};
 
 	crash(&k);
@@ -749,6 +757,7 @@ static void qcow2_subclusters(void **state)
 		.format = "qcow2",
 		.path = "disk",
 		.create = {{"cluster-size", "32K"}, {"extended-l2", "on"}, {0}},
+		.kill = true,
 		.snapshots = true};
 
 	crash(&k);
@@ -760,6 +769,7 @@ static void qcow2_lazy(void **state)
 		.format = "qcow2",
 		.path = "disk",
 		.create = {{"cluster-size", "4K"}, {"lazy-refcounts", "on"}, {0}},
+		.kill = true,
 		.snapshots = true};
 
 	crash(&k);

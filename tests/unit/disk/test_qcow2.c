@@ -225,10 +225,10 @@ static void chains(void **state)
 	refused("loop", -EINVAL, "longer than");
 }
 
-static void one_transaction(void **state)
+static void scattered(struct disk *d, uint64_t first, uint64_t step, int byte)
 {
 	struct disk_range ranges[64];
-	struct iovec v = {calloc(64, 4096), 64 * 4096};
+	struct iovec v = {malloc(64 * 4096), 64 * 4096};
 	struct disk_req r = {.op = DISK_WRITE,
 		.len = 64 * 4096,
 		.iov = &v,
@@ -236,43 +236,98 @@ static void one_transaction(void **state)
 		.ranges = ranges,
 		.nranges = 64,
 		.done = on_done};
+
+	for (uint64_t i = 0; i < 64; i++)
+		ranges[i] = (struct disk_range){first + (i * 37 % 64) * step, 4096};
+	memset(v.iov_base, byte, v.iov_len);
+	disk_submit(d, &r);
+	disk_drain(d);
+	assert_int_equal(r.result, 0);
+	free(v.iov_base);
+}
+
+/* S32: one write of 64 places is one transaction, which is in the file when it is acknowledged. */
+static void one_transaction(void **state)
+{
 	struct sorter_stats s;
 	struct qcow2 *q;
 	struct disk *d;
 
-	for (unsigned i = 0; i < 64; i++)
-		ranges[i] = (struct disk_range){(i * 37 % 64) * CLUSTER + 4096, 4096};
 	assert_int_equal(make("a", NULL, NULL, NULL), 0);
 	d = open_rw("a");
 	q = d->priv;
-	memset(v.iov_base, 3, v.iov_len);
-	disk_submit(d, &r);
-	disk_drain(d);
-	assert_int_equal(r.result, 0);
-	assert_int_equal(rw(d, DISK_FLUSH, 0, NULL, 0), 0);
+	scattered(d, 4096, CLUSTER, 3);
 	sorter_stats(q->sorter, &s);
 	assert_int_equal(s.logical, 64);
 	assert_int_equal(s.physical, 1);
 	assert_int_equal(q->stats.transactions, 1);
-	/* Counts and data | barrier | tables | barrier. */
-	assert_int_equal(q->stats.barriers, 2);
+	assert_int_equal(q->cache.dirty_bytes, 0);
+	/* Counts | barrier | tables: once for many clusters. */
+	assert_int_equal(q->stats.barriers, 1);
 	assert_int_equal(s.fill_bytes, 0);
+	assert_int_equal(rw(d, DISK_FLUSH, 0, NULL, 0), 0);
+	assert_int_equal(q->stats.barriers, 2);
 	/* Once more: all in place. */
-	disk_submit(d, &r);
-	disk_drain(d);
+	scattered(d, 4096, CLUSTER, 3);
 	assert_int_equal(rw(d, DISK_FLUSH, 0, NULL, 0), 0);
 	sorter_stats(q->sorter, &s);
 	assert_int_equal(s.plain, 64);
 	assert_int_equal(q->stats.transactions, 1);
 	assert_int_equal(q->stats.barriers, 3);
-	for (unsigned i = 0; i < 64; i++) {
+	/* Half and half. */
+	scattered(d, 32 * CLUSTER + 4096, CLUSTER, 3);
+	sorter_stats(q->sorter, &s);
+	assert_int_equal(s.plain, 96);
+	assert_int_equal(q->stats.transactions, 2);
+	for (unsigned i = 0; i < 96; i++) {
 		expect(d, i * CLUSTER, 4096, 0);
 		expect(d, i * CLUSTER + 4096, 4096, 3);
 		expect(d, i * CLUSTER + 8192, CLUSTER - 8192, 0);
 	}
 	disk_close(d);
-	free(v.iov_base);
 	assert_int_equal(check("a", false).errors + check("a", false).leaks, 0);
+}
+
+static struct disk *open_with(const char *name, const char *key, const char *value)
+{
+	const struct disk_kv kv[] = {{key, value}, {0}};
+	struct disk_opts o = {.path = name,
+		.format = "qcow2",
+		.kv = kv,
+		.loop = &rig.loop,
+		.open_file = memdevs_open,
+		.open_ctx = &rig.devs};
+	struct disk *d;
+
+	if (disk_open(&d, &o, &rig.e))
+		fail_msg("%s", err_msg(&rig.e));
+	return d;
+}
+
+static void other_transactions(void **state)
+{
+	struct sorter_stats s;
+	struct qcow2 *q;
+	struct disk *d;
+
+	assert_int_equal(make("a", NULL, NULL, NULL), 0);
+	d = open_with("a", "sorter", "off");
+	q = d->priv;
+	scattered(d, 0, CLUSTER, 5);
+	sorter_stats(q->sorter, &s);
+	assert_int_equal(s.physical, 64);
+	assert_int_equal(q->stats.transactions, 64);
+	disk_close(d);
+	assert_int_equal(make("b", NULL, NULL, NULL), 0);
+	d = open_with("b", "commit", "flush");
+	q = d->priv;
+	scattered(d, 0, CLUSTER, 5);
+	assert_int_equal(q->stats.transactions, 0);
+	assert_int_equal(rw(d, DISK_FLUSH, 0, NULL, 0), 0);
+	assert_int_equal(q->stats.transactions, 1);
+	disk_close(d);
+	assert_int_equal(check("a", false).errors + check("a", false).leaks, 0);
+	assert_int_equal(check("b", false).errors + check("b", false).leaks, 0);
 }
 
 static void repair(void **state)
@@ -470,6 +525,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(refusals, setup, teardown),
 		cmocka_unit_test_setup_teardown(chains, setup, teardown),
 		cmocka_unit_test_setup_teardown(one_transaction, setup, teardown),
+		cmocka_unit_test_setup_teardown(other_transactions, setup, teardown),
 		cmocka_unit_test_setup_teardown(repair, setup, teardown),
 		cmocka_unit_test_setup_teardown(dirty_bit, setup, teardown),
 		cmocka_unit_test_setup_teardown(entry_into_table, setup, teardown),
