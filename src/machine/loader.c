@@ -145,15 +145,24 @@ static const struct known others[] = {
 	{0, "070701", 6, "a cpio archive (an initrd?)"},
 };
 
-int image_header_parse(
-	const char *path, const uint8_t *head, size_t len, struct image_header *h, struct err *e)
+const char *kernel_mistaken(const uint8_t *head, size_t len)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(others); i++) {
 		const struct known *k = &others[i];
 
 		if (len >= k->off + k->len && !memcmp(head + k->off, k->magic, k->len))
-			return err_set(e, -EINVAL, "kernel %s: it is %s; " WANTED, path, k->is);
+			return k->is;
 	}
+	return NULL;
+}
+
+int image_header_parse(
+	const char *path, const uint8_t *head, size_t len, struct image_header *h, struct err *e)
+{
+	const char *other = kernel_mistaken(head, len);
+
+	if (other)
+		return err_set(e, -EINVAL, "kernel %s: it is %s; " WANTED, path, other);
 	if (len < 64 || get_le32(head + 0x38) != IMAGE_MAGIC2)
 		return err_set(
 			e, -EINVAL, "kernel %s: it is no riscv64 Image and no ELF; " WANTED, path);
@@ -273,7 +282,7 @@ static int inflate_all(
 				 f->what, f->path);
 }
 
-static int gunzip(const struct boot_file *f, struct boot_file *out, uint64_t max, struct err *e)
+int boot_file_gunzip(const struct boot_file *f, struct boot_file *out, uint64_t max, struct err *e)
 {
 	z_stream z = {0};
 	int rc;
@@ -290,7 +299,7 @@ static int gunzip(const struct boot_file *f, struct boot_file *out, uint64_t max
 	return rc;
 }
 
-static bool starts_with(const struct boot_file *f, const char *magic, size_t len)
+bool boot_file_starts(const struct boot_file *f, const char *magic, size_t len)
 {
 	uint8_t head[8];
 
@@ -305,20 +314,14 @@ int loader_kernel(struct space *s, const struct boot_file *f, const struct loade
 	int rc;
 
 	*out = (struct loaded){0};
-	if (starts_with(f,
-		    "\x7f"
-		    "ELF",
-		    4))
+	if (boot_file_starts(f, ELF_MAGIC, 4))
 		return loader_elf(s, f, p, out, e);
-	if (!starts_with(f, "\x1f\x8b", 2))
+	if (!boot_file_starts(f, GZIP_MAGIC, 2))
 		return image_load(s, f, p, out, e);
-	rc = gunzip(f, &plain, p->ram_end - p->ram, e);
+	rc = boot_file_gunzip(f, &plain, p->ram_end - p->ram, e);
 	if (rc)
 		return rc;
-	if (starts_with(&plain,
-		    "\x7f"
-		    "ELF",
-		    4))
+	if (boot_file_starts(&plain, ELF_MAGIC, 4))
 		rc = loader_elf(s, &plain, p, out, e);
 	else
 		rc = image_load(s, &plain, p, out, e);
@@ -333,12 +336,9 @@ int loader_firmware(struct space *s, const struct boot_file *f, const struct loa
 	char a[SIZE_TEXT];
 
 	*out = (struct loaded){0};
-	if (starts_with(f,
-		    "\x7f"
-		    "ELF",
-		    4))
+	if (boot_file_starts(f, ELF_MAGIC, 4))
 		return loader_elf(s, f, p, out, e);
-	if (starts_with(f, "\x1f\x8b", 2))
+	if (boot_file_starts(f, GZIP_MAGIC, 2))
 		return err_set(e, -EINVAL, "firmware %s: it is compressed; unpack it with gzip -d",
 			f->path);
 	if (f->size > p->ram_end - p->ram)

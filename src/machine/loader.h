@@ -41,6 +41,7 @@ void boot_file_close(struct boot_file *f);
 struct loader_place {
 	uint64_t ram, ram_end;
 	uint64_t kernel; /* for images that do not say (and the least that they may say) */
+	const char *isa; /* of ELF files: "riscv64" or "amd64"; NULL: riscv64 */
 };
 
 struct loaded {
@@ -49,6 +50,7 @@ struct loaded {
 	bool gzip;
 };
 
+/* riscv64 kernels; those for x86: loader_x86.h. */
 int loader_kernel(struct space *s, const struct boot_file *f, const struct loader_place *p,
 	struct loaded *out, struct err *e);
 int loader_firmware(struct space *s, const struct boot_file *f, const struct loader_place *p,

@@ -1,5 +1,5 @@
 /*
- * loader_elf.c: ELF64 for RISC-V (System V ABI, chapters 4 and 5; RISC-V ELF psABI).
+ * loader_elf.c: ELF64 for RISC-V and x86-64 (System V ABI, chapters 4 and 5; the psABIs of both).
  *
  * PT_LOAD segments go to their physical addresses. A position-independent file (ET_DYN, as Debian's OpenSBI) goes to the
  * start of RAM and relocates itself. An entry point that is a virtual address of a segment is translated.
@@ -28,6 +28,8 @@ static const char *machine_name(unsigned m)
 		return "32-bit x86";
 	case EM_X86_64:
 		return "x86-64";
+	case EM_RISCV:
+		return "RISC-V";
 	case EM_ARM:
 		return "32-bit ARM";
 	case EM_AARCH64:
@@ -52,20 +54,23 @@ static int header_read(
 	const struct boot_file *f, const struct loader_place *p, struct header *h, struct err *e)
 {
 	Elf64_Ehdr eh;
-	unsigned machine, type;
+	unsigned machine, type, want = EM_RISCV;
+	const char *isa = p->isa ?: "riscv64";
 
+	if (!strcmp(isa, "amd64"))
+		want = EM_X86_64;
 	if (f->size < sizeof(eh) || boot_file_read(f, 0, &eh, sizeof(eh), NULL))
 		return err_set(e, -EINVAL, "%s %s: the ELF header is cut short; copy it again",
 			f->what, f->path);
 	machine = le16toh(eh.e_machine);
 	type = le16toh(eh.e_type);
-	if (eh.e_ident[EI_DATA] == ELFDATA2LSB && machine != EM_RISCV)
-		return err_set(e, -EINVAL, "%s %s: it is an ELF file for %s; give one for riscv64",
-			f->what, f->path, machine_name(machine));
+	if (eh.e_ident[EI_DATA] == ELFDATA2LSB && machine != want)
+		return err_set(e, -EINVAL, "%s %s: it is an ELF file for %s; give one for %s",
+			f->what, f->path, machine_name(machine), isa);
 	if (eh.e_ident[EI_CLASS] != ELFCLASS64 || eh.e_ident[EI_DATA] != ELFDATA2LSB)
 		return err_set(e, -EINVAL,
-			"%s %s: it is a 32-bit or big-endian ELF file; give one for riscv64",
-			f->what, f->path);
+			"%s %s: it is a 32-bit or big-endian ELF file; give one for %s", f->what,
+			f->path, isa);
 	if (type != ET_EXEC && type != ET_DYN)
 		return err_set(e, -EINVAL,
 			"%s %s: it is an ELF object, not a program; link it first", f->what,
