@@ -131,7 +131,8 @@ int session_open(
 		.force = flags & SESSION_FORCE,
 		.offline = true,
 		.discard = true,
-		.loop = &s->loop};
+		.loop = &s->loop,
+		.stores = &s->stores};
 	int rc = disk_split_name(name, &path, &o.format, e);
 
 	if (rc)

@@ -14,9 +14,12 @@
 
 #include "disk/tool.h"
 
+#define SESSION_DISKS 16
+
 struct session {
 	uv_loop_t loop;
-	struct disk *open[4]; /* closed at the end, last first */
+	struct disk_stores stores; /* what several disks of one store share */
+	struct disk *open[SESSION_DISKS]; /* closed at the end, last first */
 	unsigned n;
 	int sigfd;
 	bool json, tty, line;

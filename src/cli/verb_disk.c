@@ -75,7 +75,8 @@ static int create(struct session *s, const char *name, const char *backing, char
 {
 	cleanup(free_ptr) char *path = NULL, *below = NULL;
 	struct disk_kv kv[MAX_KV];
-	struct disk_create_opts o = {.size = size, .kv = kv, .loop = &s->loop, .overwrite = force};
+	struct disk_create_opts o = {
+		.size = size, .kv = kv, .loop = &s->loop, .stores = &s->stores, .overwrite = force};
 	const char *format;
 	int rc = disk_split_name(name, &path, &format, e);
 
@@ -500,17 +501,25 @@ static int run_snapshot(void *opts, const struct args *a)
 					   : DISK_SNAP_APPLY;
 	cleanup(session_end) struct session s = {0};
 	struct err e = {0};
-	struct disk *d;
-	int rc;
+	struct disk *d[SESSION_DISKS];
+	int rc = 0;
 
 	if (!!o->create + !!o->remove + !!o->apply > 1) {
 		err_set(&e, -EINVAL, "one of --create, --delete, --apply at a time");
 		return bad_usage(&e);
 	}
+	if (a->n > 1 && !o->create) {
+		err_set(&e, -EINVAL, "only --create takes several disks");
+		return bad_usage(&e);
+	}
 	session_begin(&s, o->json, "snapshot");
-	rc = session_open(&s, a->v[0], name ? 0 : SESSION_READONLY | SESSION_NO_BACKING, &d, &e);
-	if (!rc)
-		rc = name ? disk_snapshot(d, op, name, &e) : list_snapshots(d, o->json, &e);
+	for (unsigned i = 0; i < a->n && !rc; i++)
+		rc = session_open(
+			&s, a->v[i], name ? 0 : SESSION_READONLY | SESSION_NO_BACKING, &d[i], &e);
+	if (!rc && o->create)
+		rc = disk_snapshot_all(d, a->n, name, &e);
+	else if (!rc)
+		rc = name ? disk_snapshot(d[0], op, name, &e) : list_snapshots(d[0], o->json, &e);
 	return rc ? failed(&s, &e) : EXIT_DONE;
 }
 
@@ -833,9 +842,10 @@ const struct verb verbs_disk[] = {
 		.run = run_convert},
 	{VERB("disk resize", "FILE:FORMAT [+]SIZE", "make a disk larger, or smaller"), TWO_ARGS,
 		.cmd.groups = resize_groups, .size = sizeof(struct resize), .run = run_resize},
-	{VERB("disk snapshot", "FILE:FORMAT", "list, make, delete, go back to snapshots"), ONE_DISK,
-		.cmd.groups = snapshot_groups, .size = sizeof(struct snapshot),
-		.run = run_snapshot},
+	{VERB("disk snapshot", "FILE:FORMAT...",
+		 "list, make (of several disks at one instant), delete, go back to snapshots"),
+		.cmd.min_args = 1, .cmd.max_args = SESSION_DISKS, .cmd.groups = snapshot_groups,
+		.size = sizeof(struct snapshot), .run = run_snapshot},
 	{VERB("disk bitmap", "FILE:FORMAT", "list and work on records of changed blocks"), ONE_DISK,
 		.cmd.groups = bitmap_groups, .size = sizeof(struct bitmap), .run = run_bitmap},
 	{VERB("disk commit", "FILE:FORMAT", "copy a disk's own part into its backing file"),

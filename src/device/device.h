@@ -21,6 +21,7 @@
 
 #include "base/state.h"
 #include "bus/bus.h"
+#include "disk/disk.h"
 
 struct err;
 struct log;
@@ -45,6 +46,7 @@ struct device_env {
 	void *ctx;
 	/* The device cannot go on (the host failed a request of it): stop the guest, and tell people. Any thread; may be NULL. */
 	void (*stop)(void *ctx, const char *device, const char *text);
+	struct disk_stores stores; /* that its disks share */
 };
 
 struct device_class {

@@ -439,6 +439,7 @@ static int realize(struct device *d, const void *opts, struct err *e)
 		return err_set(e, -EINVAL, "%u queues; 1 to %d are possible", o->queues,
 			VIRTIO_BLK_QUEUES_MAX);
 	disk.loop = d->env->loop;
+	disk.stores = &d->env->stores;
 	disk.client = (struct disk_client){on_batch, on_resized, b, on_failed};
 	rc = disk_open(&b->disk, &disk, e);
 	if (rc)

@@ -126,7 +126,8 @@ static void on_batch(void *ctx)
 
 void disk_batch(struct disk *d)
 {
-	on_batch(d->files->ctx);
+	if (d->files->batch)
+		d->files->batch(d->files->ctx);
 }
 
 static void run_ready(struct disk *d)
@@ -381,8 +382,7 @@ void disk_close(struct disk *d)
 	d->format->close(d);
 	gate_destroy(d->gate);
 	disk_close(d->backing);
-	if (!d->depth)
-		free(d->files);
+	free(d->own_files);
 	if (d->ready)
 		uv_close((uv_handle_t *)&d->ready->idle, ready_closed);
 	free(d->backing_path);
@@ -398,7 +398,7 @@ static int make_files(struct disk *d, struct disk *above, struct err *e)
 		d->depth = above->depth + 1;
 		return 0;
 	}
-	d->files = calloc(1, sizeof(*d->files));
+	d->files = d->own_files = calloc(1, sizeof(*d->files));
 	if (!d->files)
 		return err_set(e, -ENOMEM, "disk: out of memory");
 	*d->files = (struct files){.loop = d->o.loop,

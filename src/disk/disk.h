@@ -92,6 +92,14 @@ struct disk_kv {
 	const char *key, *value; /* key NULL ends a list */
 };
 
+/*
+ * The stores (lodgefs) that disks of one owner share: a store has one writer, so that all disks of it that a process has open are opened with the
+ * same of these. All zero at first; outlives the disks; belongs to the loop's thread.
+ */
+struct disk_stores {
+	void *first;
+};
+
 struct disk_opts {
 	const char *path;
 	const char *format; /* "raw", "qcow2", "lodgefs" */
@@ -103,6 +111,7 @@ struct disk_opts {
 	enum disk_cache cache;
 	enum io_kind io;
 	struct uv_loop_s *loop;
+	struct disk_stores *stores; /* or NULL: it shares nothing */
 	struct disk_client client;
 	struct disk_limits limits;
 	enum disk_on_error on_error;

@@ -42,6 +42,7 @@ struct disk_create_opts {
 	const char *backing, *backing_format; /* NULL: none */
 	const struct disk_kv *kv; /* keys are known (create_keys); the format checks the values */
 	struct uv_loop_s *loop;
+	struct disk_stores *stores; /* or NULL: as of disk_opts */
 	bool overwrite; /* what is there goes */
 	int (*open_file)(
 		struct file **out, struct files *fs, const struct file_opts *o, struct err *e);
@@ -117,6 +118,9 @@ struct disk_format {
 		struct disk *d, uint64_t off, uint64_t len, struct disk_extent *out, struct err *e);
 
 	int (*snapshot)(struct disk *d, enum disk_snap_op op, const char *name, struct err *e);
+	/* Disks of one store, for which store() is alike: all get the snapshot in one transaction, or none does. Both or neither are set. */
+	const void *(*store)(const struct disk *d);
+	int (*snapshot_all)(struct disk *const *d, unsigned n, const char *name, struct err *e);
 	/* *out: malloc'ed array of *n. */
 	int (*snapshots)(struct disk *d, struct disk_snapshot **out, unsigned *n, struct err *e);
 
@@ -193,7 +197,8 @@ struct disk_ready;
 struct disk {
 	struct disk_opts o; /* path is owned; format is the row's name */
 	const struct disk_format *format;
-	struct files *files; /* shared with the whole chain */
+	struct files *files; /* shared with the whole chain, or with the other disks of a store */
+	struct files *own_files; /* freed with the disk; NULL: of the disk above */
 	struct disk *backing; /* or NULL; its client is nobody */
 	char *backing_path,
 		*backing_format; /* as disk_open_backing() was told, also with no_backing */

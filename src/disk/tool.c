@@ -120,11 +120,8 @@ static int cannot(const struct disk *d, const char *what, struct err *e)
 		d->format->name, what);
 }
 
-int disk_snapshot(struct disk *d, enum disk_snap_op op, const char *name, struct err *e)
+static int may_snapshot(const struct disk *d, enum disk_snap_op op, const char *name, struct err *e)
 {
-	uint64_t old = d->size;
-	int rc;
-
 	if (!d->format->snapshot)
 		return cannot(d, "snapshots: qcow2 and lodgefs have", e);
 	if (d->o.readonly)
@@ -137,6 +134,74 @@ int disk_snapshot(struct disk *d, enum disk_snap_op op, const char *name, struct
 	if (!name || !*name || strlen(name) >= sizeof(((struct disk_snapshot *)0)->name))
 		return err_set(e, -EINVAL, "disk %s: the name of a snapshot has 1 to 255 bytes",
 			d->o.path);
+	return 0;
+}
+
+/* What ends on one disk may begin something on another. */
+static void drain_all(struct disk *const *d, unsigned n)
+{
+	bool busy;
+
+	do {
+		busy = false;
+		for (unsigned i = 0; i < n; i++) {
+			busy |= disk_in_flight(d[i]) > disk_held(d[i]);
+			disk_drain(d[i]);
+		}
+	} while (busy);
+}
+
+/* Disk i, with those behind it that are in one store with it. */
+static int snapshot_store(
+	struct disk *const *d, unsigned n, bool *made, unsigned i, const char *name, struct err *e)
+{
+	const void *store = d[i]->format->store ? d[i]->format->store(d[i]) : NULL;
+	struct disk *group[DISK_TOGETHER];
+	unsigned k = 0;
+	int rc;
+
+	if (!store)
+		rc = d[i]->format->snapshot(d[i], DISK_SNAP_CREATE, name, e);
+	for (unsigned j = i; j < n && store; j++)
+		if (d[j]->format == d[i]->format && d[j]->format->store(d[j]) == store)
+			group[k++] = d[j];
+	if (store)
+		rc = d[i]->format->snapshot_all(group, k, name, e);
+	for (unsigned j = i; j < n && !rc; j++)
+		made[j] |= j == i || (store && d[j]->format == d[i]->format &&
+					     d[j]->format->store(d[j]) == store);
+	return rc;
+}
+
+int disk_snapshot_all(struct disk *const *d, unsigned n, const char *name, struct err *e)
+{
+	bool made[DISK_TOGETHER] = {false};
+	int rc = 0;
+
+	if (n > DISK_TOGETHER)
+		return err_set(
+			e, -E2BIG, "a snapshot of more than %u disks at once", DISK_TOGETHER);
+	for (unsigned i = 0; i < n && !rc; i++)
+		rc = may_snapshot(d[i], DISK_SNAP_CREATE, name, e);
+	if (rc)
+		return rc;
+	drain_all(d, n);
+	for (unsigned i = 0; i < n && !rc; i++)
+		if (!made[i])
+			rc = snapshot_store(d, n, made, i, name, e);
+	for (unsigned i = 0; i < n && rc; i++)
+		if (made[i])
+			(void)d[i]->format->snapshot(d[i], DISK_SNAP_DELETE, name, NULL);
+	return rc;
+}
+
+int disk_snapshot(struct disk *d, enum disk_snap_op op, const char *name, struct err *e)
+{
+	uint64_t old = d->size;
+	int rc = may_snapshot(d, op, name, e);
+
+	if (rc)
+		return rc;
 	disk_drain(d);
 	rc = d->format->snapshot(d, op, name, e);
 	if (!rc && d->size != old && d->o.client.resized)

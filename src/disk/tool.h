@@ -12,6 +12,8 @@
 
 #include "disk/format.h"
 
+#define DISK_TOGETHER 64u /* disks in one disk_snapshot_all() */
+
 /* NULL when there is none such; `i` counts from 0 up to a NULL. */
 const struct disk_format *disk_format_by_name(const char *name);
 const struct disk_format *disk_format_at(unsigned i);
@@ -29,6 +31,11 @@ int disk_block_status(
 	struct disk *d, uint64_t off, uint64_t len, struct disk_extent *out, struct err *e);
 
 int disk_snapshot(struct disk *d, enum disk_snap_op op, const char *name, struct err *e);
+/*
+ * A snapshot of several disks at one instant: no request of any of them lies between. Those of one lodgefs store are one transaction; where there are
+ * several stores or files and one fails, those that were made are deleted again. What a power cut leaves is all or nothing for each store.
+ */
+int disk_snapshot_all(struct disk *const *d, unsigned n, const char *name, struct err *e);
 int disk_snapshots(struct disk *d, struct disk_snapshot **out, unsigned *n, struct err *e);
 int disk_bitmap(struct disk *d, enum disk_bitmap_op op, const char *name, uint64_t granularity,
 	struct err *e);

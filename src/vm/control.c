@@ -195,14 +195,37 @@ static int m_disk_info(
 	return rc ?: disk_describe(d, res, e);
 }
 
+/* Of several disks at one instant. */
+static int snapshot_ids(struct control *c, const json_t *ids, const char *name, struct err *e)
+{
+	struct disk *d[DISK_TOGETHER];
+	unsigned n = (unsigned)json_array_size(ids);
+	int rc = need_vm(c, e) ? -EBUSY : 0;
+
+	if (!rc && (!n || n > DISK_TOGETHER))
+		return err_set(
+			e, -EINVAL, "disk_snapshot: \"ids\" names 1 to %u disks", DISK_TOGETHER);
+	for (unsigned i = 0; i < n && !rc; i++)
+		rc = vm_disk(c->vm, json_string_value(json_array_get(ids, i)), &d[i], e);
+	for (unsigned i = 0; i < n && !rc; i++)
+		for (unsigned k = 0; k < i && !rc; k++)
+			if (d[k] == d[i])
+				rc = err_set(e, -EINVAL, "disk_snapshot: a disk is named twice");
+	return rc ?: disk_snapshot_all(d, n, name, e);
+}
+
 static int m_disk_snapshot(
 	void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
 {
 	const char *name = json_string_value(json_object_get(p, "name"));
 	bool gone = json_is_true(json_object_get(p, "delete"));
+	const json_t *ids = json_object_get(p, "ids");
 	struct disk *d;
-	int rc = want_disk(ctx, p, &d, e);
+	int rc;
 
+	if (ids && !gone)
+		return snapshot_ids(ctx, ids, name, e);
+	rc = want_disk(ctx, p, &d, e);
 	return rc ?: disk_snapshot(d, gone ? DISK_SNAP_DELETE : DISK_SNAP_CREATE, name, e);
 }
 
@@ -252,7 +275,9 @@ static const struct rpc_method methods[] = {
 	{"disk_info", "what a disk is, with its snapshots and bitmaps", "{\"id\": text}",
 		m_disk_info},
 	{"disk_snapshot", "makes (or deletes) a snapshot of a disk while the guest runs",
-		"{\"id\": text, \"name\": text, \"delete\": bool}", m_disk_snapshot},
+		"{\"id\": text, \"name\": text, \"delete\": bool}, or \"ids\": of several disks at "
+		"one instant",
+		m_disk_snapshot},
 	{"disk_bitmap", "records of changed blocks, while the guest runs",
 		"{\"id\": text, \"name\": text, \"op\": text, \"granularity\": bytes}",
 		m_disk_bitmap},

@@ -100,15 +100,20 @@ static void clear_record(struct lf *fs, struct lf_record *r)
 	lf_rec_touch(fs, r);
 }
 
+static int no_record(const struct lf *fs, struct err *e)
+{
+	return err_set(e, -ENOSPC,
+		"store %s: its directory has %llu entries, all in use (`lodge store create -o "
+		"entries=N`)",
+		fs->path, (unsigned long long)fs->nrec);
+}
+
 static struct lf_record *free_record(struct lf *fs, struct err *e)
 {
 	for (uint64_t i = 0; i < fs->nrec; i++)
 		if (fs->rec[i]->type == LF_FREE)
 			return fs->rec[i];
-	err_set(e, -ENOSPC,
-		"store %s: its directory has %llu entries, all in use (`lodge store create -o "
-		"entries=N`)",
-		fs->path, (unsigned long long)fs->nrec);
+	no_record(fs, e);
 	return NULL;
 }
 
@@ -345,8 +350,7 @@ static int make_disk(
 
 int lf_disk_create(const struct disk_create_opts *o, struct err *e)
 {
-	struct files files = {
-		.loop = o->loop, .io = IO_THREADS, .open = o->open_file, .open_ctx = o->open_ctx};
+	struct lf_env env = {o->loop, IO_THREADS, o->open_file, o->open_ctx, o->stores};
 	cleanup(free_ptr) char *store = NULL;
 	struct lf_open how = {.flags = LF_O_WRITE};
 	const char *name;
@@ -362,11 +366,11 @@ int lf_disk_create(const struct disk_create_opts *o, struct err *e)
 	rc = lf_split(o->path, &store, &name, e);
 	how.path = store;
 	if (!rc)
-		rc = lf_open(&fs, &files, &how, e);
+		rc = lf_get(&fs, &env, &how, e);
 	if (rc)
 		return rc;
 	rc = make_disk(fs, name, o, e);
-	lf_close(fs);
+	lf_put(fs);
 	return rc;
 }
 
@@ -378,6 +382,9 @@ int lf_disk_remove(struct lf *fs, const char *name, struct err *e)
 
 	if (!r)
 		return err_set(e, -ENOENT, "store %s has no disk '%s'", fs->path, name);
+	for (const struct lf_disk *l = fs->disks; l; l = l->next)
+		if (l->rec == r)
+			return err_set(e, -EBUSY, "disk %s/%s: is open here", fs->path, name);
 	id = r->id;
 	rc = lf_fail(fs, lf_begin(fs, need), e);
 	if (rc)
@@ -442,33 +449,47 @@ int lf_resize(struct disk *d, uint64_t size, struct err *e)
 	return rc;
 }
 
-static int snapshot_create(struct disk *d, const char *name, struct err *e)
+/* In a transaction. */
+static void put_snapshot(struct lf_disk *l, struct lf_record *slot, const char *name)
 {
-	struct lf_disk *l = d->priv;
-	struct lf *fs = l->fs;
-	struct lf_record r = *l->rec, *slot;
-	int rc;
+	struct lf_record r = *l->rec;
 
-	if (lf_rec_find(fs, LF_SNAPSHOT, l->rec->id, name))
-		return err_set(e, -EEXIST, "disk %s: has a snapshot '%s' already", d->o.path, name);
-	if (strchr(name, '/'))
-		return err_set(e, -EINVAL, "disk %s: the name of a snapshot has no /", d->o.path);
-	slot = free_record(fs, e);
-	if (!slot)
-		return -ENOSPC;
-	/* What was written in place has to be there before a record that says that the snapshot holds it. */
-	rc = lf_fail(fs, lf_flush(fs), e);
-	if (!rc)
-		rc = lf_fail(fs, lf_begin(fs, lf_need(4)), e);
-	if (rc)
-		return rc;
-	r = *l->rec;
 	r.type = LF_SNAPSHOT;
 	r.owner = l->rec->id;
 	memset(r.name, 0, sizeof(r.name));
 	memcpy(r.name, name, strlen(name));
-	put_record(fs, slot, &r);
-	lf_tree_get(fs, r.root);
+	put_record(l->fs, slot, &r);
+	lf_tree_get(l->fs, r.root);
+}
+
+int lf_snapshot_all(struct disk *const *d, unsigned n, const char *name, struct err *e)
+{
+	struct lf *fs = ((struct lf_disk *)d[0]->priv)->fs;
+	uint64_t room = 0;
+	int rc;
+
+	for (unsigned i = 0; i < n; i++) {
+		const struct lf_disk *l = d[i]->priv;
+
+		if (lf_rec_find(fs, LF_SNAPSHOT, l->rec->id, name))
+			return err_set(e, -EEXIST, "disk %s: has a snapshot '%s' already",
+				d[i]->o.path, name);
+	}
+	if (strchr(name, '/'))
+		return err_set(
+			e, -EINVAL, "disk %s: the name of a snapshot has no /", d[0]->o.path);
+	for (uint64_t i = 0; i < fs->nrec; i++)
+		room += fs->rec[i]->type == LF_FREE;
+	if (room < n)
+		return no_record(fs, e);
+	/* What was written in place has to be there before a record that says that the snapshot holds it. */
+	rc = lf_fail(fs, lf_flush(fs), e);
+	if (!rc)
+		rc = lf_fail(fs, lf_begin(fs, lf_need(4 + 2 * n)), e);
+	if (rc)
+		return rc;
+	for (unsigned i = 0; i < n; i++)
+		put_snapshot(d[i]->priv, free_record(fs, e), name);
 	return finish(fs, e);
 }
 
@@ -502,7 +523,7 @@ int lf_snapshot(struct disk *d, enum disk_snap_op op, const char *name, struct e
 	int rc;
 
 	if (op == DISK_SNAP_CREATE)
-		return snapshot_create(d, name, e);
+		return lf_snapshot_all(&d, 1, name, e);
 	s = lf_rec_find(l->fs, LF_SNAPSHOT, l->rec->id, name);
 	if (!s)
 		return err_set(e, -ENOENT, "disk %s: has no snapshot '%s'", d->o.path, name);

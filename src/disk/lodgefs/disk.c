@@ -36,6 +36,40 @@ static int take_keys(struct disk *d, struct lf_open *o, bool *one_by_one, struct
 	return rc;
 }
 
+/* A disk below another one (as a backing file) has the files of that one. */
+static int open_store(struct lf_disk *l, const struct lf_open *o, struct err *e)
+{
+	struct disk *d = l->d;
+	struct lf_env env = {d->o.loop, d->o.io, d->o.open_file, d->o.open_ctx, d->o.stores};
+	int rc;
+
+	if (d->depth)
+		return lf_open(&l->fs, d->files, o, e);
+	rc = lf_get(&l->fs, &env, o, e);
+	if (rc)
+		return rc;
+	l->shared = true;
+	d->files = l->fs->own_files;
+	return 0;
+}
+
+static int find_disk(struct lf_disk *l, const char *name, struct err *e)
+{
+	struct lf *fs = l->fs;
+
+	l->rec = lf_rec_find(fs, LF_DISK, 0, name);
+	if (!l->rec)
+		return err_set(e, -ENOENT,
+			"store %s has no disk '%s': `lodge store ls %s:lodgefs` lists them",
+			fs->path, name, fs->path);
+	for (const struct lf_disk *o = fs->disks; o; o = o->next)
+		if (o->rec == l->rec && (!o->d->o.readonly || !l->d->o.readonly))
+			return err_set(e, -EBUSY,
+				"disk %s: is open here already: one may write, or any number read",
+				l->d->o.path);
+	return 0;
+}
+
 static int lf_disk_open(struct disk *d, struct err *e)
 {
 	struct lf_disk *l = calloc(1, sizeof(*l));
@@ -56,14 +90,12 @@ static int lf_disk_open(struct disk *d, struct err *e)
 		return rc;
 	o.path = store;
 	o.flags |= (d->o.readonly ? 0 : LF_O_WRITE) | (d->o.discard ? LF_O_DISCARD : 0);
-	rc = lf_open(&l->fs, d->files, &o, e);
+	rc = open_store(l, &o, e);
+	if (!rc)
+		rc = find_disk(l, name, e);
 	if (rc)
 		return rc;
-	l->rec = lf_rec_find(l->fs, LF_DISK, 0, name);
-	if (!l->rec)
-		return err_set(e, -ENOENT,
-			"store %s has no disk '%s': `lodge store ls %s:lodgefs` lists them", store,
-			name, store);
+	lf_disk_list(l);
 	d->size = l->rec->size;
 	d->physical = LF_SUB;
 	d->can_discard = d->o.discard && !d->o.readonly;
@@ -76,10 +108,15 @@ static void lf_disk_close(struct disk *d)
 
 	if (!l)
 		return;
-	if (l->fs)
-		l->fs->sorter = NULL;
 	sorter_destroy(l->sorter);
-	lf_close(l->fs);
+	if (l->fs)
+		lf_disk_unlist(l);
+	if (l->shared) {
+		lf_put(l->fs);
+		d->files = d->own_files;
+	} else {
+		lf_close(l->fs);
+	}
 	free(l);
 }
 
@@ -294,7 +331,9 @@ static void lf_submit(struct disk *d, struct disk_req *r)
 {
 	struct lf_disk *l = d->priv;
 
-	if (r->op == DISK_READ)
+	if (!l->fs->f) /* see promote() */
+		disk_done_soon(r, -ESTALE);
+	else if (r->op == DISK_READ)
 		submit_read(l, r);
 	else if (r->op == DISK_FLUSH)
 		submit_flush(l, r);
@@ -311,6 +350,11 @@ static void lf_kick(struct disk *d)
 }
 
 /* ---- what it is ---- */
+
+static const void *lf_store(const struct disk *d)
+{
+	return ((struct lf_disk *)d->priv)->fs;
+}
 
 static int lf_block_status(
 	struct disk *d, uint64_t off, uint64_t len, struct disk_extent *out, struct err *e)
@@ -387,6 +431,8 @@ const struct disk_format disk_lodgefs = {
 	.resize = lf_resize,
 	.block_status = lf_block_status,
 	.snapshot = lf_snapshot,
+	.store = lf_store,
+	.snapshot_all = lf_snapshot_all,
 	.snapshots = lf_snapshots,
 	.info = lf_info,
 	.stats = lf_stats_json,

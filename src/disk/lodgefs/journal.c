@@ -199,8 +199,8 @@ static void send_freed(struct lf *fs, uint64_t seq)
 		return;
 	f->seq = seq;
 	f->q.free = readers_gone;
-	if (fs->sorter)
-		sorter_quarantine(fs->sorter, &f->q);
+	if (fs->by)
+		sorter_quarantine(fs->by, &f->q);
 	else
 		readers_gone(&f->q);
 }
@@ -436,6 +436,7 @@ int lf_begin(struct lf *fs, uint64_t need)
 	int rc = 0;
 
 	lock(fs);
+	fs->by = NULL;
 	/* A mark, and the end of the journal that a record does not fit into. */
 	if (2 * need + 4096 > fs->s.journal_bytes)
 		rc = -EFBIG;

@@ -794,6 +794,7 @@ int lf_open(struct lf **out, struct files *files, const struct lf_open *o, struc
 	fs->watch = o->watch;
 	fs->repair = write && o->check;
 	fs->discard = o->flags & LF_O_DISCARD;
+	fs->direct = o->direct;
 	fs->path = strdup(o->path);
 	rc = fs->path ? file_open(&fs->f, files, &fo, e) : err_set(e, -ENOMEM, "out of memory");
 	if (!rc)
@@ -852,5 +853,6 @@ void lf_close(struct lf *fs)
 	free(fs->rec);
 	free(fs->block);
 	free(fs->path);
+	free(fs->key);
 	free(fs);
 }

@@ -6,6 +6,7 @@
  *   tree.c     pointer pages: lookup, copy-on-write, counts; blocks and pages: allocation
  *   journal.c  transactions, marks, checkpoints
  *   load.c     superblock, recovery, loading; opening and closing a store; the lease
+ *   share.c    one store under several disks
  *   dir.c      the directory: disks, snapshots, clones, composed disks, bitmaps
  *   store.c    making, listing, checking, growing: the row of the table of stores
  *
@@ -197,10 +198,18 @@ struct lf_stats {
 };
 
 struct lf {
+	/* share.c: */
+	char *key; /* what other disks find it by */
+	struct disk_stores *stores;
+	struct files *own_files;
+	struct lf *next;
+	struct lf_disk *disks;
+	unsigned users;
+
 	struct files *files;
 	struct file *f;
 	char *path;
-	bool writable, repair, discard;
+	bool writable, repair, discard, direct;
 	int failed; /* the error after which nothing more is written */
 	struct lf_super s;
 	uint8_t owner[16];
@@ -233,7 +242,7 @@ struct lf {
 	struct lf_freed *freeing, *freed; /* of this record; those that wait for the mark */
 	struct lf_fresh *fresh;
 	uint64_t fresh_cap, fresh_n;
-	struct sorter *sorter; /* of the disk that is open for writing, or NULL */
+	struct sorter *by; /* in a transaction: whose readers may still want what it frees */
 	unsigned jobs;
 	struct lf_stats stats;
 
@@ -254,6 +263,8 @@ struct lf_cbt {
 /* An open disk. */
 struct lf_disk {
 	struct lf *fs;
+	struct lf_disk *next;
+	bool shared; /* fs is from lf_get() */
 	struct disk *d;
 	struct lf_record *rec;
 	struct sorter *sorter;
@@ -302,6 +313,22 @@ int lf_super_write(struct lf *fs);
 int lf_found(struct lf *fs, bool error, struct err *e, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
 uint32_t lf_page_crc(const void *page);
+
+/* ---- share.c ---- */
+
+struct lf_env {
+	struct uv_loop_s *loop;
+	enum io_kind io;
+	int (*open_file)(
+		struct file **out, struct files *fs, const struct file_opts *o, struct err *e);
+	void *open_ctx;
+	struct disk_stores *stores; /* or NULL */
+};
+/* lf_open(), or the store that is open already. lf_put() when it is not used any more; NULL is nothing. */
+int lf_get(struct lf **out, const struct lf_env *env, const struct lf_open *o, struct err *e);
+void lf_put(struct lf *fs);
+void lf_disk_list(struct lf_disk *l);
+void lf_disk_unlist(struct lf_disk *l);
 
 /* ---- journal.c ---- */
 
@@ -398,6 +425,7 @@ int lf_disk_remove(struct lf *fs, const char *name, struct err *e);
 int lf_disk_rename(struct lf *fs, const char *from, const char *to, struct err *e);
 int lf_resize(struct disk *d, uint64_t size, struct err *e);
 int lf_snapshot(struct disk *d, enum disk_snap_op op, const char *name, struct err *e);
+int lf_snapshot_all(struct disk *const *d, unsigned n, const char *name, struct err *e);
 int lf_snapshots(struct disk *d, struct disk_snapshot **out, unsigned *n, struct err *e);
 int lf_fail(const struct lf *fs, int rc, struct err *e);
 

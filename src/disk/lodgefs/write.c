@@ -586,6 +586,7 @@ static int commit_batch(struct lf_disk *l, struct sorter_batch *b)
 	if (rc)
 		return rc;
 	n = 0;
+	fs->by = l->sorter;
 	for (struct sorter_tx *tx = b->first; tx; tx = tx->next) {
 		n += put_checks(tx, checks + n);
 		change_entry(l, tx);
@@ -667,9 +668,6 @@ int lf_writer_create(struct lf_disk *l, bool one_by_one, struct err *e)
 		.stable = true,
 		.one_by_one = one_by_one,
 		.max_txs = (unsigned)MAX(1ull, MIN(txs, 256ull))};
-	int rc = sorter_create(&l->sorter, &o, e);
 
-	if (!rc)
-		l->fs->sorter = l->sorter;
-	return rc;
+	return sorter_create(&l->sorter, &o, e);
 }

@@ -1,0 +1,215 @@
+/*
+ * share.c: one store under several disks of one owner (disk_opts.stores): they share its memory, its journal and its one lock on the file.
+ *
+ * Who comes first opens the store, who goes last closes it. A store that was opened to be read and is now to be written is opened once more, and
+ * the disks that are read move over.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/util.h"
+#include "disk/lodgefs/lodgefs.h"
+
+static void batch(void *ctx)
+{
+	const struct lf *fs = ctx;
+
+	for (const struct lf_disk *l = fs->disks; l; l = l->next)
+		if (l->d->o.client.batch)
+			l->d->o.client.batch(l->d->o.client.ctx);
+}
+
+static struct lf *find(const struct lf_env *env, const char *key)
+{
+	struct lf *fs = env->stores ? env->stores->first : NULL;
+
+	while (fs && strcmp(fs->key, key))
+		fs = fs->next;
+	return fs;
+}
+
+static int open_one(struct lf **out, struct files *files, const struct lf_open *o, struct err *e)
+{
+	int rc = lf_open(out, files, o, e);
+
+	if (rc == -EBUSY && (o->flags & LF_O_WRITE))
+		return err_wrap(e,
+			"store %s: one process writes to a store, to as many of its disks as it "
+			"likes; machines that run "
+			"beside each other have a store each, or only read",
+			o->path);
+	return rc;
+}
+
+static void own(struct lf *fs, struct files *files, char *key)
+{
+	fs->key = key;
+	fs->own_files = files;
+	files->batch = batch;
+	files->ctx = fs;
+}
+
+static void list(struct lf *fs, struct disk_stores *stores)
+{
+	fs->stores = stores;
+	if (!stores)
+		return;
+	fs->next = stores->first;
+	stores->first = fs;
+}
+
+static void unlist(struct lf *fs)
+{
+	struct lf **p;
+
+	if (!fs->stores)
+		return;
+	for (p = (struct lf **)&fs->stores->first; *p != fs; p = &(*p)->next)
+		;
+	*p = fs->next;
+}
+
+/* The disks of `old` go on in `fs`, unless they are not there as they were. */
+static int move(struct lf *old, struct lf *fs, struct err *e)
+{
+	struct lf_disk *l;
+
+	for (l = old->disks; l; l = l->next) {
+		const struct lf_record *r = lf_rec_by_id(fs, l->rec->id);
+
+		if (!r || r->size != l->d->size || r->generation != l->rec->generation)
+			return err_set(e, -EBUSY,
+				"store %s: another process has changed disk '%s' while this one "
+				"reads it",
+				old->path, l->rec->name);
+	}
+	for (l = old->disks; l; l = l->next) {
+		l->rec = lf_rec_by_id(fs, l->rec->id);
+		l->fs = fs;
+	}
+	fs->disks = steal_ptr(old->disks);
+	fs->users = old->users;
+	return 0;
+}
+
+/* A store that is read gets a writer. Nothing is in flight but reads. */
+static int promote(struct lf **at, const struct lf_open *o, struct err *e)
+{
+	struct lf *old = *at, *fs = NULL;
+	struct files *files = old->own_files;
+	struct lf_open again = {.path = old->path, .direct = o->direct};
+	int rc;
+
+	files_drain(files);
+	file_close(steal_ptr(old->f)); /* with its lock */
+	rc = open_one(&fs, files, o, e);
+	if (rc && lf_open(&fs, files, &again, NULL))
+		return rc; /* nobody reads it any more: lf_submit() says so */
+	if (move(old, fs, rc ? NULL : e)) {
+		lf_close(fs);
+		return rc ?: -EBUSY;
+	}
+	unlist(old);
+	own(fs, files, steal_ptr(old->key));
+	list(fs, old->stores);
+	old->own_files = NULL;
+	lf_close(old);
+	*at = fs;
+	return rc;
+}
+
+static int join(struct lf **out, struct lf *fs, const struct lf_open *o, struct err *e)
+{
+	bool write = o->flags & LF_O_WRITE;
+	int rc = 0;
+
+	if (o->direct != fs->direct)
+		return err_set(e, -EINVAL,
+			"store %s: another disk of it is open with%s cache=none: all that one "
+			"machine uses of "
+			"a store agree on that",
+			fs->path, fs->direct ? "" : "out");
+	if (fs->failed && write)
+		return lf_fail(fs, fs->failed, e);
+	if (write && !fs->writable)
+		rc = promote(&fs, o, e);
+	else if (o->fence && o->fence != fs->fence)
+		rc = err_set(e, -ESTALE,
+			"store %s: is open with the fencing number %llu, and another disk wants "
+			"%llu",
+			fs->path, (unsigned long long)fs->fence, (unsigned long long)o->fence);
+	if (rc)
+		return rc;
+	if (o->flags & LF_O_DISCARD)
+		fs->discard = fs->f->o.discard = true;
+	fs->users++;
+	*out = fs;
+	return 0;
+}
+
+int lf_get(struct lf **out, const struct lf_env *env, const struct lf_open *o, struct err *e)
+{
+	char *key = env->open_file ? NULL : realpath(o->path, NULL);
+	struct files *files;
+	struct lf *fs;
+	int rc;
+
+	key = key ?: strdup(o->path);
+	if (!key)
+		return err_set(e, -ENOMEM, "out of memory");
+	fs = find(env, key);
+	if (fs) {
+		free(key);
+		return join(out, fs, o, e);
+	}
+	files = calloc(1, sizeof(*files));
+	if (!files) {
+		free(key);
+		return err_set(e, -ENOMEM, "out of memory");
+	}
+	*files = (struct files){.loop = env->loop,
+		.io = env->io,
+		.open = env->open_file,
+		.open_ctx = env->open_ctx};
+	rc = open_one(&fs, files, o, e);
+	if (rc) {
+		free(files);
+		free(key);
+		return rc;
+	}
+	own(fs, files, key);
+	list(fs, env->stores);
+	fs->users = 1;
+	*out = fs;
+	return 0;
+}
+
+void lf_put(struct lf *fs)
+{
+	struct files *files;
+
+	if (!fs || --fs->users)
+		return;
+	unlist(fs);
+	files = fs->own_files;
+	lf_close(fs);
+	free(files);
+}
+
+void lf_disk_list(struct lf_disk *l)
+{
+	l->next = l->fs->disks;
+	l->fs->disks = l;
+}
+
+void lf_disk_unlist(struct lf_disk *l)
+{
+	struct lf_disk **p = &l->fs->disks;
+
+	while (*p && *p != l)
+		p = &(*p)->next;
+	if (*p)
+		*p = l->next;
+}

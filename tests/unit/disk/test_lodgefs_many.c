@@ -1,0 +1,449 @@
+/*
+ * test_lodgefs_many.c: several disks of one store that are written at once, with clones between them and snapshots of all at one instant; and a power
+ * cut behind every write of that. On each: all disks have a snapshot or none has, and it holds what each disk held at that instant; what was flushed is there.
+ */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+#include <uv.h>
+
+#include "base/err.h"
+#include "base/util.h"
+#include "disk/memdev.h"
+#include "disk/tool.h"
+
+#define DISKS 4
+#define SIZE (4 * MiB)
+#define UNIT 4096u
+#define UNITS (SIZE / UNIT)
+#define ROUNDS 24
+#define SNAPS 8
+
+struct past {
+	uint64_t stamp, submitted, done;
+};
+struct unit {
+	struct past p[ROUNDS * 2 + 2];
+	unsigned n;
+};
+struct snap {
+	char name[8];
+	uint64_t submitted, done;
+	uint64_t stamp[DISKS][UNITS];
+};
+struct world {
+	uv_loop_t loop;
+	struct memdevs devs;
+	struct disk_stores stores;
+	struct disk *d[DISKS];
+	struct unit unit[DISKS][UNITS];
+	struct snap snap[SNAPS];
+	unsigned nsnaps, left;
+	struct {
+		uint64_t submitted, done;
+	} flush[ROUNDS];
+	unsigned nflush;
+	uint64_t rng, stamp;
+};
+
+static uint64_t rnd(struct world *w, uint64_t n)
+{
+	w->rng ^= w->rng << 13;
+	w->rng ^= w->rng >> 7;
+	w->rng ^= w->rng << 17;
+	return w->rng % n;
+}
+
+static void ok(int rc, const struct err *e, const char *what)
+{
+	if (rc)
+		fail_msg("%s: %d %s", what, rc, err_msg(e));
+}
+
+static uint64_t now(struct world *w)
+{
+	return memdevs_events(&w->devs);
+}
+
+static const struct disk_store_format *store(void)
+{
+	for (unsigned i = 0; disk_store_at(i); i++)
+		if (!strcmp(disk_store_at(i)->name, "lodgefs"))
+			return disk_store_at(i);
+	fail_msg("no lodgefs");
+	return NULL;
+}
+
+static void make(struct world *w, unsigned i)
+{
+	struct disk_kv clone[] = {{"clone", "d0"}, {0}};
+	char path[16];
+	struct err e = {0};
+
+	snprintf(path, sizeof(path), "store/d%u", i);
+	ok(disk_create("lodgefs",
+		   &(struct disk_create_opts){.path = path,
+			   .size = i == 1 ? 0 : SIZE,
+			   .kv = i == 1 ? clone : NULL,
+			   .loop = &w->loop,
+			   .stores = &w->stores,
+			   .open_file = memdevs_open,
+			   .open_ctx = &w->devs},
+		   &e),
+		&e, path);
+}
+
+static int open_one(struct world *w, struct memdevs *devs, struct disk_stores *s, const char *path,
+	bool readonly, struct disk **d, struct err *e)
+{
+	return disk_open(d,
+		&(struct disk_opts){.path = path,
+			.format = "lodgefs",
+			.offline = true,
+			.discard = true,
+			.readonly = readonly,
+			.loop = &w->loop,
+			.stores = s,
+			.open_file = memdevs_open,
+			.open_ctx = devs},
+		e);
+}
+
+static void open_all(struct world *w, struct memdevs *devs, struct disk_stores *s, struct disk **d)
+{
+	struct err e = {0};
+	char path[16];
+
+	for (unsigned i = 0; i < DISKS; i++) {
+		snprintf(path, sizeof(path), "store/d%u", i);
+		ok(open_one(w, devs, s, path, false, &d[i], &e), &e, path);
+	}
+}
+
+struct call {
+	struct disk_req r;
+	struct iovec iov;
+	struct world *w;
+	unsigned disk;
+	uint64_t *buf;
+};
+
+static void on_done(struct disk_req *r)
+{
+	struct call *c = container_of(r, struct call, r);
+
+	if (r->result)
+		fail_msg("write: %d", r->result);
+	for (uint64_t u = r->offset / UNIT; u < (r->offset + r->len) / UNIT; u++) {
+		struct unit *x = &c->w->unit[c->disk][u];
+
+		x->p[x->n - 1].done = now(c->w);
+	}
+	c->w->left--;
+	free(c->buf);
+	free(c);
+}
+
+static void write_one(struct world *w, unsigned disk, uint64_t at, uint64_t n)
+{
+	struct call *c = calloc(1, sizeof(*c));
+
+	c->w = w;
+	c->disk = disk;
+	c->buf = malloc(n * UNIT);
+	c->iov = (struct iovec){c->buf, n * UNIT};
+	w->stamp++;
+	for (uint64_t u = at; u < at + n; u++) {
+		struct unit *x = &w->unit[disk][u];
+
+		x->p[x->n++] = (struct past){w->stamp, now(w), UINT64_MAX};
+		for (unsigned k = 0; k < UNIT / 8; k++)
+			c->buf[(u - at) * (UNIT / 8) + k] = w->stamp << 16 | disk << 12 | u;
+	}
+	c->r = (struct disk_req){.op = DISK_WRITE,
+		.offset = at * UNIT,
+		.len = n * UNIT,
+		.iov = &c->iov,
+		.niov = 1,
+		.done = on_done};
+	w->left++;
+	disk_submit(w->d[disk], &c->r);
+}
+
+static void traffic(struct world *w)
+{
+	for (unsigned i = 0; i < DISKS; i++)
+		for (unsigned k = 0; k < 4; k++) {
+			uint64_t room = UNITS / 4;
+
+			if (rnd(w, 3))
+				write_one(w, i, k * room + rnd(w, room - 8), 1 + rnd(w, 8));
+		}
+}
+
+static void wait_all(struct world *w)
+{
+	while (w->left)
+		uv_run(&w->loop, UV_RUN_ONCE);
+}
+
+/* While requests of all are in flight. */
+static void snapshot(struct world *w)
+{
+	struct snap *s = &w->snap[w->nsnaps];
+	struct err e = {0};
+
+	snprintf(s->name, sizeof(s->name), "s%u", w->nsnaps);
+	for (unsigned i = 0; i < DISKS; i++)
+		for (unsigned u = 0; u < UNITS; u++) {
+			const struct unit *x = &w->unit[i][u];
+
+			s->stamp[i][u] = x->n ? x->p[x->n - 1].stamp : 0;
+		}
+	s->submitted = now(w);
+	ok(disk_snapshot_all(w->d, DISKS, s->name, &e), &e, "snapshot");
+	assert_int_equal(w->left, 0);
+	s->done = now(w);
+	w->nsnaps++;
+}
+
+static void flush(struct world *w)
+{
+	struct err e = {0};
+
+	wait_all(w);
+	w->flush[w->nflush].submitted = now(w);
+	ok(disk_rw(w->d[rnd(w, DISKS)], DISK_FLUSH, 0, NULL, 0, &e), &e, "flush");
+	w->flush[w->nflush++].done = now(w);
+}
+
+static void run(struct world *w)
+{
+	struct err e = {0};
+
+	ok(store()->create(&(struct disk_create_opts){.path = "store",
+				   .size = 512 * MiB,
+				   .loop = &w->loop,
+				   .open_file = memdevs_open,
+				   .open_ctx = &w->devs},
+		   &e),
+		&e, "store");
+	for (unsigned i = 0; i < DISKS; i++)
+		make(w, i);
+	assert_null(w->stores.first);
+	assert_int_equal(memdevs_record(&w->devs), 0);
+	open_all(w, &w->devs, &w->stores, w->d);
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		uint64_t k = rnd(w, 8);
+
+		traffic(w);
+		if (k < 2 && w->nsnaps < SNAPS)
+			snapshot(w);
+		else if (k < 5)
+			flush(w);
+		wait_all(w);
+	}
+	for (unsigned i = 0; i < DISKS; i++)
+		disk_close(w->d[i]);
+	assert_null(w->stores.first);
+	uv_run(&w->loop, UV_RUN_DEFAULT);
+}
+
+static bool permitted(const struct world *w, const struct unit *x, uint64_t stamp, uint64_t point)
+{
+	for (unsigned i = x->n; i--;) {
+		if (x->p[i].submitted >= point)
+			continue;
+		if (x->p[i].stamp == stamp)
+			return true;
+		for (unsigned k = 0; k < w->nflush; k++)
+			if (w->flush[k].submitted >= x->p[i].done && w->flush[k].done <= point)
+				return false;
+		for (unsigned k = 0; k < w->nsnaps; k++)
+			if (w->snap[k].submitted >= x->p[i].done && w->snap[k].done <= point)
+				return false;
+	}
+	return !stamp;
+}
+
+static void read_disk(struct disk *d, unsigned disk, uint64_t *stamps)
+{
+	uint64_t *buf = malloc(SIZE);
+	struct err e = {0};
+
+	ok(disk_rw(d, DISK_READ, 0, buf, SIZE, &e), &e, "read");
+	for (unsigned u = 0; u < UNITS; u++) {
+		uint64_t v = buf[u * (UNIT / 8)];
+
+		if (v)
+			assert_int_equal(v & 0xffff, disk << 12 | u);
+		stamps[u] = v >> 16;
+	}
+	free(buf);
+}
+
+static unsigned has(struct disk *d, const char *name)
+{
+	struct disk_snapshot *s;
+	struct err e = {0};
+	unsigned n, there = 0;
+
+	ok(disk_snapshots(d, &s, &n, &e), &e, "snapshots");
+	for (unsigned i = 0; i < n; i++)
+		there += !strcmp(s[i].name, name);
+	free(s);
+	return there;
+}
+
+static void look_at_snap(struct disk **d, const struct snap *s, uint64_t point)
+{
+	static uint64_t got[UNITS];
+	struct err e = {0};
+	unsigned there = 0;
+
+	for (unsigned i = 0; i < DISKS; i++)
+		there += has(d[i], s->name);
+	assert_true(there == 0 || there == DISKS); /* one transaction */
+	if (s->done <= point)
+		assert_int_equal(there, DISKS);
+	for (unsigned i = 0; i < DISKS && there; i++) {
+		ok(disk_snapshot(d[i], DISK_SNAP_APPLY, s->name, &e), &e, "apply");
+		read_disk(d[i], i, got);
+		assert_memory_equal(got, s->stamp[i], sizeof(got));
+	}
+}
+
+static void look(struct world *w, struct memdevs *devs, uint64_t point)
+{
+	static uint64_t got[UNITS];
+	struct disk_stores stores = {0};
+	struct files fs = {
+		.loop = &w->loop, .io = IO_THREADS, .open = memdevs_open, .open_ctx = devs};
+	struct disk *d[DISKS];
+	struct disk_check c;
+	struct err e = {0};
+
+	ok(store()->check(&fs, "store", false, NULL, &c, &e), &e, "check");
+	assert_int_equal(c.errors, 0);
+	open_all(w, devs, &stores, d);
+	for (unsigned i = 0; i < DISKS; i++) {
+		read_disk(d[i], i, got);
+		for (unsigned u = 0; u < UNITS; u++)
+			if (!permitted(w, &w->unit[i][u], got[u], point))
+				fail_msg("point %llu: disk %u, unit %u: stamp %llu",
+					(unsigned long long)point, i, u,
+					(unsigned long long)got[u]);
+	}
+	for (unsigned i = 0; i < w->nsnaps; i++)
+		look_at_snap(d, &w->snap[i], point);
+	for (unsigned i = 0; i < DISKS; i++)
+		disk_close(d[i]);
+	uv_run(&w->loop, UV_RUN_DEFAULT);
+}
+
+static unsigned workload(uint64_t seed, unsigned step)
+{
+	struct world *w = calloc(1, sizeof(*w));
+	unsigned cuts = 0;
+
+	w->rng = 88172645463325252ull + seed * 0x9e3779b97f4a7c15ull;
+	w->devs.seed = seed;
+	uv_loop_init(&w->loop);
+	run(w);
+	for (uint64_t p = seed % step; p <= now(w); p += step)
+		for (unsigned v = 0; v < 3; v++) {
+			struct memdevs after = {0};
+
+			if (p && p < now(w) && !memdevs_is_write(&w->devs, p - 1))
+				break;
+			assert_int_equal(
+				memdevs_crash(&w->devs, p, v < 2 ? v : 2 + seed, &after), 0);
+			look(w, &after, p);
+			memdevs_free(&after);
+			cuts++;
+		}
+	uv_run(&w->loop, UV_RUN_DEFAULT);
+	assert_int_equal(uv_loop_close(&w->loop), 0);
+	memdevs_free(&w->devs);
+	free(w);
+	return cuts;
+}
+
+static void crash(void **state)
+{
+	const char *many = getenv("LODGE_CRASH_WORKLOADS");
+	uint64_t n = many ? strtoull(many, NULL, 10) : 1;
+	unsigned cuts = 0;
+
+	(void)state;
+	for (uint64_t seed = 1; seed <= n; seed++)
+		cuts += workload(seed, many ? 1 : 16); /* all cuts of one: 30 s */
+	print_message(
+		"%llu workloads on %u disks, %u power cuts\n", (unsigned long long)n, DISKS, cuts);
+}
+
+/* Who may open what beside what. */
+static void sharing(void **state)
+{
+	struct world *w = calloc(1, sizeof(*w));
+	struct disk_stores other = {0};
+	struct disk *a, *b, *c;
+	struct err e = {0};
+	char buf[4096] = {7}, back[4096];
+
+	(void)state;
+	uv_loop_init(&w->loop);
+	ok(store()->create(&(struct disk_create_opts){.path = "store",
+				   .size = 64 * MiB,
+				   .loop = &w->loop,
+				   .open_file = memdevs_open,
+				   .open_ctx = &w->devs},
+		   &e),
+		&e, "store");
+	make(w, 0);
+	make(w, 2);
+	/* A reader is there first, and goes on when a writer comes. */
+	ok(open_one(w, &w->devs, &w->stores, "store/d0", true, &a, &e), &e, "reader");
+	ok(open_one(w, &w->devs, &w->stores, "store/d2", false, &b, &e), &e, "writer");
+	ok(disk_rw(b, DISK_WRITE, 0, buf, 4096, &e), &e, "write");
+	ok(disk_rw(a, DISK_READ, 0, back, 4096, &e), &e, "read");
+	assert_int_equal(back[0], 0);
+	assert_int_equal(disk_rw(a, DISK_WRITE, 0, buf, 4096, &e), -EROFS);
+	/* One disk has one writer, or readers. */
+	assert_int_equal(open_one(w, &w->devs, &w->stores, "store/d2", true, &c, &e), -EBUSY);
+	assert_int_equal(open_one(w, &w->devs, &w->stores, "store/d0", false, &c, &e), -EBUSY);
+	assert_non_null(strstr(err_msg(&e), "open here already"));
+	/* Another owner is kept out, and told what to do. */
+	assert_int_equal(open_one(w, &w->devs, &other, "store/d0", false, &c, &e), -EBUSY);
+	assert_non_null(strstr(err_msg(&e), "one process writes to a store"));
+	ok(open_one(w, &w->devs, &w->stores, "store/d0", true, &c, &e), &e, "second reader");
+	make(w, 3); /* in a store that is in use here */
+	disk_close(b);
+	ok(disk_rw(c, DISK_READ, 0, back, 4096, &e), &e, "read");
+	disk_close(a);
+	disk_close(c);
+	ok(open_one(w, &w->devs, &other, "store/d2", false, &c, &e), &e, "later");
+	ok(disk_rw(c, DISK_READ, 0, back, 4096, &e), &e, "read");
+	assert_memory_equal(buf, back, 4096);
+	disk_close(c);
+	uv_run(&w->loop, UV_RUN_DEFAULT);
+	assert_int_equal(uv_loop_close(&w->loop), 0);
+	memdevs_free(&w->devs);
+	free(w);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(sharing),
+		cmocka_unit_test(crash),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
