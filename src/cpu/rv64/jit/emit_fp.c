@@ -6,10 +6,13 @@
  * FS, and an instruction whose rounding mode MXCSR does not hold is not made here.
  *
  * NaN results: compared with themselves; out of line, replaced by the canonical NaN (and for a fused multiply-add, the invalid that x86
- * does not raise for inf * 0 + quiet NaN).
+ * does not raise for inf * 0 + quiet NaN). Not at once: an operation on a NaN gives a NaN, so that a result that is none says the
+ * same of its sources, and a source that is overwritten needs no test at all. A result is tested (t->fp_late.nan) before its bits go
+ * somewhere: memory, an integer register, another format, the block's end; and out of line, wherever that leaves.
  *
  * Boxes: registers hold 64 bits, singles with ones above. The VEX forms copy what is above the low element from the first source, so
- * results are boxed by themselves when the sources are. t->boxed says for which registers that is known; others are
+ * results are boxed by themselves when the sources are. A single from memory has no box at first (t->fp_late.loose): it gets one
+ * when somebody could see that. t->boxed says for which registers a single is known; others are
  * tested, and then known too: an operand that has no box is out of line, where the interpreter does this one instruction, and
  * the block is left behind it.
  *
@@ -64,13 +67,127 @@ static int dst(const struct jit_tr *t, unsigned r, int tmp)
 	return t->fmap[r] ? t->fmap[r] : tmp;
 }
 
+/* Before r gets another value. */
+static void forget(struct jit_tr *t, unsigned r)
+{
+	t->fp_late.nan &= ~(1u << r);
+	t->fp_late.loose &= ~(1u << r);
+	for (unsigned i = 0; i < 32; i++)
+		t->nan_of[i] &= ~(1u << r);
+}
+
 static void put(struct jit_tr *t, unsigned r, int reg, bool d)
 {
+	forget(t, r);
 	if (t->fmap[r])
 		x86_fmov(&t->a, t->fmap[r], reg);
 	else
 		x86_fstore(&t->a, true, jit_f(t, r), reg);
 	t->boxed = d ? t->boxed & ~(1u << r) : t->boxed | 1u << r;
+}
+
+/* ---- what is late ---- */
+
+/* xmm0 = ones above the low 32 bits. */
+static void box(struct jit_tr *t)
+{
+	x86_fones(&t->a, 0);
+	x86_fshl(&t->a, 0, 0, 32);
+}
+
+/* Gives `which` their boxes. */
+static void tighten(struct jit_tr *t, uint32_t which)
+{
+	which &= t->fp_late.loose;
+	if (!which)
+		return;
+	t->fp_late.loose &= ~which;
+	box(t);
+	for (; which; which &= which - 1) {
+		int r = t->fmap[__builtin_ctz(which)];
+
+		x86_fbits(&t->a, BITS_OR, r, r, x86_reg(0));
+	}
+}
+
+/* Out of line, where jit_fp_mend() has done all. */
+static void cold_mended(struct jit_tr *t, struct jit_cold *c)
+{
+	x86_jmp(&t->a, c->back);
+}
+
+/* Makes results canonical: those first that tell of others. */
+static void clean(struct jit_tr *t, uint32_t which)
+{
+	while (which &= t->fp_late.nan) {
+		uint32_t told = 0, first;
+		unsigned r;
+
+		for (uint32_t left = which; left; left &= left - 1)
+			told |= t->nan_of[__builtin_ctz(left)];
+		first = which & ~told ? which & ~told : which;
+		r = (unsigned)__builtin_ctz(first);
+		x86_ucomis(&t->a, !(t->fp_late.single >> r & 1), t->fmap[r], x86_reg(t->fmap[r]));
+		jit_cold(t, COLD_CUSTOM, x86_jcc(&t->a, CC_P, NULL))->custom = cold_mended;
+		t->fp_late.nan &= ~(1u << r | t->nan_of[r]);
+	}
+}
+
+void jit_fp_settle(struct jit_tr *t)
+{
+	clean(t, t->fp_late.nan);
+	tighten(t, t->fp_late.loose);
+}
+
+void jit_fp_mend(struct jit_tr *t, const struct jit_fp *late)
+{
+	struct x86 *a = &t->a;
+
+	for (uint32_t left = late->nan; left; left &= left - 1) {
+		unsigned r = (unsigned)__builtin_ctz(left);
+		bool d = !(late->single >> r & 1);
+		uint8_t *good;
+
+		x86_ucomis(a, d, t->fmap[r], x86_reg(t->fmap[r]));
+		good = x86_jcc8(a, CC_NP);
+		x86_mov_i(a, RDX, d ? FP64_NAN : fp32_box(FP32_NAN));
+		x86_fmov_from(a, X86_64, t->fmap[r], x86_reg(RDX));
+		x86_here8(a, good);
+	}
+	if (late->loose)
+		box(t);
+	for (uint32_t left = late->loose; left; left &= left - 1) {
+		int r = t->fmap[__builtin_ctz(left)];
+
+		x86_fbits(a, BITS_OR, r, r, x86_reg(0));
+	}
+}
+
+/* The result of an operation on `sources` is in rd's own register, `s` that of the first source. */
+static void put_late(struct jit_tr *t, unsigned rd, uint32_t sources, bool d, bool loose)
+{
+	uint32_t told = sources & t->fp_late.nan;
+
+	for (uint32_t left = sources; left; left &= left - 1)
+		told |= t->nan_of[__builtin_ctz(left)];
+	put(t, rd, t->fmap[rd], d);
+	t->nan_of[rd] = told & t->fp_late.nan;
+	t->fp_late.nan |= 1u << rd;
+	t->fp_late.loose |= (uint32_t)loose << rd;
+	t->fp_late.single = (t->fp_late.single & ~(1u << rd)) | (uint32_t)!d << rd;
+}
+
+/* rd = a single in `reg`, which has the box of rs1, or none. */
+static void put_single(struct jit_tr *t, unsigned rd, int reg, bool loose)
+{
+	put(t, rd, reg, false);
+	t->fp_late.loose |= (uint32_t)loose << rd;
+	t->fp_late.single |= 1u << rd;
+}
+
+static bool is_loose(const struct jit_tr *t, unsigned r)
+{
+	return t->fp_late.loose >> r & 1;
 }
 
 /* ---- boxes ---- */
@@ -92,6 +209,7 @@ static void need_boxed(struct jit_tr *t, uint32_t need)
 {
 	struct x86 *a = &t->a;
 	uint32_t unknown = need & ~t->boxed;
+	struct jit_cold *c;
 	uint8_t *from;
 	int both = -1;
 
@@ -115,7 +233,9 @@ static void need_boxed(struct jit_tr *t, uint32_t need)
 		x86_alu_i(a, X86_32, ALU_CMP, x86_reg(RAX), -1);
 	}
 	from = x86_jcc(a, CC_NE, NULL);
-	jit_cold(t, COLD_CUSTOM, from)->custom = cold_leave;
+	c = jit_cold(t, COLD_CUSTOM, from);
+	c->custom = cold_leave;
+	c->fp = (struct jit_fp){0}; /* the other one's way there has mended it */
 	jit_cold(t, COLD_OP, from);
 }
 
@@ -171,17 +291,31 @@ static void cold_nan(struct jit_tr *t, struct jit_cold *c)
 	x86_jmp(&t->a, c->back);
 }
 
-/* The result of an arithmetic instruction is in `reg`: canonical, then where it belongs. */
-static bool settle(struct jit_tr *t, const struct rv64_insn *in, int reg, bool d, bool fused)
+/*
+ * The result of an arithmetic instruction on `sources` is in `reg`: canonical, at once or later, then where it belongs. Fused: at once,
+ * while the factors are there.
+ */
+static bool settle(
+	struct jit_tr *t, const struct rv64_insn *in, int reg, bool d, uint32_t sources, bool loose)
 {
+	bool fused = !sources;
 	struct jit_cold *c;
+
+	if (!fused && t->fmap[in->rd]) {
+		put_late(t, in->rd, sources, d, loose);
+		return true;
+	}
 
 	x86_ucomis(&t->a, d, reg, x86_reg(reg));
 	c = jit_cold(t, COLD_CUSTOM, x86_jcc(&t->a, CC_P, NULL));
 	c->custom = cold_nan;
+	c->fp = (struct jit_fp){0}; /* goes on here: xmm0 is in use */
 	c->arg[0] = (unsigned)reg | (d ? NAN_DOUBLE : 0) | (fused ? NAN_FUSED : 0);
 	c->arg[1] = in->rs1 | (unsigned)in->rs2 << 8;
-	put(t, in->rd, reg, d);
+	if (d)
+		put(t, in->rd, reg, true);
+	else
+		put_single(t, in->rd, reg, loose);
 	return true;
 }
 
@@ -193,7 +327,7 @@ static bool binary(struct jit_tr *t, const struct rv64_insn *in, const struct fp
 
 	need_boxed_if(t, row->d, 1u << in->rs1 | 1u << in->rs2);
 	x86_fp(&t->a, row->d, row->op, w, src(t, in->rs1, 1), jit_f(t, in->rs2));
-	return settle(t, in, w, row->d, false);
+	return settle(t, in, w, row->d, 1u << in->rs1 | 1u << in->rs2, is_loose(t, in->rs1));
 }
 
 static bool square_root(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
@@ -203,7 +337,7 @@ static bool square_root(struct jit_tr *t, const struct rv64_insn *in, const stru
 	need_boxed_if(t, row->d, 1u << in->rs1);
 	s = src(t, in->rs1, 1);
 	x86_fp(&t->a, row->d, row->op, w, s, x86_reg(s));
-	return settle(t, in, w, row->d, false);
+	return settle(t, in, w, row->d, 1u << in->rs1, is_loose(t, in->rs1));
 }
 
 static bool fused(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
@@ -215,7 +349,7 @@ static bool fused(struct jit_tr *t, const struct rv64_insn *in, const struct fp_
 	s = src(t, in->rs1, 1);
 	x86_fmov(&t->a, w, src(t, in->rs3, w));
 	x86_fma(&t->a, row->d, row->op, w, s, jit_f(t, in->rs2));
-	return settle(t, in, w, row->d, true);
+	return settle(t, in, w, row->d, 0, is_loose(t, in->rs3));
 }
 
 /*
@@ -242,7 +376,12 @@ static bool min_max(struct jit_tr *t, const struct rv64_insn *in, const struct f
 		x86_fp(a, row->d, row->op, other, s2, x86_reg(s1));
 		x86_fbits(a, row->op == FP_OP_MIN ? BITS_OR : BITS_AND, w, 0, x86_reg(other));
 	}
-	put(t, in->rd, w, row->d);
+	/* Here neither is a NaN. */
+	t->fp_late.nan &= ~(1u << in->rs1 | 1u << in->rs2);
+	if (row->d)
+		put(t, in->rd, w, true);
+	else
+		put_single(t, in->rd, w, is_loose(t, in->rs1) || is_loose(t, in->rs2));
 	jit_back(t, c);
 	return true;
 }
@@ -258,6 +397,15 @@ static void sign_mask(struct jit_tr *t, int r, bool d)
 		x86_fshr(&t->a, r, r, 32);
 }
 
+/* What is above rs1's low element is above the result's. */
+static void put_sign(struct jit_tr *t, const struct rv64_insn *in, int w, bool d)
+{
+	if (d)
+		put(t, in->rd, w, true);
+	else
+		put_single(t, in->rd, w, is_loose(t, in->rs1));
+}
+
 static bool sign(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
 {
 	struct x86 *a = &t->a;
@@ -266,14 +414,14 @@ static bool sign(struct jit_tr *t, const struct rv64_insn *in, const struct fp_r
 
 	need_boxed_if(t, row->d, 1u << in->rs1 | 1u << in->rs2);
 	if (same && row->op == SGNJ) {
-		put(t, in->rd, src(t, in->rs1, w), row->d);
+		put_sign(t, in, src(t, in->rs1, w), row->d);
 		return true;
 	}
 	sign_mask(t, 0, row->d);
 	s1 = src(t, in->rs1, 1);
 	if (same) {
 		x86_fbits(a, row->op == SGNJN ? BITS_XOR : BITS_ANDN, w, 0, x86_reg(s1));
-		put(t, in->rd, w, row->d);
+		put_sign(t, in, w, row->d);
 		return true;
 	}
 	s2 = src(t, in->rs2, 2);
@@ -289,7 +437,7 @@ static bool sign(struct jit_tr *t, const struct rv64_insn *in, const struct fp_r
 		x86_fbits(a, BITS_ANDN, 1, 0, x86_reg(s1));
 		x86_fbits(a, BITS_OR, w, 1, x86_reg(2));
 	}
-	put(t, in->rd, w, row->d);
+	put_sign(t, in, w, row->d);
 	return true;
 }
 
@@ -495,7 +643,7 @@ static bool between(struct jit_tr *t, const struct rv64_insn *in, const struct f
 		above(t, false);
 		x86_to_single(&t->a, w, 0, jit_f(t, in->rs1));
 	}
-	return settle(t, in, w, row->d, false);
+	return settle(t, in, w, row->d, 1u << in->rs1, false);
 }
 
 /* ---- memory ---- */
@@ -509,13 +657,17 @@ static bool load(struct jit_tr *t, const struct rv64_insn *in, const struct fp_r
 		t, in->rs1, in->imm, size, false, jit_access(size | MEM_FP, in->rd, false), &m);
 	int w = dst(t, in->rd, 0);
 
-	if (!row->d) {
-		x86_fones(a, 0);
-		x86_finsert(a, w, 0, m);
-	} else {
+	if (row->d) {
 		x86_fload(a, true, w, m);
+		put(t, in->rd, w, true);
+	} else if (w) {
+		x86_fload(a, false, w, m);
+		put_single(t, in->rd, w, true);
+	} else {
+		x86_fones(a, 0);
+		x86_finsert(a, 0, 0, m);
+		put(t, in->rd, 0, false);
 	}
-	put(t, in->rd, w, row->d);
 	jit_back(t, c);
 	return true;
 }
@@ -579,6 +731,42 @@ static const struct fp_row rows[LAST - FIRST + 1] = {
 	ROW(fsd, store, 0, true, ANY_MODE),
 };
 
+/*
+ * Before an instruction: what is late of its sources, if it could see that. A copy takes it along only where it must be right at once.
+ * Others see no difference between NaNs, nor a single's box.
+ */
+static void prepare(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
+{
+	unsigned fmt = rv64_row(in->id)->fmt;
+	bool d = row->emit == between ? !row->d : row->d;
+	bool to_f = fmt == FMT_R4 || fmt == FMT_FR || fmt == FMT_FR_RM || fmt == FMT_FF_RM;
+	uint32_t s = 0;
+
+	switch (fmt) {
+	case FMT_R4:
+		s |= 1u << in->rs3;
+		__attribute__((fallthrough));
+	case FMT_FR:
+	case FMT_FR_RM:
+	case FMT_XFF:
+		s |= 1u << in->rs2;
+		__attribute__((fallthrough));
+	case FMT_FF_RM:
+	case FMT_XF:
+	case FMT_XF_RM:
+		s |= 1u << in->rs1;
+		break;
+	case FMT_FSTORE:
+		s = 1u << in->rs2;
+		break;
+	}
+	clean(t, s & (d ? t->fp_late.single : ~t->fp_late.single));
+	if (row->emit == store || row->emit == move_to_x || row->emit == sign)
+		clean(t, s);
+	if (d || (to_f && !t->fmap[in->rd]))
+		tighten(t, s);
+}
+
 bool jit_emit_fp(struct jit_tr *t, const struct rv64_insn *in)
 {
 	const struct fp_row *row;
@@ -586,5 +774,8 @@ bool jit_emit_fp(struct jit_tr *t, const struct rv64_insn *in)
 	if (in->id < FIRST || in->id > LAST)
 		return false;
 	row = &rows[in->id - FIRST];
-	return row->emit && mode_fits(t, in, row->rounding) && row->emit(t, in, row);
+	if (!row->emit || !mode_fits(t, in, row->rounding))
+		return false;
+	prepare(t, in, row);
+	return row->emit(t, in, row);
 }

@@ -319,6 +319,14 @@ enum jit_cold_kind {
 	COLD_CUSTOM
 };
 struct jit_tr;
+
+/* FP registers, all with a host register, that do not hold yet what the guest may see: emit_fp.c. */
+struct jit_fp {
+	uint32_t nan; /* the result of an operation: if it is a NaN, it may not be the canonical one */
+	uint32_t single; /* of these, and of `loose`: a single */
+	uint32_t loose; /* a single without its box */
+};
+
 struct jit_cold {
 	enum jit_cold_kind kind;
 	uint8_t *from; /* rel32 of the jump that comes here */
@@ -326,6 +334,7 @@ struct jit_cold {
 	uint32_t a, b;
 	struct rv64_block *op;
 	uint32_t low; /* jit_tr.low there */
+	struct jit_fp fp; /* jit_tr.fp_late there */
 	void (*custom)(struct jit_tr *t, struct jit_cold *c);
 	uint64_t arg[2];
 };
@@ -373,6 +382,8 @@ struct jit_tr {
 	uint32_t known; /* guest registers whose value is known */
 	uint64_t value[32];
 	uint32_t boxed; /* FP registers that surely hold a boxed single */
+	struct jit_fp fp_late;
+	uint32_t nan_of[32]; /* FP registers that are no NaNs if this one is none */
 	unsigned index; /* of the instruction in its block, all copies counted */
 	unsigned repeated;
 	/*
@@ -429,6 +440,10 @@ void jit_put(struct jit_tr *t, unsigned r, int reg);
 /* Makes r whole; all of them. */
 void jit_full(struct jit_tr *t, unsigned r);
 void jit_full_all(struct jit_tr *t);
+/* Makes all FP registers what the guest may see. */
+void jit_fp_settle(struct jit_tr *t);
+/* The same out of line, for what was late there. Changes rdx and xmm0. */
+void jit_fp_mend(struct jit_tr *t, const struct jit_fp *late);
 /* r = the sign-extended low half of `reg`: whole only when somebody asks. */
 void jit_put_low(struct jit_tr *t, unsigned r, int reg);
 /* Which sources the instruction reads the low half of only: 1 rs1, 2 rs2. */

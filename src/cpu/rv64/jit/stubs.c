@@ -89,7 +89,8 @@ void jit_make_stubs(struct jit *j, struct x86 *a)
 	j->leave_link = a->p; /* rax: struct jit_link */
 	x86_jmp(a, leave);
 
-	j->look_link = a->p; /* rax: struct jit_link of code for every context; pc serves to keep it */
+	j->look_link =
+		a->p; /* rax: struct jit_link of code for every context; pc serves to keep it */
 	x86_op(a, X86_32, 0x80, ALU_CMP, x86_mem(RAX, offsetof(struct jit_link, by_context)));
 	x86_u8(a, 0);
 	x86_jcc(a, CC_E, j->leave_link);

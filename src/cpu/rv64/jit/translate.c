@@ -59,6 +59,7 @@ void jit_full_all(struct jit_tr *t)
 {
 	while (t->low)
 		jit_full(t, (unsigned)__builtin_ctz(t->low));
+	jit_fp_settle(t);
 }
 
 void jit_put_low(struct jit_tr *t, unsigned r, int reg)
@@ -105,7 +106,8 @@ struct jit_cold *jit_cold(struct jit_tr *t, enum jit_cold_kind kind, uint8_t *fr
 		t->ncolds++;
 	else
 		t->a.full = true;
-	*c = (struct jit_cold){.kind = kind, .from = from, .back = t->a.p, .low = t->low};
+	*c = (struct jit_cold){
+		.kind = kind, .from = from, .back = t->a.p, .low = t->low, .fp = t->fp_late};
 	if (t->insn)
 		c->a = jit_here(t);
 	if (kind == COLD_OP)
@@ -421,6 +423,7 @@ static void block(struct jit_tr *t, struct jit_block *b, bool last)
 	t->low = 0;
 	t->value[0] = 0;
 	t->boxed = 0;
+	t->fp_late = (struct jit_fp){0};
 	jit_find_near(t, b, n);
 	x86_alu_i(&t->a, X86_32, ALU_SUB, x86_reg(JIT_FUEL), (int32_t)n);
 	c = jit_cold(t, COLD_FUEL, x86_jcc(&t->a, CC_S, NULL));
@@ -456,6 +459,8 @@ static void emit_cold(struct jit_tr *t, struct jit_cold *c)
 
 		x86_op(a, X86_64, 0x63, r, x86_reg(r)); /* movsxd */
 	}
+	jit_fp_mend(t, &c->fp);
+	t->fp_late = (struct jit_fp){0};
 	switch (c->kind) {
 	case COLD_MEM:
 		x86_mov(a, RAX, (int)c->arg[0]);
