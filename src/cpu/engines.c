@@ -2,9 +2,10 @@
 #include <string.h>
 
 #include "base/util.h"
+#include "cpu/kvm/engine.h"
 #include "cpu/rv64/engine.h"
 
-static const struct cpu_engine_ops *const engines[] = {&rv64_engine};
+static const struct cpu_engine_ops *const engines[] = {&rv64_engine, &kvm_engine};
 
 const struct cpu_engine_ops *cpu_engine_at(unsigned i)
 {

@@ -253,7 +253,7 @@ static int enter_sandbox(struct process *p, struct err *e)
 		return 0;
 	}
 	rc = fs_place_path(FS_RUNTIME, path, sizeof(path), e);
-	return rc ?: sandbox_enter(&(struct sandbox_opts){path, &p->log}, e);
+	return rc ?: sandbox_enter(&(struct sandbox_opts){path, &p->log, vm_engine(p->vm)}, e);
 }
 
 static void watch_signals_and_input(struct process *p)

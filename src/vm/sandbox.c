@@ -18,6 +18,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "cpu/cpu.h"
 
 struct rule {
 	int nr;
@@ -91,6 +92,9 @@ static const struct rule rules[] = {
 	ALLOW(shutdown, "connections that end"),
 	ALLOW(futex, "locks between vCPUs and the event loop"),
 	ALLOW_EQ(prlimit64, 2, 0, "stack size of the disk fall back's threads; reading only"),
+	ALLOW(timer_create, "time slices of vCPUs that run in the kernel (KVM)"),
+	ALLOW(timer_settime, "time slices of vCPUs that run in the kernel (KVM)"),
+	ALLOW(timer_delete, "time slices of vCPUs that run in the kernel (KVM)"),
 	ALLOW(sched_yield, "vCPUs that wait for each other"),
 	ALLOW(sched_getaffinity, "how many processors there are"),
 	ALLOW(membarrier, "vCPUs that wait for each other"),
@@ -204,7 +208,23 @@ static int add_rule(scmp_filter_ctx ctx, const struct rule *r)
 		ctx, SCMP_ACT_ALLOW, r->nr, 1, (struct scmp_arg_cmp){r->arg, r->op, r->a, r->b});
 }
 
-static int enter_seccomp(struct err *e)
+/* What the engine asks of the kernel, each request by its number. */
+static int add_engine(scmp_filter_ctx ctx, const struct cpu_engine_ops *engine)
+{
+	const struct cpu_ioctl *list;
+	unsigned n = 0;
+	int rc = 0;
+
+	if (!engine || !engine->ioctls)
+		return 0;
+	list = engine->ioctls(&n);
+	for (unsigned i = 0; !rc && i < n; i++)
+		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+			(struct scmp_arg_cmp){1, SCMP_CMP_EQ, list[i].nr, 0});
+	return rc;
+}
+
+static int enter_seccomp(const struct sandbox_opts *o, struct err *e)
 {
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
 	int rc = ctx ? 0 : -ENOMEM;
@@ -212,6 +232,8 @@ static int enter_seccomp(struct err *e)
 	for (unsigned i = 0; !rc && i < ARRAY_SIZE(rules); i++)
 		if (rules[i].nr >= 0) /* calls that this architecture does not have are negative */
 			rc = add_rule(ctx, &rules[i]);
+	if (!rc)
+		rc = add_engine(ctx, o->engine);
 	if (!rc)
 		rc = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_TSYNC, 1);
 	if (!rc)
@@ -235,6 +257,6 @@ int sandbox_enter(const struct sandbox_opts *o, struct err *e)
 	if (!rc)
 		rc = enter_landlock(o, e);
 	if (!rc)
-		rc = enter_seccomp(e);
+		rc = enter_seccomp(o, e);
 	return rc;
 }

@@ -16,6 +16,7 @@
 #ifndef LODGE_VM_SANDBOX_H
 #define LODGE_VM_SANDBOX_H
 
+struct cpu_engine_ops;
 struct err;
 struct log;
 struct json_t;
@@ -23,11 +24,13 @@ struct json_t;
 struct sandbox_opts {
 	const char *runtime_dir; /* where the control socket lies; may be removed from at the end */
 	struct log *log;
+	const struct cpu_engine_ops
+		*engine; /* whose requests of the kernel are let through (cpu_engine_ops.ioctls) */
 };
 
 int sandbox_enter(const struct sandbox_opts *o, struct err *e);
 
-/* {"syscall": "reason"} of every rule: `lodge-vm --sandbox=explain`. New reference. */
+/* {"syscall": "reason"} of every rule but an engine's: `lodge-vm --sandbox=explain`. New reference. */
 struct json_t *sandbox_explain(void);
 
 #endif

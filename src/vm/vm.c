@@ -29,6 +29,11 @@ enum vm_state vm_state(const struct vm *vm)
 	return vm->state;
 }
 
+const struct cpu_engine_ops *vm_engine(const struct vm *vm)
+{
+	return vm->board->engine;
+}
+
 struct console *vm_console(struct vm *vm)
 {
 	return vm->console;

@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 struct console;
+struct cpu_engine_ops;
 struct err;
 struct json_t;
 struct log;
@@ -71,6 +72,7 @@ enum vm_state vm_state(const struct vm *vm);
 const char *vm_state_name(enum vm_state s);
 const char *vm_cause_name(enum vm_cause c);
 struct console *vm_console(struct vm *vm);
+const struct cpu_engine_ops *vm_engine(const struct vm *vm);
 
 /* New references. */
 struct json_t *vm_status(struct vm *vm);

@@ -1,0 +1,103 @@
+#include "kvm_bare.h"
+
+#include <stdio.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+
+static void tables(struct kvm_bare *b)
+{
+	kb_put(b, KB_TABLES, (KB_TABLES + 0x1000) | 7);
+	for (unsigned i = 0; i < 4; i++) {
+		kb_put(b, KB_TABLES + 0x1000 + 8 * i, (KB_TABLES + 0x2000 + 0x1000 * i) | 7);
+		for (unsigned k = 0; k < 512; k++)
+			kb_put(b, KB_TABLES + 0x2000 + 0x1000 * i + 8 * k,
+				((uint64_t)(i * 512 + k) << 21) | 0x87);
+	}
+}
+
+struct kvm_bare *kb_new_with(const struct cpu_vm_opts *opts, const struct kvm_sys *sys)
+{
+	struct frames_opts fo = {.nodes = 1, .node_bytes = {4 * KB_RAM}, .name = "bare"};
+	struct cpu_vm_opts o = *opts;
+	struct kvm_bare *b;
+	struct err e = {0};
+
+	if (kvm_available_on(&kvm_sys_host, &e)) {
+		print_message("skipped: %s\n", err_msg(&e));
+		skip();
+	}
+	b = calloc(1, sizeof(*b));
+	assert_int_equal(frames_create(&b->frames, &fo, &e), 0);
+	assert_int_equal(space_create(&b->space, b->frames, &e), 0);
+	assert_int_equal(space_add_ram(b->space, gpa(0), KB_RAM, 0, "ram", &e), 0);
+	tables(b);
+	o.space = b->space;
+	if (kvm_vm_create_on(&b->vm, &o, sys, &e))
+		fail_msg("%s", err_msg(&e));
+	for (b->n = 0; b->n < o.vcpus; b->n++)
+		if (kvm_engine.vcpu_create(&b->v[b->n], b->vm, b->n, &e))
+			fail_msg("%s", err_msg(&e));
+	return b;
+}
+
+struct kvm_bare *kb_new(unsigned vcpus)
+{
+	return kb_new_with(&(struct cpu_vm_opts){.vcpus = vcpus}, &kvm_sys_host);
+}
+
+void kb_free(struct kvm_bare *b)
+{
+	kvm_engine.vm_destroy(b->vm);
+	space_destroy(b->space);
+	frames_destroy(b->frames);
+	free(b);
+}
+
+void kb_load(struct kvm_bare *b, const uint8_t *from, const uint8_t *to)
+{
+	assert_int_equal(space_write(b->space, gpa(KB_CODE), from, (size_t)(to - from)), 0);
+	for (unsigned i = 0; i < b->n; i++)
+		kvm_engine.vcpu_reset(b->v[i], &(struct cpu_boot){.pc = KB_CODE,
+						       .mode = CPU_BOOT_LONG,
+						       .tables = KB_TABLES,
+						       .stack = KB_STACK,
+						       .running = !i});
+}
+
+void kb_exit(struct kvm_bare *b, unsigned i, struct cpu_exit *x)
+{
+	uint64_t end = clock_mono_ns() + 5000000000ull;
+
+	do {
+		kvm_engine.vcpu_run(b->v[i], 100000000, x);
+		if (x->reason != CPU_EXIT_BUDGET)
+			return;
+	} while (clock_mono_ns() < end);
+	fail_msg("vCPU %u does not leave: pc %#lx", i, (unsigned long)x->pc);
+}
+
+unsigned kb_end(struct kvm_bare *b, unsigned i, struct cpu_exit *x)
+{
+	kb_exit(b, i, x);
+	if (x->reason == CPU_EXIT_ERROR)
+		fail_msg("%s", x->text);
+	assert_int_equal(x->reason, CPU_EXIT_PIO);
+	assert_int_equal(x->mmio.gpa.v, KB_END);
+	assert_true(x->mmio.write);
+	kvm_engine.vcpu_run(b->v[i], 0, x);
+	return x->mmio.data & 0xff;
+}
+
+uint64_t kb_get(struct kvm_bare *b, uint64_t addr)
+{
+	uint64_t v;
+
+	assert_int_equal(space_read(b->space, gpa(addr), &v, sizeof(v)), 0);
+	return v;
+}
+
+void kb_put(struct kvm_bare *b, uint64_t addr, uint64_t v)
+{
+	assert_int_equal(space_write(b->space, gpa(addr), &v, sizeof(v)), 0);
+}
