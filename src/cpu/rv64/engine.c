@@ -3,8 +3,8 @@
  *
  *   vcpu_run: complete what the last exit left open -> [ poll? interrupt? time? -> blocks ]* -> exit
  *
- * The clock is read every SLICE instructions, some tens of microseconds; that bounds how late a timer or the end of the budget is
- * seen. Everything else that must be seen at once comes through hart.poll.
+ * The clock is read after each slice of instructions; that bounds how late a timer or the end of the budget is seen. A slice is as long as
+ * takes some tens of microseconds. Everything else that must be seen at once comes through hart.poll.
  */
 #include "cpu/rv64/engine.h"
 
@@ -20,7 +20,11 @@
 #include "cpu/rv64/jit/jit.h"
 #include "cpu/rv64/priv.h"
 
-#define SLICE 8192u
+#define SLICE 8192u /* instructions, at first */
+#define SLICE_MIN 1024u
+#define SLICE_MAX 65536u
+#define SLICE_QUICK_NS 15000u /* shorter: twice as many instructions the next time */
+#define SLICE_SLOW_NS 40000u /* longer: half of them */
 /* Budgets too short for that: somebody wants a few instructions only. */
 #define SHORT_NS 1000u
 #define SHORT 256u
@@ -254,6 +258,7 @@ static int vcpu_create(struct vcpu **out, struct cpu_vm *v, unsigned index, stru
 	if (!c)
 		return err_set(e, -ENOMEM, "vCPU %u: out of memory", index);
 	memset(c, 0, sizeof(*c));
+	c->h.slice = SLICE;
 	rc = rv64_icache_create(&c->h.ic, vm->exts, e);
 	if (!rc)
 		rc = mmu_create(&c->h, e);
@@ -363,15 +368,26 @@ static bool interpret(struct hart *h, uint64_t *entries)
 	return !*entries || h->instret >= h->instret_stop;
 }
 
-static void run_loop(struct hart *h, uint64_t end, uint64_t slice)
+/* Guests differ by a hundred times in what they do in a nanosecond: memory that misses all caches, a loop in registers. */
+static void fit_slice(struct hart *h, uint64_t took)
+{
+	if (took < SLICE_QUICK_NS && h->slice < SLICE_MAX)
+		h->slice *= 2;
+	else if (took > SLICE_SLOW_NS && h->slice > SLICE_MIN)
+		h->slice /= 2;
+}
+
+static void run_loop(struct hart *h, uint64_t end, bool few)
 {
 	/*
 	 * The slice goes on over polls, which a guest can bring about itself with every write of a CSR. Entries count too: a guest
 	 * whose trap handler traps at once retires nothing. Either must see its timers, and leave in time.
 	 */
-	uint64_t stop = h->instret + slice, entries = slice;
+	uint64_t slice = few ? SHORT : h->slice, stop = h->instret + slice, entries = slice;
+	uint64_t began = clock_mono_ns();
 
 	while (ready_to_run(h)) {
+		uint64_t now;
 		bool over;
 
 		h->instret_stop = stop;
@@ -380,9 +396,15 @@ static void run_loop(struct hart *h, uint64_t end, uint64_t slice)
 			return;
 		if (!over)
 			continue;
-		if (clock_mono_ns() >= end) {
+		now = clock_mono_ns();
+		if (now >= end) {
 			h->exit->reason = CPU_EXIT_BUDGET;
 			return;
+		}
+		if (!few) {
+			fit_slice(h, now - began);
+			slice = h->slice;
+			began = now;
 		}
 		stop = h->instret + slice;
 		entries = slice;
@@ -406,7 +428,7 @@ static void vcpu_run(struct vcpu *v, uint64_t budget_ns, struct cpu_exit *x)
 		x->reason = CPU_EXIT_BUDGET;
 	} else if (!h->posted) {
 		atomic_store(&h->in_run, true);
-		run_loop(h, end, budget_ns < SHORT_NS ? SHORT : SLICE);
+		run_loop(h, end, budget_ns < SHORT_NS);
 		atomic_store(&h->in_run, false);
 	}
 	fp_host_leave(&h->fp);

@@ -203,6 +203,7 @@ struct hart {
 	uint32_t priv; /* enum rv64_priv */
 	uint32_t regime; /* of data accesses now */
 	uint32_t frm, fflags; /* copies for described state; fp has them */
+	uint32_t slice; /* instructions between two looks at the clock */
 	bool posted; /* *exit is filled: run() returns it */
 	struct cpu_exit *exit; /* run()'s, while it runs */
 	struct vcpu_head *head;

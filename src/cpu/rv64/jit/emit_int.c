@@ -147,7 +147,8 @@ static bool alu_i(struct jit_tr *t, const struct rv64_insn *in, enum x86_alu op)
 	int d = jit_dst(t, in->rd, RAX), r1 = t->map[in->rs1];
 	bool sx = op != ALU_ADD && t->sx >> in->rs1 & 1;
 
-	if (sx && t->low >> in->rs1 & 1) {
+	/* With a mask that is not negative, the low half is all that counts, and the result is whole. */
+	if (sx && t->low >> in->rs1 & 1 && !(op == ALU_AND && in->imm >= 0)) {
 		if (d != r1)
 			x86_load(a, X86_32, d, x86_reg(r1));
 		x86_alu_i(a, X86_32, op, x86_reg(d), in->imm);
