@@ -7,7 +7,9 @@
 #include "device/device.h"
 
 extern const struct device_class finisher_class;
+extern const struct device_class ged_class;
 extern const struct device_class rtc_class;
+extern const struct device_class rtc_cmos_class;
 extern const struct device_class uart_class;
 extern const struct device_class virtio_balloon_class;
 extern const struct device_class virtio_blk_class;

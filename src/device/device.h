@@ -65,6 +65,8 @@ struct device_class {
 	void (*describe)(struct device *d, struct json_t *into);
 	/* Counters for `lodge stats`. May be NULL. */
 	void (*stats)(struct device *d, struct json_t *into);
+	/* Presses the machine's power button, where this is one. Loop thread. -ENOTCONN: the guest does not listen yet. */
+	int (*power_button)(struct device *d, struct err *e);
 };
 
 struct device {

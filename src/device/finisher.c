@@ -50,8 +50,9 @@ static int finisher_realize(struct device *d, const void *opts, struct err *e)
 		.ops = &finisher_ops,
 		.dev = f,
 		.lock = &d->lock,
+		.space = o->space,
 		.base = o->base,
-		.len = FINISHER_SIZE};
+		.len = o->space == BUS_PIO ? FINISHER_PORTS : FINISHER_SIZE};
 	return bus_claim(d->env->bus, &f->region, e);
 }
 

@@ -11,15 +11,17 @@
 #ifndef LODGE_DEVICE_FINISHER_H
 #define LODGE_DEVICE_FINISHER_H
 
-#include <stdint.h>
+#include "bus/bus.h"
 
 #define FINISHER_SIZE 0x1000ull
+#define FINISHER_PORTS 4ull
 #define FINISHER_PASS 0x5555u
 #define FINISHER_FAIL 0x3333u
 #define FINISHER_RESET 0x7777u
 
 struct finisher_opts {
 	uint64_t base;
+	enum bus_space space;
 };
 
 #endif

@@ -2,7 +2,9 @@
 
 const struct device_class *const device_classes[] = {
 	&finisher_class,
+	&ged_class,
 	&rtc_class,
+	&rtc_cmos_class,
 	&uart_class,
 	&virtio_balloon_class,
 	&virtio_blk_class,

@@ -238,8 +238,9 @@ static int uart_realize(struct device *d, const void *opts, struct err *e)
 		.ops = &uart_ops,
 		.dev = u,
 		.lock = &d->lock,
+		.space = o->space,
 		.base = o->base,
-		.len = UART_SIZE};
+		.len = o->space == BUS_PIO ? UART_PORTS : UART_SIZE};
 	rc = bus_claim(d->env->bus, &u->region, e);
 	if (!rc && u->chardev)
 		chardev_attach_front(

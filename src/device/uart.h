@@ -19,11 +19,13 @@
 struct chardev;
 
 #define UART_SIZE 0x100ull
+#define UART_PORTS 8ull
 
 struct uart_opts {
 	uint64_t base;
 	struct irq_line irq;
 	struct chardev *chardev; /* NULL: nobody listens. Must outlive the device */
+	enum bus_space space;
 };
 
 #endif

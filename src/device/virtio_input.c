@@ -159,4 +159,5 @@ const struct device_class virtio_input_class = {
 	.state = &state,
 	.describe = virtio_device_describe,
 	.stats = virtio_device_stats,
+	.power_button = virtio_input_power,
 };

@@ -7,6 +7,7 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/util.h"
+#include "device/ged.h"
 #include "machine/acpi_priv.h"
 #include "machine/pc_map.h"
 #include "machine/topology.h"
@@ -190,7 +191,7 @@ static void fadt(struct writer *w)
 {
 	uint32_t flags = FADT_WBINVD | FADT_PROC_C1 | FADT_NO_FIXED_POWER_BUTTON |
 			 FADT_NO_FIXED_SLEEP_BUTTON | FADT_NO_FIXED_RTC_WAKE | FADT_RESET_REGISTER;
-	uint64_t regs = pc_map[PC_GED].base + 0x200;
+	uint64_t regs = pc_map[PC_GED].base + GED_SLEEP_CONTROL;
 	uint8_t *p;
 
 	header(w, "FACP", 6);
@@ -202,7 +203,8 @@ static void fadt(struct writer *w)
 	put_le64(p + 140, address_of(w, "DSDT"));
 	put_le16(p + 109, BOOT_NO_VGA);
 	gas(p + 116, AML_SYSTEM_MEMORY, 8, regs + 2);
-	p[128] = 0x42; /* GED_RESET_VALUE */
+	p[108] = 0x32; /* where the clock keeps the century */
+	p[128] = GED_RESET_VALUE;
 	p[131] = 3; /* ACPI 6.3 */
 	if (w->o->full) {
 		fadt_full(p, address_of(w, "FACS"));
@@ -273,6 +275,7 @@ static void madt(struct writer *w)
 	add8(w, 0);
 	add32(w, pc_map[PC_IOAPIC].base);
 	add32(w, 0); /* first GSI */
+	override(w, 0, 2, 0); /* the interval timer, where an engine has one */
 	if (w->o->full)
 		override(w, ACPI_SCI_GSI, ACPI_SCI_GSI, ACTIVE_HIGH | LEVEL);
 	for (unsigned pin = 0; pin < 4; pin++)

@@ -3,6 +3,7 @@
  */
 #include <stdio.h>
 
+#include "device/ged.h"
 #include "machine/acpi_priv.h"
 #include "machine/pc_map.h"
 #include "machine/topology.h"
@@ -10,7 +11,6 @@
 #define UUID_PCI_OSC "33db4d5b-1ff7-401c-9657-7441c03dd766"
 #define OSC_GRANTED \
 	0x14u /* PME events, PCI Express capability; nothing is plugged while the machine runs */
-#define GED_POWER_BUTTON 0x02u /* bit of the event selector (device/ged.h) */
 
 /* Present, enabled, shown, working (6.3.7). */
 static void present(struct aml *a)

@@ -12,6 +12,7 @@
 
 static const struct board_class *const classes[] = {
 	&board_virt,
+	&board_pc,
 };
 
 /* Ids of vCPUs in state streams; constant, so that they need no owner. */
@@ -31,7 +32,15 @@ int board_create(struct board **out, const char *cls, const struct board_opts *o
 				classes[i]->isa, o->engine->name, o->engine->isa);
 		return classes[i]->create(out, o, e);
 	}
-	return err_set(e, -ENOENT, "there is no board '%s'; there is: virt", cls);
+	return err_set(e, -ENOENT, "there is no board '%s'; there are: virt, pc", cls);
+}
+
+const char *board_for(const char *isa)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(classes); i++)
+		if (!strcmp(classes[i]->isa, isa))
+			return classes[i]->name;
+	return NULL;
 }
 
 void board_destroy(struct board *b)
@@ -50,6 +59,15 @@ void board_reset(struct board *b)
 	for (unsigned i = 0; i < b->ndevices; i++)
 		b->devices[i]->cls->reset(b->devices[i]);
 	b->cls->reset(b);
+}
+
+int board_tables(struct board *b,
+	void (*each)(void *ctx, const char *name, const void *bytes, size_t len), void *ctx,
+	struct err *e)
+{
+	if (!b->cls->tables)
+		return err_set(e, -ENOTSUP, "board %s has no ACPI tables", b->cls->name);
+	return b->cls->tables(b, each, ctx, e);
 }
 
 int board_quiesce(struct board *b, struct err *e)

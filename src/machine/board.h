@@ -1,7 +1,7 @@
 /*
  * board.h: a machine, put together: memory, vCPUs, bus, interrupt controllers, devices, boot state.
  *
- * A board class (`virt` for rv64) is a table entry. board_create() builds in order and, when a step fails, unwinds exactly
+ * A board class (`virt` for rv64, `pc` for x86-64) is a table entry. board_create() builds in order and, when a step fails, unwinds exactly
  * what had started, in reverse. The board runs nothing: vm/ runs its vCPUs (vm/vm.h) and handles their exits.
  *
  *   board_create -> board_boot (loads kernel, device tree; sets vCPU boot states) -> vCPUs run
@@ -71,6 +71,8 @@ struct board {
 };
 
 int board_create(struct board **out, const char *cls, const struct board_opts *o, struct err *e);
+/* The board for an engine's guests (cpu_engine_ops.isa), or NULL. */
+const char *board_for(const char *isa);
 void board_destroy(struct board *b);
 
 /* Loads what is to be booted and sets every vCPU's boot state. */
@@ -83,5 +85,10 @@ void board_resume(struct board *b);
 /* Everything that makes up the machine's state except RAM: *objs is malloc'ed, ids owned by the board. Shape (vCPU count,
  * devices) is fixed by the options, so the loader builds a like board first. */
 int board_state(struct board *b, struct state_obj **objs, unsigned *n);
+
+/* ACPI tables as the guest gets them, for people and tools; `name` is the signature, "RSDP" for the root pointer. -ENOTSUP: the board has none. */
+int board_tables(struct board *b,
+	void (*each)(void *ctx, const char *name, const void *bytes, size_t len), void *ctx,
+	struct err *e);
 
 #endif

@@ -15,8 +15,13 @@ struct board_class {
 	void (*reset)(struct board *b);
 	/* Controllers and bridges: fills objs[0..max), returns their number. vCPUs and devices are board.c's. */
 	unsigned (*state)(struct board *b, struct state_obj *objs, unsigned max);
+	/* Firmware tables, one by one. NULL: it has none. */
+	int (*tables)(struct board *b,
+		void (*each)(void *ctx, const char *name, const void *bytes, size_t len), void *ctx,
+		struct err *e);
 };
 
+extern const struct board_class board_pc;
 extern const struct board_class board_virt;
 
 #endif

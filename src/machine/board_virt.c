@@ -7,8 +7,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
-#include <sys/sysinfo.h>
 
 #include "base/bytes.h"
 #include "base/err.h"
@@ -20,14 +18,14 @@
 #include "bus/imsic.h"
 #include "bus/pci.h"
 #include "device/finisher.h"
-#include "device/rtc.h"
+#include "device/clock/rtc.h"
 #include "device/uart.h"
 #include "machine/board_class.h"
+#include "machine/board_parts.h"
 #include "machine/fdt.h"
 #include "machine/loader.h"
 #include "machine/topology.h"
 #include "machine/virt_map.h"
-#include "memory/frames.h"
 
 #define PLATFORM_DEVICES 3u
 #define KERNEL_OFFSET 0x200000ull /* where a kernel goes; firmware lies before it */
@@ -37,164 +35,70 @@
 
 struct virt {
 	struct board board;
-	const struct board_opts *opts; /* during creation only */
-	struct topology topology;
-	struct boot_file kernel, initrd, firmware;
-	char *append;
+	struct board_parts p;
 	struct irq_cpus cpus;
 	struct imsic *imsic;
 	struct aplic *aplic;
 	struct aclint *aclint;
-	uint64_t seed, boots;
 };
-
-static bool given(const struct boot_file *f)
-{
-	return f->path;
-}
 
 /* Steps. */
 
 static int shape_up(struct virt *v, struct err *e)
 {
-	const struct board_opts *o = v->opts;
-	char a[SIZE_TEXT], b[SIZE_TEXT];
-	struct sysinfo si;
-	uint64_t host;
+	const struct board_opts *o = v->p.opts;
 	int rc = topology_init(
-		&v->topology, o->vcpus, o->nodes, virt_map[VIRT_DRAM].base, o->memory, e);
+		&v->p.topology, o->vcpus, o->nodes, virt_map[VIRT_DRAM].base, o->memory, e);
 
-	if (rc)
-		return rc;
-	host = sysinfo(&si) ? UINT64_MAX : ((uint64_t)si.totalram + si.totalswap) * si.mem_unit;
-	if (o->memory > host || o->memory > virt_map[VIRT_DRAM].len)
-		return err_set(e, -ENOMEM, "memory %s: this host has %s; give less with --memory",
-			size_text(a, o->memory), size_text(b, align_down(host, MiB)));
-	v->board.topology = &v->topology;
-	v->seed = o->seed;
-	return 0;
-}
-
-static void files_down(struct virt *v)
-{
-	boot_file_close(&v->kernel);
-	boot_file_close(&v->initrd);
-	boot_file_close(&v->firmware);
-	free(v->append);
-	v->append = NULL;
+	v->board.topology = &v->p.topology;
+	return rc ?: parts_check_memory(&v->p, virt_map[VIRT_DRAM].len, e);
 }
 
 static int files_up(struct virt *v, struct err *e)
 {
-	const struct board_opts *o = v->opts;
-	int rc = 0;
-
-	if (!o->kernel && !o->firmware)
-		return err_set(e, -EINVAL, "nothing to boot: give --kernel or --firmware");
-	if (o->initrd && !o->kernel)
-		return err_set(e, -EINVAL, "initrd %s: there is no kernel to use it; give --kernel",
-			o->initrd);
-	if (o->kernel)
-		rc = boot_file_open(&v->kernel, "kernel", o->kernel, e);
-	if (!rc && o->initrd)
-		rc = boot_file_open(&v->initrd, "initrd", o->initrd, e);
-	if (!rc && o->firmware)
-		rc = boot_file_open(&v->firmware, "firmware", o->firmware, e);
-	if (!rc && o->append) {
-		v->append = strdup(o->append);
-		if (!v->append)
-			rc = err_set(e, -ENOMEM, "no memory");
-	}
-	if (rc)
-		files_down(v);
-	return rc;
+	return parts_files_up(&v->p, e);
 }
 
-/* Frames for RAM, and for the tables of second-level maps. */
-static int frames_up(struct virt *v, struct err *e)
+static void files_down(struct virt *v)
 {
-	struct frames_opts fo = {.nodes = v->topology.nodes, .name = "lodge-ram"};
-
-	for (unsigned n = 0; n < fo.nodes; n++) {
-		uint64_t ram = v->topology.node[n].len;
-
-		fo.node_bytes[n] = ram + space_spare_bytes(ram);
-	}
-	return frames_create(&v->board.frames, &fo, e);
+	parts_files_down(&v->p);
 }
 
-static void frames_down(struct virt *v)
+static int memory_up(struct virt *v, struct err *e)
 {
-	frames_destroy(v->board.frames);
+	return parts_memory_up(&v->p, e);
 }
 
-static int space_up(struct virt *v, struct err *e)
+static void memory_down(struct virt *v)
 {
-	return space_create(&v->board.space, v->board.frames, e);
-}
-
-static void space_down(struct virt *v)
-{
-	space_destroy(v->board.space);
-}
-
-static int ram_up(struct virt *v, struct err *e)
-{
-	int rc = 0;
-
-	for (unsigned n = 0; !rc && n < v->topology.nodes; n++)
-		rc = space_add_ram(v->board.space, gpa(v->topology.node[n].base),
-			v->topology.node[n].len, (int)n, "ram", e);
-	return rc; /* RAM goes with the space */
-}
-
-static void cpus_down(struct virt *v)
-{
-	v->board.engine->vm_destroy(v->board.cpu_vm);
+	parts_memory_down(&v->p);
 }
 
 static int cpus_up(struct virt *v, struct err *e)
 {
-	const struct board_opts *o = v->opts;
 	struct board *b = &v->board;
 	struct cpu_vm_opts vo = {
-		.space = b->space,
-		.log = o->log,
-		.vcpus = o->vcpus,
-		.timebase_hz = VIRT_TIMEBASE_HZ,
-		.clock = o->clock,
-		.jit = o->jit,
-		.jit_cache = o->jit_cache,
-		.perf_map = o->perf_map,
-		.cpu_model = o->cpu_model,
-		.builtin_firmware = !given(&v->firmware),
-		.seed = o->seed,
-		.wake = o->wake,
-		.wake_ctx = o->ctx,
-	};
-	int rc = b->engine->vm_create(&b->cpu_vm, &vo, e);
+		.timebase_hz = VIRT_TIMEBASE_HZ, .builtin_firmware = !parts_given(&v->p.firmware)};
+	int rc = parts_cpus_up(&v->p, &vo, e);
 
-	if (rc)
-		return rc;
-	for (; b->nvcpus < o->vcpus; b->nvcpus++) {
-		rc = b->engine->vcpu_create(&b->vcpus[b->nvcpus], b->cpu_vm, b->nvcpus, e);
-		if (rc) {
-			cpus_down(v);
-			return rc;
-		}
-	}
-	v->cpus = (struct irq_cpus){b->engine, b->cpu_vm, b->vcpus, b->nvcpus};
-	return 0;
+	if (!rc)
+		v->cpus = (struct irq_cpus){b->engine, b->cpu_vm, b->vcpus, b->nvcpus};
+	return rc;
+}
+
+static void cpus_down(struct virt *v)
+{
+	parts_cpus_down(&v->p);
 }
 
 static int bus_up(struct virt *v, struct err *e)
 {
-	return bus_create(&v->board.bus, e);
+	return parts_bus_up(&v->p, e);
 }
 
 static void bus_down(struct virt *v)
 {
-	bus_destroy(v->board.bus);
+	parts_bus_down(&v->p);
 }
 
 static int imsic_up(struct virt *v, struct err *e)
@@ -215,7 +119,7 @@ static int aplic_up(struct virt *v, struct err *e)
 		.m_base = virt_map[VIRT_APLIC_M].base,
 		.s_base = virt_map[VIRT_APLIC_S].base,
 		.sources = VIRT_IRQ_SOURCES,
-		.preset = !given(&v->firmware),
+		.preset = !parts_given(&v->p.firmware),
 		.imsic_m = virt_map[VIRT_IMSIC_M].base,
 		.imsic_s = virt_map[VIRT_IMSIC_S].base,
 	};
@@ -249,7 +153,7 @@ static int pci_up(struct virt *v, struct err *e)
 		.io_window = virt_map[VIRT_PCI_IO].base,
 		.io_len = virt_map[VIRT_PCI_IO].len,
 		.mem = {{BUS_MMIO, mem->base, mem->len},
-			{BUS_MMIO, virt_pci_high(topology_ram_end(&v->topology)),
+			{BUS_MMIO, virt_pci_high(topology_ram_end(&v->p.topology)),
 				VIRT_PCI_HIGH_LEN}},
 	};
 
@@ -263,52 +167,30 @@ static void pci_down(struct virt *v)
 	pci_host_destroy(v->board.pci);
 }
 
-static int device_add(
-	struct virt *v, const char *cls, const char *id, const void *opts, int slot, struct err *e)
-{
-	struct board *b = &v->board;
-	int rc = topology_add_device(&v->topology, id, cls, 0, slot, e);
-
-	if (!rc)
-		rc = device_create(&b->devices[b->ndevices], cls, id, &b->env, opts, e);
-	if (!rc)
-		b->ndevices++;
-	return rc;
-}
-
 static void devices_down(struct virt *v)
 {
-	while (v->board.ndevices)
-		device_destroy(v->board.devices[--v->board.ndevices]);
-	free(v->board.devices);
+	parts_devices_down(&v->p);
 }
 
 static int devices_up(struct virt *v, struct err *e)
 {
-	const struct board_opts *o = v->opts;
-	struct board *b = &v->board;
+	struct board_parts *p = &v->p;
 	struct finisher_opts fin = {virt_map[VIRT_FINISHER].base};
 	struct rtc_opts rtc = {
 		.base = virt_map[VIRT_RTC].base, .irq = aplic_line(v->aplic, VIRT_RTC_IRQ)};
 	struct uart_opts uart = {
-		virt_map[VIRT_UART].base, aplic_line(v->aplic, VIRT_UART_IRQ), o->uart};
-	int rc;
+		virt_map[VIRT_UART].base, aplic_line(v->aplic, VIRT_UART_IRQ), p->opts->uart};
+	int rc = parts_devices_begin(p, PLATFORM_DEVICES, e);
 
-	b->env = (struct device_env){o->loop, b->space, b->bus, b->pci, o->log, o->seed,
-		o->system_event, o->report, o->ctx, o->stop};
-	b->devices = calloc(PLATFORM_DEVICES + o->ndevices, sizeof(struct device *));
-	if (!b->devices)
-		return err_set(e, -ENOMEM, "no memory");
-	rc = device_add(v, "test-finisher", "finisher.0", &fin, -1, e);
+	if (rc)
+		return rc;
+	rc = parts_device_add(p, "test-finisher", "finisher.0", &fin, -1, e);
 	if (!rc)
-		rc = device_add(v, "rtc-goldfish", "rtc.0", &rtc, -1, e);
+		rc = parts_device_add(p, "rtc-goldfish", "rtc.0", &rtc, -1, e);
 	if (!rc)
-		rc = device_add(v, "uart-16550", "uart.0", &uart, -1, e);
-	for (unsigned i = 0; !rc && i < o->ndevices; i++)
-		rc = device_add(
-			v, o->devices[i].cls, o->devices[i].id, o->devices[i].opts, (int)i + 1, e);
+		rc = parts_device_add(p, "uart-16550", "uart.0", &uart, -1, e);
 	if (!rc)
-		rc = topology_check(&v->topology, e);
+		rc = parts_devices_end(p, e);
 	if (rc)
 		devices_down(v);
 	return rc;
@@ -320,9 +202,7 @@ static const struct step {
 } steps[] = {
 	{shape_up, NULL},
 	{files_up, files_down},
-	{frames_up, frames_down},
-	{space_up, space_down},
-	{ram_up, NULL},
+	{memory_up, memory_down},
 	{cpus_up, cpus_down},
 	{bus_up, bus_down},
 	{imsic_up, imsic_down},
@@ -352,11 +232,10 @@ static int virt_create(struct board **out, const struct board_opts *o, struct er
 
 	if (!v)
 		return err_set(e, -ENOMEM, "machine: no memory");
-	v->kernel.fd = v->initrd.fd = v->firmware.fd = -1;
-	v->opts = o;
 	v->board.cls = &board_virt;
 	v->board.engine = o->engine;
 	v->board.priv = v;
+	parts_init(&v->p, &v->board, o);
 	for (size_t i = 0; i < ARRAY_SIZE(steps); i++) {
 		rc = steps[i].up(v, e);
 		if (rc) {
@@ -364,7 +243,7 @@ static int virt_create(struct board **out, const struct board_opts *o, struct er
 			return rc;
 		}
 	}
-	v->opts = NULL;
+	v->p.opts = NULL;
 	board_reset(&v->board);
 	*out = &v->board;
 	return 0;
@@ -384,22 +263,6 @@ static void virt_reset(struct board *b)
 		b->engine->vcpu_reset(b->vcpus[i], &parked);
 }
 
-/* splitmix64: the seed and the number of the boot give the guest's seed. */
-static void make_seed(struct virt *v, uint8_t seed[32])
-{
-	uint64_t s = v->seed + (v->boots + 1) * 0x9e3779b97f4a7c15ull;
-
-	if (!v->seed && getrandom(seed, 32, 0) == 32)
-		return;
-	for (unsigned i = 0; i < 4; i++) {
-		uint64_t z = (s += 0x9e3779b97f4a7c15ull);
-
-		z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
-		z = (z ^ z >> 27) * 0x94d049bb133111ebull;
-		put_le64(seed + 8 * i, z ^ z >> 31);
-	}
-}
-
 struct layout {
 	struct loaded kernel, firmware;
 	uint64_t initrd, dtb, info;
@@ -408,14 +271,14 @@ struct layout {
 static int no_room(struct virt *v, const struct layout *l, uint64_t tail, struct err *e)
 {
 	char a[SIZE_TEXT], b[SIZE_TEXT], c[SIZE_TEXT];
-	uint64_t used = MAX(l->kernel.end, l->firmware.end) - v->topology.base;
+	uint64_t used = MAX(l->kernel.end, l->firmware.end) - v->p.topology.base;
 
 	return err_set(e, -E2BIG,
 		"kernel and initrd do not fit: up to %s for the kernel, %s for initrd and device "
 		"tree, "
 		"and there is %s; give more with --memory",
 		size_text(a, align_up(used, MiB)), size_text(b, align_up(tail, MiB)),
-		size_text(c, v->topology.memory));
+		size_text(c, v->p.topology.memory));
 }
 
 /*
@@ -424,12 +287,12 @@ static int no_room(struct virt *v, const struct layout *l, uint64_t tail, struct
  */
 static int place_tail(struct virt *v, struct layout *l, size_t dtb_len, struct err *e)
 {
-	uint64_t top = topology_ram_end(&v->topology), low = MAX(l->kernel.end, l->firmware.end);
-	uint64_t align = v->topology.memory >= 64 * MiB ? 2 * MiB : PAGE_SIZE;
-	uint64_t initrd = align_up(v->initrd.size, PAGE_SIZE);
+	uint64_t top = topology_ram_end(&v->p.topology), low = MAX(l->kernel.end, l->firmware.end);
+	uint64_t align = v->p.topology.memory >= 64 * MiB ? 2 * MiB : PAGE_SIZE;
+	uint64_t initrd = align_up(v->p.initrd.size, PAGE_SIZE);
 	uint64_t dtb = align_up(dtb_len + DTB_SLACK, PAGE_SIZE) + PAGE_SIZE + align;
 
-	low = align_up(MAX(low, v->topology.base), PAGE_SIZE);
+	low = align_up(MAX(low, v->p.topology.base), PAGE_SIZE);
 	if (initrd > top - low || dtb > top - low - initrd)
 		return no_room(v, l, initrd + dtb, e);
 	l->dtb = align_down(top - dtb_len - DTB_SLACK, align);
@@ -441,20 +304,20 @@ static int place_tail(struct virt *v, struct layout *l, size_t dtb_len, struct e
 static int load_images(struct virt *v, struct layout *l, struct err *e)
 {
 	struct loader_place p = {
-		.ram = v->topology.base, .ram_end = topology_ram_end(&v->topology)};
+		.ram = v->p.topology.base, .ram_end = topology_ram_end(&v->p.topology)};
 	int rc = 0;
 
 	p.kernel = p.ram + KERNEL_OFFSET;
-	if (given(&v->firmware))
-		rc = loader_firmware(v->board.space, &v->firmware, &p, &l->firmware, e);
-	if (!rc && given(&v->kernel))
-		rc = loader_kernel(v->board.space, &v->kernel, &p, &l->kernel, e);
-	if (!rc && given(&v->firmware) && given(&v->kernel) && l->firmware.end > l->kernel.start &&
-		l->kernel.end > l->firmware.start)
+	if (parts_given(&v->p.firmware))
+		rc = loader_firmware(v->board.space, &v->p.firmware, &p, &l->firmware, e);
+	if (!rc && parts_given(&v->p.kernel))
+		rc = loader_kernel(v->board.space, &v->p.kernel, &p, &l->kernel, e);
+	if (!rc && parts_given(&v->p.firmware) && parts_given(&v->p.kernel) &&
+		l->firmware.end > l->kernel.start && l->kernel.end > l->firmware.start)
 		rc = err_set(e, -EINVAL,
 			"firmware %s: it ends at 0x%llx, over the kernel at 0x%llx; use a smaller "
 			"one",
-			v->firmware.path, (unsigned long long)l->firmware.end,
+			v->p.firmware.path, (unsigned long long)l->firmware.end,
 			(unsigned long long)l->kernel.start);
 	return rc;
 }
@@ -463,32 +326,32 @@ static int load_tail(struct virt *v, struct layout *l, struct err *e)
 {
 	struct board *b = &v->board;
 	struct fdt_opts fo = {
-		.topology = &v->topology,
+		.topology = &v->p.topology,
 		.isa = b->engine->isa_string(b->cpu_vm),
 		.mmu = b->engine->mmu_type(b->cpu_vm),
 		.msi_ids = b->engine->msi_ids(b->cpu_vm),
-		.firmware = given(&v->firmware),
-		.bootargs = v->append,
-		.initrd_len = v->initrd.size,
+		.firmware = parts_given(&v->p.firmware),
+		.bootargs = v->p.append,
+		.initrd_len = v->p.initrd.size,
 	};
 	cleanup(free_ptr) void *dtb = NULL;
 	size_t len = 0;
 	int rc;
 
-	make_seed(v, fo.rng_seed);
+	parts_boot_seed(&v->p, fo.rng_seed);
 	rc = fdt_virt(&fo, &dtb, &len, e);
 	if (!rc)
 		rc = place_tail(v, l, len, e);
 	if (rc)
 		return rc;
-	if (given(&v->initrd)) {
+	if (parts_given(&v->p.initrd)) {
 		/* Again, now that it is known where the initrd goes: same length. */
 		fo.initrd = l->initrd;
 		free_ptr(&dtb);
 		dtb = NULL;
 		rc = fdt_virt(&fo, &dtb, &len, e);
 		if (!rc)
-			rc = loader_blob(b->space, &v->initrd, l->initrd, e);
+			rc = loader_blob(b->space, &v->p.initrd, l->initrd, e);
 		if (rc)
 			return rc;
 	}
@@ -517,7 +380,7 @@ static int write_info(struct virt *v, const struct layout *l, struct err *e)
 static int virt_boot(struct board *b, struct err *e)
 {
 	struct virt *v = b->priv;
-	bool firmware = given(&v->firmware);
+	bool firmware = parts_given(&v->p.firmware);
 	struct layout l = {0};
 	int rc = load_images(v, &l, e);
 
@@ -538,7 +401,7 @@ static int virt_boot(struct board *b, struct err *e)
 
 		b->engine->vcpu_reset(b->vcpus[i], &boot);
 	}
-	v->boots++;
+	v->p.boots++;
 	return 0;
 }
 

@@ -358,16 +358,6 @@ static int page_tables(struct space *s, struct err *e)
 	return rc;
 }
 
-/* Flat segments at the selectors that the boot protocol names. */
-static int descriptors(struct space *s, struct err *e)
-{
-	uint8_t gdt[32] = {0};
-
-	put_le64(gdt + 0x10, 0x00af9b000000ffffull);
-	put_le64(gdt + 0x18, 0x00cf93000000ffffull);
-	return put(s, PC_GDT, gdt, sizeof(gdt), e);
-}
-
 static int zero_page(struct space *s, const struct x86_kernel *k, const struct x86_boot *b,
 	const struct memory_map *m, struct err *e)
 {
@@ -443,8 +433,6 @@ int x86_boot_write(
 	rc = put(s, PC_CMDLINE, cmdline, strlen(cmdline) + 1, e);
 	if (!rc)
 		rc = page_tables(s, e);
-	if (!rc)
-		rc = descriptors(s, e);
 	if (rc)
 		return rc;
 	return k->pvh ? start_info(s, b, &m, e) : zero_page(s, k, b, &m, e);

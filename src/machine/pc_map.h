@@ -63,7 +63,6 @@ enum {
 #define PC_PCI_BUSES 256u
 
 /* Below 1 MiB: what the board puts there at boot. Linux takes only what it needs from here before it has read the memory map. */
-#define PC_GDT 0x500ull
 #define PC_START_INFO 0x6000ull /* PVH */
 #define PC_ZERO_PAGE 0x7000ull /* struct boot_params */
 #define PC_STACK 0x8ff0ull

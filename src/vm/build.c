@@ -13,7 +13,6 @@
 #include "device/virtio_blk.h"
 #include "device/virtio_balloon.h"
 #include "device/virtio_console.h"
-#include "device/virtio_input.h"
 #include "vm/config.h"
 #include "vm/internal.h"
 #include "vm/nets.h"
@@ -175,15 +174,23 @@ int build_board(struct vm *vm, void (*wake)(void *ctx, unsigned vcpu),
 		return rc;
 	o.devices = list.dev;
 	o.ndevices = list.n;
-	return board_create(&vm->board, "virt", &o, e);
+	return board_create(&vm->board, board_for(o.engine->isa) ?: "", &o, e);
 }
 
 int build_power_button(struct board *b, struct err *e)
 {
-	for (unsigned i = 0; i < b->ndevices; i++)
-		if (!strcmp(b->devices[i]->id, POWER_BUTTON))
-			return virtio_input_power(b->devices[i], e);
-	return err_set(e, -ENOTSUP, "this machine has no power button");
+	int rc = err_set(e, -ENOTSUP, "this machine has no power button");
+
+	for (unsigned i = 0; i < b->ndevices; i++) {
+		struct device *d = b->devices[i];
+
+		if (!d->cls->power_button)
+			continue;
+		rc = d->cls->power_button(d, e);
+		if (!rc)
+			return 0;
+	}
+	return rc;
 }
 
 int build_disk_resize(struct board *b, const char *id, uint64_t size, struct err *e)

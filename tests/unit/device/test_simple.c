@@ -16,7 +16,7 @@
 #include "device/chardev.h"
 #include "device/device.h"
 #include "device/finisher.h"
-#include "device/rtc.h"
+#include "device/clock/rtc.h"
 #include "device/uart.h"
 
 #define UART 0x10000000ull

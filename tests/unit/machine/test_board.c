@@ -17,6 +17,7 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "bus/pci.h"
+#include "device/finisher.h"
 #include "machine/board.h"
 #include "machine/topology.h"
 #include "stub_machine.h"
@@ -368,7 +369,8 @@ static void what_does_not_fit_is_refused(void **state)
 static void a_failing_step_unwinds(void **state)
 {
 	struct board_device twice[] = {
-		{"test-finisher", "x.0", &(uint64_t){0x50000000}}, {"no-such", "y.0", NULL}};
+		{"test-finisher", "x.0", &(struct finisher_opts){0x50000000}},
+		{"no-such", "y.0", NULL}};
 
 	rig.o.cpu_model = "fail=2";
 	refuse(-ENOMEM, "told to fail");
@@ -387,7 +389,7 @@ static void wrong_board_or_engine(void **state)
 	struct board *b;
 	struct err e = {0};
 
-	assert_int_equal(board_create(&b, "pc", &rig.o, &e), -ENOENT);
+	assert_int_equal(board_create(&b, "sparc", &rig.o, &e), -ENOENT);
 	other.isa = "x86-64";
 	rig.o.engine = &other;
 	refuse(-EINVAL, "riscv64");

@@ -1,11 +1,8 @@
-#include "device/rtc.h"
-
-#include <errno.h>
-#include <stdlib.h>
-#include <uv.h>
+#include "device/clock/rtc.h"
 
 #include "base/clock.h"
-#include "base/err.h"
+#include "base/util.h"
+#include "device/clock/alarm.h"
 #include "device/classes.h"
 
 enum {
@@ -19,22 +16,11 @@ enum {
 	CLEAR_INTERRUPT = 0x1c,
 };
 
-/*
- * What libuv works with. vCPU threads may only call uv_async_send(); the loop then sets the timer. It lives on until the loop
- * has closed both handles, which is after the device is gone.
- */
-struct alarm_clock {
-	uv_async_t async;
-	uv_timer_t timer;
-	struct rtc *rtc;
-	int open;
-};
-
 struct rtc {
 	struct device dev;
 	struct bus_region region;
 	struct irq_line irq;
-	struct alarm_clock *clock;
+	struct alarm *clock;
 	bool fixed;
 	uint64_t start_ns;
 	uint64_t offset; /* guest time - host time, wraps */
@@ -67,31 +53,21 @@ static void check_alarm(struct rtc *r)
 static void reschedule(struct rtc *r)
 {
 	check_alarm(r);
-	if (r->clock)
-		uv_async_send(&r->clock->async);
+	alarm_poke(r->clock);
 }
 
-static void on_timer(uv_timer_t *t)
+static uint64_t rtc_due(void *dev)
 {
-	struct rtc *r = ((struct alarm_clock *)t->data)->rtc;
-	uint64_t left, ms;
+	struct rtc *r = dev;
+	uint64_t ms = 0;
 
 	pthread_mutex_lock(&r->dev.lock);
 	check_alarm(r);
-	if (r->armed) {
-		/* At most a minute: the wall clock may be set meanwhile. */
-		left = r->alarm - now(r);
-		ms = left / 1000000 + 1;
-		uv_timer_start(t, on_timer, ms < 60000 ? ms : 60000, 0);
-	} else {
-		uv_timer_stop(t);
-	}
+	/* At most a minute: the wall clock may be set meanwhile. */
+	if (r->armed)
+		ms = MIN((r->alarm - now(r)) / 1000000 + 1, 60000ull);
 	pthread_mutex_unlock(&r->dev.lock);
-}
-
-static void on_async(uv_async_t *a)
-{
-	on_timer(&((struct alarm_clock *)a->data)->timer);
+	return ms;
 }
 
 static uint64_t rtc_read(void *dev, uint64_t off, unsigned size)
@@ -156,45 +132,6 @@ static void rtc_write(void *dev, uint64_t off, unsigned size, uint64_t val)
 static const struct bus_ops rtc_ops = {
 	.read = rtc_read, .write = rtc_write, .min_size = 4, .max_size = 4};
 
-static void on_close(uv_handle_t *h)
-{
-	struct alarm_clock *c = h->data;
-
-	if (!--c->open)
-		free(c);
-}
-
-static void clock_close(struct alarm_clock *c)
-{
-	if (!c)
-		return;
-	c->rtc = NULL;
-	uv_close((uv_handle_t *)&c->timer, on_close);
-	uv_close((uv_handle_t *)&c->async, on_close);
-}
-
-static int clock_open(struct rtc *r, struct err *e)
-{
-	struct alarm_clock *c = calloc(1, sizeof(*c));
-	int rc;
-
-	if (!c)
-		return err_set(e, -ENOMEM, "no memory");
-	rc = uv_async_init(r->dev.env->loop, &c->async, on_async);
-	if (rc) {
-		free(c);
-		return err_set(e, rc, "event loop: %s", uv_strerror(rc));
-	}
-	uv_timer_init(r->dev.env->loop, &c->timer);
-	uv_unref((uv_handle_t *)&c->async);
-	uv_unref((uv_handle_t *)&c->timer);
-	c->async.data = c->timer.data = c;
-	c->open = 2;
-	c->rtc = r;
-	r->clock = c;
-	return 0;
-}
-
 static void clock_start(struct rtc *r)
 {
 	r->offset = r->fixed ? r->start_ns - clock_mono_ns() : 0;
@@ -219,7 +156,7 @@ static int rtc_realize(struct device *d, const void *opts, struct err *e)
 	rc = bus_claim(d->env->bus, &r->region, e);
 	if (rc || !d->env->loop)
 		return rc;
-	rc = clock_open(r, e);
+	rc = alarm_open(&r->clock, d->env->loop, rtc_due, r, e);
 	if (rc)
 		bus_release(d->env->bus, &r->region);
 	return rc;
@@ -230,7 +167,7 @@ static void rtc_unrealize(struct device *d)
 	struct rtc *r = (struct rtc *)d;
 
 	bus_release(d->env->bus, &r->region);
-	clock_close(r->clock);
+	alarm_close(r->clock);
 }
 
 /* The clock keeps the time that the guest has set: a battery holds it over a reset. */

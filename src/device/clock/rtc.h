@@ -11,8 +11,8 @@
  *
  * Source: Android's goldfish-virtual-hardware notes; Linux drivers/rtc/rtc-goldfish.c names the registers.
  */
-#ifndef LODGE_DEVICE_RTC_H
-#define LODGE_DEVICE_RTC_H
+#ifndef LODGE_DEVICE_CLOCK_RTC_H
+#define LODGE_DEVICE_CLOCK_RTC_H
 
 #include <stdint.h>
 

@@ -1,0 +1,381 @@
+/*
+ * board_pc.c: the amd64 `pc` board (docs/machine-pc.md; addresses in pc_map.h).
+ *
+ * Built by a table of steps, as board_virt.c. It has no interrupt controllers: they are inside the engine, and are reached by global
+ * interrupt number (wired) and by address and data (messages).
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/util.h"
+#include "bus/pci.h"
+#include "device/finisher.h"
+#include "device/ged.h"
+#include "device/clock/rtc.h"
+#include "device/clock/rtc_cmos.h"
+#include "device/uart.h"
+#include "machine/acpi.h"
+#include "machine/board_class.h"
+#include "machine/board_parts.h"
+#include "machine/loader_x86.h"
+#include "machine/pc_map.h"
+#include "machine/pc_ports.h"
+
+_Static_assert(CPU_X86_IOAPIC == 0xfec00000 && CPU_X86_LAPIC == 0xfee00000, "pc_map.h");
+
+#define PLATFORM_DEVICES 6u
+
+struct pc {
+	struct board board;
+	struct board_parts p;
+	struct pc_ports *ports;
+	struct bus_region msi; /* where message interrupts are stored to */
+};
+
+/* Steps. */
+
+static int shape_up(struct pc *c, struct err *e)
+{
+	const struct board_opts *o = c->p.opts;
+	const struct topology_range hole = {
+		pc_map[PC_LOW_RAM].len, pc_map[PC_HIGH_RAM].base - pc_map[PC_LOW_RAM].len};
+	int rc = topology_init_hole(
+		&c->p.topology, o->vcpus, o->nodes, pc_map[PC_LOW_RAM].base, o->memory, &hole, e);
+
+	c->board.topology = &c->p.topology;
+	if (!rc && o->firmware)
+		rc = err_set(e, -ENOTSUP,
+			"firmware %s: the pc board starts kernels directly; give --kernel",
+			o->firmware);
+	if (!rc && (!o->engine->vm_irq || !o->engine->vm_msi))
+		rc = err_set(e, -ENOTSUP,
+			"engine %s has no interrupt controllers, which the pc board needs",
+			o->engine->name);
+	return rc ?: parts_check_memory(&c->p, pc_map[PC_HIGH_RAM].len, e);
+}
+
+static int files_up(struct pc *c, struct err *e)
+{
+	return parts_files_up(&c->p, e);
+}
+
+static void files_down(struct pc *c)
+{
+	parts_files_down(&c->p);
+}
+
+static int memory_up(struct pc *c, struct err *e)
+{
+	return parts_memory_up(&c->p, e);
+}
+
+static void memory_down(struct pc *c)
+{
+	parts_memory_down(&c->p);
+}
+
+static int cpus_up(struct pc *c, struct err *e)
+{
+	struct cpu_vm_opts vo = {0};
+
+	return parts_cpus_up(&c->p, &vo, e);
+}
+
+static void cpus_down(struct pc *c)
+{
+	parts_cpus_down(&c->p);
+}
+
+static int bus_up(struct pc *c, struct err *e)
+{
+	return parts_bus_up(&c->p, e);
+}
+
+static void bus_down(struct pc *c)
+{
+	parts_bus_down(&c->p);
+}
+
+/* vCPUs have their local APIC inside the engine: what comes here is sent by devices. */
+static uint64_t msi_read(void *dev, uint64_t off, unsigned size)
+{
+	return 0;
+}
+
+static void msi_write(void *dev, uint64_t off, unsigned size, uint64_t val)
+{
+	struct pc *c = dev;
+
+	c->board.engine->vm_msi(c->board.cpu_vm, CPU_X86_LAPIC + off, (uint32_t)val);
+}
+
+static const struct bus_ops msi_ops = {
+	.read = msi_read, .write = msi_write, .min_size = 4, .max_size = 4, .msi_sink = true};
+
+static int msi_up(struct pc *c, struct err *e)
+{
+	c->msi = (struct bus_region){.name = "lapic-messages",
+		.ops = &msi_ops,
+		.dev = c,
+		.base = pc_map[PC_LAPIC].base,
+		.len = pc_map[PC_LAPIC].len};
+	return bus_claim(c->board.bus, &c->msi, e);
+}
+
+static void msi_down(struct pc *c)
+{
+	bus_release(c->board.bus, &c->msi);
+}
+
+static void wired(void *ctrl, unsigned gsi, bool level)
+{
+	struct pc *c = ctrl;
+
+	c->board.engine->vm_irq(c->board.cpu_vm, gsi, level);
+}
+
+static struct irq_line line(struct pc *c, unsigned gsi)
+{
+	return (struct irq_line){wired, c, gsi};
+}
+
+static int pci_up(struct pc *c, struct err *e)
+{
+	const struct pc_range *mem = &pc_map[PC_PCI_MEM];
+	struct pci_host_opts o = {
+		.ecam = pc_map[PC_ECAM].base,
+		.buses = PC_PCI_BUSES,
+		.io_len = 0x10000,
+		.mem = {{BUS_MMIO, mem->base, mem->len},
+			{BUS_MMIO, pc_pci_high(topology_ram_end(&c->p.topology)), PC_PCI_HIGH_LEN}},
+	};
+
+	for (unsigned i = 0; i < 4; i++)
+		o.intx[i] = line(c, PC_GSI_PCI + i);
+	return pci_host_create(&c->board.pci, c->board.bus, &o, e);
+}
+
+static void pci_down(struct pc *c)
+{
+	pci_host_destroy(c->board.pci);
+}
+
+static int ports_up(struct pc *c, struct err *e)
+{
+	struct pc_ports_opts o = {
+		c->board.bus, c->board.pci, PC_PORT_PCI, c->p.opts->system_event, c->p.opts->ctx};
+
+	return pc_ports_create(&c->ports, &o, e);
+}
+
+static void ports_down(struct pc *c)
+{
+	pc_ports_destroy(c->ports);
+}
+
+static void devices_down(struct pc *c)
+{
+	parts_devices_down(&c->p);
+}
+
+static int devices_up(struct pc *c, struct err *e)
+{
+	struct finisher_opts fin = {pc_map[PC_FINISHER].base, BUS_MMIO};
+	struct finisher_opts fin_port = {PC_PORT_FINISHER, BUS_PIO};
+	struct rtc_opts rtc = {.base = pc_map[PC_RTC_MMIO].base, .irq = line(c, PC_GSI_RTC_MMIO)};
+	struct rtc_cmos_opts cmos = {.port = PC_PORT_RTC, .irq = line(c, PC_GSI_RTC)};
+	struct uart_opts uart = {PC_PORT_UART, line(c, PC_GSI_UART), c->p.opts->uart, BUS_PIO};
+	struct ged_opts ged = {pc_map[PC_GED].base, line(c, PC_GSI_GED)};
+	const struct board_device platform[PLATFORM_DEVICES] = {
+		{"test-finisher", "finisher.0", &fin},
+		{"test-finisher", "finisher.1", &fin_port},
+		{"acpi-ged", "ged.0", &ged},
+		{"rtc-goldfish", "rtc.0", &rtc},
+		{"rtc-cmos", "rtc.1", &cmos},
+		{"uart-16550", "uart.0", &uart},
+	};
+	int rc = parts_devices_begin(&c->p, PLATFORM_DEVICES, e);
+
+	if (rc)
+		return rc;
+	for (unsigned i = 0; !rc && i < PLATFORM_DEVICES; i++)
+		rc = parts_device_add(
+			&c->p, platform[i].cls, platform[i].id, platform[i].opts, -1, e);
+	if (!rc)
+		rc = parts_devices_end(&c->p, e);
+	if (rc)
+		devices_down(c);
+	return rc;
+}
+
+static const struct step {
+	int (*up)(struct pc *c, struct err *e);
+	void (*down)(struct pc *c);
+} steps[] = {
+	{shape_up, NULL},
+	{files_up, files_down},
+	{memory_up, memory_down},
+	{cpus_up, cpus_down},
+	{bus_up, bus_down},
+	{msi_up, msi_down},
+	{pci_up, pci_down},
+	{ports_up, ports_down},
+	{devices_up, devices_down},
+};
+
+static void take_down(struct pc *c, size_t built)
+{
+	while (built--)
+		if (steps[built].down)
+			steps[built].down(c);
+	free(c);
+}
+
+static void pc_destroy(struct board *b)
+{
+	take_down(b->priv, ARRAY_SIZE(steps));
+}
+
+static int pc_create(struct board **out, const struct board_opts *o, struct err *e)
+{
+	struct pc *c = calloc(1, sizeof(*c));
+	int rc;
+
+	if (!c)
+		return err_set(e, -ENOMEM, "machine: no memory");
+	c->board.cls = &board_pc;
+	c->board.engine = o->engine;
+	c->board.priv = c;
+	parts_init(&c->p, &c->board, o);
+	for (size_t i = 0; i < ARRAY_SIZE(steps); i++) {
+		rc = steps[i].up(c, e);
+		if (rc) {
+			take_down(c, i);
+			return rc;
+		}
+	}
+	c->p.opts = NULL;
+	board_reset(&c->board);
+	*out = &c->board;
+	return 0;
+}
+
+/* Reset and boot. */
+
+static void pc_reset(struct board *b)
+{
+	struct pc *c = b->priv;
+	struct cpu_boot parked = {0};
+
+	pci_host_reset(b->pci);
+	pc_ports_reset(c->ports);
+	for (unsigned i = 0; i < b->nvcpus; i++)
+		b->engine->vcpu_reset(b->vcpus[i], &parked);
+}
+
+static int make_tables(struct board *b, struct acpi_tables *t, struct err *e)
+{
+	struct pc *c = b->priv;
+	struct acpi_opts o = {.topology = &c->p.topology,
+		.base = PC_ACPI,
+		.max = PC_ACPI_MAX,
+		.pci_high = pc_pci_high(topology_ram_end(&c->p.topology)),
+		.pci_high_len = PC_PCI_HIGH_LEN};
+
+	for (unsigned i = 0; i < b->nvcpus; i++)
+		o.apic_id[i] = cpu_hw_id(b->engine, b->cpu_vm, i);
+	return acpi_build(&o, t, e);
+}
+
+static int load_tables(struct board *b, struct err *e)
+{
+	struct acpi_tables t;
+	int rc = make_tables(b, &t, e);
+
+	if (!rc && space_write(b->space, gpa(PC_ACPI), t.blob, t.len))
+		rc = err_set(e, -EFAULT, "ACPI tables: no memory at 0x%llx", PC_ACPI);
+	acpi_free(&t);
+	return rc;
+}
+
+static int load(struct board *b, struct x86_kernel *k, struct err *e)
+{
+	struct pc *c = b->priv;
+	uint64_t low_end = topology_low_end(&c->p.topology);
+	struct x86_boot boot = {.topology = &c->p.topology,
+		.cmdline = c->p.append,
+		.initrd_len = c->p.initrd.path ? c->p.initrd.size : 0,
+		.rsdp = PC_ACPI};
+	int rc = x86_kernel_load(b->space, &c->p.kernel, low_end, k, e);
+
+	if (!rc && boot.initrd_len) {
+		rc = x86_initrd_place(k, &c->p.initrd, low_end, &boot.initrd, e);
+		if (!rc)
+			rc = loader_blob(b->space, &c->p.initrd, boot.initrd, e);
+	}
+	if (!rc)
+		rc = load_tables(b, e);
+	if (rc)
+		return rc;
+	parts_boot_seed(&c->p, boot.seed);
+	return x86_boot_write(b->space, k, &boot, e);
+}
+
+static int pc_boot(struct board *b, struct err *e)
+{
+	struct pc *c = b->priv;
+	struct x86_kernel k;
+	int rc = load(b, &k, e);
+
+	if (rc)
+		return rc;
+	for (unsigned i = 0; i < b->nvcpus; i++) {
+		struct cpu_boot boot = {
+			.pc = k.entry,
+			.arg0 = k.pvh ? PC_START_INFO : PC_ZERO_PAGE,
+			.running = !i,
+			.mode = k.pvh ? CPU_BOOT_PVH : CPU_BOOT_LONG,
+			.tables = PC_PAGE_TABLES,
+			.stack = PC_STACK,
+		};
+
+		b->engine->vcpu_reset(b->vcpus[i], &boot);
+	}
+	c->p.boots++;
+	return 0;
+}
+
+static unsigned pc_state(struct board *b, struct state_obj *objs, unsigned max)
+{
+	struct pc *c = b->priv;
+
+	objs[0] = (struct state_obj){"pci", &pci_host_state, b->pci};
+	objs[1] = (struct state_obj){"pci-ports", &pc_ports_state, c->ports};
+	return 2;
+}
+
+static int pc_tables(struct board *b,
+	void (*each)(void *ctx, const char *name, const void *bytes, size_t len), void *ctx,
+	struct err *e)
+{
+	struct acpi_tables t;
+	int rc = make_tables(b, &t, e);
+
+	for (unsigned i = 0; !rc && i < t.n; i++)
+		each(ctx, t.table[i].name, t.blob + t.table[i].off, t.table[i].len);
+	acpi_free(&t);
+	return rc;
+}
+
+const struct board_class board_pc = {
+	.name = "pc",
+	.isa = "x86-64",
+	.create = pc_create,
+	.destroy = pc_destroy,
+	.boot = pc_boot,
+	.reset = pc_reset,
+	.state = pc_state,
+	.tables = pc_tables,
+};
