@@ -302,7 +302,11 @@ void bus_msi(struct bus *b, uint64_t addr, uint32_t data)
 	uint64_t base = 0, last = 0;
 	struct bus_region *r = find(&b->map[BUS_MMIO], addr, &base, &last);
 
-	if (r && r->ops->msi_sink && last - addr >= 3 && width_ok(r->ops, addr - base, 4))
+	if (!r || !r->ops->msi_sink || last - addr < 3 || !width_ok(r->ops, addr - base, 4))
+		return;
+	if (r->ops->msi)
+		r->ops->msi(r->dev, addr - base, data);
+	else
 		r->ops->write(r->dev, addr - base, 4, data);
 }
 

@@ -31,6 +31,7 @@ struct bus_ops {
 	uint8_t min_size, max_size; /* 0, 0: 1..8 */
 	bool unaligned; /* also unaligned accesses inside the region */
 	bool msi_sink; /* bus_msi() may store here: takes no lock, calls no device (interrupt files) */
+	void (*msi)(void *dev, uint64_t off, uint32_t data); /* such a store; NULL: write */
 };
 
 struct bus_region {

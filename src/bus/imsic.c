@@ -25,17 +25,33 @@ static uint64_t file_read(void *dev, uint64_t off, unsigned size)
 	return 0;
 }
 
-static void file_write(void *dev, uint64_t off, unsigned size, uint64_t val)
+static void store(struct level *l, uint64_t off, uint32_t id)
 {
-	struct level *l = dev;
 	const struct irq_cpus *c = &l->imsic->cpus;
 
 	if ((off & PAGE_MASK) == SETEIPNUM_LE)
-		c->ops->vcpu_msi(c->vcpu[off >> PAGE_SHIFT], l->file, (uint32_t)val);
+		c->ops->vcpu_msi(c->vcpu[off >> PAGE_SHIFT], l->file, id);
 }
 
-static const struct bus_ops file_ops = {
-	.read = file_read, .write = file_write, .min_size = 4, .max_size = 4, .msi_sink = true};
+/* By a vCPU: what it sends to itself and others are IPIs. */
+static void file_write(void *dev, uint64_t off, unsigned size, uint64_t val)
+{
+	if (!(val & CPU_MSI_FROM_VCPU))
+		store(dev, off, (uint32_t)val | CPU_MSI_FROM_VCPU);
+}
+
+static void file_msi(void *dev, uint64_t off, uint32_t data)
+{
+	if (!(data & CPU_MSI_FROM_VCPU))
+		store(dev, off, data);
+}
+
+static const struct bus_ops file_ops = {.read = file_read,
+	.write = file_write,
+	.min_size = 4,
+	.max_size = 4,
+	.msi_sink = true,
+	.msi = file_msi};
 
 static int level_claim(struct level *l, struct imsic *i, const char *name, enum cpu_msi_file file,
 	uint64_t base, struct err *e)

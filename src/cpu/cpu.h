@@ -66,6 +66,12 @@ struct cpu_vm_opts {
 	uint64_t seed; /* what the engine makes up (seed CSR) follows from it */
 	uint32_t
 		intercept; /* bit n: exceptions of vector n (enum cpu_vector) are exits where the engine can; else the guest takes them itself */
+	/*
+	 * The guest was given something without an exit; in the vCPU's thread inside vcpu_run(), at its end; must not call back. None is
+	 * lost: the engine leaves (budget) before there are too many. May be NULL.
+	 */
+	void (*note)(void *ctx, unsigned vcpu, const struct cpu_note *n);
+	void *note_ctx;
 	/* A vCPU that was idle or stopped has something to do. ANY thread; must not call back. */
 	void (*wake)(void *ctx, unsigned vcpu);
 	void *wake_ctx;
@@ -200,13 +206,9 @@ struct cpu_engine_ops {
 	void (*vcpu_stats)(struct vcpu *v, struct cpu_stats *st);
 
 	/*
-	 * What the guest was given without an exit, one by one. vm_notes(): ANY; on or off, off at first. vcpu_notes(): by the
-	 * thread that runs the vCPU, after vcpu_run(); calls `each` for what there is. None is lost: the engine leaves (budget) before
-	 * there are too many. Both may be NULL: the engine cannot see what its guests are given.
+	 * ANY. Whether cpu_vm_opts.note is called; off at first. May be NULL: the engine cannot see what its guests are given.
 	 */
 	void (*vm_notes)(struct cpu_vm *vm, bool on);
-	void (*vcpu_notes)(
-		struct vcpu *v, void (*each)(void *ctx, const struct cpu_note *n), void *ctx);
 
 	/*
 	 * ANY. What the engine counts of itself beside that, by name; of rv64: its translator. May be NULL, or call nothing. Not while

@@ -508,8 +508,10 @@ static void m_topei(struct hart *h, unsigned n, uint64_t before, uint64_t mask, 
 {
 	unsigned file = n == 0x35c ? CPU_MSI_M : CPU_MSI_S, id = before >> 16 & 0x7ff;
 
-	if (id)
+	if (id) {
 		atomic_fetch_and(&h->imsic[file].eip[id / 64], ~BIT(id % 64));
+		imsic_claimed(h, file, id);
+	}
 	rv64_irq_changed(h);
 }
 

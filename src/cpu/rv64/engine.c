@@ -12,9 +12,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/log.h"
 #include "base/spell.h"
 #include "cpu/rv64/block.h"
 #include "cpu/rv64/jit/jit.h"
@@ -190,6 +192,41 @@ static int start_jit(struct rv64_vm *vm, struct err *e)
 	return rc;
 }
 
+static int make_rings(struct rv64_vm *vm, struct err *e)
+{
+	void *p = mmap(NULL, vm->o.vcpus * sizeof(struct rv64_ring), PROT_READ | PROT_WRITE,
+		MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	if (p == MAP_FAILED)
+		return err_sys(e, -errno, "rv64 engine: exit records of %u vCPUs", vm->o.vcpus);
+	vm->rings = p;
+	return 0;
+}
+
+void rv64_set_causes(struct rv64_vm *vm, const struct rv64_causes *t)
+{
+	struct cpu_exit x;
+
+	vm->causes = t;
+	vm->intercept = 0;
+	for (unsigned i = 0; i < RV64_CAUSES; i++) {
+		const struct rv64_cause *c = rv64_cause(t, i);
+		struct rv64_status st = {
+			.cause = i, .htinst = i == CAUSE_LOAD_ACCESS ? 0x03 : 0x23};
+
+		if (c && c->basic == CPU_BASIC_EXCEPTION && c->vector < 32 &&
+			vm->o.intercept >> c->vector & 1)
+			vm->intercept |= BIT(i);
+		rv64_translate(t, &st, &x);
+		vm->type_of[0][i] = (uint8_t)x.type;
+		st.cause |= CAUSE_IRQ;
+		rv64_translate(t, &st, &x);
+		vm->type_of[1][i] = (uint8_t)x.type;
+	}
+	for (unsigned i = 0; i < vm->nvcpus; i++)
+		vm->vcpus[i]->h.reader.causes = t;
+}
+
 static int vm_create(struct cpu_vm **out, const struct cpu_vm_opts *o, struct err *e)
 {
 	struct rv64_vm *vm;
@@ -220,6 +257,14 @@ static int vm_create(struct cpu_vm **out, const struct cpu_vm_opts *o, struct er
 			return rc;
 		}
 	}
+	rc = make_rings(vm, e);
+	if (rc) {
+		tracker_stop(vm->code_writes);
+		jit_destroy(vm->jit);
+		free(vm);
+		return rc;
+	}
+	rv64_set_causes(vm, &rv64_causes);
 	vm->origin_ns = clock_mono_ns();
 	vm->listener.invalidate = invalidate;
 	space_listen(o->space, &vm->listener);
@@ -242,6 +287,7 @@ static void vm_destroy(struct cpu_vm *v)
 	}
 	tracker_stop(vm->code_writes);
 	jit_destroy(vm->jit);
+	munmap(vm->rings, vm->o.vcpus * sizeof(*vm->rings));
 	free(vm);
 }
 
@@ -275,6 +321,9 @@ static int vcpu_create(struct vcpu **out, struct cpu_vm *v, unsigned index, stru
 	c->h.head = &c->head;
 	c->h.vm = vm;
 	c->h.id = index;
+	c->h.ring = &vm->rings[index];
+	c->h.reader = (struct rv64_reader){
+		.ring = c->h.ring, .causes = vm->causes, .vcpu = (uint16_t)index};
 	vm->vcpus[vm->nvcpus++] = c;
 	rv64_engine.vcpu_reset((struct vcpu *)c, &(struct cpu_boot){0});
 	*out = (struct vcpu *)c;
@@ -290,6 +339,7 @@ static void vcpu_reset(struct vcpu *v, const struct cpu_boot *boot)
 	memset(&h->c, 0, sizeof(h->c));
 	memset(&h->pend, 0, sizeof(h->pend));
 	memset(h->imsic, 0, sizeof(h->imsic));
+	memset(h->ipis, 0, sizeof(h->ipis));
 	h->mstatus = 0;
 	h->fs = 0;
 	h->mip = 0;
@@ -325,32 +375,99 @@ static void finish_pending(struct hart *h, const struct cpu_exit *x)
 {
 	if (!h->pend.active)
 		return;
-	if (h->pend.console) {
+	switch ((enum rv64_pend)h->pend.kind) {
+	case PEND_CONSOLE:
+	case PEND_CALL:
 		sbi_complete(h, x);
-	} else {
+		return;
+	case PEND_VIEW:
+		h->pend.active = false;
+		if (x->fault.error)
+			rv64_deliver(h, h->pc, h->pend.cause, h->pend.va);
+		return;
+	case PEND_TRAP:
+		h->pend.active = false;
+		if (x->exc.reflect)
+			rv64_deliver(h, h->pc, h->pend.cause, h->pend.va);
+		return;
+	case PEND_MMIO:
 		h->pend.data = x->mmio.data;
 		mmu_complete(h, x->mmio.error);
+		return;
 	}
 }
 
-/* True while the guest may go on; false: h->exit says why not. */
+/* As the call that it waits in would look. */
+static void leave_waiting(struct hart *h, uint64_t fid)
+{
+	struct rv64_status *st = rv64_leave(h, CAUSE_ECALL_S, 0);
+
+	st->reg[0] = fid == HSM_STOP ? UINT64_MAX : rv64_next_deadline(h);
+	st->reg[6] = fid;
+	st->reg[7] = EXT_HSM;
+}
+
+/* What came after the hart's last look: there is something to do after all. */
+static void look_again(struct hart *h)
+{
+	bool waits = h->st.cause == CAUSE_ECALL_S && h->st.reg[7] == EXT_HSM;
+	bool stopped = waits && h->st.reg[6] == HSM_STOP;
+	bool idle = (waits && !stopped) ||
+		    (h->st.cause == CAUSE_VIRTUAL_INSN && h->st.tval == INSN_WFI);
+
+	if ((idle && rv64_mip(h) & h->mie) ||
+		(stopped && atomic_load(&h->hsm.state) == HSM_START_PENDING))
+		rv64_leave(h, CAUSE_IRQ | IRQ_SSI, 0);
+}
+
+static void give_note(void *ctx, const struct cpu_note *n)
+{
+	const struct hart *h = ctx;
+
+	if (h->vm->o.note)
+		h->vm->o.note(h->vm->o.note_ctx, h->id, n);
+}
+
+#define DAMAGED_MAX 16u /* in a row, and it is no accident any more */
+
+/* The monitor's end of it. */
+static void take_exit(struct hart *h, struct cpu_exit *x)
+{
+	if (unlikely(h->vm->tamper))
+		h->vm->tamper(h->vm->tamper_ctx, h->id, h->ring);
+	if (likely(rv64_take(&h->reader, x, give_note, h))) {
+		h->damaged = 0;
+		return;
+	}
+	log_warn(h->vm->o.log, "cpu", "vCPU %u: exit record %llu is damaged (%s): dropped", h->id,
+		(unsigned long long)h->nposted - 1, h->reader.why);
+	/* What it was about has not retired: the hart goes there again. */
+	h->pend.active = false;
+	rv64_agree(&h->reader, h->nposted);
+	*x = (struct cpu_exit){.raw = h->st.cause,
+		.pc = h->pc,
+		.code = {.basic = CPU_BASIC_EXTINT, .vector = CPU_VEC_IPI}};
+	cpu_exit_identify(x);
+	if (++h->damaged < DAMAGED_MAX)
+		return;
+	x->code.basic = CPU_BASIC_UNKNOWN;
+	cpu_exit_identify(x);
+	x->text = "its exit records come damaged, one after the other";
+}
+
+/* True while the guest may go on; false: h->st says why not. */
 static bool ready_to_run(struct hart *h)
 {
 	uint32_t poll = rv64_serve_poll(h);
 
 	if (poll & POLL_KICK) {
 		atomic_fetch_and(&h->poll, ~(uint32_t)POLL_KICK);
-		h->exit->reason = CPU_EXIT_BUDGET;
+		rv64_leave(h, CAUSE_IRQ | IRQ_SSI, 0);
 		return false;
 	}
 	if (unlikely(atomic_load_explicit(&h->hsm.state, memory_order_acquire) != HSM_STARTED) &&
 		!sbi_may_run(h)) {
-		if (h->hsm.state == HSM_SUSPENDED) {
-			h->exit->reason = CPU_EXIT_IDLE;
-			h->exit->idle.deadline_ns = rv64_next_deadline(h);
-		} else {
-			h->exit->reason = CPU_EXIT_STOPPED;
-		}
+		leave_waiting(h, h->hsm.state == HSM_SUSPENDED ? HSM_SUSPEND : HSM_STOP);
 		return false;
 	}
 	rv64_take_interrupt(h);
@@ -398,7 +515,7 @@ static void run_loop(struct hart *h, uint64_t end, bool few)
 			continue;
 		now = clock_mono_ns();
 		if (now >= end) {
-			h->exit->reason = CPU_EXIT_BUDGET;
+			rv64_leave(h, CAUSE_IRQ | IRQ_STI, 0);
 			return;
 		}
 		if (!few) {
@@ -411,21 +528,25 @@ static void run_loop(struct hart *h, uint64_t end, bool few)
 	}
 }
 
+/* Posts what the hart's registers say, and takes it at the other end. */
+static void leave(struct hart *h, struct cpu_exit *x)
+{
+	rv64_post(h->ring, &h->nposted, (uint16_t)h->id, RV64_RECORD_EXIT, &h->st);
+	take_exit(h, x);
+	h->stats.exits[x->reason]++;
+	h->posted = false;
+}
+
 static void vcpu_run(struct vcpu *v, uint64_t budget_ns, struct cpu_exit *x)
 {
 	struct hart *h = &of(v)->h;
 	uint64_t end = budget_ns == CPU_BUDGET_NONE ? budget_ns : clock_mono_ns() + budget_ns;
 
-	h->exit = x;
 	h->posted = false;
 	fp_host_enter(&h->fp);
 	finish_pending(h, x);
-	if (!h->posted) {
-		x->pc = h->pc;
-		x->raw = 0;
-	}
 	if (!h->posted && !budget_ns) {
-		x->reason = CPU_EXIT_BUDGET;
+		rv64_leave(h, CAUSE_IRQ | IRQ_STI, 0);
 	} else if (!h->posted) {
 		atomic_store(&h->in_run, true);
 		run_loop(h, end, budget_ns < SHORT_NS);
@@ -437,12 +558,8 @@ static void vcpu_run(struct vcpu *v, uint64_t budget_ns, struct cpu_exit *x)
 	 * and wakes, or this look sees what it stored (irq.c has the proof).
 	 */
 	atomic_thread_fence(memory_order_seq_cst);
-	if (x->reason == CPU_EXIT_IDLE && rv64_mip(h) & h->mie)
-		x->reason = CPU_EXIT_BUDGET;
-	if (x->reason == CPU_EXIT_STOPPED && atomic_load(&h->hsm.state) == HSM_START_PENDING)
-		x->reason = CPU_EXIT_BUDGET;
-	h->stats.exits[x->reason]++;
-	h->posted = false;
+	look_again(h);
+	leave(h, x);
 }
 
 /* ---- an exact number of instructions ---- */
@@ -472,15 +589,9 @@ void rv64_run_exactly(struct vcpu *v, uint64_t n, struct cpu_exit *x)
 	unsigned entries = 0;
 	bool ready;
 
-	h->exit = x;
 	h->posted = false;
 	fp_host_enter(&h->fp);
 	finish_pending(h, x);
-	if (!h->posted) {
-		x->pc = h->pc;
-		x->raw = 0;
-		x->reason = CPU_EXIT_BUDGET;
-	}
 	atomic_store(&h->in_run, true);
 	ready = !h->posted && ready_to_run(h);
 	while (ready && !h->posted && h->instret < target && entries < STUCK) {
@@ -494,8 +605,9 @@ void rv64_run_exactly(struct vcpu *v, uint64_t n, struct cpu_exit *x)
 	}
 	atomic_store(&h->in_run, false);
 	fp_host_leave(&h->fp);
-	h->stats.exits[x->reason]++;
-	h->posted = false;
+	if (!h->posted)
+		rv64_leave(h, CAUSE_IRQ | IRQ_STI, 0);
+	leave(h, x);
 }
 
 static void vcpu_kick(struct vcpu *v)
@@ -525,7 +637,13 @@ static void vcpu_msi(struct vcpu *v, enum cpu_msi_file file, uint32_t id)
 {
 	struct hart *h = &of(v)->h;
 
-	if (file <= CPU_MSI_S && imsic_set(&h->imsic[file], id))
+	if (file > CPU_MSI_S)
+		return;
+	if (id & CPU_MSI_FROM_VCPU) {
+		id &= ~CPU_MSI_FROM_VCPU;
+		imsic_sent(h, file, id);
+	}
+	if (imsic_set(&h->imsic[file], id))
 		rv64_poke(h, POLL_IRQ);
 }
 
@@ -608,11 +726,24 @@ static void vcpu_stats(struct vcpu *v, struct cpu_stats *st)
 	st->blocks_decoded = h->ic->decoded;
 }
 
+static void vm_notes(struct cpu_vm *vm, bool on)
+{
+	vm_of(vm)->notes = on;
+}
+
 static void vm_counters(
 	struct cpu_vm *v, void (*each)(void *ctx, const char *name, uint64_t value), void *ctx)
 {
 	struct rv64_vm *vm = vm_of(v);
 
+	uint64_t taken = 0, dropped = 0;
+
+	for (unsigned i = 0; i < vm->nvcpus; i++) {
+		taken += vm->vcpus[i]->h.reader.taken;
+		dropped += vm->vcpus[i]->h.reader.dropped;
+	}
+	each(ctx, "exit_records", taken);
+	each(ctx, "exit_records_dropped", dropped);
 	if (vm->jit)
 		jit_counters(vm->jit, each, ctx);
 }
@@ -691,6 +822,7 @@ const struct cpu_engine_ops rv64_engine = {
 	.vcpu_state_obj = vcpu_state_obj,
 	.vm_state_obj = vm_state_obj,
 	.vcpu_stats = vcpu_stats,
+	.vm_notes = vm_notes,
 	.vm_counters = vm_counters,
 	.vcpu_translate = vcpu_translate,
 	.vcpu_reg_get = vcpu_reg_get,

@@ -12,7 +12,7 @@
  *   load/store handlers: inline TLB hit, else mem_load()/mem_store() (mmu.c), false = trap taken or exit posted
  *
  * Handlers return to the run loop in three ways: end of block (h->pc is the next instruction); trap taken (rv64_trap() has
- * set pc to the vector); exit posted (h->exit.reason set; pc is the instruction that will be made again or completed).
+ * set pc to the vector); exit posted (h->posted, h->st; pc is the instruction that will be made again or completed).
  * No longjmp anywhere.
  *
  * Precise state: inside a block h->pc is the pc of the block's first instruction; an op knows its own offset (pc2), so
@@ -27,6 +27,7 @@
 #include <stdbool.h>
 
 #include "cpu/cpu.h"
+#include "cpu/rv64/exits/exits.h"
 #include "cpu/rv64/fp_host.h"
 
 struct hart;
@@ -114,12 +115,20 @@ struct pmp_range {
 	uint8_t cfg;
 };
 
-/* An access that left as MMIO and is completed by the next run(). */
+/* What left and waits for its answer: the next run() completes it. */
+enum rv64_pend {
+	PEND_MMIO,
+	PEND_CONSOLE, /* an SBI call of the console */
+	PEND_CALL, /* another call */
+	PEND_VIEW, /* memory that the second-level map does not permit: the access is made again, or faults */
+	PEND_TRAP, /* an exception: the guest takes it, or the instruction is made again */
+};
 struct rv64_pending {
 	bool active, write, is_signed, fp;
-	bool console; /* not MMIO but an SBI console call */
+	uint8_t kind; /* enum rv64_pend */
 	uint8_t rd, size;
 	uint64_t next_pc, gpa, data, va;
+	uint64_t cause; /* PEND_VIEW, PEND_TRAP */
 };
 
 /* SBI hart state management; values are those of the SBI specification, chapter HSM. */
@@ -172,6 +181,12 @@ struct imsic_file {
 	uint64_t delivery, threshold;
 };
 
+/* Messages that harts sent: they are counted one by one, though they may be claimed as one. */
+struct rv64_ipis {
+	_Atomic uint64_t ids[4]; /* of these identities */
+	_Atomic uint64_t waiting;
+};
+
 struct hart {
 	uint64_t x[33]; /* x[32] is the sink for writes to x0 */
 	uint64_t pc;
@@ -204,8 +219,14 @@ struct hart {
 	uint32_t regime; /* of data accesses now */
 	uint32_t frm, fflags; /* copies for described state; fp has them */
 	uint32_t slice; /* instructions between two looks at the clock */
-	bool posted; /* *exit is filled: run() returns it */
-	struct cpu_exit *exit; /* run()'s, while it runs */
+	bool posted; /* the hart leaves: st says why, and run() returns that */
+	bool fault_present; /* the last page fault was of a page that is there */
+	struct rv64_status st;
+	uint64_t nposted; /* records in its ring */
+	uint64_t fault_gpa; /* of the last access that a second-level map did not permit */
+	struct rv64_ring *ring;
+	struct rv64_reader reader; /* the monitor's end */
+	unsigned damaged; /* records that came damaged, in a row */
 	struct vcpu_head *head;
 	struct rv64_vm *vm;
 	struct mmu *mmu; /* priv.h, tlb.c */
@@ -213,6 +234,7 @@ struct hart {
 	struct rv64_pending pend;
 	struct rv64_hsm hsm;
 	struct imsic_file imsic[2]; /* CPU_MSI_M, CPU_MSI_S */
+	struct rv64_ipis ipis[2]; /* the same files */
 	_Atomic uint64_t mtimecmp;
 	_Atomic bool in_run, in_service; /* irq.c */
 	uint32_t id;

@@ -37,6 +37,30 @@ bool imsic_set(struct imsic_file *f, uint32_t id)
 	return true;
 }
 
+void imsic_sent(struct hart *h, unsigned file, uint32_t id)
+{
+	if (!id || id > IMSIC_IDS)
+		return;
+	atomic_fetch_add(&h->ipis[file].waiting, 1);
+	atomic_fetch_or(&h->ipis[file].ids[id / 64], BIT(id % 64));
+}
+
+void imsic_claimed(struct hart *h, unsigned file, unsigned id)
+{
+	struct rv64_ipis *p = &h->ipis[file];
+	uint64_t irq = file == CPU_MSI_M ? IRQ_MEI : IRQ_SEI, count;
+
+	if (likely(!(atomic_fetch_and(&p->ids[id / 64], ~BIT(id % 64)) >> (id % 64) & 1))) {
+		rv64_count(h, CAUSE_IRQ | irq, id, h->pc, 1);
+		return;
+	}
+	/* Of several messages that harts sent since the last claim, all count now. */
+	count = atomic_exchange(&p->waiting, 0);
+	if (count)
+		rv64_count(
+			h, CAUSE_IRQ | (file == CPU_MSI_M ? IRQ_MSI : IRQ_SSI), id, h->pc, count);
+}
+
 /* Bits of a 64-bit register that exist: identity 0 does not. */
 static uint64_t implemented(unsigned k)
 {

@@ -29,7 +29,7 @@
 #define PTE_PPN(p) ((p) >> 10 & ((1ull << 44) - 1))
 
 /* What kind of fault a failed access becomes. */
-enum fail { OK, FAIL_PAGE, FAIL_ACCESS };
+enum fail { OK, FAIL_PAGE, FAIL_ACCESS, FAIL_VIEW };
 
 struct where {
 	uint64_t pa;
@@ -217,6 +217,7 @@ static enum fail walk(
 		w->global |= !!(pte & PTE_G);
 		switch (classify(h, pte, level)) {
 		case STEP_FAULT:
+			h->fault_present = false;
 			return FAIL_PAGE;
 		case STEP_DOWN:
 			table = PTE_PPN(pte) << PAGE_SHIFT;
@@ -224,6 +225,7 @@ static enum fail walk(
 		case STEP_LEAF:
 			break;
 		}
+		h->fault_present = true;
 		if (!leaf_allows(h, pte, acc, priv))
 			return FAIL_PAGE;
 		want = pte | PTE_A | (acc == MEM_WRITE ? PTE_D : 0);
@@ -290,8 +292,10 @@ static enum fail data_piece(
 		return FAIL_ACCESS;
 	p = memory_at(h, w->pa, (enum mem_access)acc, &perm, &write_free);
 	*host = p;
-	if (!p)
-		return perm ? FAIL_ACCESS : OK; /* RAM that may not be used so: see view faults */
+	if (!p) {
+		h->fault_gpa = w->pa;
+		return perm ? FAIL_VIEW : OK; /* there is RAM, which may not be used so */
+	}
 	if (pmp_page_uniform(h, w->pa) && (acc == MEM_READ || write_free))
 		tlb_fill(h, acc == MEM_WRITE, va & ~PAGE_MASK, p - (w->pa & PAGE_MASK), w->span,
 			w->global);
@@ -305,19 +309,48 @@ static enum fail data_piece(
 	return OK;
 }
 
+/* RAM that the second-level map does not let the guest use so: the monitor's to say. At h->pc. */
+static void leave_as_view_fault(struct hart *h, unsigned acc, uint64_t va)
+{
+	uint64_t cause = acc == MEM_EXEC    ? CAUSE_FETCH_GUEST_PAGE
+			 : acc == MEM_WRITE ? CAUSE_STORE_GUEST_PAGE
+					    : CAUSE_LOAD_GUEST_PAGE;
+
+	h->pend = (struct rv64_pending){.active = true,
+		.kind = PEND_VIEW,
+		.cause = fault_cause(FAIL_ACCESS, acc),
+		.va = va};
+	rv64_leave(h, cause, va)->htval = h->fault_gpa >> 2;
+}
+
 static bool fault(struct hart *h, const struct rv64_op *op, enum fail f, unsigned acc, uint64_t va)
 {
-	rv64_trap(h, op_leave(h, op), fault_cause(f, acc), va);
+	op_leave(h, op);
+	if (f == FAIL_VIEW)
+		leave_as_view_fault(h, acc, va);
+	else
+		rv64_trap(h, h->pc, fault_cause(f, acc), va);
 	return false;
+}
+
+/* htinst: the instruction that would do the same, whatever it was (hypervisor extension, "Transformed Instruction"). */
+static uint64_t transformed(unsigned size, bool write, unsigned rd)
+{
+	unsigned log = (unsigned)__builtin_ctz(size & MEM_SIZE);
+	unsigned op = (write ? 0x23 : 0x03) | (size & MEM_FP ? 4 : 0);
+	bool is_unsigned = !write && log < 3 && !(size & (MEM_SIGNED | MEM_FP));
+
+	return op | (log | (is_unsigned ? 4u : 0)) << 12 | (write ? 0 : rd << 7);
 }
 
 static bool leave_as_mmio(struct hart *h, const struct rv64_op *op, uint64_t va, uint64_t pa,
 	unsigned size, bool write, uint64_t val)
 {
-	struct cpu_exit *x = h->exit;
+	struct rv64_status *st;
 
 	h->pend = (struct rv64_pending){
 		.active = true,
+		.kind = PEND_MMIO,
 		.write = write,
 		.is_signed = size & MEM_SIGNED,
 		.fp = size & MEM_FP,
@@ -328,16 +361,11 @@ static bool leave_as_mmio(struct hart *h, const struct rv64_op *op, uint64_t va,
 		.data = val,
 		.va = va,
 	};
-	x->pc = op_leave(h, op);
-	x->reason = CPU_EXIT_MMIO;
-	x->raw = write ? CAUSE_STORE_ACCESS : CAUSE_LOAD_ACCESS;
-	x->gva = va;
-	x->mmio.gpa = gpa(pa);
-	x->mmio.size = size & MEM_SIZE;
-	x->mmio.write = write;
-	x->mmio.error = false;
-	x->mmio.data = val;
-	h->posted = true;
+	op_leave(h, op);
+	st = rv64_leave(h, write ? CAUSE_STORE_ACCESS : CAUSE_LOAD_ACCESS, va);
+	st->htval = pa >> 2;
+	st->htinst = transformed(size, write, op->rd & 31);
+	st->reg[0] = val;
 	return false;
 }
 
@@ -348,7 +376,7 @@ void mmu_complete(struct hart *h, bool error)
 
 	h->pend.active = false;
 	if (error) {
-		rv64_trap(h, h->pc, p.write ? CAUSE_STORE_ACCESS : CAUSE_LOAD_ACCESS, p.va);
+		rv64_deliver(h, h->pc, p.write ? CAUSE_STORE_ACCESS : CAUSE_LOAD_ACCESS, p.va);
 		return;
 	}
 	if (!p.write) {
@@ -521,8 +549,14 @@ bool mem_fetch_page(struct hart *h, uint64_t va, struct code_at *out)
 
 	if (!f && !pmp_check(h, w.pa, 2, MEM_EXEC, h->priv))
 		f = FAIL_ACCESS;
-	if (!f && space_page(h->vm->o.space, 0, gpa(w.pa), MEM_EXEC, &pg))
-		f = FAIL_ACCESS;
+	if (!f && space_page(h->vm->o.space, 0, gpa(w.pa), MEM_EXEC, &pg)) {
+		h->fault_gpa = w.pa;
+		f = pg.perm ? FAIL_VIEW : FAIL_ACCESS;
+	}
+	if (f == FAIL_VIEW) {
+		leave_as_view_fault(h, MEM_EXEC, va);
+		return false;
+	}
 	if (f) {
 		rv64_trap(h, h->pc, fault_cause(f, MEM_EXEC), va);
 		return false;

@@ -17,26 +17,6 @@
 #include "base/util.h"
 #include "cpu/rv64/hart.h"
 
-/* Exceptions (privileged specification, table of mcause). */
-enum {
-	CAUSE_FETCH_MISALIGNED = 0,
-	CAUSE_FETCH_ACCESS = 1,
-	CAUSE_ILLEGAL = 2,
-	CAUSE_BREAK = 3,
-	CAUSE_LOAD_MISALIGNED = 4,
-	CAUSE_LOAD_ACCESS = 5,
-	CAUSE_STORE_MISALIGNED = 6,
-	CAUSE_STORE_ACCESS = 7,
-	CAUSE_ECALL_U = 8,
-	CAUSE_ECALL_S = 9,
-	CAUSE_ECALL_M = 11,
-	CAUSE_FETCH_PAGE = 12,
-	CAUSE_LOAD_PAGE = 13,
-	CAUSE_STORE_PAGE = 15,
-};
-#define CAUSE_IRQ (1ull << 63)
-
-enum { IRQ_SSI = 1, IRQ_MSI = 3, IRQ_STI = 5, IRQ_MTI = 7, IRQ_SEI = 9, IRQ_MEI = 11 };
 #define BIT(n) (1ull << (n))
 #define S_IRQS (BIT(IRQ_SSI) | BIT(IRQ_STI) | BIT(IRQ_SEI))
 #define M_IRQS (BIT(IRQ_MSI) | BIT(IRQ_MTI) | BIT(IRQ_MEI))
@@ -93,11 +73,27 @@ struct rv64_vm {
 	/* time = stopped_at, or (host ns - origin_ns) in ticks */
 	bool time_stopped;
 	uint64_t time_at_stop, origin_ns;
+	struct rv64_ring *rings; /* shared memory, one for each vCPU */
+	const struct rv64_causes *causes;
+	uint64_t intercept; /* exceptions that leave, by cause */
+	uint8_t type_of[2][RV64_CAUSES]; /* enum cpu_type of exceptions, interrupts */
+	_Atomic bool notes; /* somebody wants to hear of what is not an exit */
+	/* For tests: between what a hart posts and what the monitor takes. */
+	void (*tamper)(void *ctx, unsigned vcpu, struct rv64_ring *ring);
+	void *tamper_ctx;
 	/* described state of the VM */
 	uint64_t saved_time, saved_exts;
 };
 
 /* ---- trap.c ---- */
+/* The hart leaves: fills h->st, all else of which is zero, with the hart's pc. The caller adds what the cause has beside. */
+struct rv64_status *rv64_leave(struct hart *h, uint64_t cause, uint64_t tval);
+/* It waits for a message or its timer: deadline and cause of that. */
+void rv64_leave_idle(struct hart *h);
+/* The trap that left, or that an answer brings: whatever is intercepted. */
+void rv64_deliver(struct hart *h, uint64_t pc, uint64_t cause, uint64_t tval);
+/* The guest was given `count` of that without an exit: counts them, and says so to who wants to hear of each. */
+void rv64_count(struct hart *h, uint64_t cause, uint64_t tval, uint64_t pc, uint64_t count);
 void rv64_set_priv(struct hart *h, unsigned priv);
 /* mstatus or the mode changed: which regime do data accesses use now? */
 void rv64_update_regime(struct hart *h);
@@ -147,6 +143,10 @@ uint64_t rv64_ask_no_writes(struct rv64_vm *vm, struct hart *self, const void *h
 
 /* ---- imsic.c ---- */
 unsigned imsic_top(const struct imsic_file *f); /* pending, enabled, above the threshold; 0: none */
+/* A hart sends it that message: any thread, before imsic_set(). */
+void imsic_sent(struct hart *h, unsigned file, uint32_t id);
+/* An identity was claimed: it counts as what it came as. */
+void imsic_claimed(struct hart *h, unsigned file, unsigned id);
 bool imsic_set(struct imsic_file *f, uint32_t id); /* any thread; false: no such identity */
 bool imsic_reg(
 	struct imsic_file *f, unsigned sel, bool write, uint64_t val, uint64_t mask, uint64_t *old);
@@ -260,6 +260,8 @@ void sbi_complete(struct hart *h, const struct cpu_exit *x);
  * counter stopped (time_stop) two harts that begin equal are equal after n instructions.
  */
 void rv64_run_exactly(struct vcpu *v, uint64_t n, struct cpu_exit *x);
+/* The table that the monitor translates by; also says what is intercepted. Tests take rows out. */
+void rv64_set_causes(struct rv64_vm *vm, const struct rv64_causes *t);
 void rv64_time_set(struct rv64_vm *vm, uint64_t t);
 
 /* ---- state.c ---- */

@@ -22,10 +22,6 @@ enum {
 #define EXT_TIME 0x54494d45
 #define EXT_IPI 0x735049
 #define EXT_RFENCE 0x52464e43
-#define EXT_HSM 0x48534d
-#define EXT_SRST 0x53525354
-#define EXT_SUSP 0x53555350
-#define EXT_DBCN 0x4442434e
 #define EXT_PMU 0x504d55
 #define SBI_VERSION (2u << 24)
 #define SBI_IMPL_ID 0x6c6f6467 /* "lodg": none is registered */
@@ -208,15 +204,17 @@ static struct ret sbi_hsm(struct call *c)
 	return (struct ret){SBI_NOT_SUPPORTED, 0};
 }
 
-static void post_system(struct call *c, enum cpu_system_event ev, uint64_t code)
+/* The monitor's to serve: it gets the call as it is. */
+static void leave(struct call *c)
 {
-	c->h->posted = true;
-	c->h->exit->reason = CPU_EXIT_SYSTEM;
-	c->h->exit->raw = c->fid;
-	c->h->exit->pc = c->h->pc;
-	c->h->exit->system.event = ev;
-	c->h->exit->system.code = code;
+	memcpy(rv64_leave(c->h, CAUSE_ECALL_S, 0)->reg, &c->h->x[10], sizeof(c->h->st.reg));
 	c->left = true;
+}
+
+static void leave_for_answer(struct call *c, enum rv64_pend kind)
+{
+	leave(c);
+	c->h->pend = (struct rv64_pending){.active = true, .kind = kind};
 }
 
 static struct ret sbi_srst(struct call *c)
@@ -227,10 +225,7 @@ static struct ret sbi_srst(struct call *c)
 		return (struct ret){SBI_NOT_SUPPORTED, 0};
 	if (type > 2 || reason > 1)
 		return (struct ret){SBI_INVALID_PARAM, 0};
-	if (type)
-		post_system(c, CPU_SYSTEM_REBOOT, 0);
-	else
-		post_system(c, reason ? CPU_SYSTEM_CRASH : CPU_SYSTEM_SHUTDOWN, reason);
+	leave(c);
 	return (struct ret){0};
 }
 
@@ -252,7 +247,7 @@ static struct ret sbi_susp(struct call *c)
 	h->hsm.arg = c->a[2];
 	h->hsm.system = true;
 	atomic_store(&h->hsm.state, HSM_SUSPENDED);
-	post_system(c, CPU_SYSTEM_SUSPEND, 0);
+	leave(c);
 	return (struct ret){0};
 }
 
@@ -268,22 +263,7 @@ static struct ret sbi_dbcn(struct call *c)
 		(c->a[2] || !gpa_range_ok(gpa(c->a[1]), c->a[0]) || !is_ram(h, c->a[1] & ~1ull) ||
 			!is_ram(h, (c->a[1] + c->a[0] - 1) & ~1ull)))
 		return (struct ret){SBI_INVALID_PARAM, 0};
-	h->posted = true;
-	h->exit->reason = CPU_EXIT_CONSOLE;
-	h->exit->raw = c->fid;
-	h->exit->pc = h->pc;
-	h->exit->console.write = c->fid != 1;
-	h->exit->console.gpa = gpa(c->a[1]);
-	h->exit->console.len = c->a[0];
-	h->exit->console.byte = c->fid == 2;
-	if (c->fid == 2) {
-		h->exit->console.len = 1;
-		h->exit->console.gpa = gpa(c->a[0] & 0xff);
-	}
-	h->exit->console.done = 0;
-	h->pend.active = true;
-	h->pend.console = true;
-	c->left = true;
+	leave_for_answer(c, PEND_CONSOLE);
 	return (struct ret){0};
 }
 
@@ -311,13 +291,17 @@ void sbi_call(struct hart *h)
 {
 	struct call c = {.h = h, .fid = h->x[16]};
 	struct ret r = {SBI_NOT_SUPPORTED, 0};
+	bool known = false;
 
 	memcpy(c.a, &h->x[10], sizeof(c.a));
 	for (unsigned i = 0; i < ARRAY_SIZE(extensions); i++)
 		if (extensions[i].eid == h->x[17]) {
 			r = extensions[i].fn(&c);
+			known = true;
 			break;
 		}
+	if (!known)
+		leave_for_answer(&c, PEND_CALL);
 	if (c.left)
 		return;
 	h->x[10] = (uint64_t)r.error;
@@ -328,9 +312,14 @@ void sbi_call(struct hart *h)
 
 void sbi_complete(struct hart *h, const struct cpu_exit *x)
 {
-	h->pend.active = h->pend.console = false;
-	h->x[10] = SBI_OK;
-	h->x[11] = x->console.byte ? 0 : x->console.done;
+	h->pend.active = false;
+	if (h->pend.kind == PEND_CALL) {
+		h->x[10] = x->hcall.ret[0];
+		h->x[11] = x->hcall.ret[1];
+	} else {
+		h->x[10] = SBI_OK;
+		h->x[11] = x->console.byte ? 0 : x->console.done;
+	}
 	h->pc += 4;
 	h->instret++;
 }

@@ -58,7 +58,68 @@ static void enter_m(struct hart *h, uint64_t pc, uint64_t cause, uint64_t tval)
 	rv64_set_priv(h, PRIV_M);
 }
 
-void rv64_trap(struct hart *h, uint64_t pc, uint64_t cause, uint64_t tval)
+/* ---- leaving ---- */
+
+struct rv64_status *rv64_leave(struct hart *h, uint64_t cause, uint64_t tval)
+{
+	h->posted = true;
+	h->st = (struct rv64_status){.cause = cause, .tval = tval, .pc = h->pc};
+	return &h->st;
+}
+
+void rv64_leave_idle(struct hart *h)
+{
+	rv64_leave(h, CAUSE_VIRTUAL_INSN, INSN_WFI)->reg[0] = rv64_next_deadline(h);
+}
+
+static uint64_t trap_flags(const struct hart *h)
+{
+	return (h->priv == PRIV_U ? RV64_FLAG_USER : 0) |
+	       (h->fault_present ? RV64_FLAG_PRESENT : 0);
+}
+
+/* An exception that the monitor wants to see first, or that nobody in the guest can take. */
+static void leave_as_trap(struct hart *h, uint64_t pc, uint64_t cause, uint64_t tval)
+{
+	h->pc = pc;
+	h->pend = (struct rv64_pending){
+		.active = true, .kind = PEND_TRAP, .cause = cause, .va = tval};
+	rv64_leave(h, cause, tval)->flags = trap_flags(h);
+}
+
+/* ---- taking traps ---- */
+
+static __attribute__((noinline)) void note(
+	struct hart *h, uint64_t cause, uint64_t tval, uint64_t pc, uint64_t count)
+{
+	struct rv64_status st = {
+		.cause = cause, .tval = tval, .pc = pc, .flags = trap_flags(h), .reg = {count}};
+
+	if (cause == CAUSE_LOAD_ACCESS || cause == CAUSE_STORE_ACCESS)
+		st.htinst = cause == CAUSE_LOAD_ACCESS ? 0x03 : 0x23;
+	rv64_post(h->ring, &h->nposted, (uint16_t)h->id, RV64_RECORD_NOTE, &st);
+	if (rv64_ring_full(h->ring, h->nposted))
+		atomic_fetch_or_explicit(&h->poll, POLL_KICK, memory_order_relaxed);
+}
+
+void rv64_count(struct hart *h, uint64_t cause, uint64_t tval, uint64_t pc, uint64_t count)
+{
+	h->stats.delivered[h->vm->type_of[cause >> 63][cause & 63]] += count;
+	if (unlikely(atomic_load_explicit(&h->vm->notes, memory_order_relaxed)))
+		note(h, cause, tval, pc, count);
+}
+
+/* A message that an interrupt file holds counts when it is claimed (imsic.c): one trap may claim many. */
+static bool from_file(const struct hart *h, uint64_t cause)
+{
+	unsigned file = cause == (CAUSE_IRQ | IRQ_SEI) ? CPU_MSI_S : CPU_MSI_M;
+
+	if (cause != (CAUSE_IRQ | IRQ_SEI) && cause != (CAUSE_IRQ | IRQ_MEI))
+		return false;
+	return h->imsic[file].delivery == 1 && imsic_top(&h->imsic[file]);
+}
+
+void rv64_deliver(struct hart *h, uint64_t pc, uint64_t cause, uint64_t tval)
 {
 	uint64_t deleg = cause & CAUSE_IRQ ? h->mideleg : h->medeleg;
 
@@ -67,22 +128,27 @@ void rv64_trap(struct hart *h, uint64_t pc, uint64_t cause, uint64_t tval)
 		h->stats.interrupts++;
 	else
 		h->stats.traps++;
-	if (h->priv != PRIV_M && deleg >> (cause & 63) & 1) {
+	if (!from_file(h, cause))
+		rv64_count(h, cause, tval, pc, 1);
+	/* Beneath a kernel on the built-in firmware there is nobody: whatever comes is its own. */
+	if (h->priv != PRIV_M && (deleg >> (cause & 63) & 1 || h->vm->o.builtin_firmware))
 		enter_s(h, pc, cause, tval);
-		return;
-	}
-	if (h->vm->o.builtin_firmware) {
-		/* Everything that a kernel can do is delegated to it, or is a call; so this is ours to explain. */
-		h->pc = pc;
-		h->posted = true;
-		h->exit->reason = CPU_EXIT_ERROR;
-		h->exit->raw = cause;
-		h->exit->pc = pc;
-		h->exit->gva = tval;
-		h->exit->text = "a trap to M-mode, where the built-in firmware has no code";
-		return;
-	}
-	enter_m(h, pc, cause, tval);
+	else
+		enter_m(h, pc, cause, tval);
+}
+
+void rv64_trap(struct hart *h, uint64_t pc, uint64_t cause, uint64_t tval)
+{
+	bool irq = cause & CAUSE_IRQ;
+	uint64_t deleg = irq ? h->mideleg : h->medeleg;
+
+	if (unlikely(!irq && h->vm->intercept >> (cause & 63) & 1))
+		leave_as_trap(h, pc, cause, tval);
+	/* All that a kernel can do is delegated to it, or is a call; what is not, is for the monitor to explain. */
+	else if (unlikely(h->vm->o.builtin_firmware && !(deleg >> (cause & 63) & 1)))
+		leave_as_trap(h, pc, cause, tval);
+	else
+		rv64_deliver(h, pc, cause, tval);
 }
 
 unsigned rv64_interrupt(struct hart *h)
@@ -190,20 +256,15 @@ bool op_wfi(struct hart *h, const struct rv64_op *op)
 	if (rv64_mip(h) & h->mie)
 		return true;
 	op_done(h, op);
-	h->posted = true;
-	h->exit->reason = CPU_EXIT_IDLE;
-	h->exit->pc = h->pc;
-	h->exit->idle.deadline_ns = rv64_next_deadline(h);
+	rv64_leave_idle(h);
 	return false;
 }
 
-static bool yield(struct hart *h, const struct rv64_op *op)
+static bool yield(struct hart *h, const struct rv64_op *op, uint32_t word)
 {
 	op_done(h, op);
 	h->pauses = 0;
-	h->posted = true;
-	h->exit->reason = CPU_EXIT_PAUSE;
-	h->exit->pc = h->pc;
+	rv64_leave(h, CAUSE_VIRTUAL_INSN, word);
 	return false;
 }
 
@@ -212,7 +273,7 @@ bool op_pause(struct hart *h, const struct rv64_op *op)
 {
 	if (++h->pauses < 512)
 		return true;
-	return yield(h, op);
+	return yield(h, op, INSN_PAUSE);
 }
 
 bool op_wrs(struct hart *h, const struct rv64_op *op, bool timeout)
@@ -223,7 +284,7 @@ bool op_wrs(struct hart *h, const struct rv64_op *op, bool timeout)
 	}
 	if (h->resv_va == UINT64_MAX || ++h->pauses < 64)
 		return true;
-	return yield(h, op);
+	return yield(h, op, timeout ? INSN_WRS_STO : INSN_WRS_NTO);
 }
 
 bool op_sfence_vma(struct hart *h, const struct rv64_op *op, bool has_va, uint64_t va,
