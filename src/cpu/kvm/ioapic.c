@@ -128,6 +128,7 @@ static void reg_write(struct kvm_ioapic *i, uint32_t v)
 	if (!(*e & E_LEVEL))
 		*e &= ~E_REMOTE_IRR;
 	tell(i, pin);
+	i->o.commit(i->o.ctx);
 	fire(i, pin);
 }
 
@@ -175,6 +176,7 @@ void ioapic_reset(struct kvm_ioapic *i)
 		i->r.redirect[p] = E_MASKED;
 		tell(i, p);
 	}
+	i->o.commit(i->o.ctx);
 	pthread_mutex_unlock(&i->lock);
 }
 
@@ -192,6 +194,7 @@ void ioapic_put(struct kvm_ioapic *i, const struct kvm_i_ioapic *in)
 	i->r.base = i->o.base;
 	for (unsigned p = 0; p < PINS; p++)
 		tell(i, p);
+	i->o.commit(i->o.ctx);
 	pthread_mutex_unlock(&i->lock);
 }
 

@@ -3,9 +3,9 @@
  *
  * It turns levels of pins into messages, as the chip does over the bus. The kernel tells it of an EOI for a vector that a level-triggered
  * entry uses (the routes of the first 24 GSIs tell the kernel which those are), so that a pin which is still high fires
- * again. No i8259: what it is for is done by the local APIC's LINT0 nowhere in a machine that starts in protected mode.
+ * again. No i8259: machines that start in protected mode do not use one.
  *
- * Threads: any. The lock is innermost but for the calls to `msi` and `route`, which must not come back.
+ * Threads: any. The lock is innermost but for the calls to `msi`, `route` and `commit`, which must not come back.
  */
 #ifndef LODGE_CPU_KVM_IOAPIC_H
 #define LODGE_CPU_KVM_IOAPIC_H
@@ -21,8 +21,9 @@ struct err;
 struct ioapic_opts {
 	uint64_t base;
 	void (*msi)(void *ctx, uint64_t addr, uint32_t data);
-	/* The entry of a pin has changed: what a message of it would be. */
+	/* The entry of a pin is now this: what a message of it would be. Several come before one commit(). */
 	void (*route)(void *ctx, unsigned pin, uint64_t addr, uint32_t data, bool masked);
+	void (*commit)(void *ctx);
 	void *ctx;
 };
 

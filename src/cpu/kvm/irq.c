@@ -32,12 +32,6 @@ static void set_used(struct kvm_vm *vm, unsigned gsi, bool on)
 		vm->route_used[gsi / 32] &= ~(1u << (gsi % 32));
 }
 
-struct kvm_route {
-	bool there;
-	uint64_t addr;
-	uint32_t data;
-};
-
 static struct kvm_irq_routing_entry msi_entry(const struct kvm_vm *vm, unsigned gsi)
 {
 	const struct kvm_route *r = &vm->routes[gsi];
@@ -100,17 +94,26 @@ static void ioapic_route(void *ctx, unsigned pin, uint64_t addr, uint32_t data, 
 	struct kvm_vm *vm = ctx;
 	struct kvm_route want = {!masked, addr, data};
 	struct kvm_route *r = &vm->routes[pin];
-	int rc = 0;
 
 	pthread_mutex_lock(&vm->lock);
-	if (r->there != want.there || r->addr != want.addr || r->data != want.data) {
+	if (r->there != want.there || (want.there && (r->addr != addr || r->data != data))) {
 		*r = want;
-		rc = push(vm);
+		vm->routes_changed = true;
 	}
 	pthread_mutex_unlock(&vm->lock);
+}
+
+static void ioapic_commit(void *ctx)
+{
+	struct kvm_vm *vm = ctx;
+	int rc;
+
+	pthread_mutex_lock(&vm->lock);
+	rc = vm->routes_changed ? push(vm) : 0;
+	vm->routes_changed = false;
+	pthread_mutex_unlock(&vm->lock);
 	if (rc < 0)
-		kvm_break(
-			vm, "IOAPIC pin %u: KVM refuses the route: %s", pin, strerrordesc_np(-rc));
+		kvm_break(vm, "IOAPIC: KVM refuses its routes: %s", strerrordesc_np(-rc));
 }
 
 /* ---- the engine's calls ---- */
@@ -284,7 +287,7 @@ static int full_up(struct kvm_vm *vm, struct err *e)
 
 static int split_up(struct kvm_vm *vm, struct err *e)
 {
-	struct ioapic_opts io = {CPU_X86_IOAPIC, ioapic_msi, ioapic_route, vm};
+	struct ioapic_opts io = {CPU_X86_IOAPIC, ioapic_msi, ioapic_route, ioapic_commit, vm};
 	int rc = kvm_enable_cap(vm, KVM_CAP_SPLIT_IRQCHIP, KVM_PINS);
 
 	if (rc < 0)

@@ -38,6 +38,12 @@ struct kvm_leaves {
 	struct kvm_cpuid_entry2 entry[KVM_CPUID_MAX];
 };
 
+struct kvm_route {
+	bool there;
+	uint64_t addr;
+	uint32_t data;
+};
+
 struct kvm_slot {
 	uint64_t gpa, len;
 	void *host;
@@ -99,6 +105,7 @@ struct kvm_vm {
 	struct kvm_dirty *dirty;
 
 	struct kvm_route *routes; /* the first KVM_PINS rows are the pins' */
+	bool routes_changed; /* by the IOAPIC, and the kernel has not heard yet */
 	uint32_t route_used[KVM_ROUTES / 32];
 	int irqfd[KVM_ROUTES]; /* eventfd of the route; -1 */
 	struct kvm_ioapic *ioapic;

@@ -16,6 +16,27 @@ static void tables(struct kvm_bare *b)
 	}
 }
 
+static void interrupts(struct kvm_bare *b)
+{
+	kb_put(b, KB_GDT + 0x10, 0x00af9b000000ffff); /* code, 64-bit */
+	kb_put(b, KB_GDT + 0x18, 0x00cf93000000ffff);
+	kb_put(b, KB_GDT + 0x100, 0x1f | KB_GDT << 16);
+	kb_put(b, KB_GDT + 0x108, 0);
+	kb_put(b, KB_GDT + 0x110, 0xfff | KB_IDT << 16);
+	for (unsigned v = 0; v < 256; v++) {
+		uint64_t at = KB_STUBS + 32 * v;
+		uint32_t count = (uint32_t)KB_COUNT(v);
+		/* inc qword [count]; push rax; mov eax, 0xfee000b0; mov dword [rax], 0; pop rax; iretq */
+		uint8_t stub[] = {0x48, 0xff, 0x04, 0x25, 0, 0, 0, 0, 0x50, 0xb8, 0xb0, 0, 0xe0,
+			0xfe, 0xc7, 0, 0, 0, 0, 0, 0x58, 0x48, 0xcf};
+
+		memcpy(stub + 4, &count, 4);
+		assert_int_equal(space_write(b->space, gpa(at), stub, sizeof(stub)), 0);
+		kb_put(b, KB_IDT + 16 * v, (at & 0xffff) | 0x10 << 16 | 0x8e00ull << 32);
+		kb_put(b, KB_IDT + 16 * v + 8, 0);
+	}
+}
+
 struct kvm_bare *kb_new_with(const struct cpu_vm_opts *opts, const struct kvm_sys *sys)
 {
 	struct frames_opts fo = {.nodes = 1, .node_bytes = {4 * KB_RAM}, .name = "bare"};
@@ -32,6 +53,7 @@ struct kvm_bare *kb_new_with(const struct cpu_vm_opts *opts, const struct kvm_sy
 	assert_int_equal(space_create(&b->space, b->frames, &e), 0);
 	assert_int_equal(space_add_ram(b->space, gpa(0), KB_RAM, 0, "ram", &e), 0);
 	tables(b);
+	interrupts(b);
 	o.space = b->space;
 	if (kvm_vm_create_on(&b->vm, &o, sys, &e))
 		fail_msg("%s", err_msg(&e));

@@ -21,6 +21,14 @@
 #define KB_TABLES 0x1000ull
 #define KB_STACK 0xf000ull
 #define KB_CODE 0x10000ull
+/* Interrupts: KB_INTERRUPTS at a guest's start; then each vector has a handler that counts at KB_COUNT(vector) and says EOI. */
+#define KB_GDT 0xa000ull
+#define KB_IDT 0xb000ull
+#define KB_STUBS 0xc000ull
+#define KB_COUNT(vector) (0x20000ull + 8 * (vector))
+#define KB_INTERRUPTS \
+	"lgdt [0xa100]\n lidt [0xa110]\n mov ebx, 0xfee00000\n mov dword ptr [rbx + 0xf0], " \
+	"0x1ff\n"
 #define KB_RAM (4ull << 20)
 #define KB_END 0xf4
 #define KB_MAX 4
