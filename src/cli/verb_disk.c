@@ -608,7 +608,81 @@ static int run_bitmap(void *opts, const struct args *a)
 	return rc ? failed(&s, &e) : EXIT_DONE;
 }
 
+/* ---- generation ---- */
+
+struct generation {
+	bool next, json;
+};
+static const struct opt generation_opts[] = {
+	{"next", .type = OPT_FLAG, OPT_AT(struct generation, next),
+		.help = "begin a new one: what changes from now on has its number"},
+	{"json", .type = OPT_FLAG, OPT_AT(struct generation, json), .help = "print JSON"},
+	OPT_DONE,
+};
+static const struct opt_group generation_groups[] = {{"Options", generation_opts}, {0}};
+
+static int run_generation(void *opts, const struct args *a)
+{
+	const struct generation *o = opts;
+	cleanup(session_end) struct session s = {0};
+	struct disk_generation g;
+	struct err e = {0};
+	struct disk *d;
+	char id[20];
+	int rc;
+
+	session_begin(&s, o->json, "generation");
+	rc = session_open(
+		&s, a->v[0], SESSION_NO_BACKING | (o->next ? 0u : SESSION_READONLY), &d, &e);
+	if (!rc)
+		rc = disk_generation(d, o->next, &g, &e);
+	if (rc)
+		return failed(&s, &e);
+	snprintf(id, sizeof(id), "%016" PRIx64, g.id);
+	if (o->json)
+		session_print(json_pack("{s:I, s:I, s:s, s:I}", "generation", (json_int_t)g.now,
+			"first", (json_int_t)g.first, "id", id, "granularity",
+			(json_int_t)g.granularity));
+	else
+		printf("%" PRIu64 " (changes are known since %" PRIu64 "; id %s)\n", g.now, g.first,
+			id);
+	return EXIT_DONE;
+}
+
 /* ---- map ---- */
+
+struct map {
+	uint64_t since;
+	bool json;
+};
+static const struct opt map_opts[] = {
+	{"changed-since", .type = OPT_U64, OPT_AT(struct map, since), .arg = "GENERATION",
+		.help = "what has changed in that generation or later (lodge disk generation)"},
+	{"json", .type = OPT_FLAG, OPT_AT(struct map, json), .help = "print JSON"},
+	OPT_DONE,
+};
+static const struct opt_group map_groups[] = {{"Options", map_opts}, {0}};
+
+static int map_changes(struct disk *d, const struct map *o, struct err *e)
+{
+	const json_t *x;
+	json_t *all;
+	size_t i;
+	int rc = disk_changes_json(d, o->since, &all, e);
+
+	if (rc)
+		return rc;
+	if (o->json) {
+		session_print(all);
+		return 0;
+	}
+	printf("%-16s %s\n", "START", "LENGTH");
+	json_array_foreach(json_object_get(all, "changed"), i, x) printf("%-16llx %llx\n",
+		(unsigned long long)json_integer_value(json_object_get(x, "start")),
+		(unsigned long long)json_integer_value(json_object_get(x, "length")));
+	json_decref(all);
+	return 0;
+}
 
 static json_t *extent_json(const struct disk_extent *x)
 {
@@ -646,7 +720,7 @@ static bool follows(const struct disk_extent *a, const struct disk_extent *b)
 
 static int run_map(void *opts, const struct args *a)
 {
-	const struct json_only *o = opts;
+	const struct map *o = opts;
 	cleanup(session_end) struct session s = {0};
 	struct disk_extent run = {0}, x;
 	struct err e = {0};
@@ -656,6 +730,11 @@ static int run_map(void *opts, const struct args *a)
 
 	session_begin(&s, false, "map");
 	rc = session_open(&s, a->v[0], SESSION_READONLY, &d, &e);
+	if (o->since) {
+		json_decref(list);
+		rc = rc ?: map_changes(d, o, &e);
+		return rc ? failed(&s, &e) : EXIT_DONE;
+	}
 	if (!rc && !o->json)
 		printf("%-16s %-12s %-5s %-10s %s\n", "START", "LENGTH", "DEPTH", "WHAT", "PLACE");
 	for (uint64_t at = 0; !rc && at <= d->size; at += x.len) {
@@ -854,7 +933,10 @@ const struct verb verbs_disk[] = {
 	{VERB("disk rebase", "FILE:FORMAT", "give a disk another backing file, or none"), ONE_DISK,
 		.cmd.groups = rebase_groups, .size = sizeof(struct rebase), .run = run_rebase},
 	{VERB("disk map", "FILE:FORMAT", "where each part of a disk lies"), ONE_DISK,
-		.cmd.groups = json_groups, .size = sizeof(struct json_only), .run = run_map},
+		.cmd.groups = map_groups, .size = sizeof(struct map), .run = run_map},
+	{VERB("disk generation", "FILE:FORMAT", "which generation its changes are in"), ONE_DISK,
+		.cmd.groups = generation_groups, .size = sizeof(struct generation),
+		.run = run_generation},
 	{VERB("disk compare", "FILE:FORMAT FILE:FORMAT", "ends with 1 when the contents differ"),
 		TWO_ARGS, .cmd.groups = json_groups, .size = sizeof(struct json_only),
 		.run = run_compare},

@@ -84,6 +84,16 @@ enum disk_bitmap_op {
 	DISK_BITMAP_CLEAR
 };
 
+/*
+ * Generations: a disk whose changes are recorded has a number that grows. A backup that begins with generation(next) and is told G has what the disk held
+ * before G; what it has to take the next time is what changed in G or later. `id` tells another recording (after copies, or when it was
+ * switched off in between): generations of another id mean nothing.
+ */
+struct disk_generation {
+	uint64_t now, first; /* first: since which changes are known */
+	uint64_t id, granularity;
+};
+
 /* Progress and findings of what takes long. Each may be NULL. Returns of progress(): true goes on, false stops (-ECANCELED). */
 struct disk_watch {
 	bool (*progress)(void *ctx, uint64_t done, uint64_t of);
@@ -130,6 +140,12 @@ struct disk_format {
 	/* The first run of like state at `off`: *dirty, *len. */
 	int (*bitmap_status)(struct disk *d, const char *name, uint64_t off, uint64_t *len,
 		bool *dirty, struct err *e);
+
+	/* -ENODATA: not recorded. `next` begins a new generation first. */
+	int (*generation)(struct disk *d, bool next, struct disk_generation *out, struct err *e);
+	/* As bitmap_status(): in generation `since` or later? -ESTALE: that is not known. */
+	int (*changed)(struct disk *d, uint64_t since, uint64_t off, uint64_t *len, bool *dirty,
+		struct err *e);
 
 	/* d was opened with `force`; readonly unless `repair`. Not finding anything wrong is 0, and so is finding something. */
 	int (*check)(struct disk *d, bool repair, const struct disk_watch *w,

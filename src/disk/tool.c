@@ -244,6 +244,51 @@ int disk_bitmap_status(
 
 /* ---- describing ---- */
 
+int disk_generation(struct disk *d, bool next, struct disk_generation *out, struct err *e)
+{
+	if (!d->format->generation)
+		return cannot(d, "generations of changes: lodgefs has", e);
+	if (next && d->o.readonly)
+		return err_set(e, -EROFS, "disk %s: is readonly", d->o.path);
+	if (next)
+		disk_drain(d);
+	return d->format->generation(d, next, out, e);
+}
+
+int disk_changed(
+	struct disk *d, uint64_t since, uint64_t off, uint64_t *len, bool *dirty, struct err *e)
+{
+	if (!d->format->changed)
+		return cannot(d, "generations of changes: lodgefs has", e);
+	return d->format->changed(d, since, off, len, dirty, e);
+}
+
+int disk_changes_json(struct disk *d, uint64_t since, json_t **out, struct err *e)
+{
+	struct disk_generation g;
+	int rc = disk_generation(d, false, &g, e);
+	json_t *list = json_array();
+	char id[20];
+	bool dirty;
+
+	for (uint64_t at = 0, len; at < d->size && !rc; at += len) {
+		len = d->size - at;
+		rc = disk_changed(d, since, at, &len, &dirty, e);
+		if (!rc && dirty)
+			json_array_append_new(list, json_pack("{s:I, s:I}", "start", (json_int_t)at,
+							    "length", (json_int_t)len));
+	}
+	if (rc) {
+		json_decref(list);
+		return rc;
+	}
+	snprintf(id, sizeof(id), "%016llx", (unsigned long long)g.id);
+	*out = json_pack("{s:I, s:I, s:s, s:I, s:I, s:o}", "generation", (json_int_t)g.now, "first",
+		(json_int_t)g.first, "id", id, "granularity", (json_int_t)g.granularity, "since",
+		(json_int_t)since, "changed", list);
+	return 0;
+}
+
 static json_t *snapshots_json(struct disk *d)
 {
 	cleanup(free_ptr) struct disk_snapshot *s = NULL;

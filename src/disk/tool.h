@@ -43,6 +43,12 @@ int disk_bitmaps(struct disk *d, struct disk_bitmap **out, unsigned *n, struct e
 int disk_bitmap_status(
 	struct disk *d, const char *name, uint64_t off, uint64_t *len, bool *dirty, struct err *e);
 
+int disk_generation(struct disk *d, bool next, struct disk_generation *out, struct err *e);
+int disk_changed(
+	struct disk *d, uint64_t since, uint64_t off, uint64_t *len, bool *dirty, struct err *e);
+/* {"generation", "first", "id", "granularity", "since", "changed": [{"start", "length"} ...]}. */
+int disk_changes_json(struct disk *d, uint64_t since, json_t **out, struct err *e);
+
 /* {"file", "format", "size", "host_size", "allocated", "backing": {...}, and what the format adds}. */
 int disk_describe(struct disk *d, json_t **out, struct err *e);
 

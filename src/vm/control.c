@@ -249,6 +249,20 @@ static int m_disk_bitmap(
 				  "disable or clear");
 }
 
+/* Begins a new generation (`next`), then tells what has changed since one. */
+static int m_disk_changes(
+	void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
+{
+	json_int_t since = json_integer_value(json_object_get(p, "since"));
+	struct disk_generation g;
+	struct disk *d;
+	int rc = want_disk(ctx, p, &d, e);
+
+	if (!rc)
+		rc = disk_generation(d, json_is_true(json_object_get(p, "next")), &g, e);
+	return rc ?: disk_changes_json(d, since > 0 ? (uint64_t)since : g.now, res, e);
+}
+
 static int m_methods(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
 {
 	*res = control_methods();
@@ -281,6 +295,9 @@ static const struct rpc_method methods[] = {
 	{"disk_bitmap", "records of changed blocks, while the guest runs",
 		"{\"id\": text, \"name\": text, \"op\": text, \"granularity\": bytes}",
 		m_disk_bitmap},
+	{"disk_changes", "what has changed in a disk since a generation, while the guest runs",
+		"{\"id\": text, \"since\": number, \"next\": bool: begins a new one first}",
+		m_disk_changes},
 	{"methods", "this list", NULL, m_methods},
 	{0},
 };

@@ -13,6 +13,7 @@
 
 const struct disk_key lf_disk_keys[] = {
 	{"clone", "DISK[@SNAPSHOT]", "a linked clone: shares everything until it is written"},
+	{"track", "on|off", "records changes from the beginning: `lodge disk map --changed-since`"},
 	{"compose", "DISK[@SNAPSHOT]/OFFSET/LENGTH[/ro]+...",
 		"ranges of other disks, `-/LENGTH` for an empty one"},
 	{0},
@@ -85,7 +86,7 @@ void lf_rec_touch(struct lf *fs, struct lf_record *r)
 }
 
 /* In a transaction. */
-static void put_record(struct lf *fs, struct lf_record *slot, const struct lf_record *r)
+void lf_rec_put(struct lf *fs, struct lf_record *slot, const struct lf_record *r)
 {
 	*slot = *r;
 	slot->id = fs->s.next_id++;
@@ -93,7 +94,7 @@ static void put_record(struct lf *fs, struct lf_record *slot, const struct lf_re
 	lf_rec_touch(fs, slot);
 }
 
-static void clear_record(struct lf *fs, struct lf_record *r)
+void lf_rec_clear(struct lf *fs, struct lf_record *r)
 {
 	lf_tree_put(fs, r->root);
 	memset(r, 0, sizeof(*r));
@@ -115,6 +116,14 @@ static struct lf_record *free_record(struct lf *fs, struct err *e)
 			return fs->rec[i];
 	no_record(fs, e);
 	return NULL;
+}
+
+int lf_rec_room(struct lf *fs, struct lf_record **slot, unsigned n, struct err *e)
+{
+	for (uint64_t i = 0; i < fs->nrec && n; i++)
+		if (fs->rec[i]->type == LF_FREE)
+			slot[--n] = fs->rec[i];
+	return n ? no_record(fs, e) : 0;
 }
 
 static uint64_t need_put(const struct lf *fs)
@@ -267,8 +276,20 @@ static void share_parts(struct lf *fs, struct lf_record *r, const struct parts *
 	}
 }
 
-static int compose(
-	struct lf *fs, struct lf_record *slot, struct lf_record *r, const char *text, struct err *e)
+/* In a transaction. slot[1]: NULL, or for the record of changes. */
+static void put_disk(struct lf *fs, struct lf_record **slot, const struct lf_record *r)
+{
+	int rc = slot[1] ? lf_track_feature(fs) : 0;
+
+	if (rc)
+		fs->failed = fs->failed ?: rc;
+	lf_rec_put(fs, slot[0], r);
+	if (slot[1])
+		lf_track_begin(fs, slot[0], slot[1]);
+}
+
+static int compose(struct lf *fs, struct lf_record **slot, struct lf_record *r, const char *text,
+	struct err *e)
 {
 	struct parts parts = {.n = 0};
 	unsigned pages;
@@ -287,8 +308,8 @@ static int compose(
 	if (!rc)
 		rc = lf_fail(fs, lf_begin(fs, need_put(fs) + lf_need(pages)), e);
 	if (!rc) {
-		put_record(fs, slot, r);
-		share_parts(fs, slot, &parts);
+		put_disk(fs, slot, r);
+		share_parts(fs, slot[0], &parts);
 		rc = finish(fs, e);
 	}
 	return rc;
@@ -298,9 +319,13 @@ static int make_disk(
 	struct lf *fs, const char *name, const struct disk_create_opts *o, struct err *e)
 {
 	const char *clone = disk_kv_get(o->kv, "clone"), *parts = disk_kv_get(o->kv, "compose");
-	struct lf_record r = {.type = LF_DISK, .size = o->size, .generation = 1}, *slot,
+	struct lf_record r = {.type = LF_DISK, .size = o->size, .generation = 1}, *slot[2] = {NULL},
 			 *from = NULL;
-	int rc;
+	bool track = false;
+	int rc = disk_kv_bool(o->kv, "track", &track, e);
+
+	if (rc)
+		return rc;
 
 	if (lf_rec_find(fs, LF_DISK, 0, name)) {
 		if (!o->overwrite)
@@ -309,9 +334,9 @@ static int make_disk(
 		if (rc)
 			return rc;
 	}
-	slot = free_record(fs, e);
-	if (!slot)
-		return -ENOSPC;
+	rc = lf_rec_room(fs, slot, track ? 2 : 1, e);
+	if (rc)
+		return rc;
 	snprintf(r.name, sizeof(r.name), "%s", name);
 	if (parts)
 		return compose(fs, slot, &r, parts, e);
@@ -340,9 +365,9 @@ static int make_disk(
 		rc = lf_fail(fs, lf_begin(fs, lf_need(16)), e);
 	if (rc)
 		return rc;
-	put_record(fs, slot, &r);
+	put_disk(fs, slot, &r);
 	lf_tree_get(fs, r.root);
-	if (lf_grow_tree(fs, slot, r.size))
+	if (lf_grow_tree(fs, slot[0], r.size))
 		fs->failed = -ENOMEM;
 	lf_unreserve(fs, LF_HEIGHT_MAX);
 	return finish(fs, e);
@@ -391,8 +416,8 @@ int lf_disk_remove(struct lf *fs, const char *name, struct err *e)
 		return rc;
 	for (uint64_t i = 0; i < fs->nrec; i++)
 		if (fs->rec[i]->type > LF_DISK && fs->rec[i]->owner == id)
-			clear_record(fs, fs->rec[i]);
-	clear_record(fs, r);
+			lf_rec_clear(fs, fs->rec[i]);
+	lf_rec_clear(fs, r);
 	return finish(fs, e);
 }
 
@@ -433,17 +458,18 @@ int lf_resize(struct disk *d, uint64_t size, struct err *e)
 	if (size < d->size)
 		rc = disk_rw(d, DISK_WRITE_ZEROES, size, NULL, d->size - size, e);
 	if (!rc)
-		rc = lf_fail(fs, lf_reserve(fs, LF_HEIGHT_MAX), e);
+		rc = lf_fail(fs, lf_reserve(fs, 2 * LF_HEIGHT_MAX), e);
 	if (rc)
 		return rc;
-	rc = lf_fail(fs, lf_begin(fs, lf_need(8)), e);
+	rc = lf_fail(fs, lf_begin(fs, lf_need(16)), e);
 	if (!rc) {
 		l->rec->size = size;
-		if (lf_grow_tree(fs, l->rec, size))
+		if (lf_grow_tree(fs, l->rec, size) ||
+			(l->track && lf_track_grow(fs, l->track, size)))
 			fs->failed = -ENOMEM;
 		rc = finish(fs, e);
 	}
-	lf_unreserve(fs, LF_HEIGHT_MAX);
+	lf_unreserve(fs, 2 * LF_HEIGHT_MAX);
 	if (!rc)
 		d->size = size;
 	return rc;
@@ -452,13 +478,16 @@ int lf_resize(struct disk *d, uint64_t size, struct err *e)
 /* In a transaction. */
 static void put_snapshot(struct lf_disk *l, struct lf_record *slot, const char *name)
 {
-	struct lf_record r = *l->rec;
+	struct lf_record r;
 
+	if (l->track) /* what is written from now on is "since this snapshot" */
+		lf_track_next(l->fs, l->rec);
+	r = *l->rec;
 	r.type = LF_SNAPSHOT;
 	r.owner = l->rec->id;
 	memset(r.name, 0, sizeof(r.name));
 	memcpy(r.name, name, strlen(name));
-	put_record(l->fs, slot, &r);
+	lf_rec_put(l->fs, slot, &r);
 	lf_tree_get(l->fs, r.root);
 }
 
@@ -478,6 +507,11 @@ int lf_snapshot_all(struct disk *const *d, unsigned n, const char *name, struct 
 	if (strchr(name, '/'))
 		return err_set(
 			e, -EINVAL, "disk %s: the name of a snapshot has no /", d[0]->o.path);
+	for (unsigned i = 0; i < n; i++) {
+		rc = lf_track_may_next(((struct lf_disk *)d[i]->priv)->rec, e);
+		if (rc)
+			return rc;
+	}
 	for (uint64_t i = 0; i < fs->nrec; i++)
 		room += fs->rec[i]->type == LF_FREE;
 	if (room < n)
@@ -498,8 +532,12 @@ static int snapshot_apply(struct disk *d, const struct lf_record *s, struct err 
 	struct lf_disk *l = d->priv;
 	struct lf *fs = l->fs;
 	uint64_t old;
-	int rc = lf_fail(fs, lf_begin(fs, need_put(fs)), e);
+	int rc = lf_fail(fs, lf_reserve(fs, LF_HEIGHT_MAX), e);
 
+	if (rc)
+		return rc;
+	rc = lf_fail(fs, lf_begin(fs, need_put(fs)), e);
+	lf_unreserve(fs, LF_HEIGHT_MAX);
 	if (rc)
 		return rc;
 	old = l->rec->root;
@@ -509,6 +547,9 @@ static int snapshot_apply(struct disk *d, const struct lf_record *s, struct err 
 	l->rec->size = s->size;
 	l->rec->generation++;
 	lf_rec_touch(fs, l->rec);
+	lf_track_all(fs, l->rec);
+	if (l->track && lf_track_grow(fs, l->track, s->size))
+		fs->failed = -ENOMEM;
 	lf_tree_put(fs, old);
 	rc = finish(fs, e);
 	if (!rc)
@@ -532,7 +573,7 @@ int lf_snapshot(struct disk *d, enum disk_snap_op op, const char *name, struct e
 	rc = lf_fail(l->fs, lf_begin(l->fs, need_put(l->fs)), e);
 	if (rc)
 		return rc;
-	clear_record(l->fs, s);
+	lf_rec_clear(l->fs, s);
 	return finish(l->fs, e);
 }
 

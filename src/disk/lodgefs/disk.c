@@ -96,6 +96,7 @@ static int lf_disk_open(struct disk *d, struct err *e)
 	if (rc)
 		return rc;
 	lf_disk_list(l);
+	l->track = lf_track_of(l->fs, l->rec);
 	d->size = l->rec->size;
 	d->physical = LF_SUB;
 	d->can_discard = d->o.discard && !d->o.readonly;
@@ -390,6 +391,7 @@ static int lf_info(struct disk *d, json_t *obj, struct err *e)
 	json_object_set_new(obj, "block_size", json_integer(LF_BLOCK));
 	json_object_set_new(obj, "sub_block_size", json_integer(LF_SUB));
 	json_object_set_new(obj, "generation", json_integer((json_int_t)l->rec->generation));
+	json_object_set_new(obj, "tracked", json_boolean(l->track));
 	json_object_set_new(obj, "fence", json_integer((json_int_t)fs->fence));
 	return 0;
 }
@@ -434,6 +436,11 @@ const struct disk_format disk_lodgefs = {
 	.store = lf_store,
 	.snapshot_all = lf_snapshot_all,
 	.snapshots = lf_snapshots,
+	.bitmap = lf_bitmap,
+	.bitmaps = lf_bitmaps,
+	.bitmap_status = lf_bitmap_status,
+	.generation = lf_generation,
+	.changed = lf_changed,
 	.info = lf_info,
 	.stats = lf_stats_json,
 	.scattered = true,

@@ -121,18 +121,35 @@ static int fresh_grow(struct lf *fs)
 	return 0;
 }
 
+static int fresh_put(struct lf *fs, uint64_t key, uint64_t seq)
+{
+	struct lf_fresh *s;
+
+	if (fresh_grow(fs))
+		return -ENOMEM;
+	s = fresh_slot(fs, key);
+	fs->fresh_n += !s->at;
+	*s = (struct lf_fresh){key, seq};
+	return 0;
+}
+
 static int fresh_add(struct lf *fs, uint64_t off, uint64_t len, uint64_t seq)
 {
-	for (uint64_t i = off / LF_SUB; i <= (off + len - 1) / LF_SUB; i++) {
-		struct lf_fresh *s;
+	int rc = 0;
 
-		if (fresh_grow(fs))
-			return -ENOMEM;
-		s = fresh_slot(fs, i + 1);
-		fs->fresh_n += !s->at;
-		*s = (struct lf_fresh){i + 1, seq};
-	}
-	return 0;
+	for (uint64_t i = off / LF_SUB; i <= (off + len - 1) / LF_SUB && !rc; i++)
+		rc = fresh_put(fs, i + 1, seq);
+	return rc;
+}
+
+int lf_fresh_put(struct lf *fs, uint64_t key)
+{
+	return fresh_put(fs, key, fs->seq);
+}
+
+uint64_t lf_fresh_seq(const struct lf *fs, uint64_t key)
+{
+	return fs->fresh_n ? fresh_slot(fs, key)->seq : 0;
 }
 
 static void fresh_clear(struct lf *fs)
@@ -514,6 +531,10 @@ int lf_end(struct lf *fs, const struct lf_rec_check *checks, unsigned nchecks)
 	size_t at, end;
 	int rc = fs->failed;
 
+	if (!rc && !fs->ntouch && !nchecks && !fs->freeing) { /* nothing was changed after all */
+		co_unlock(&fs->lock);
+		return 0;
+	}
 	if (!rc)
 		rc = want_buf(fs, 512 + fs->ntouch * (sizeof(struct lf_rec_page) + LF_PAGE) +
 					  nchecks * sizeof(*checks) + sizeof(*h));

@@ -139,7 +139,7 @@ static int super_read(struct lf *fs, struct err *e)
 	if (!any)
 		return err_set(e, -EUCLEAN, "store %s: both copies of the superblock are damaged",
 			fs->path);
-	if (fs->s.version != LF_VERSION || fs->s.incompatible)
+	if (fs->s.version != LF_VERSION || fs->s.incompatible & ~(uint64_t)LF_INC_TRACK)
 		return err_set(e, -EOPNOTSUPP,
 			"store %s: is of version %u with features %#llx, of which this lodge knows "
 			"nothing",
@@ -548,8 +548,8 @@ static int load_region(
 	return 0;
 }
 
-static int load_tree(
-	struct lf *fs, uint64_t *root, unsigned level, struct lf_page *from, struct err *e);
+static int load_tree(struct lf *fs, uint64_t *root, unsigned type, unsigned level,
+	struct lf_page *from, struct err *e);
 
 static int load_entry(struct lf *fs, struct lf_page *p, struct lf_entry *x, struct err *e)
 {
@@ -582,21 +582,22 @@ static int load_children(struct lf *fs, struct lf_page *p, struct err *e)
 
 	for (unsigned i = 0; p->level && i < LF_NODE_ENTRIES && !rc; i++)
 		if (*lf_node(p, i))
-			rc = load_tree(fs, lf_node(p, i), p->level - 1u, p, e);
-	for (unsigned i = 0; !p->level && i < LF_LEAF_ENTRIES && !rc; i++)
+			rc = load_tree(fs, lf_node(p, i), p->type, p->level - 1u, p, e);
+	for (unsigned i = 0; !p->level && p->type == LF_T_POINTERS && i < LF_LEAF_ENTRIES && !rc;
+		i++)
 		rc = load_entry(fs, p, lf_leaf(p, i), e);
 	return rc;
 }
 
 /* Recursion is as deep as trees are high: levels descend. */
-static int load_tree(
-	struct lf *fs, uint64_t *root, unsigned level, struct lf_page *from, struct err *e)
+static int load_tree(struct lf *fs, uint64_t *root, unsigned type, unsigned level,
+	struct lf_page *from, struct err *e)
 {
 	struct lf_page *p;
 	int rc = 0;
 
 	p = lf_page_at(fs, *root);
-	if (p && p->level == level) {
+	if (p && p->level == level && p->type == type && type == LF_T_POINTERS) {
 		p->refs++;
 		return 0;
 	}
@@ -606,7 +607,7 @@ static int load_tree(
 			"page %llu refers to page %llu, which is none of level %u",
 			(unsigned long long)from->at, (unsigned long long)*root, level);
 	} else {
-		rc = load_page(fs, *root, LF_T_POINTERS, level, NULL, &p, e);
+		rc = load_page(fs, *root, type, level, NULL, &p, e);
 	}
 	if (rc)
 		return rc;
@@ -638,18 +639,43 @@ static int by_name(const void *a, const void *b)
 	return strcmp(x->name, y->name);
 }
 
+static uint64_t span_of(const struct lf_record *r)
+{
+	return r->type == LF_TRACK ? lf_track_span(r->height) : lf_span(r->height);
+}
+
 static const char *record_wrong(struct lf *fs, const struct lf_record *r)
 {
-	if (r->type > LF_CBT || !r->id || r->id == UINT64_MAX)
+	if (r->type > LF_TRACK || !r->id || r->id == UINT64_MAX)
 		return "is of an unknown kind";
 	if (!memchr(r->name, 0, sizeof(r->name)) || !r->name[0] || strchr(r->name, '/'))
 		return "has no proper name";
 	if (r->height > LF_HEIGHT_MAX || r->size % DISK_SECTOR || r->size > 1ull << 60 ||
-		lf_span(r->height) < (r->size + LF_BLOCK - 1) / LF_BLOCK || r->nranges > LF_RANGES)
+		span_of(r) < (r->size + LF_BLOCK - 1) / LF_BLOCK || r->nranges > LF_RANGES)
 		return "has a wrong size";
+	if (r->type == LF_CBT && r->root)
+		return "has a tree";
+	if ((r->type == LF_CBT || r->type == LF_TRACK) && r->generation > UINT32_MAX)
+		return "has a wrong generation";
 	if (r->type != LF_DISK && !lf_rec_by_id(fs, r->owner))
 		return "belongs to no disk";
 	return NULL;
+}
+
+static int load_record(struct lf *fs, struct lf_record *r, struct lf_page *p, struct err *e)
+{
+	uint64_t found = fs->check ? fs->check->errors : 0;
+	int rc = r->root ? load_tree(fs, &r->root, r->type == LF_TRACK ? LF_T_TRACK : LF_T_POINTERS,
+				   r->height, p, e)
+			 : 0;
+
+	/* Where it cannot be read what has changed, everything has. */
+	if (!rc && r->type == LF_TRACK && fs->check && fs->check->errors > found) {
+		r->parent = lf_rec_by_id(fs, r->owner)->generation;
+		set_dirty(fs, p);
+	}
+	fs->s.next_id = MAX(fs->s.next_id, r->id + 1);
+	return rc;
 }
 
 static int load_records(struct lf *fs, struct err *e)
@@ -674,9 +700,8 @@ static int load_records(struct lf *fs, struct err *e)
 			set_dirty(fs, p);
 			continue;
 		}
-		if (!rc && r->root)
-			rc = load_tree(fs, &r->root, r->height, p, e);
-		fs->s.next_id = MAX(fs->s.next_id, r->id + 1);
+		if (!rc)
+			rc = load_record(fs, r, p, e);
 		sorted[n++] = r;
 	}
 	if (!rc)

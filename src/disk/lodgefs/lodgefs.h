@@ -6,6 +6,7 @@
  *   tree.c     pointer pages: lookup, copy-on-write, counts; blocks and pages: allocation
  *   journal.c  transactions, marks, checkpoints
  *   load.c     superblock, recovery, loading; opening and closing a store; the lease
+ *   track.c    what has changed since when: generations, bitmaps
  *   share.c    one store under several disks
  *   dir.c      the directory: disks, snapshots, clones, composed disks, bitmaps
  *   store.c    making, listing, checking, growing: the row of the table of stores
@@ -95,7 +96,7 @@ struct lf_page_head {
 	uint8_t type, level; /* level: of pointer pages; 0: leaf */
 	uint8_t zero[30];
 };
-enum { LF_T_POINTERS = 1, LF_T_DIR, LF_T_BITMAP };
+enum { LF_T_POINTERS = 1, LF_T_DIR, LF_T_BITMAP, LF_T_TRACK };
 
 /* Of a leaf: 1 MiB of a disk. Sub-block i is at `own` if own_valid has bit i; else at `base` if base_valid has; else zero. */
 struct lf_entry {
@@ -107,8 +108,16 @@ struct lf_range {
 	uint32_t at, len; /* MiB */
 };
 
-enum { LF_FREE, LF_DISK, LF_SNAPSHOT, LF_CBT };
-enum { LF_F_BUSY = 1 /* a bitmap that is being kept, in memory */, LF_F_DISABLED = 2 };
+/*
+ * CBT: a name for the generation in which it was made or cleared. TRACK: since which generation changes are recorded, and the root of a tree whose leaves
+ * hold the generation of each chunk; `parent`: everything counts as changed in that generation; ranges[0]: random, tells one tracking from another.
+ */
+enum { LF_FREE, LF_DISK, LF_SNAPSHOT, LF_CBT, LF_TRACK };
+enum { LF_F_STAYS = 4 /* a TRACK that does not go with the last bitmap */ };
+#define LF_CHUNK 65536u /* that has a generation */
+#define LF_TRACK_CHUNKS 16u /* in a MiB */
+#define LF_TRACK_ENTRIES 63u /* MiB in a leaf */
+#define LF_INC_TRACK 1u /* lf_super.incompatible: there are TRACK records */
 struct lf_record {
 	uint64_t id;
 	uint8_t type, height, nranges, zero0;
@@ -244,6 +253,8 @@ struct lf {
 	uint64_t fresh_cap, fresh_n;
 	struct sorter *by; /* in a transaction: whose readers may still want what it frees */
 	unsigned jobs;
+	struct lf_ahead *ahead;
+	bool ahead_busy;
 	struct lf_stats stats;
 
 	/* While loading and checking: */
@@ -254,10 +265,14 @@ struct lf {
 	struct disk_check *check; /* or NULL: the first finding ends it */
 };
 
-struct lf_cbt {
-	struct lf_record *rec;
-	uint8_t *bits;
-	uint64_t nbits;
+/* A set whose plain elements are waiting to be recorded as changed. */
+struct lf_ahead {
+	struct lf_ahead *next;
+	struct lf_disk *l;
+	struct sorter_set *set;
+	struct co *co;
+	bool done;
+	int rc;
 };
 
 /* An open disk. */
@@ -268,8 +283,7 @@ struct lf_disk {
 	struct disk *d;
 	struct lf_record *rec;
 	struct sorter *sorter;
-	struct lf_cbt *cbt;
-	unsigned ncbt;
+	struct lf_record *track; /* or NULL */
 };
 
 static inline uint64_t lf_block_at(const struct lf *fs, uint64_t block)
@@ -363,6 +377,9 @@ int lf_checkpoint(struct lf *fs);
 void lf_hold(struct lf *fs, uint32_t block);
 /* Is somebody about to write over what a record that is not marked vouches for? 0: no; 1: a mark has to come first. */
 int lf_overwrites(struct lf *fs, uint64_t off, uint64_t len);
+/* Other things that a record vouches for, by a key from 2^63 on: in a transaction; the number of the record that did so last, 0: it is marked. */
+int lf_fresh_put(struct lf *fs, uint64_t key);
+uint64_t lf_fresh_seq(const struct lf *fs, uint64_t key);
 void lf_journal_free(struct lf *fs);
 
 /* ---- tree.c ---- */
@@ -400,6 +417,8 @@ int lf_alloc(struct lf *fs, uint32_t *block);
 void lf_release(struct lf *fs, uint32_t block);
 void lf_bitmap_put(struct lf *fs, uint64_t block, bool used);
 bool lf_bitmap_get(const struct lf *fs, uint64_t block);
+/* In a transaction that has reserved: a page that is referred to once. */
+struct lf_page *lf_page_new(struct lf *fs, unsigned type, unsigned level);
 struct lf_page *lf_page_make(struct lf *fs, uint64_t at, unsigned type, unsigned level);
 /* For loading: puts a page into its block. -ENOMEM. */
 int lf_page_adopt(struct lf *fs, struct lf_page *p);
@@ -417,6 +436,11 @@ static inline uint64_t lf_need(unsigned pages)
 struct lf_record *lf_rec_find(struct lf *fs, unsigned type, uint64_t owner, const char *name);
 struct lf_record *lf_rec_by_id(struct lf *fs, uint64_t id);
 void lf_rec_touch(struct lf *fs, struct lf_record *r);
+/* In a transaction: fills a free record, with a number of its own; frees one, and its tree. */
+void lf_rec_put(struct lf *fs, struct lf_record *slot, const struct lf_record *r);
+void lf_rec_clear(struct lf *fs, struct lf_record *r);
+/* n free records. -ENOSPC. */
+int lf_rec_room(struct lf *fs, struct lf_record **slot, unsigned n, struct err *e);
 /* "STORE/NAME" to its parts; *store is malloc'ed. */
 int lf_split(const char *path, char **store, const char **name, struct err *e);
 extern const struct disk_key lf_disk_keys[];
@@ -428,6 +452,34 @@ int lf_snapshot(struct disk *d, enum disk_snap_op op, const char *name, struct e
 int lf_snapshot_all(struct disk *const *d, unsigned n, const char *name, struct err *e);
 int lf_snapshots(struct disk *d, struct disk_snapshot **out, unsigned *n, struct err *e);
 int lf_fail(const struct lf *fs, int rc, struct err *e);
+
+/* ---- track.c ---- */
+
+uint64_t lf_track_span(unsigned height); /* MiB */
+struct lf_record *lf_track_of(struct lf *fs, const struct lf_record *disk);
+/* Of a disk that is tracked; inside one MiB. Is all of it recorded in the present generation? */
+bool lf_track_has(struct lf_disk *l, uint64_t off, uint64_t len); /* durably */
+/* In a transaction that has reserved lf_track_pages(). */
+void lf_track_set(struct lf_disk *l, uint64_t off, uint64_t len);
+unsigned lf_track_pages(const struct lf_disk *l);
+/* Records the plain elements of the set, durably. In a coroutine. */
+int lf_track_ahead(struct lf_disk *l, struct sorter_set *set);
+/* In a transaction, nothing of the disk in flight: the next generation; all is changed in the present one; a taller tree. */
+void lf_track_next(struct lf *fs, struct lf_record *disk);
+void lf_track_all(struct lf *fs, struct lf_record *disk);
+int lf_track_grow(struct lf *fs, struct lf_record *t, uint64_t size);
+int lf_track_may_next(const struct lf_record *disk, struct err *e);
+/* In a transaction: tracks from now on. */
+void lf_track_begin(struct lf *fs, const struct lf_record *disk, struct lf_record *slot);
+int lf_track_feature(struct lf *fs);
+int lf_bitmap(struct disk *d, enum disk_bitmap_op op, const char *name, uint64_t granularity,
+	struct err *e);
+int lf_bitmaps(struct disk *d, struct disk_bitmap **out, unsigned *n, struct err *e);
+int lf_bitmap_status(
+	struct disk *d, const char *name, uint64_t off, uint64_t *len, bool *dirty, struct err *e);
+int lf_generation(struct disk *d, bool next, struct disk_generation *out, struct err *e);
+int lf_changed(
+	struct disk *d, uint64_t since, uint64_t off, uint64_t *len, bool *dirty, struct err *e);
 
 /* ---- write.c ---- */
 

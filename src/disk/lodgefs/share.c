@@ -88,6 +88,7 @@ static int move(struct lf *old, struct lf *fs, struct err *e)
 	for (l = old->disks; l; l = l->next) {
 		l->rec = lf_rec_by_id(fs, l->rec->id);
 		l->fs = fs;
+		l->track = lf_track_of(fs, l->rec);
 	}
 	fs->disks = steal_ptr(old->disks);
 	fs->users = old->users;

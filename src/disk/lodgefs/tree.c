@@ -116,8 +116,7 @@ void lf_unreserve(struct lf *fs, unsigned n)
 	fs->pages_reserved -= n;
 }
 
-/* In a transaction that has reserved. */
-static struct lf_page *new_page(struct lf *fs, unsigned level)
+struct lf_page *lf_page_new(struct lf *fs, unsigned type, unsigned level)
 {
 	struct lf_pages *b;
 	struct lf_page *p;
@@ -131,8 +130,7 @@ static struct lf_page *new_page(struct lf *fs, unsigned level)
 		return NULL;
 	while (b->page[i])
 		i++;
-	p = lf_page_make(
-		fs, fs->s.data_at / LF_PAGE + b->block * LF_BLOCK_PAGES + i, LF_T_POINTERS, level);
+	p = lf_page_make(fs, fs->s.data_at / LF_PAGE + b->block * LF_BLOCK_PAGES + i, type, level);
 	if (!p)
 		return NULL;
 	p->refs = 1;
@@ -304,7 +302,7 @@ void lf_tree_put(struct lf *fs, uint64_t root)
 		return;
 	for (unsigned i = 0; p->level && i < LF_NODE_ENTRIES; i++)
 		lf_tree_put(fs, *lf_node(p, i));
-	for (unsigned i = 0; !p->level && i < LF_LEAF_ENTRIES; i++) {
+	for (unsigned i = 0; !p->level && p->type == LF_T_POINTERS && i < LF_LEAF_ENTRIES; i++) {
 		ref_put(fs, lf_leaf(p, i)->own);
 		ref_put(fs, lf_leaf(p, i)->base);
 	}
@@ -318,7 +316,7 @@ static struct lf_page *make_own(struct lf *fs, uint64_t *at, unsigned level)
 
 	if (old && old->refs == 1)
 		return old;
-	p = new_page(fs, level);
+	p = lf_page_new(fs, LF_T_POINTERS, level);
 	if (!p)
 		return NULL;
 	*at = p->at;
@@ -394,7 +392,7 @@ int lf_grow_tree(struct lf *fs, struct lf_record *r, uint64_t size)
 		if (r->height >= LF_HEIGHT_MAX)
 			return -EFBIG;
 		if (r->root) {
-			struct lf_page *p = new_page(fs, r->height + 1u);
+			struct lf_page *p = lf_page_new(fs, LF_T_POINTERS, r->height + 1u);
 
 			if (!p)
 				return -ENOMEM;

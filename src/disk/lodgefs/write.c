@@ -114,21 +114,9 @@ static bool readonly_range(const struct lf_record *r, uint64_t mib)
 	return false;
 }
 
-static void note_change(struct lf_disk *l, const struct sorter_elem *el)
-{
-	for (unsigned i = 0; i < l->ncbt; i++) {
-		struct lf_cbt *c = &l->cbt[i];
-		uint64_t g = c->rec->granularity;
+enum { WANT_MARK = 1, WANT_TRACK = 2 };
 
-		if (c->rec->flags & LF_F_DISABLED)
-			continue;
-		for (uint64_t b = el->off / g; b <= (el->off + el->len - 1) / g && b < c->nbits;
-			b++)
-			c->bits[b / 8] |= (uint8_t)(1u << b % 8);
-	}
-}
-
-/* 1: a mark has to come first. */
+/* WANT_*: that has to come first. */
 static int resolve_set(struct lf_disk *l, struct sorter_set *set)
 {
 	struct look k;
@@ -141,9 +129,11 @@ static int resolve_set(struct lf_disk *l, struct sorter_set *set)
 		rc = resolve_elem(l, &k, set, i);
 		if (rc || set->elem[i].where == SORT_NOTHING)
 			continue;
-		note_change(l, &set->elem[i]);
-		if (set->elem[i].where == SORT_PLAIN)
-			wait |= lf_overwrites(l->fs, set->elem[i].addr, set->elem[i].len);
+		if (set->elem[i].where != SORT_PLAIN)
+			continue;
+		wait |= lf_overwrites(l->fs, set->elem[i].addr, set->elem[i].len) ? WANT_MARK : 0;
+		if (l->track && !lf_track_has(l, set->elem[i].off, set->elem[i].len))
+			wait |= WANT_TRACK;
 	}
 	return rc ?: wait;
 }
@@ -171,11 +161,11 @@ static void resolve_job(void *arg)
 {
 	struct job *j = arg;
 
-	do {
-		j->rc = lf_mark(j->l->fs);
-		if (!j->rc)
-			j->rc = resolve_set(j->l, j->set);
-	} while (j->rc == 1);
+	while (j->rc > 0) {
+		int rc = j->rc & WANT_TRACK ? lf_track_ahead(j->l, j->set) : lf_mark(j->l->fs);
+
+		j->rc = rc ?: resolve_set(j->l, j->set);
+	}
 }
 
 static void resolve_after(void *arg)
@@ -194,7 +184,7 @@ static void resolve(void *ctx, struct sorter_set *set)
 	int rc = resolve_set(l, set);
 	struct job *j;
 
-	if (rc != 1) {
+	if (rc <= 0) {
 		sorter_resolved(set, rc);
 		return;
 	}
@@ -204,6 +194,7 @@ static void resolve(void *ctx, struct sorter_set *set)
 		return;
 	}
 	j->set = set;
+	j->rc = rc;
 	lf_start_job(l->fs, resolve_job, resolve_after, j);
 }
 
@@ -391,7 +382,7 @@ static int plan_make(struct lf_disk *l, struct sorter_tx *tx, struct plan *p)
 	uint64_t copy[4] = {0};
 	struct cover c;
 	struct look k;
-	unsigned n = l->rec->height + 1u;
+	unsigned n = l->rec->height + 1u + lf_track_pages(l);
 	int rc = l->fs->failed;
 
 	if (!rc)
@@ -563,6 +554,8 @@ static void change_entry(struct lf_disk *l, struct sorter_tx *tx)
 
 	if (p->change)
 		lf_set_entry(l->fs, l->rec, tx->block, &p->now);
+	for (unsigned i = 0; l->track && i < tx->n; i++)
+		lf_track_set(l, tx->elem[i].off, tx->elem[i].len);
 	plan_drop(l->fs, p);
 	tx->priv = NULL;
 }
@@ -577,7 +570,7 @@ static int commit_batch(struct lf_disk *l, struct sorter_batch *b)
 
 	for (struct sorter_tx *tx = b->first; tx; tx = tx->next) {
 		n += tx->n + tx->nfill;
-		need += lf_need(l->rec->height + 4u);
+		need += lf_need(l->rec->height + 4u + lf_track_pages(l));
 	}
 	checks = malloc(MAX(n, 1u) * sizeof(*checks));
 	rc = checks ? lf_begin(fs, need + n * sizeof(*checks)) : -ENOMEM;
@@ -660,7 +653,7 @@ int lf_writer_create(struct lf_disk *l, bool one_by_one, struct err *e)
 {
 	/* Two of the largest batches have to fit into the journal. */
 	uint64_t txs = l->fs->s.journal_bytes / 4 /
-		       (lf_need(LF_HEIGHT_MAX + 4) + 2 * LF_BLOCK / SECTOR * 16);
+		       (lf_need(2 * LF_HEIGHT_MAX + 5) + 2 * LF_BLOCK / SECTOR * 16);
 	struct sorter_opts o = {.disk = l->d,
 		.block_size = LF_BLOCK,
 		.ops = &ops,

@@ -12,6 +12,7 @@
  *   - zeroes or a value of this sector, never another sector's;
  *   - snapshots that were made are there with exactly what the disk held then; a size that was set is set;
  *   - of a scattered write into untouched blocks, all is mapped or nothing, where the format promises that;
+ *   - where changes are recorded: what is not as it was when a generation began is named as changed since then;
  *   - it is the same when it is opened again.
  *
  *	LODGE_CRASH_WORKLOADS=200 test_crash          how many for each kind (default: a few)
@@ -47,7 +48,7 @@ struct kind {
 	const char *name, *format, *path;
 	const char *file; /* in which it is, where that is not the path */
 	struct disk_kv create[4], open[3];
-	bool backing, snapshots, atomic;
+	bool backing, snapshots, atomic, tracked;
 	bool kill; /* what was acknowledged outlives the process, flushed or not */
 	int (*prepare)(struct memdevs *devs, uv_loop_t *loop, const struct kind *k, struct err *e);
 };
@@ -75,6 +76,13 @@ struct made {
 	uint64_t size;
 };
 
+/* A generation that was begun. */
+struct mark {
+	uint64_t generation;
+	struct span when;
+	uint64_t *stamp;
+};
+
 /* A scattered write into blocks that nobody had touched. */
 struct probe {
 	struct span when;
@@ -98,6 +106,8 @@ struct world {
 	unsigned nsizes;
 	struct probe probe[STEPS];
 	unsigned nprobes;
+	struct mark mark[STEPS];
+	unsigned nmarks;
 	uint64_t block;
 	char *image;
 };
@@ -292,6 +302,31 @@ static void flush(struct world *w)
 	wait_for(w, &c, 1);
 }
 
+static uint64_t *stamps(const struct world *w)
+{
+	uint64_t *v = calloc(SECTORS, sizeof(*v));
+
+	for (uint64_t s = 0; s < SECTORS; s++)
+		v[s] = w->sector[s].n && w->sector[s].p[w->sector[s].n - 1].discard
+			       ? UINT64_MAX /* not said */
+			       : current(w, s);
+	return v;
+}
+
+static void generation(struct world *w)
+{
+	struct mark *m = &w->mark[w->nmarks++];
+	struct disk_generation g;
+	struct err e = {0};
+
+	m->stamp = stamps(w);
+	m->when.submitted = now(w);
+	if (disk_generation(w->d, true, &g, &e))
+		fail_msg("%s", err_msg(&e));
+	m->when.done = now(w);
+	m->generation = g.now;
+}
+
 static void snapshot(struct world *w)
 {
 	struct made *m = &w->made[w->nmade];
@@ -306,12 +341,8 @@ static void snapshot(struct world *w)
 			return;
 		}
 	snprintf(m->name, sizeof(m->name), "s%u", w->nmade);
-	m->stamp = calloc(SECTORS, sizeof(*m->stamp));
+	m->stamp = stamps(w);
 	m->size = w->d->size;
-	for (uint64_t s = 0; s < SECTORS; s++)
-		m->stamp[s] = w->sector[s].n && w->sector[s].p[w->sector[s].n - 1].discard
-				      ? UINT64_MAX /* not said */
-				      : current(w, s);
 	m->made.submitted = now(w);
 	if (disk_snapshot(w->d, DISK_SNAP_CREATE, m->name, &e))
 		fail_msg("%s", err_msg(&e));
@@ -384,6 +415,8 @@ static void run(struct world *w)
 	for (unsigned i = 0; i < STEPS; i++) {
 		uint64_t k = rnd(w, 16);
 
+		if (w->k->tracked && !rnd(w, 4))
+			generation(w);
 		if (k < 7)
 			together(w);
 		else if (k < 9)
@@ -620,6 +653,35 @@ static void look_at_contents(struct cut *c, struct disk *d)
 	}
 }
 
+/* What is in w->image now. */
+static void look_at_changes(struct cut *c, struct disk *d)
+{
+	struct err e = {0};
+	bool dirty = false;
+
+	for (unsigned i = 0; i < c->w->nmarks; i++) {
+		const struct mark *m = &c->w->mark[i];
+		uint64_t end = 0, len;
+
+		if (m->when.done > c->point)
+			continue;
+		for (uint64_t s = 0; s < d->size / SECTOR; s++) {
+			if (s * SECTOR >= end) {
+				len = d->size - s * SECTOR;
+				if (disk_changed(d, m->generation, s * SECTOR, &len, &dirty, &e))
+					wrong(c, "changes: %s", err_msg(&e));
+				end = s * SECTOR + len;
+			}
+			if (!dirty && m->stamp[s] != UINT64_MAX &&
+				stamp_of(c, s, c->w->image + s * SECTOR) != m->stamp[s])
+				wrong(c,
+					"sector %llu is not as it was when generation %llu began, "
+					"and not named as changed",
+					(unsigned long long)s, (unsigned long long)m->generation);
+		}
+	}
+}
+
 static void save(struct cut *c, unsigned n)
 {
 	const char *dir = getenv("LODGE_CRASH_SAVE");
@@ -642,6 +704,8 @@ static void look(struct cut *c, unsigned n)
 	look_at_size(c, d);
 	look_at_probes(c, d);
 	look_at_contents(c, d);
+	if (c->w->k->tracked)
+		look_at_changes(c, d);
 	memcpy(first, c->w->image, size);
 	look_at_metadata(c, d);
 	disk_close(d);
@@ -697,6 +761,8 @@ static unsigned workload(const struct kind *k, uint64_t seed)
 		free(w->sector[i].p);
 	for (unsigned i = 0; i < w->nmade; i++)
 		free(w->made[i].stamp);
+	for (unsigned i = 0; i < w->nmarks; i++)
+		free(w->mark[i].stamp);
 	free(w->sector);
 	free(w->flush);
 	free(w->image);
@@ -801,6 +867,21 @@ static void lodgefs(void **state)
 	crash(&k);
 }
 
+static void lodgefs_tracked(void **state)
+{
+	static const struct kind k = {.name = "lodgefs-tracked",
+		.format = "lodgefs",
+		.file = "store",
+		.path = "store/disk",
+		.create = {{"track", "on"}, {0}},
+		.snapshots = true,
+		.atomic = true,
+		.tracked = true,
+		.prepare = make_store};
+
+	crash(&k);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -810,6 +891,7 @@ int main(void)
 		cmocka_unit_test(qcow2_subclusters),
 		cmocka_unit_test(qcow2_lazy),
 		cmocka_unit_test(lodgefs),
+		cmocka_unit_test(lodgefs_tracked),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

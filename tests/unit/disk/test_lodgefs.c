@@ -649,6 +649,118 @@ static void lease(void **state)
 	end(f);
 }
 
+/* ---- changes ---- */
+
+static uint64_t changed(struct disk *d, uint64_t since, uint64_t *first)
+{
+	uint64_t n = 0, len;
+	bool dirty;
+	struct err e = {0};
+
+	for (uint64_t at = 0; at < disk_size(d); at += len) {
+		len = disk_size(d) - at;
+		ok(disk_changed(d, since, at, &len, &dirty, &e), &e, "changed");
+		if (dirty && !n && first)
+			*first = at;
+		n += dirty ? len : 0;
+	}
+	return n;
+}
+
+static uint64_t next(struct disk *d)
+{
+	struct disk_generation g;
+	struct err e = {0};
+
+	ok(disk_generation(d, true, &g, &e), &e, "generation");
+	return g.now;
+}
+
+static void changes(void **state)
+{
+	struct fix *f = begin(256 * MiB, NULL);
+	struct disk_generation g;
+	struct disk_bitmap *b;
+	struct err e = {0};
+	struct disk *d;
+	char buf[8192] = {1};
+	uint64_t g1, g2, first, len = 512;
+	unsigned n;
+	bool dirty;
+
+	(void)state;
+	ok(make(f, "store/a", 128 * MiB, NULL, NULL, &e), &e, "create");
+	d = get(f, "store/a");
+	assert_int_equal(disk_generation(d, false, &g, &e), -ENODATA);
+	ok(disk_rw(d, DISK_WRITE, 0, buf, 4096, &e), &e, "before");
+	ok(disk_bitmap(d, DISK_BITMAP_ADD, "backup", 64 * KiB, &e), &e, "add");
+	ok(disk_generation(d, false, &g, &e), &e, "generation");
+	g1 = g.now;
+	assert_int_equal(changed(d, g1, NULL), 0);
+	/* In place, allocating across two chunks, zeroes on nothing. */
+	ok(disk_rw(d, DISK_WRITE, 0, buf, 4096, &e), &e, "in place");
+	ok(disk_rw(d, DISK_WRITE, 70 * MiB + 60 * KiB, buf, 8192, &e), &e, "two chunks");
+	ok(disk_rw(d, DISK_WRITE_ZEROES, 100 * MiB, NULL, MiB, &e), &e, "nothing");
+	assert_int_equal(changed(d, g1, NULL), 3 * 64 * KiB);
+	g2 = next(d);
+	assert_int_equal(changed(d, g2, NULL), 0);
+	ok(disk_rw(d, DISK_WRITE, 70 * MiB + 64 * KiB, buf, 4096, &e), &e, "again");
+	ok(disk_snapshot(d, DISK_SNAP_CREATE, "s", &e), &e, "snapshot");
+	put(f, d);
+	d = get(f, "store/a");
+	assert_int_equal(changed(d, g2, &first), 64 * KiB);
+	assert_int_equal(first, 70 * MiB + 64 * KiB);
+	assert_int_equal(changed(d, g1, NULL), 3 * 64 * KiB);
+	/* Every generation that is known can be asked for, others are refused. */
+	assert_int_equal(disk_changed(d, g1 - 1, 0, &len, &dirty, &e), -ESTALE);
+	assert_int_equal(disk_changed(d, g2 + 2, 0, &len, &dirty, &e), -ESTALE);
+	assert_int_equal(disk_bitmap(d, DISK_BITMAP_DISABLE, "backup", 0, &e), -EOPNOTSUPP);
+	ok(disk_bitmap(d, DISK_BITMAP_CLEAR, "backup", 0, &e), &e, "clear");
+	ok(disk_rw(d, DISK_DISCARD, 0, NULL, MiB, &e), &e, "discard");
+	ok(disk_bitmaps(d, &b, &n, &e), &e, "bitmaps");
+	assert_int_equal(n, 1);
+	assert_int_equal(b[0].dirty, 64 * KiB); /* only what was there */
+	free(b);
+	ok(disk_resize(d, 255 * MiB * 63, &e), &e, "another level");
+	ok(disk_rw(d, DISK_WRITE, 254 * MiB * 63, buf, 4096, &e), &e, "far");
+	/* Going back changes everything. */
+	ok(disk_snapshot(d, DISK_SNAP_APPLY, "s", &e), &e, "apply");
+	assert_int_equal(changed(d, g2, NULL), 128 * MiB);
+	g2 = next(d);
+	assert_int_equal(changed(d, g2, NULL), 0);
+	ok(disk_bitmap(d, DISK_BITMAP_REMOVE, "backup", 0, &e), &e, "remove");
+	assert_int_equal(disk_generation(d, false, &g, &e), -ENODATA);
+	put(f, d);
+	check_in(f, &f->devs, true);
+	end(f);
+}
+
+/* In a full store what is there can be written all the same: then everything counts as changed. */
+static void changes_no_space(void **state)
+{
+	struct fix *f = begin(64 * MiB, NULL);
+	struct err e = {0};
+	struct disk *d;
+	char *buf = calloc(1, MiB);
+	unsigned n = 0;
+
+	(void)state;
+	ok(make(f, "store/a", 62ull * GiB, "track", "on", &e), &e, "create");
+	d = get(f, "store/a");
+	while (!disk_rw(d, DISK_WRITE, n * MiB, buf, MiB, &e))
+		n++;
+	/* Uses up what is left of the block of pages. */
+	for (unsigned i = 0; i < 300; i++)
+		ok(disk_rw(d, DISK_WRITE, 0, buf, 4096, &e), &e, "write");
+	next(d);
+	ok(disk_rw(d, DISK_WRITE, 0, buf, 4096, &e), &e, "in place");
+	assert_true(changed(d, next(d) - 1, NULL) > 0);
+	put(f, d);
+	check_in(f, &f->devs, true);
+	free(buf);
+	end(f);
+}
+
 /* ---- many ---- */
 
 static void many_snapshots(void **state)
@@ -803,6 +915,8 @@ int main(void)
 		cmocka_unit_test(reuse),
 		cmocka_unit_test(io_error),
 		cmocka_unit_test(lease),
+		cmocka_unit_test(changes),
+		cmocka_unit_test(changes_no_space),
 		cmocka_unit_test(many_snapshots),
 		cmocka_unit_test(full_directory),
 		cmocka_unit_test(composed),
