@@ -1,7 +1,7 @@
 /*
  * disk_uring.c: file operations through one io_uring for each disk.
  *
- *   io_submit() --> list --uv_prepare, once a loop turn--> ring --eventfd, uv_poll--> done
+ *   io_submit() --> list --uv_prepare, once a loop turn: neighbours become one operation--> ring --uv_poll--> done
  *
  * The ring is restricted before it is enabled: registered files only, and four operations, so that it opens nothing that the sandbox closed.
  * Kernels without restrictions (before 5.10) or where io_uring is switched off use threads.
@@ -12,7 +12,6 @@
 #include <liburing.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <uv.h>
 
@@ -21,23 +20,36 @@
 #include "disk/io.h"
 
 #define ENTRIES 256u
+#define MERGE_BYTES \
+	(256 * KiB) /* of one operation; larger ones leave a device idle that could do several */
+#define MERGE_VECS 256u
+#define AT_ONCE 8u /* rounds */
+#define GROUP 1ull /* in user_data: a struct group */
 
-/* Lives until libuv has closed both handles, which may be after the disk is gone. */
+/* Lives until libuv has closed its handles, which may be after the disk is gone. */
 struct handles {
 	uv_prepare_t prepare;
-	uv_poll_t poll;
+	uv_poll_t poll; /* of the ring: readable when something has ended */
+	uv_idle_t idle;
 	struct uring *u;
 	unsigned open;
+};
+
+/* Requests that lie one behind the other in one file, as one operation. */
+struct group {
+	struct io_req *first; /* chained by next */
+	unsigned n;
+	struct iovec iov[];
 };
 
 struct uring {
 	struct io io;
 	struct io_uring ring;
 	bool ring_ok;
-	int event;
 	struct handles *h;
 	struct io_req *first, **last; /* wait for room in the ring */
-	unsigned in_ring, waiting;
+	unsigned in_ring, waiting; /* requests */
+	unsigned sqes; /* operations in the ring */
 };
 
 static struct uring *uring_of(struct io *io)
@@ -66,22 +78,102 @@ static void fill(struct io_uring_sqe *sqe, const struct io_req *r)
 	io_uring_sqe_set_data(sqe, (void *)(uintptr_t)r);
 }
 
+/* ---- neighbours become one operation ---- */
+
+static uint64_t bytes_of(const struct io_req *r)
+{
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < r->niov; i++)
+		n += r->iov[i].iov_len;
+	return n;
+}
+
+/* How many requests from `r` on lie one behind the other; sets how many vectors they have. */
+static unsigned run_of(const struct io_req *r, unsigned *niov)
+{
+	uint64_t len, more;
+	unsigned n = 1;
+
+	*niov = r->niov;
+	if ((r->op != IO_READ && r->op != IO_WRITE) || r->alone || !r->next)
+		return 1;
+	len = bytes_of(r);
+	for (const struct io_req *x = r->next; x; x = x->next) {
+		if (x->op != r->op || x->file != r->file || x->dsync != r->dsync || x->alone ||
+			x->off != r->off + len || *niov + x->niov > MERGE_VECS)
+			break;
+		more = bytes_of(x);
+		if (!len || !more || len + more > MERGE_BYTES)
+			break;
+		len += more;
+		*niov += x->niov;
+		n++;
+	}
+	return n;
+}
+
+static struct group *make_group(struct io_req *first, unsigned n, unsigned niov)
+{
+	struct group *g = malloc(sizeof(*g) + niov * sizeof(g->iov[0]));
+	struct io_req *r = first;
+	unsigned k = 0;
+
+	if (!g)
+		return NULL;
+	g->first = first;
+	g->n = n;
+	for (unsigned i = 0; i < n; i++, r = r->next) {
+		memcpy(&g->iov[k], r->iov, r->niov * sizeof(g->iov[0]));
+		k += r->niov;
+	}
+	return g;
+}
+
+static struct io_req *take(struct uring *u, unsigned n)
+{
+	struct io_req *first = u->first;
+
+	u->waiting -= n;
+	u->in_ring += n;
+	while (n--)
+		u->first = u->first->next;
+	if (!u->first)
+		u->last = &u->first;
+	return first;
+}
+
+static bool put_next(struct uring *u)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
+	struct io_req *r = u->first, all;
+	struct group *g = NULL;
+	unsigned n, niov;
+
+	if (!sqe)
+		return false;
+	n = run_of(r, &niov);
+	if (n > 1)
+		g = make_group(r, n, niov);
+	take(u, g ? n : 1);
+	u->sqes++;
+	if (!g) {
+		fill(sqe, r);
+		return true;
+	}
+	all = *r;
+	all.iov = g->iov;
+	all.niov = niov;
+	fill(sqe, &all);
+	io_uring_sqe_set_data64(sqe, (uintptr_t)g | GROUP);
+	return true;
+}
+
 /* Puts into the ring what fits: never more in flight than the completion queue holds. */
 static void flush(struct uring *u)
 {
-	while (u->first && u->in_ring < ENTRIES) {
-		struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
-		struct io_req *r = u->first;
-
-		if (!sqe)
-			break;
-		u->first = r->next;
-		if (!u->first)
-			u->last = &u->first;
-		fill(sqe, r);
-		u->waiting--;
-		u->in_ring++;
-	}
+	while (u->first && u->sqes < ENTRIES && put_next(u))
+		;
 	/* What the kernel does not take now (EAGAIN, EBUSY) stays in the submission queue for the next turn. */
 	if (io_uring_sq_ready(&u->ring))
 		io_uring_submit(&u->ring);
@@ -92,11 +184,49 @@ static void submit(struct io *io, struct io_req *r)
 	struct uring *u = uring_of(io);
 
 	r->next = NULL;
+	r->alone = false;
 	*u->last = r;
 	u->last = &r->next;
 	if (!u->waiting++ && !u->in_ring)
 		uv_ref((uv_handle_t *)&u->h
 				->poll); /* a loop with requests in flight does not end */
+}
+
+static void end(struct uring *u, struct io_req *r, ssize_t result)
+{
+	r->result = result;
+	if (!--u->in_ring && !u->waiting)
+		uv_unref((uv_handle_t *)&u->h->poll);
+	r->done(r);
+}
+
+/* Once more by itself: what happens to it is then its own. */
+static void again(struct uring *u, struct io_req *r)
+{
+	u->in_ring--;
+	u->waiting++;
+	r->next = NULL;
+	r->alone = true;
+	*u->last = r;
+	u->last = &r->next;
+}
+
+static void end_group(struct uring *u, struct group *g, ssize_t result)
+{
+	uint64_t left = result < 0 ? 0 : (uint64_t)result;
+	struct io_req *r = g->first, *next;
+
+	for (unsigned i = 0; i < g->n; i++, r = next) {
+		uint64_t part = MIN(left, bytes_of(r));
+
+		next = r->next;
+		left -= part;
+		if (part)
+			end(u, r, (ssize_t)part);
+		else
+			again(u, r);
+	}
+	free(g);
 }
 
 /* Returns how many ended. */
@@ -106,13 +236,15 @@ static unsigned reap(struct uring *u)
 	unsigned n = 0;
 
 	while (!io_uring_peek_cqe(&u->ring, &cqe)) {
-		struct io_req *r = io_uring_cqe_get_data(cqe);
+		uint64_t data = io_uring_cqe_get_data64(cqe);
+		ssize_t result = cqe->res;
 
-		r->result = cqe->res;
 		io_uring_cqe_seen(&u->ring, cqe);
-		if (!--u->in_ring && !u->waiting)
-			uv_unref((uv_handle_t *)&u->h->poll);
-		r->done(r);
+		u->sqes--;
+		if (data & GROUP)
+			end_group(u, (struct group *)(uintptr_t)(data & ~GROUP), result);
+		else
+			end(u, (struct io_req *)(uintptr_t)data, result);
 		n++;
 	}
 	return n;
@@ -121,24 +253,36 @@ static unsigned reap(struct uring *u)
 static void on_event(uv_poll_t *h, int status, int events)
 {
 	struct uring *u = container_of(h, struct handles, poll)->u;
-	uint64_t count;
 
-	if (read(u->event, &count, sizeof(count)) < 0 && errno != EAGAIN)
-		return;
 	if (reap(u))
 		u->io.o.batch(u->io.o.ctx);
 }
 
-/* Before the loop sleeps: everything that this turn has brought goes to the kernel in one call. */
+/* Only keeps the loop from sleeping. */
+static void on_idle(uv_idle_t *h)
+{
+	uv_idle_stop(h);
+}
+
+/*
+ * Before the loop sleeps: everything that this turn has brought goes to the kernel in one call. What the page cache answered at once is
+ * ended here, a few times, before others have their turn.
+ */
 static void on_prepare(uv_prepare_t *h)
 {
 	struct uring *u = container_of(h, struct handles, prepare)->u;
+	bool awake = false;
 
-	if (u->waiting || io_uring_sq_ready(&u->ring))
+	for (unsigned i = 0; i < AT_ONCE && (u->waiting || io_uring_sq_ready(&u->ring)); i++) {
 		flush(u);
-	/* Should the kernel have refused all of it, no event will come: do not sleep without having asked again. */
-	if (io_uring_sq_ready(&u->ring) && eventfd_write(u->event, 1))
-		return;
+		if (!io_uring_cq_ready(&u->ring) || !reap(u))
+			break;
+		awake = true;
+		u->io.o.batch(u->io.o.ctx);
+	}
+	/* Who turned the loop waits for what was ended; what is left, or was refused, is for the next turn, which no event brings about. */
+	if (awake || (u->waiting && u->sqes < ENTRIES) || io_uring_sq_ready(&u->ring))
+		uv_idle_start(&u->h->idle, on_idle);
 }
 
 static void drain(struct io *io)
@@ -172,12 +316,12 @@ static void destroy(struct io *io)
 
 		uv_close((uv_handle_t *)&u->h->prepare, handle_closed);
 		if (n > 1)
+			uv_close((uv_handle_t *)&u->h->idle, handle_closed);
+		if (n > 2)
 			uv_close((uv_handle_t *)&u->h->poll, handle_closed);
 	}
 	if (u->ring_ok)
 		io_uring_queue_exit(&u->ring);
-	if (u->event >= 0)
-		close(u->event);
 	free(u);
 }
 
@@ -187,13 +331,27 @@ static int ring_register(struct io_uring *r, unsigned what, void *arg, unsigned 
 	return syscall(SYS_io_uring_register, r->ring_fd, what, arg, n) < 0 ? -errno : 0;
 }
 
+/*
+ * Completions are worked on at our next system call (5.19) instead of interrupting us. Not IORING_SETUP_DEFER_TASKRUN: such a ring does not
+ * wake who waits for it by epoll.
+ */
+static int init_ring(struct uring *u)
+{
+	struct io_uring_params p = {.flags = IORING_SETUP_R_DISABLED | IORING_SETUP_COOP_TASKRUN};
+	int rc = io_uring_queue_init_params(ENTRIES, &u->ring, &p);
+
+	if (rc != -EINVAL)
+		return rc;
+	p = (struct io_uring_params){.flags = IORING_SETUP_R_DISABLED};
+	return io_uring_queue_init_params(ENTRIES, &u->ring, &p);
+}
+
 static int make_ring(struct uring *u)
 {
 	static const unsigned char ops[] = {
 		IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE};
 	struct io_uring_restriction res[ARRAY_SIZE(ops) + 1] = {0};
-	struct io_uring_params p = {.flags = IORING_SETUP_R_DISABLED};
-	int rc = io_uring_queue_init_params(ENTRIES, &u->ring, &p);
+	int rc = init_ring(u);
 
 	if (rc)
 		return rc;
@@ -205,8 +363,6 @@ static int make_ring(struct uring *u)
 	res[ARRAY_SIZE(ops)].opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED;
 	res[ARRAY_SIZE(ops)].sqe_flags = IOSQE_FIXED_FILE;
 	rc = io_uring_register_files(&u->ring, u->io.o.fds, u->io.o.nfds);
-	if (!rc)
-		rc = io_uring_register_eventfd(&u->ring, u->event);
 	if (!rc)
 		rc = ring_register(&u->ring, IORING_REGISTER_RESTRICTIONS, res, ARRAY_SIZE(res));
 	if (!rc)
@@ -222,12 +378,16 @@ static int make_handles(struct uring *u)
 	if (!h)
 		return -ENOMEM;
 	h->u = u;
-	h->prepare.data = h->poll.data = h;
+	h->prepare.data = h->idle.data = h->poll.data = h;
 	rc = uv_prepare_init(u->io.o.loop, &h->prepare);
 	if (rc)
 		return rc;
 	h->open++;
-	rc = uv_poll_init(u->io.o.loop, &h->poll, u->event);
+	rc = uv_idle_init(u->io.o.loop, &h->idle);
+	if (rc)
+		return rc;
+	h->open++;
+	rc = uv_poll_init(u->io.o.loop, &h->poll, u->ring.ring_fd);
 	if (rc)
 		return rc;
 	h->open++;
@@ -248,8 +408,7 @@ static int create(struct io **out, const struct io_opts *o, struct err *e)
 	u->io.ops = &io_uring_ops;
 	u->io.o = *o;
 	u->last = &u->first;
-	u->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	rc = u->event < 0 ? -errno : make_ring(u);
+	rc = make_ring(u);
 	if (!rc)
 		rc = make_handles(u);
 	if (rc) {

@@ -37,6 +37,7 @@ struct io_req {
 	void (*done)(struct io_req *r);
 	ssize_t result; /* bytes or 0; negative errno */
 	struct io_req *next; /* the io's own, from submit to done */
+	bool alone; /* the io's own: is not merged with others */
 };
 
 enum io_kind { IO_AUTO, IO_URING, IO_THREADS };

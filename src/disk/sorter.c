@@ -577,6 +577,25 @@ void sorter_submit(struct sorter *s, struct disk_req *r)
 	s->in_submit = nested;
 }
 
+bool sorter_bypass(struct sorter *s, uint64_t off, uint64_t len)
+{
+	uint64_t first = off / s->o.block_size, n = blocks_of(s, off, len);
+
+	for (uint64_t i = 0; s->committing && s->o.early && i < n; i++) {
+		const struct sorter_tx *tx = find_tx(s, first + i);
+
+		if (tx && tx->batch == s->committing)
+			return false;
+	}
+	s->stats.requests++;
+	s->stats.elements += n;
+	s->stats.sets += n;
+	s->stats.plain += n;
+	s->stats.data_writes++;
+	s->stats.data_bytes += len;
+	return true;
+}
+
 /* ---- a batch on its way ---- */
 
 static void advance(struct sorter *s);

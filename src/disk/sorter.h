@@ -187,6 +187,11 @@ void sorter_destroy(struct sorter *s);
 
 /* From the format's submit(), for WRITE, WRITE_ZEROES and DISCARD. Ends by disk_done(). */
 void sorter_submit(struct sorter *s, struct disk_req *r);
+/*
+ * For a format that has found by itself that all of [off, off + len) may be written in place: true when it may do so now, without a
+ * request of the sorter's; counted as plain. The format brackets the write by sorter_enter() and sorter_leave().
+ */
+bool sorter_bypass(struct sorter *s, uint64_t off, uint64_t len);
 /* Do not wait for the end of the turn: seal what has collected. For drain. */
 void sorter_kick(struct sorter *s);
 bool sorter_busy(const struct sorter *s);

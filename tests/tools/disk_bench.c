@@ -53,8 +53,9 @@ static uint64_t place(struct bench *b)
 		b->random ^= b->random << 17;
 		return b->random % slots * b->size;
 	}
-	b->at = (at + b->step) % (b->d->size - b->size + 1);
-	b->at -= b->at % 512;
+	b->at = (at + b->step) % b->d->size;
+	if (b->at > b->d->size - b->size)
+		b->at = 0;
 	return at;
 }
 

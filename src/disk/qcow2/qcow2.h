@@ -302,6 +302,8 @@ int q_read(struct qcow2 *q, uint64_t off, void *buf, uint64_t len);
 int q_readv(struct qcow2 *q, uint64_t off, uint64_t len, const struct iovec *iov, unsigned niov);
 
 void q_submit_read(struct qcow2 *q, struct disk_req *r);
+/* One transfer for the whole request, at `host` of the data file. */
+void q_submit_plain(struct qcow2 *q, struct disk_req *r, enum file_op op, uint64_t host);
 
 /* ---- snapshot.c ---- */
 

@@ -197,6 +197,19 @@ static void plain_done(struct file_req *f)
 	disk_done(r, f->result);
 }
 
+void q_submit_plain(struct qcow2 *q, struct disk_req *r, enum file_op op, uint64_t host)
+{
+	r->cookie = q_enter(q);
+	r->file.op = op;
+	r->file.fua = false;
+	r->file.off = host;
+	r->file.len = r->len;
+	r->file.iov = r->iov;
+	r->file.niov = r->niov;
+	r->file.done = plain_done;
+	file_submit(q->data, &r->file);
+}
+
 void q_submit_read(struct qcow2 *q, struct disk_req *r)
 {
 	struct reading *j;
@@ -204,14 +217,7 @@ void q_submit_read(struct qcow2 *q, struct disk_req *r)
 
 	/* The common case needs neither a stack nor memory. */
 	if (!q_map(q, r->offset, r->len, true, &m) && m.len == r->len && m.type == Q_NORMAL) {
-		r->cookie = q_enter(q);
-		r->file.op = FILE_READ;
-		r->file.off = m.host;
-		r->file.len = r->len;
-		r->file.iov = r->iov;
-		r->file.niov = r->niov;
-		r->file.done = plain_done;
-		file_submit(q->data, &r->file);
+		q_submit_plain(q, r, FILE_READ, m.host);
 		return;
 	}
 	j = calloc(1, sizeof(*j));

@@ -602,8 +602,14 @@ void q_writer_destroy(struct qcow2 *q)
 
 void q_submit_write(struct qcow2 *q, struct disk_req *r)
 {
+	struct q_map m;
+
 	if (q->corrupt || !q->sorter)
 		disk_done_soon(r, q->corrupt ? -EIO : -EROFS);
+	else if (r->op == DISK_WRITE && !r->nranges && !q->link_failed &&
+		 !q_map(q, r->offset, r->len, true, &m) && m.type == Q_NORMAL && m.len == r->len &&
+		 (m.entry & Q_COPIED) && sorter_bypass(q->sorter, r->offset, r->len))
+		q_submit_plain(q, r, FILE_WRITE, m.host);
 	else
 		sorter_submit(q->sorter, r);
 }
