@@ -46,6 +46,8 @@ enum cpu_clock { CPU_CLOCK_HOST, CPU_CLOCK_MODEL };
 enum cpu_irqchip { CPU_IRQCHIP_AUTO, CPU_IRQCHIP_FULL, CPU_IRQCHIP_SPLIT };
 
 /* Translation of guest code, for engines that interpret. AUTO: where the host can. */
+/* Hot code is translated again, by a thread; it is not; everything is, at once: for tests. */
+enum cpu_tiers { CPU_TIERS_ALL, CPU_TIERS_FIRST, CPU_TIERS_AT_ONCE };
 enum cpu_jit { CPU_JIT_AUTO, CPU_JIT_OFF };
 
 struct cpu_vm_opts {
@@ -57,6 +59,7 @@ struct cpu_vm_opts {
 	enum cpu_jit jit;
 	const char *
 		perf_map; /* names of translated code for perf, by this System.map ("-": without symbols); NULL: none */
+	enum cpu_tiers jit_tiers;
 	uint64_t jit_cache; /* bytes of translated code; 0: the engine's default */
 	const char *cpu_model; /* "rv64" or "rv64,zbb=off"; NULL: everything */
 	bool builtin_firmware; /* rv64: the engine serves SBI; kernels start in S-mode */

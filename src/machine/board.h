@@ -31,6 +31,7 @@ struct board_opts {
 	const struct cpu_engine_ops *engine;
 	enum cpu_jit jit;
 	uint64_t jit_cache;
+	enum cpu_tiers jit_tiers;
 	const char *perf_map;
 	const char *cpu_model;
 	unsigned vcpus;

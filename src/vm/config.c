@@ -204,6 +204,7 @@ static int disk_parse(void *elem, const char *text, struct err *e)
 
 /* format_names begin with VM_FORMAT_RAW at index 1: index 0 stands for "not named". */
 static const char *const engine_names[] = {"auto", "rv64", "interp", NULL};
+static const char *const tiers_names[] = {"all", "first", "at-once", NULL};
 static const char *const console_names[] = {"uart", "virtio", NULL};
 static const char *const clock_names[] = {"host", "model", NULL};
 static const char *const format_names[] = {"", "raw", "qcow2", "lodgefs", NULL};
@@ -357,6 +358,9 @@ const struct opt vm_config_opts[] = {
 			"only interprets it"},
 	{BOTH("jit-cache"), .type = OPT_SIZE, C(jit_cache), .arg = "SIZE", .min = MiB, .max = GiB,
 		.dflt = "16M", .help = "memory for translated code"},
+	{BOTH("jit-tiers"), .type = OPT_ENUM, C(jit_tiers), .values = tiers_names, .dflt = "all",
+		.help = "all: hot code is translated again, better, by a thread; first: it is not; "
+			"at-once: everything is, which is for tests"},
 	{BOTH("perf-map"), .type = OPT_TEXT, C(perf_map), .arg = "FILE",
 		.complete = OPT_COMPLETE_FILE,
 		.help = "write /tmp/perf-PID.map, so that perf names guest functions, by a "

@@ -97,6 +97,7 @@ struct vm_config {
 	unsigned nodes; /* NUMA nodes */
 	int engine; /* enum vm_engine */
 	uint64_t jit_cache;
+	int jit_tiers; /* enum cpu_tiers */
 	char *perf_map;
 	char *cpu; /* "rv64,zbb=off": see vm_config_cpu_next() */
 	char *kernel, *initrd, *append, *firmware;

@@ -3,7 +3,7 @@
  *
  *	lockstep --elf FILE | --kernel FILE [--initrd FILE] [--append TEXT] | --random MONITOR
  *		[--insns N] [--seed S] [--programs P] [--check-every N] [--memory-every N] [--ram MIB]
- *		[--self] [--inject N] [--show] [--until TEXT] [--cache MIB]
+ *		[--tiers 1|2|thread] [--self] [--inject N] [--show] [--until TEXT] [--cache MIB]
  *
  * Slices are 1 to --check-every instructions long, as the seed says; after each all registers are compared, after each --memory-every
  * of them, and at the end, all memory. On a difference the run is made again to find the shortest slice that shows it, and
@@ -310,13 +310,15 @@ int main(int argc, char **argv)
 		{"insns", 1, NULL, 'n'}, {"seed", 1, NULL, 's'}, {"programs", 1, NULL, 'p'},
 		{"check-every", 1, NULL, 'c'}, {"memory-every", 1, NULL, 'm'},
 		{"ram", 1, NULL, 'R'}, {"self", 0, NULL, 'S'}, {"inject", 1, NULL, 'I'},
-		{"show", 0, NULL, 'v'}, {"until", 1, NULL, 'u'}, {"cache", 1, NULL, 'C'}, {0}};
+		{"show", 0, NULL, 'v'}, {"until", 1, NULL, 'u'}, {"cache", 1, NULL, 'C'},
+		{"tiers", 1, NULL, 'T'}, {0}};
 	struct run r = {.insns = 10000000, .seed = 1, .check_every = 5000};
 	uint64_t programs = 1, total = 0;
 	struct timespec t0, t1;
 	int c, rc = 0;
 
 	r.program.side.ram = 128 << 20;
+	r.program.side.tiers = CPU_TIERS_AT_ONCE;
 	r.program.append = "earlycon=sbi console=ttyS0";
 	while ((c = getopt_long(argc, argv, "", options, NULL)) >= 0) {
 		uint64_t v = optarg ? strtoull(optarg, NULL, 0) : 0;
@@ -367,6 +369,11 @@ int main(int argc, char **argv)
 			break;
 		case 'C':
 			r.program.side.cache = v << 20;
+			break;
+		case 'T':
+			r.program.side.tiers = !strcmp(optarg, "thread") ? CPU_TIERS_ALL
+					       : v == 1			 ? CPU_TIERS_FIRST
+									 : CPU_TIERS_AT_ONCE;
 			break;
 		case 'u':
 			r.until = optarg;

@@ -33,6 +33,7 @@ struct side *side_new(const struct side_opts *o)
 	vo.space = s->space;
 	vo.jit = o->interp ? CPU_JIT_OFF : CPU_JIT_AUTO;
 	vo.jit_cache = o->cache;
+	vo.jit_tiers = (enum cpu_tiers)o->tiers;
 	vo.builtin_firmware = o->builtin_firmware;
 	need(rv64_engine.vm_create(&s->vm, &vo, &e), &e);
 	need(rv64_engine.vcpu_create(&s->v, s->vm, 0, &e), &e);

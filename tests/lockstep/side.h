@@ -19,6 +19,8 @@
 struct side_opts {
 	uint64_t ram;
 	bool interp; /* never translated */
+	unsigned
+		tiers; /* 0: hot code by the thread, which is not the same in two runs; 1: the first; 2: both for everything */
 	uint64_t cache; /* bytes of translated code; 0: the default */
 	bool builtin_firmware;
 	bool show; /* what it prints goes to standard output */

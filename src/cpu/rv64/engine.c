@@ -176,6 +176,9 @@ static int start_jit(struct rv64_vm *vm, struct err *e)
 {
 	struct jit_opts jo = {.cache_bytes = vm->o.jit_cache,
 		.exts = vm->exts,
+		.tiers = vm->o.jit_tiers == CPU_TIERS_FIRST	? JIT_TIERS_ONE
+			 : vm->o.jit_tiers == CPU_TIERS_AT_ONCE ? JIT_TIERS_NOW
+								: JIT_TIERS_TWO,
 		.perf_map = vm->o.perf_map,
 		.watch = code_watch,
 		.settled = code_settled,

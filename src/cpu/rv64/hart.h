@@ -154,6 +154,7 @@ struct jit_jump {
 	const void *code;
 };
 #define JIT_NEAR 6
+#define JIT_SITES 64
 struct jit_hart {
 	int32_t fuel; /* instructions until instret_stop; charged block by block. In a register while translated code runs */
 	uint32_t fp_live; /* guest FP registers are in the host's: FS is dirty */
@@ -162,6 +163,12 @@ struct jit_hart {
 	uint64_t host_sp; /* to which leaving unwinds */
 	uint64_t near
 		[JIT_NEAR]; /* host - guest address of pages that a block has looked up; 0: it has not */
+	/*
+	 * Pages that accesses of hot code found last, each access its own: jit/address.c. Forgotten whenever C has run. tag and add as a TLB entry's;
+	 * limit: how far above the tag accesses that share a look may begin, 0: nothing is known. missed: since the last sample.
+	 */
+	uint64_t site_tag[JIT_SITES], site_add[JIT_SITES];
+	uint32_t site_limit[JIT_SITES], site_missed[JIT_SITES];
 	uint64_t stopped; /* set by the op after a single instruction: it was done */
 	/* Not looked at by translated code. */
 	struct jit *jit; /* NULL: interpreted only */

@@ -245,6 +245,70 @@ static uint8_t *look(struct x86 *a, int reg, unsigned span, bool write)
 	return miss;
 }
 
+static struct x86_rm site(size_t array, unsigned size, unsigned slot)
+{
+	return x86_mem(RBP, (int32_t)(array + size * slot) - JIT_BIAS);
+}
+
+#define SITE(field, slot) \
+	site(offsetof(struct hart, j.field), sizeof(((struct hart *)0)->j.field[0]), slot)
+#define SITE_LIMIT (PAGE_SIZE + 1 - NEAR_SPAN)
+
+/* arg[0]: host register of the address; arg[1]: span, site << 16, write << 24. Finds the page in the TLB, and remembers it. */
+static void cold_site(struct jit_tr *t, struct jit_cold *c)
+{
+	unsigned span = c->arg[1] & 0xffff, slot = c->arg[1] >> 16 & 0xff;
+	struct x86 *a = &t->a;
+
+	x86_alu_i(a, X86_32, ALU_ADD, SITE(site_missed, slot), 1);
+	/* The end of the access itself comes next in the list. */
+	c[1].from = look(a, (int)c->arg[0], span, c->arg[1] >> 24);
+	x86_store(a, X86_64, SITE(site_tag, slot), RDX);
+	x86_store_i(a, X86_32, SITE(site_limit, slot), SITE_LIMIT);
+	x86_store(a, X86_64, SITE(site_add, slot), RCX);
+	x86_jmp(a, c->back);
+}
+
+/*
+ * look() for hot code: what the same access found last time is tried first. Then the difference does not wait for the address, and
+ * there is no slot to work out. alone: an access of a power of two, which is aligned or else looked up.
+ */
+static uint8_t *look_again(struct jit_tr *t, int reg, unsigned span, bool write, bool alone)
+{
+	struct x86 *a = &t->a;
+	struct jit_cold *c;
+	uint8_t *from;
+	unsigned slot;
+
+	if (t->tier < 2 || t->nsites == ARRAY_SIZE(t->sites) ||
+		jit_bad_site(t->j, t->page + t->insn->off))
+		return look(a, reg, span, write);
+	/* Slots are for reads or for writes: that a page can be read says nothing about writing. */
+	slot = t->next_site++ % (JIT_SITES / 2) * 2 + write;
+	t->sites[t->nsites++] = (struct jit_site){.off = t->insn->off, .slot = (uint8_t)slot};
+	if (alone) {
+		x86_op(a, X86_64, 0xc7, 0, x86_reg(RDX));
+		x86_u32(a, (uint32_t)(int32_t)(~(int64_t)PAGE_MASK | (int64_t)(span - 1)));
+		x86_alu(a, X86_64, ALU_AND, RDX, x86_reg(reg));
+		x86_alu(a, X86_64, ALU_CMP, RDX, SITE(site_tag, slot));
+		from = x86_jcc(a, CC_NE, NULL);
+	} else {
+		x86_mov(a, RDX, reg);
+		x86_alu(a, X86_64, ALU_SUB, RDX, SITE(site_tag, slot));
+		x86_load(a, X86_32, RCX, SITE(site_limit, slot));
+		x86_alu(a, X86_64, ALU_CMP, RDX, x86_reg(RCX));
+		from = x86_jcc(a, CC_AE, NULL);
+	}
+	x86_load(a, X86_64, RCX, SITE(site_add, slot));
+	c = jit_cold(t, COLD_CUSTOM, from);
+	c->custom = cold_site;
+	c->low = 0; /* nothing leaves here */
+	c->fp = (struct jit_fp){0};
+	c->arg[0] = (unsigned)reg;
+	c->arg[1] = span | slot << 16 | (unsigned)write << 24;
+	return from;
+}
+
 static struct x86_rm near_slot(unsigned slot)
 {
 	return x86_mem(RBP, (int32_t)(offsetof(struct hart, j.near) + 8 * (slot - 1)) - JIT_BIAS);
@@ -291,7 +355,7 @@ struct jit_cold *jit_emit_access(struct jit_tr *t, unsigned rs1, int32_t imm, un
 
 	if (t->alone || !n->slot) {
 		reg = address_in(t, rs1, imm);
-		miss = look(a, reg, size, write);
+		miss = t->alone ? look(a, reg, size, write) : look_again(t, reg, size, write, true);
 		*m = x86_sib(reg, RCX, 0, 0);
 		c = jit_cold(t, COLD_MEM, miss);
 		c->b = what;
@@ -307,7 +371,7 @@ struct jit_cold *jit_emit_access(struct jit_tr *t, unsigned rs1, int32_t imm, un
 	}
 	if (n->first) {
 		reg = address_in(t, rs1, imm - n->before);
-		miss = look(a, reg, n->span, n->write);
+		miss = look_again(t, reg, n->span, n->write, false);
 		x86_store(a, X86_64, near_slot(n->slot), RCX);
 		*m = x86_sib(reg, RCX, 0, n->before);
 	} else {

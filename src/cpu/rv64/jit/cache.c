@@ -53,6 +53,7 @@ int jit_cache_create(struct jit *j, struct err *e)
 	for (unsigned i = 0; i < JIT_SEGMENTS; i++)
 		j->seg[i].base = j->seg[i].used = j->rw + PAGE_SIZE + i * each;
 	j->seg_bytes = each;
+	j->cur[1] = JIT_SEGMENTS - JIT_SEGMENTS_HOT;
 	return 0;
 }
 
@@ -90,9 +91,9 @@ void jit_cache_destroy(struct jit *j)
 		munmap(j->rx, j->size);
 }
 
-void *jit_meta(struct jit *j, size_t n)
+void *jit_meta(struct jit *j, unsigned tier, size_t n)
 {
-	struct jit_segment *s = &j->seg[j->cur];
+	struct jit_segment *s = &j->seg[j->cur[tier - 1]];
 	struct meta *m = s->meta;
 	void *p;
 
@@ -229,9 +230,21 @@ void jit_written(struct jit *j, uint64_t page)
 
 /* ---- coming and going ---- */
 
+static bool same(const struct jit_region *r)
+{
+	const uint8_t *src = r->source;
+
+	for (unsigned i = 0; i < r->npieces; i++) {
+		if (memcmp(src, r->host + r->pieces[i].off, r->pieces[i].len))
+			return false;
+		src += r->pieces[i].len;
+	}
+	return true;
+}
+
 void jit_publish(struct jit *j, struct jit_region *r, uint64_t code_len)
 {
-	struct jit_segment *s = &j->seg[j->cur];
+	struct jit_segment *s = &j->seg[j->cur[r->tier - 1]];
 	struct jit_page *pg = find_page(j, r->page);
 
 	s->used += align_up(code_len, 16);
@@ -289,12 +302,14 @@ static void empty_segment(struct jit *j, struct jit_segment *s)
 	for (struct jit_region *r = s->regions; r; r = r->next_in_segment)
 		jit_remove(j, r);
 	s->drained_at = atomic_fetch_add(&j->removals, 1) + 1;
+	j->st.evictions++;
+	if (s >= &j->seg[JIT_SEGMENTS - JIT_SEGMENTS_HOT])
+		return;
 	/*
 	 * What is no longer there is interpreted for a while before it comes back, or a cache smaller than what runs would spend all
 	 * its time on translating.
 	 */
 	memset(j->heat, 0, sizeof(j->heat));
-	j->st.evictions++;
 }
 
 static bool all_have_left(struct jit *j, uint64_t since)
@@ -306,15 +321,18 @@ static bool all_have_left(struct jit *j, uint64_t since)
 	return true;
 }
 
-uint8_t *jit_code_room(struct jit *j, uint64_t *room)
+uint8_t *jit_code_room(struct jit *j, unsigned tier, uint64_t *room)
 {
-	struct jit_segment *s = &j->seg[j->cur], *next;
+	unsigned first = tier == 1 ? 0 : JIT_SEGMENTS - JIT_SEGMENTS_HOT;
+	unsigned n = tier == 1 ? JIT_SEGMENTS - JIT_SEGMENTS_HOT : JIT_SEGMENTS_HOT;
+	unsigned *cur = &j->cur[tier - 1], then = first + (*cur - first + 1) % n;
+	struct jit_segment *s = &j->seg[*cur], *next;
 
 	/* A small cache would be mostly room that no region fits into any more. */
 	*room = MIN((uint64_t)REGION_ROOM, j->seg_bytes / 4);
 	if ((uint64_t)(s->base + j->seg_bytes - s->used) >= *room)
 		return s->used;
-	next = &j->seg[(j->cur + 1) % JIT_SEGMENTS];
+	next = &j->seg[then];
 	if (next->regions && !next->drained_at)
 		empty_segment(j, next);
 	if (next->drained_at && !all_have_left(j, next->drained_at))
@@ -324,20 +342,31 @@ uint8_t *jit_code_room(struct jit *j, uint64_t *room)
 	next->regions = NULL;
 	next->drained_at = 0;
 	next->used = next->base;
-	j->cur = (j->cur + 1) % JIT_SEGMENTS;
+	*cur = then;
 	return next->used;
 }
 
-static bool same(const struct jit_region *r)
+bool jit_still_right(struct jit *j, const struct jit_region *r)
 {
-	const uint8_t *src = r->source;
+	const struct jit_page *p = find_page(j, r->page);
 
-	for (unsigned i = 0; i < r->npieces; i++) {
-		if (memcmp(src, r->host + r->pieces[i].off, r->pieces[i].len))
-			return false;
-		src += r->pieces[i].len;
+	return p && p->regions && same(r);
+}
+
+void jit_make_way(struct jit *j, const struct jit_region *r)
+{
+	struct jit_page *p = find_page(j, r->page);
+
+	for (struct jit_region *o = p->regions, *next; o; o = next) {
+		bool meet = false;
+
+		next = o->next_in_page;
+		for (unsigned i = 0; i < o->nentries && !meet; i++)
+			for (unsigned k = 0; k < r->nentries && !meet; k++)
+				meet = !((o->entries[i].key ^ r->entries[k].key) << 6);
+		if (meet && (o->fp == r->fp || o->fp == JIT_FP_ANY || r->fp == JIT_FP_ANY))
+			jit_remove(j, o);
 	}
-	return true;
 }
 
 /* What writers have told since the last time. */
@@ -406,6 +435,7 @@ void jit_fence(struct jit *j, struct hart *h)
 void jit_drop(struct jit *j, uint64_t a, uint64_t len)
 {
 	pthread_mutex_lock(&j->lock);
+	__atomic_store_n(&j->drops, j->drops + 1, __ATOMIC_RELEASE);
 	for (unsigned s = 0; s < JIT_SEGMENTS; s++)
 		for (struct jit_region *r = j->seg[s].regions; r; r = r->next_in_segment)
 			if (!r->dead && r->page + PAGE_SIZE > a && r->page - a < len)

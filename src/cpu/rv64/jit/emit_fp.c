@@ -200,6 +200,7 @@ static void cold_leave(struct jit_tr *t, struct jit_cold *c)
 	c[1].back = t->a.p;
 	if (undone > 1)
 		x86_alu_i(&t->a, X86_32, ALU_ADD, x86_reg(JIT_FUEL), (int32_t)undone - 1);
+	jit_swap_out(t);
 	x86_mov_i(&t->a, RAX, next);
 	x86_jmp(&t->a, t->j->leave_pc);
 }

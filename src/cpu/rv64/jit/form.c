@@ -53,19 +53,34 @@ static void lead(struct jit_tr *t, unsigned off)
 	t->led[t->nled++] = (uint16_t)(off / 2);
 }
 
+/* Is there code already, to which a jump will be linked? The second tier replaces that of the first. */
+static bool there(struct jit_tr *t, unsigned off)
+{
+	const struct jit_entry *e = jit_find(t->j, t->page + off, t->fp);
+
+	return e && e->region->tier >= t->tier && e->region != t->replaces;
+}
+
+/* Has it run? */
+static bool warm(struct jit_tr *t, unsigned off)
+{
+	return jit_heat(t->j, t->page + off) ||
+	       (t->tier > 1 && jit_find(t->j, t->page + off, t->fp));
+}
+
 /* `sure`: it runs whenever what leads there does. */
 static void want(struct jit_tr *t, struct todo *w, int64_t off, bool sure)
 {
 	if (off < 0 || off >= (int64_t)PAGE_SIZE)
 		return;
-	if (!sure && !jit_heat(t->j, t->page + (uint64_t)off))
+	if (!sure && !warm(t, (unsigned)off))
 		return;
 	if (t->at[off / 2]) {
 		lead(t, (unsigned)off);
 		return;
 	}
-	if (jit_find(t->j, t->page + (uint64_t)off, t->fp))
-		return; /* there already: the jump will be linked */
+	if (there(t, (unsigned)off))
+		return;
 	if (w->n == ARRAY_SIZE(w->off) || t->nblocks >= JIT_REGION_BLOCKS / 2)
 		return;
 	t->nblocks++;
@@ -82,8 +97,7 @@ static void line(struct jit_tr *t, struct todo *w, unsigned off)
 		struct jit_insn *i = &t->insns[t->ninsns];
 		uint32_t word = halfword(t, off);
 
-		if (off != start && jit_heat(t->j, t->page + off) &&
-			jit_find(t->j, t->page + off, t->fp))
+		if (off != start && jit_heat(t->j, t->page + off) && there(t, off))
 			return;
 
 		if (rv64_insn_len(word) == 4) {
@@ -184,6 +198,7 @@ bool jit_form(struct jit_tr *t, unsigned off)
 	t->lo = PAGE_SIZE;
 	t->hi = 0;
 	t->ninsns = t->nblocks = 0;
+	t->start = (uint16_t)off;
 	want(t, &w, off, true);
 	while (w.n)
 		line(t, &w, w.off[--w.n]);

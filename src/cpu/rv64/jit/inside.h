@@ -8,6 +8,7 @@
  *   stubs.c      code that every region shares: entering, leaving, the ways out to C
  *   cache.c      memory for code, entries, links, removal, eviction
  *   runtime.c    jit_run(), and what the stubs call
+ *   tier.c       what is hot, and the thread that translates it again
  */
 #ifndef LODGE_CPU_RV64_JIT_INSIDE_H
 #define LODGE_CPU_RV64_JIT_INSIDE_H
@@ -135,10 +136,21 @@ struct jit_link {
 	bool by_context; /* from code for every context to code for one: not linked but looked up */
 };
 
+/* An access of a second-tier region that remembers its page: address.c. */
+struct jit_site {
+	uint16_t off; /* of its instruction in the page */
+	uint8_t slot; /* of hart.j.site_* */
+};
+
 struct jit_region {
 	uint64_t page; /* guest-physical */
 	uint32_t fp;
 	bool dead;
+	uint8_t tier; /* 1, 2 */
+	uint8_t strikes; /* samples in which sites found another page too often */
+	uint16_t start; /* offset that it was formed from */
+	struct jit_site *sites;
+	unsigned nsites;
 	struct jit_page *in_page;
 	struct jit_region *next_in_page, *next_in_segment;
 	struct jit_link *in; /* jumps from elsewhere to here */
@@ -163,6 +175,7 @@ struct jit_region {
 #define JIT_PAGES 4096u
 #define JIT_QUIET 8 /* fences without a change, after which a page is watched again */
 #define JIT_SEGMENTS 8u
+#define JIT_SEGMENTS_HOT 2u /* of these, the last: for the second tier */
 #define JIT_HEAT 65536u
 #define JIT_COLD_MAX 255u /* in heat: not to be translated */
 
@@ -191,7 +204,10 @@ struct jit_segment {
 struct jit_stats {
 	uint64_t regions, blocks, insns, translate_ns; /* made */
 	uint64_t removed, evictions, fences, links;
+	uint64_t hot_regions, hot_insns, hot_refused, hot_ns, swaps, sites; /* second tier */
 };
+
+struct jit_hot;
 
 struct jit {
 	struct jit_opts o;
@@ -199,7 +215,10 @@ struct jit {
 	uint8_t *rw, *rx; /* the same memory */
 	uint64_t size, seg_bytes;
 	struct jit_segment seg[JIT_SEGMENTS];
-	unsigned cur;
+	unsigned cur[2]; /* segment that each tier fills */
+	uint64_t
+		drops; /* jit_drop() has been called: host pointers of before are no longer good. Atomic */
+	struct jit_hot *hot; /* tier.c; NULL: one tier */
 	struct jit_entry *_Atomic entries[JIT_BUCKETS];
 	struct jit_page *pages[JIT_PAGES];
 	struct jit_page *unsure; /* pages that fences look at */
@@ -216,7 +235,8 @@ struct jit {
 	struct jit_stats st;
 	/* stubs.c */
 	void (*enter)(void); /* struct jit_link *(struct hart *, const void *code) */
-	const uint8_t *leave_pc, *leave_link, *look_link, *leave_va, *jump_va, *slow_mem, *slow_op;
+	const uint8_t *leave_pc, *leave_fuel, *leave_link, *look_link, *leave_va, *jump_va,
+		*slow_mem, *slow_op;
 	struct jit_tr *tr; /* workspace, under the lock */
 	struct jit_perf *perf; /* NULL: nobody wants names */
 };
@@ -226,9 +246,17 @@ void jit_cache_destroy(struct jit *j);
 struct jit_entry *jit_find(struct jit *j, uint64_t pa, uint32_t fp);
 /* The rest: under the lock. */
 /* Memory for a region's code, in the writable mapping; NULL: none now (a hart has yet to leave old code). */
-uint8_t *jit_code_room(struct jit *j, uint64_t *room);
-void *jit_meta(struct jit *j, size_t n); /* of the current segment; zeroed; NULL: out of memory */
+uint8_t *jit_code_room(struct jit *j, unsigned tier, uint64_t *room);
+/* Of the segment that the tier fills; zeroed; NULL: out of memory. */
+void *jit_meta(struct jit *j, unsigned tier, size_t n);
 void jit_publish(struct jit *j, struct jit_region *r, uint64_t code_len);
+/*
+ * May the region still be published, which was made from bytes that were read some time ago, without the lock? It may when the page is one that fences
+ * look at or that is watched, and the bytes are what memory holds: whoever writes them from now on is heard.
+ */
+bool jit_still_right(struct jit *j, const struct jit_region *r);
+/* Removes the regions of r's page that have an entry of r's. */
+void jit_make_way(struct jit *j, const struct jit_region *r);
 /* Before code of the page is read. False: out of memory. */
 bool jit_watch(struct jit *j, struct hart *h, uint64_t page);
 void jit_link_to(struct jit *j, struct jit_link *l, struct jit_entry *e);
@@ -305,7 +333,9 @@ struct jit_block {
 	uint16_t off, first, n; /* offset in the page; instructions */
 	uint16_t next; /* offset behind it */
 	enum jit_end end;
-	uint8_t *code;
+	uint8_t depth; /* of loops; second tier */
+	uint8_t *code; /* by the region's mapping */
+	uint8_t *entry; /* by the common one: from outside, and after calls */
 };
 
 enum jit_cold_kind {
@@ -316,13 +346,16 @@ enum jit_cold_kind {
 	COLD_VA,
 	COLD_MISS,
 	COLD_JUMP,
+	COLD_ENTRY,
+	COLD_GO,
 	COLD_CUSTOM
 };
 struct jit_tr;
 
 /* FP registers, all with a host register, that do not hold yet what the guest may see: emit_fp.c. */
 struct jit_fp {
-	uint32_t nan; /* the result of an operation: if it is a NaN, it may not be the canonical one */
+	uint32_t
+		nan; /* the result of an operation: if it is a NaN, it may not be the canonical one */
 	uint32_t single; /* of these, and of `loose`: a single */
 	uint32_t loose; /* a single without its box */
 };
@@ -345,7 +378,19 @@ struct jit_tr {
 	struct jit *j;
 	uint64_t page; /* guest-physical */
 	uint64_t va; /* of the page, for perf */
-	const uint8_t *host;
+	const uint8_t *host; /* what is read; a copy in the second tier */
+	const uint8_t *live; /* the page itself */
+	unsigned tier;
+	uint16_t start;
+	const struct jit_region *replaces; /* in the second tier: as if it were not there */
+	/* Host registers that hold another guest register than by the common mapping. */
+	struct jit_swap {
+		int8_t host;
+		uint8_t theirs, ours; /* by the common mapping, by this region's */
+	} swaps[10], fswaps[13];
+	unsigned nswaps, nfswaps;
+	struct jit_site sites[128];
+	unsigned nsites, next_site;
 	uint32_t fp; /* context */
 	int8_t map[32], fmap[32]; /* as jit_map and jit_fmap, for this region */
 	unsigned frm;
@@ -364,6 +409,7 @@ struct jit_tr {
 	struct jit_fix {
 		uint8_t *at;
 		uint16_t target;
+		bool entry; /* of a call: by the common mapping */
 	} fixes[2 * JIT_REGION_BLOCKS];
 	unsigned nfixes;
 	struct jit_cold colds[4 * JIT_REGION_INSNS];
@@ -418,6 +464,28 @@ bool jit_form(struct jit_tr *t, unsigned off);
 struct jit_block *jit_block_at(struct jit_tr *t, unsigned off);
 /* Translates what was formed. NULL: no room, or it did not fit (t->a.full). */
 struct jit_region *jit_translate(struct jit_tr *t);
+/* Its two halves: code into [code, code + room), for which no lock is needed, and (under the lock) what names it. False, NULL: as above. */
+bool jit_emit(struct jit_tr *t, uint8_t *code, uint64_t room);
+struct jit_region *jit_record(struct jit_tr *t, uint8_t *code);
+void jit_tell_perf(struct jit_tr *t, const struct jit_region *r);
+/* From the region's mapping to the common one, before anything leads out of the region; and back. Flags and rax, rcx, rdx stay. */
+void jit_swap_out(struct jit_tr *t);
+void jit_swap_in(struct jit_tr *t);
+
+/* ---- tier.c ---- */
+
+int jit_hot_create(struct jit *j, struct err *e);
+void jit_hot_destroy(struct jit *j);
+/* The hart has used up its instructions before the block at h->pc: that is where its time goes. Never waits. */
+void jit_sample(struct hart *h);
+/* JIT_TIERS_NOW: the second tier at once, of what the first has just made of t. Under the lock. */
+void jit_hot_now(struct jit *j, const struct jit_tr *t);
+/* Does the access at this address go to another page each time? */
+bool jit_bad_site(const struct jit *j, uint64_t pa);
+/* t->map and t->fmap for what was formed. */
+void jit_choose_map(struct jit_tr *t);
+void jit_hot_counters(
+	struct jit *j, void (*each)(void *ctx, const char *name, uint64_t value), void *ctx);
 
 /* For emitters. The word of the instruction at hand. */
 static inline uint32_t jit_here(const struct jit_tr *t)

@@ -42,6 +42,11 @@ struct jit_opts {
 	uint64_t cache_bytes;
 	uint64_t exts; /* of the decoder */
 	const char *perf_map; /* perfmap.h; NULL: none */
+	enum jit_tiers {
+		JIT_TIERS_TWO, /* hot code once more, on a thread */
+		JIT_TIERS_ONE,
+		JIT_TIERS_NOW, /* everything once more, at once, by the vCPU's thread: for tests */
+	} tiers;
 	/*
 	 * Code of the page is about to be read: from now on jit_written() is to be called before the page is next written to, by anybody. Returns a
 	 * stamp; until settled(stamp) some vCPU may still write without being noticed. Both may be NULL: then every fence

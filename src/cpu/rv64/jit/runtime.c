@@ -62,6 +62,7 @@ int jit_create(struct jit **out, const struct jit_opts *o, struct err *e)
 	j->o = *o;
 	j->size = align_up(o->cache_bytes ? o->cache_bytes : JIT_CACHE_DEFAULT, PAGE_SIZE);
 	j->tr->j = j;
+	j->tr->tier = 1;
 	memcpy(j->tr->map, jit_map, sizeof(jit_map));
 	memcpy(j->tr->fmap, jit_fmap, sizeof(jit_fmap));
 	j->tr->lo = 1; /* above hi: nothing in use */
@@ -72,6 +73,8 @@ int jit_create(struct jit **out, const struct jit_opts *o, struct err *e)
 	j->o.perf_map = NULL;
 	if (!rc)
 		rc = jit_cache_create(j, e);
+	if (!rc && o->tiers != JIT_TIERS_ONE)
+		rc = jit_hot_create(j, e);
 	if (rc) {
 		jit_destroy(j);
 		return rc;
@@ -84,6 +87,7 @@ void jit_destroy(struct jit *j)
 {
 	if (!j)
 		return;
+	jit_hot_destroy(j);
 	jit_cache_destroy(j);
 	jit_perf_close(j->perf);
 	pthread_mutex_destroy(&j->lock);
@@ -142,6 +146,7 @@ void jit_counters(
 	each(ctx, "slow_accesses", mem);
 	each(ctx, "interpreted_instructions", op);
 	each(ctx, "interpreted_blocks", cold);
+	jit_hot_counters(j, each, ctx);
 	each(ctx, "cache_bytes", j->size);
 	each(ctx, "cache_used", used);
 }
@@ -267,22 +272,29 @@ static void translate(struct hart *h, const struct rv64_code_at *at, uint32_t fp
 {
 	struct jit *j = h->j.jit;
 	struct jit_tr *t = j->tr;
+	bool made = false;
 	uint64_t t0;
 
-	pthread_mutex_lock(&j->lock);
+	/* Whoever holds it makes code: until then this block is interpreted. */
+	if (pthread_mutex_trylock(&j->lock))
+		return;
 	if (jit_find(j, at->pa, fp)) {
 		pthread_mutex_unlock(&j->lock);
 		return;
 	}
 	t0 = clock_mono_ns();
 	t->page = at->pa & ~(uint64_t)PAGE_MASK;
-	t->host = at->host - (at->pa & PAGE_MASK);
+	t->live = t->host = at->host - (at->pa & PAGE_MASK);
 	t->va = h->pc & ~(uint64_t)PAGE_MASK;
 	t->fp = fp;
 	if (!jit_watch(j, h, t->page) || !jit_form(t, (unsigned)(at->pa & PAGE_MASK)))
 		jit_heat_set(j, at->pa, JIT_COLD_MAX);
-	else if (!jit_translate(t) && t->a.full)
+	else if (jit_translate(t))
+		made = true;
+	else if (t->a.full)
 		jit_heat_set(j, at->pa, JIT_COLD_MAX);
+	if (made && j->o.tiers == JIT_TIERS_NOW)
+		jit_hot_now(j, t);
 	j->st.translate_ns += clock_mono_ns() - t0;
 	pthread_mutex_unlock(&j->lock);
 }
@@ -336,7 +348,8 @@ static void follow(struct hart *h, struct jit_link *l)
 	e = jit_find(j, pa, h->j.ctx_fp);
 	if (!e || l->by_context)
 		return;
-	pthread_mutex_lock(&j->lock);
+	if (pthread_mutex_trylock(&j->lock))
+		return; /* the next time */
 	/* Once more: it may have gone. */
 	e = jit_find(j, pa, h->j.ctx_fp);
 	if (e)
@@ -382,8 +395,10 @@ bool jit_run(struct hart *h, uint64_t *entries)
 		l = enter(h, code);
 		h->instret = h->instret_stop - (uint64_t)(int64_t)h->j.fuel;
 		h->j.leaves++;
-		if (l)
+		if ((uintptr_t)l > 1)
 			follow(h, l);
+		else if (l)
+			jit_sample(h);
 		if (h->j.fuel < (int32_t)JIT_BLOCK_INSNS)
 			break;
 	}

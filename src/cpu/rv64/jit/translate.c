@@ -10,6 +10,7 @@
 
 #include "cpu/rv64/interp.h"
 #include "cpu/rv64/jit/inside.h"
+#include "cpu/rv64/jit/x86_sse.h"
 
 /* ---- registers ---- */
 
@@ -96,6 +97,41 @@ void jit_put_const(struct jit_tr *t, unsigned r, uint64_t v)
 	t->value[r] = v;
 }
 
+/* ---- mappings ---- */
+
+static void swap(struct jit_tr *t, bool out)
+{
+	struct x86 *a = &t->a;
+
+	for (unsigned i = 0; i < t->nswaps; i++)
+		x86_store(a, X86_64, jit_home(out ? t->swaps[i].ours : t->swaps[i].theirs),
+			t->swaps[i].host);
+	for (unsigned i = 0; i < t->nfswaps; i++)
+		x86_fstore(a, true, jit_fhome(out ? t->fswaps[i].ours : t->fswaps[i].theirs),
+			t->fswaps[i].host);
+	for (unsigned i = 0; i < t->nswaps; i++)
+		x86_load(a, X86_64, t->swaps[i].host,
+			jit_home(out ? t->swaps[i].theirs : t->swaps[i].ours));
+	for (unsigned i = 0; i < t->nfswaps; i++)
+		x86_fload(a, true, t->fswaps[i].host,
+			jit_fhome(out ? t->fswaps[i].theirs : t->fswaps[i].ours));
+}
+
+void jit_swap_out(struct jit_tr *t)
+{
+	swap(t, true);
+}
+
+void jit_swap_in(struct jit_tr *t)
+{
+	swap(t, false);
+}
+
+static bool swaps(const struct jit_tr *t)
+{
+	return t->nswaps || t->nfswaps;
+}
+
 /* ---- ways out of line ---- */
 
 struct jit_cold *jit_cold(struct jit_tr *t, enum jit_cold_kind kind, uint8_t *from)
@@ -135,7 +171,9 @@ static void call_op(struct jit_tr *t, uint32_t where, struct rv64_block *b)
 	b = keep_op(t, b);
 	x86_mov_i(&t->a, RAX, (uintptr_t)b);
 	x86_mov_i(&t->a, RDX, where);
+	jit_swap_out(t);
 	x86_call(&t->a, t->j->slow_op);
+	jit_swap_in(t);
 }
 
 void jit_emit_op(struct jit_tr *t)
@@ -187,12 +225,20 @@ static void jump_out(struct jit_tr *t, enum how how, int32_t off)
 		x86_jmp_rm(a, x86_sib(RDX, RCX, 3, 8));
 }
 
-/* Jumps, calls or branches to an offset from the page's start, wherever that is. */
-static void go(struct jit_tr *t, enum how how, enum x86_cc cc, int64_t off)
+static bool in_region(struct jit_tr *t, int64_t off)
+{
+	return off >= 0 && off < (int64_t)PAGE_SIZE && jit_block_at(t, (unsigned)off);
+}
+
+/*
+ * Jumps, calls or branches to an offset from the page's start, wherever that is. Calls, and what leaves the region, by the common
+ * mapping, which holds already when the region has none of its own.
+ */
+static void go_common(struct jit_tr *t, enum how how, enum x86_cc cc, int64_t off)
 {
 	struct x86 *a = &t->a;
 	bool outside = off < 0 || off >= (int64_t)PAGE_SIZE;
-	bool inside = !outside && jit_block_at(t, (unsigned)off);
+	bool inside = in_region(t, off);
 	unsigned before = how == COND ? 2 : 1;
 	uint8_t *at;
 
@@ -215,9 +261,25 @@ static void go(struct jit_tr *t, enum how how, enum x86_cc cc, int64_t off)
 		add_link(t, at, (uint16_t)off);
 	} else if (t->nfixes < ARRAY_SIZE(t->fixes)) {
 		t->fixes[t->nfixes].at = at;
+		t->fixes[t->nfixes].entry = how == CALL;
 		t->fixes[t->nfixes++].target = (uint16_t)off;
 	} else {
 		a->full = true;
+	}
+}
+
+static void go(struct jit_tr *t, enum how how, enum x86_cc cc, int64_t off)
+{
+	struct jit_cold *c;
+
+	if (!swaps(t) || (how != CALL && in_region(t, off))) {
+		go_common(t, how, cc, off);
+	} else if (how == COND) {
+		c = jit_cold(t, COLD_GO, x86_jcc(&t->a, cc, NULL));
+		c->arg[0] = (uint64_t)off;
+	} else {
+		jit_swap_out(t);
+		go_common(t, how, cc, off);
 	}
 }
 
@@ -243,10 +305,15 @@ static void landing(struct jit_tr *t, const struct jit_block *b, bool last)
 {
 	x86_lea(&t->a, RSP, x86_mem(RSP, 8));
 	/* The return has set hart.j.page to where it came back to: the next page, if the call was the last of this one. */
-	if (b->next == PAGE_SIZE)
+	if (b->next == PAGE_SIZE) {
 		jump_out(t, JUMP, 0);
-	else if (last)
-		go(t, JUMP, 0, b->next);
+	} else if (last && !in_region(t, b->next)) {
+		go_common(t, JUMP, 0, b->next);
+	} else {
+		jit_swap_in(t);
+		if (last)
+			go(t, JUMP, 0, b->next);
+	}
 }
 
 /* A return that the host's stack has foretold. */
@@ -256,6 +323,7 @@ static void ret(struct jit_tr *t, const struct rv64_insn *in)
 	struct jit_cold *c;
 
 	jit_get(t, RAX, in->rs1);
+	jit_swap_out(t);
 	x86_alu(a, X86_64, ALU_CMP, RAX, x86_mem(RSP, 8));
 	c = jit_cold(t, COLD_JUMP, x86_jcc(a, CC_NE, NULL));
 	(void)c;
@@ -277,6 +345,7 @@ static void jalr(struct jit_tr *t, const struct rv64_insn *in, const struct jit_
 	x86_alu_i(a, X86_64, ALU_AND, x86_reg(RAX), -2);
 	if (in->rd)
 		put_return(t, in, RDX);
+	jit_swap_out(t);
 	jit_emit_lookup(a, &miss);
 	jit_cold(t, COLD_MISS, miss);
 	if (is_link_reg(in->rd)) {
@@ -453,7 +522,8 @@ static void emit_cold(struct jit_tr *t, struct jit_cold *c)
 	struct x86 *a = &t->a;
 	uint8_t *miss;
 
-	x86_here(a, c->from);
+	if (c->from)
+		x86_here(a, c->from);
 	for (uint32_t low = c->low; low; low &= low - 1) {
 		int r = t->map[__builtin_ctz(low)];
 
@@ -466,7 +536,9 @@ static void emit_cold(struct jit_tr *t, struct jit_cold *c)
 		x86_mov(a, RAX, (int)c->arg[0]);
 		x86_mov_i(a, RDX, c->a);
 		x86_mov_i(a, RCX, c->b);
+		jit_swap_out(t);
 		x86_call(a, t->j->slow_mem);
+		jit_swap_in(t);
 		x86_jmp(a, c->back);
 		break;
 	case COLD_OP:
@@ -482,8 +554,9 @@ static void emit_cold(struct jit_tr *t, struct jit_cold *c)
 		break;
 	case COLD_FUEL:
 		x86_alu_i(a, X86_32, ALU_ADD, x86_reg(JIT_FUEL), (int32_t)c->b);
+		jit_swap_out(t);
 		x86_mov_i(a, RAX, c->a);
-		x86_jmp(a, t->j->leave_pc);
+		x86_jmp(a, t->j->leave_fuel);
 		break;
 	case COLD_VA:
 		x86_load(a, X86_64, RAX, HART(j.page));
@@ -499,6 +572,15 @@ static void emit_cold(struct jit_tr *t, struct jit_cold *c)
 	case COLD_JUMP:
 		x86_alu_i(a, X86_64, ALU_AND, x86_reg(RAX), -2);
 		x86_jmp(a, t->j->jump_va);
+		break;
+	case COLD_ENTRY:
+		t->blocks[c->arg[0]].entry = a->p;
+		jit_swap_in(t);
+		x86_jmp(a, t->blocks[c->arg[0]].code);
+		break;
+	case COLD_GO:
+		jit_swap_out(t);
+		go_common(t, JUMP, 0, (int64_t)c->arg[0]);
 		break;
 	case COLD_CUSTOM:
 		c->custom(t, c);
@@ -519,7 +601,7 @@ static void drop_ops(struct jit_tr *t)
 static struct jit_region *record(struct jit_tr *t, const uint8_t *code)
 {
 	struct jit *j = t->j;
-	struct jit_region *r = jit_meta(j, sizeof(*r));
+	struct jit_region *r = jit_meta(j, t->tier, sizeof(*r));
 	unsigned bytes = 0, n = 0;
 	uint8_t *src;
 
@@ -527,7 +609,10 @@ static struct jit_region *record(struct jit_tr *t, const uint8_t *code)
 		return NULL;
 	*r = (struct jit_region){.page = t->page,
 		.fp = t->uses_fp ? t->fp : JIT_FP_ANY,
-		.host = t->host,
+		.tier = (uint8_t)t->tier,
+		.start = t->start,
+		.nsites = t->nsites,
+		.host = t->live,
 		.code = jit_rx(j, code),
 		.code_len = (uint32_t)(t->a.p - code),
 		.insns = t->ninsns,
@@ -537,14 +622,16 @@ static struct jit_region *record(struct jit_tr *t, const uint8_t *code)
 		.npieces = t->nblocks};
 	for (unsigned i = 0; i < t->nblocks; i++)
 		bytes += (unsigned)(t->blocks[i].next - t->blocks[i].off);
-	r->links = jit_meta(j, t->nlinks * sizeof(*r->links) + 1);
-	r->entries = jit_meta(j, t->nblocks * sizeof(*r->entries));
-	r->ops = jit_meta(j, t->nops * sizeof(*r->ops) + 1);
-	r->pieces = jit_meta(j, t->nblocks * sizeof(*r->pieces));
-	src = jit_meta(j, bytes);
-	if (!r->links || !r->entries || !r->ops || !r->pieces || !src)
+	r->links = jit_meta(j, t->tier, t->nlinks * sizeof(*r->links) + 1);
+	r->entries = jit_meta(j, t->tier, t->nblocks * sizeof(*r->entries));
+	r->ops = jit_meta(j, t->tier, t->nops * sizeof(*r->ops) + 1);
+	r->pieces = jit_meta(j, t->tier, t->nblocks * sizeof(*r->pieces));
+	r->sites = jit_meta(j, t->tier, t->nsites * sizeof(*r->sites) + 1);
+	src = jit_meta(j, t->tier, bytes);
+	if (!r->sites || !r->links || !r->entries || !r->ops || !r->pieces || !src)
 		return NULL;
 	r->source = src;
+	memcpy(r->sites, t->sites, t->nsites * sizeof(*r->sites));
 	memcpy(r->ops, t->ops, t->nops * sizeof(*r->ops));
 	for (unsigned i = 0; i < t->nlinks; i++) {
 		r->links[i] = (struct jit_link){.at = t->links[i].at,
@@ -557,7 +644,7 @@ static struct jit_region *record(struct jit_tr *t, const uint8_t *code)
 		const struct jit_block *b = &t->blocks[i];
 
 		r->entries[i].key = jit_key(t->page + b->off, r->fp);
-		r->entries[i].code = jit_rx(j, b->code);
+		r->entries[i].code = jit_rx(j, b->entry);
 		r->entries[i].region = r;
 		r->pieces[i] = (struct jit_piece){b->off, (uint16_t)(b->next - b->off)};
 		/* The words that were decoded, not what memory holds by now. */
@@ -571,47 +658,78 @@ static struct jit_region *record(struct jit_tr *t, const uint8_t *code)
 	return r;
 }
 
-struct jit_region *jit_translate(struct jit_tr *t)
+bool jit_emit(struct jit_tr *t, uint8_t *code, uint64_t room)
 {
-	struct jit *j = t->j;
-	struct jit_region *r = NULL;
-	uint64_t room;
-	uint8_t *code = jit_code_room(j, &room);
-
-	t->a.full = false;
-	if (!code)
-		return NULL;
 	t->a = (struct x86){.p = code, .end = code + room};
 	t->ncolds = t->nfixes = t->nlinks = t->nops = t->repeated = 0;
+	t->nswaps = t->nfswaps = t->nsites = 0;
 	t->uses_fp = false;
 	t->frm = t->fp & 7;
 	for (unsigned i = 0; i < t->ninsns && !t->uses_fp; i++)
 		t->uses_fp = rv64_is_fp(&t->sorted[i].in);
+	if (t->tier > 1)
+		jit_choose_map(t);
 	for (unsigned i = 0; i < t->nblocks && !t->a.full; i++) {
 		struct jit_block *b = &t->blocks[i];
 
 		block(t, b, i + 1 == t->nblocks || t->blocks[i + 1].off != b->next);
+		b->entry = b->code;
 	}
 	t->insn = NULL;
+	t->low = 0;
+	for (unsigned i = 0; i < t->nblocks && swaps(t) && !t->a.full; i++)
+		jit_cold(t, COLD_ENTRY, NULL)->arg[0] = i;
 	for (unsigned i = 0; i < t->ncolds && !t->a.full; i++) {
 		emit_cold(t, &t->colds[i]);
 		t->colds[i].op = NULL;
 	}
-	for (unsigned i = 0; i < t->nfixes && !t->a.full; i++)
-		x86_patch(t->fixes[i].at, jit_block_at(t, t->fixes[i].target)->code);
-	if (!t->a.full)
-		r = record(t, code);
-	if (!r) {
-		drop_ops(t);
-		return NULL;
+	for (unsigned i = 0; i < t->nfixes && !t->a.full; i++) {
+		const struct jit_block *to = jit_block_at(t, t->fixes[i].target);
+
+		x86_patch(t->fixes[i].at, t->fixes[i].entry ? to->entry : to->code);
 	}
+	if (t->a.full)
+		drop_ops(t);
+	return !t->a.full;
+}
+
+struct jit_region *jit_record(struct jit_tr *t, uint8_t *code)
+{
+	struct jit_region *r = record(t, code);
+
+	if (!r)
+		drop_ops(t);
+	return r;
+}
+
+void jit_tell_perf(struct jit_tr *t, const struct jit_region *r)
+{
+	struct jit *j = t->j;
+
+	for (unsigned i = 0; j->perf && i < t->nblocks; i++) {
+		const uint8_t *from = jit_rx(j, t->blocks[i].code);
+		const uint8_t *to = i + 1 < t->nblocks ? jit_rx(j, t->blocks[i + 1].code)
+						       : r->code + r->code_len;
+
+		jit_perf_note(j->perf, from, (unsigned)(to - from), t->va + t->blocks[i].off);
+	}
+}
+
+struct jit_region *jit_translate(struct jit_tr *t)
+{
+	struct jit *j = t->j;
+	struct jit_region *r;
+	uint64_t room;
+	uint8_t *code = jit_code_room(j, 1, &room);
+
+	t->a.full = false;
+	if (!code || !jit_emit(t, code, room))
+		return NULL;
+	r = jit_record(t, code);
+	if (!r)
+		return NULL;
 	jit_publish(j, r, r->code_len);
-	for (unsigned i = 0; j->perf && i < t->nblocks; i++)
-		jit_perf_note(j->perf, r->entries[i].code,
-			(unsigned)((i + 1 < t->nblocks ? r->entries[i + 1].code
-						       : r->code + r->code_len) -
-				   r->entries[i].code),
-			t->va + t->blocks[i].off);
+	jit_tell_perf(t, r);
 	j->st.regions++;
 	j->st.blocks += t->nblocks;
 	j->st.insns += t->ninsns;

@@ -1,0 +1,527 @@
+/*
+ * tier.c: what is hot, and the thread that translates it again.
+ *
+ *   a hart's instructions are used up, every 8,192 --jit_sample()--> count of the block at its pc
+ *        count is high: a copy of the page --bounded queue--> thread: form, choose registers, emit, without the lock
+ *                                                               |
+ *        still the same bytes? in place of the first tier's <---+ publish, under the lock
+ *
+ * Where a hart is when its instructions are used up is a fair sample of where its time goes, and costs nothing in translated code. Counts
+ * are of guest-physical addresses and outlive the code: what was hot before it was removed needs one sample.
+ *
+ * Guest threads never wait for the thread: the queue is tried, not awaited, and dropped into when full; where they want the lock of the
+ * cache in order to translate or link, they try and go on as they are. Only what has to be exact waits (fence.i, jit_drop()), for as
+ * long as the thread holds the lock: forming and publishing one region.
+ *
+ * A request is right when it is published if (1) no memory was replaced since it was made (jit.drops), so that the page is still where it
+ * was, (2) the page has code, so that it is watched or looked at by fences, and (3) memory holds the bytes that were
+ * translated. The copy may be torn: then (3) fails.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <xmmintrin.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "cpu/rv64/jit/inside.h"
+
+#define HOT_SAMPLES 4u /* of one block, before it is translated again */
+#define HOT_SLOTS 4096u
+#define HOT_QUEUE 8u
+#define HOT_BAD 65536u
+#define HOT_MISSES \
+	512u /* a site that misses more than once in so many instructions goes to another page too often */
+#define HOT_STRIKES 2u /* such samples, before the region is made again without that site */
+
+struct request {
+	uint64_t page, va, drops;
+	uint32_t fp;
+	uint16_t off;
+	bool again; /* although it is of the second tier already */
+	const uint8_t *live;
+	uint8_t bytes[PAGE_SIZE];
+};
+
+struct slot {
+	uint64_t pa;
+	uint8_t samples, refused;
+	bool was_hot;
+};
+
+struct jit_hot {
+	struct jit *j;
+	pthread_mutex_t lock; /* of the queue; held for a copy of a page at most */
+	pthread_cond_t more;
+	pthread_t thread;
+	bool started, stop;
+	unsigned first, n;
+	struct request queue[HOT_QUEUE], work;
+	struct jit_tr *tr; /* the thread's, or in JIT_TIERS_NOW under jit.lock */
+	struct slot slots[HOT_SLOTS];
+	uint8_t bad[HOT_BAD / 8]; /* sites, by address */
+	uint64_t asked, dropped, moved;
+};
+
+/* ---- registers ---- */
+
+struct operands {
+	uint32_t x, f; /* sets of registers; one that is used twice counts once */
+};
+
+static struct operands operands_of(const struct rv64_insn *in)
+{
+	uint32_t rd = 1u << in->rd, rs1 = 1u << in->rs1, rs2 = 1u << in->rs2, rs3 = 1u << in->rs3;
+
+	switch (rv64_row(in->id)->fmt) {
+	case FMT_R:
+	case FMT_AMO:
+		return (struct operands){.x = rd | rs1 | rs2};
+	case FMT_I:
+	case FMT_SH6:
+	case FMT_SH5:
+	case FMT_UNA:
+	case FMT_JALR:
+	case FMT_LOAD:
+	case FMT_LR:
+		return (struct operands){.x = rd | rs1};
+	case FMT_U:
+	case FMT_J:
+		return (struct operands){.x = rd};
+	case FMT_B:
+	case FMT_STORE:
+		return (struct operands){.x = rs1 | rs2};
+	case FMT_FLOAD:
+		return (struct operands){.x = rs1, .f = rd};
+	case FMT_FSTORE:
+		return (struct operands){.x = rs1, .f = rs2};
+	case FMT_R4:
+		return (struct operands){.f = rd | rs1 | rs2 | rs3};
+	case FMT_FR:
+	case FMT_FR_RM:
+		return (struct operands){.f = rd | rs1 | rs2};
+	case FMT_FF_RM:
+		return (struct operands){.f = rd | rs1};
+	case FMT_XF:
+	case FMT_XF_RM:
+		return (struct operands){.x = rd, .f = rs1};
+	case FMT_XFF:
+		return (struct operands){.x = rd, .f = rs1 | rs2};
+	case FMT_FX:
+	case FMT_FX_RM:
+		return (struct operands){.x = rs1, .f = rd};
+	default:
+		return (struct operands){0};
+	}
+}
+
+/* Loops, as compilers lay them out: what lies between a jump back and where it goes. */
+static void find_depths(struct jit_tr *t)
+{
+	for (unsigned i = 0; i < t->nblocks; i++)
+		t->blocks[i].depth = 0;
+	for (unsigned i = 0; i < t->nblocks; i++) {
+		const struct jit_insn *end = &t->sorted[t->blocks[i].first + t->blocks[i].n - 1];
+		int64_t to = (int64_t)end->off + end->in.imm;
+		const struct jit_block *head;
+
+		if (t->blocks[i].end != END_BRANCH && (t->blocks[i].end != END_JAL || end->in.rd))
+			continue;
+		if (to < 0 || to > t->blocks[i].off)
+			continue;
+		head = jit_block_at(t, (unsigned)to);
+		for (unsigned k = head ? (unsigned)(head - t->blocks) : i + 1; k <= i; k++)
+			if (t->blocks[k].depth < 4)
+				t->blocks[k].depth++;
+	}
+}
+
+static bool leads_out(struct jit_tr *t, int64_t to)
+{
+	return to < 0 || to >= (int64_t)PAGE_SIZE || !jit_block_at(t, (unsigned)to);
+}
+
+/* How often the common mapping is needed at the block's end, of as many times as it runs. In eighths. */
+static unsigned crossings(struct jit_tr *t, const struct jit_block *b)
+{
+	const struct jit_insn *end = &t->sorted[b->first + b->n - 1];
+	unsigned n = 0;
+
+	switch (b->end) {
+	case END_BRANCH:
+		n += leads_out(t, (int64_t)end->off + end->in.imm);
+		n += leads_out(t, b->next);
+		return n == 2 ? 8 : n;
+	case END_JAL:
+		return end->in.rd ? 16 : 8 * leads_out(t, (int64_t)end->off + end->in.imm);
+	case END_JALR:
+		return end->in.rd ? 16 : 8;
+	case END_FALL:
+		return 8 * leads_out(t, b->next);
+	default:
+		return 8;
+	}
+}
+
+/*
+ * Exchanges registers of the common mapping against such that are used more often here, while what is saved is more than what
+ * leaving and coming back costs.
+ */
+static unsigned exchange(
+	const uint64_t *uses, uint64_t cost, int8_t *map, struct jit_swap *swaps, unsigned max)
+{
+	unsigned n = 0;
+
+	for (; n < max; n++) {
+		unsigned in = 0, out = 0;
+
+		for (unsigned r = 0; r < 32; r++) {
+			bool taken = false;
+
+			for (unsigned i = 0; i < n; i++)
+				taken |= swaps[i].ours == r || swaps[i].theirs == r;
+			if (taken)
+				continue;
+			if (!map[r] && uses[r] && (!in || uses[r] > uses[in - 1]))
+				in = r + 1;
+			if (map[r] && (!out || uses[r] < uses[out - 1]))
+				out = r + 1;
+		}
+		if (!in || !out || uses[in - 1] <= uses[out - 1] + cost)
+			break;
+		swaps[n] = (struct jit_swap){.host = map[out - 1],
+			.theirs = (uint8_t)(out - 1),
+			.ours = (uint8_t)(in - 1)};
+		map[in - 1] = map[out - 1];
+		map[out - 1] = 0;
+	}
+	return n;
+}
+
+void jit_choose_map(struct jit_tr *t)
+{
+	uint64_t x[32] = {0}, f[32] = {0}, cost = 0;
+
+	memcpy(t->map, jit_map, sizeof(jit_map));
+	memcpy(t->fmap, jit_fmap, sizeof(jit_fmap));
+	find_depths(t);
+	for (unsigned i = 0; i < t->nblocks; i++) {
+		const struct jit_block *b = &t->blocks[i];
+		uint64_t weight = 8ull << 3 * b->depth;
+
+		/* A register costs a store and a load each way. */
+		cost += weight * crossings(t, b) / 8 * 4;
+		for (unsigned k = 0; k < b->n; k++) {
+			const struct rv64_insn *in = &t->sorted[b->first + k].in;
+			struct operands o = operands_of(in);
+
+			for (uint32_t left = o.x & ~1u; left; left &= left - 1)
+				x[__builtin_ctz(left)] += weight;
+			for (uint32_t left = o.f; left; left &= left - 1)
+				f[__builtin_ctz(left)] += weight;
+			if (rv64_row(in->id)->fmt == FMT_CSR)
+				cost += weight * 4;
+		}
+	}
+	t->nswaps = exchange(x, cost, t->map, t->swaps, ARRAY_SIZE(t->swaps));
+	if (t->fp && t->uses_fp)
+		t->nfswaps = exchange(f, cost, t->fmap, t->fswaps, ARRAY_SIZE(t->fswaps));
+}
+
+/* ---- sites ---- */
+
+static uint32_t bad_index(uint64_t pa)
+{
+	return (uint32_t)((pa >> 1) * 0x9e3779b97f4a7c15ull >> 48);
+}
+
+bool jit_bad_site(const struct jit *j, uint64_t pa)
+{
+	uint32_t i = bad_index(pa);
+
+	return j->hot && __atomic_load_n(&j->hot->bad[i / 8], __ATOMIC_RELAXED) >> i % 8 & 1;
+}
+
+/* Sites of the region that found other pages all the time; the number. */
+static unsigned judge(struct hart *h, const struct jit_region *r)
+{
+	struct jit_hot *hot = h->j.jit->hot;
+	unsigned n = 0, many = h->slice / HOT_MISSES;
+
+	for (unsigned i = 0; i < r->nsites; i++) {
+		uint32_t at = bad_index(r->page + r->sites[i].off);
+
+		if (h->j.site_missed[r->sites[i].slot] < MAX(many, 4u))
+			continue;
+		n++;
+		__atomic_fetch_or(&hot->bad[at / 8], 1u << at % 8, __ATOMIC_RELAXED);
+	}
+	return n;
+}
+
+/* ---- the work ---- */
+
+/* With jit.lock. `now`: keeps it. */
+static bool make(struct jit_hot *hot, struct request *q, bool now)
+{
+	struct jit *j = hot->j;
+	struct jit_tr *t = hot->tr;
+	struct jit_entry *e = jit_find(j, q->page + q->off, q->fp);
+	struct jit_region *r = NULL;
+	bool hot_already = e && e->region->tier == 2;
+	uint64_t room;
+	uint8_t *code;
+
+	if (hot_already && !q->again)
+		return true;
+	t->j = j;
+	t->tier = 2;
+	t->page = q->page;
+	t->va = q->va;
+	t->fp = q->fp;
+	t->host = q->bytes;
+	t->live = q->live;
+	t->replaces = hot_already ? e->region : NULL;
+	t->next_site = (unsigned)(q->page >> PAGE_SHIFT) + q->off / 16u;
+	code = jit_code_room(j, 2, &room);
+	if (!code || !jit_form(t, q->off))
+		return false;
+	if (!now)
+		pthread_mutex_unlock(&j->lock);
+	if (!jit_emit(t, code, room))
+		code = NULL;
+	if (!now)
+		pthread_mutex_lock(&j->lock);
+	if (!code || __atomic_load_n(&j->drops, __ATOMIC_ACQUIRE) != q->drops)
+		return false;
+	r = jit_record(t, code);
+	if (!r)
+		return false;
+	if (!jit_still_right(j, r)) {
+		for (unsigned i = 0; i < r->nops; i++)
+			free(r->ops[i]);
+		return false;
+	}
+	jit_make_way(j, r);
+	jit_publish(j, r, r->code_len);
+	jit_tell_perf(t, r);
+	j->st.hot_regions++;
+	j->st.hot_insns += t->ninsns;
+	j->st.swaps += t->nswaps + t->nfswaps;
+	j->st.sites += t->nsites;
+	return true;
+}
+
+static void made(struct jit_hot *hot, const struct request *q, bool good);
+
+static void *work(void *arg)
+{
+	struct jit_hot *hot = arg;
+	struct jit *j = hot->j;
+
+	_mm_setcsr(0x1f80); /* made by a vCPU's thread, it has the guest's */
+	pthread_mutex_lock(&hot->lock);
+	while (!hot->stop) {
+		uint64_t t0;
+		bool good;
+
+		if (!hot->n) {
+			pthread_cond_wait(&hot->more, &hot->lock);
+			continue;
+		}
+		hot->work = hot->queue[hot->first];
+		hot->first = (hot->first + 1) % HOT_QUEUE;
+		hot->n--;
+		pthread_mutex_unlock(&hot->lock);
+		t0 = clock_mono_ns();
+		pthread_mutex_lock(&j->lock);
+		good = make(hot, &hot->work, false);
+		j->st.hot_refused += !good;
+		j->st.hot_ns += clock_mono_ns() - t0;
+		pthread_mutex_unlock(&j->lock);
+		made(hot, &hot->work, good);
+		pthread_mutex_lock(&hot->lock);
+	}
+	pthread_mutex_unlock(&hot->lock);
+	return NULL;
+}
+
+/* By a vCPU's thread, so that it lives in the same sandbox. */
+static void start(struct jit_hot *hot)
+{
+	sigset_t all, before;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	hot->started = !pthread_create(&hot->thread, NULL, work, hot);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+static void fill(struct request *q, const struct jit *j, uint64_t pa, uint64_t va, uint32_t fp,
+	const uint8_t *live)
+{
+	q->drops = __atomic_load_n(&j->drops, __ATOMIC_ACQUIRE);
+	q->page = pa & ~(uint64_t)PAGE_MASK;
+	q->off = (uint16_t)(pa & PAGE_MASK);
+	q->va = va & ~(uint64_t)PAGE_MASK;
+	q->fp = fp;
+	q->again = false;
+	q->live = live;
+	memcpy(q->bytes, live, PAGE_SIZE);
+}
+
+static void ask(
+	struct hart *h, uint64_t pa, uint64_t va, const uint8_t *live, uint64_t drops, bool again)
+{
+	struct jit_hot *hot = h->j.jit->hot;
+	struct request *q;
+
+	if (pthread_mutex_trylock(&hot->lock))
+		return;
+	hot->asked++;
+	if (hot->n == HOT_QUEUE) {
+		hot->dropped++;
+	} else {
+		q = &hot->queue[(hot->first + hot->n) % HOT_QUEUE];
+		fill(q, h->j.jit, pa, va, h->j.ctx_fp, live);
+		q->drops = drops;
+		q->again = again;
+		hot->n++;
+		if (!hot->started && !hot->stop)
+			start(hot);
+		pthread_cond_signal(&hot->more);
+	}
+	pthread_mutex_unlock(&hot->lock);
+}
+
+/* ---- samples ---- */
+
+static struct slot *slot_of(struct jit_hot *hot, uint64_t pa)
+{
+	return &hot->slots[(pa >> 1) * 0x9e3779b97f4a7c15ull >> 52];
+}
+
+static void made(struct jit_hot *hot, const struct request *q, bool good)
+{
+	struct slot *s = slot_of(hot, q->page + q->off);
+
+	if (good)
+		s->refused = 0;
+	else if (s->refused < 6)
+		s->refused++;
+}
+
+/* vCPUs may lose each other's counts. */
+static bool is_hot(struct jit_hot *hot, uint64_t pa)
+{
+	struct slot *s = slot_of(hot, pa);
+
+	if (s->pa != pa) {
+		if (s->samples) {
+			s->samples--;
+			return false;
+		}
+		*s = (struct slot){.pa = pa};
+	}
+	if (s->samples < UINT8_MAX)
+		s->samples++;
+	if (s->samples < (s->was_hot ? 1u : HOT_SAMPLES) << MIN(s->refused, (uint8_t)5))
+		return false;
+	s->was_hot = true;
+	s->samples = 0;
+	return true;
+}
+
+void jit_sample(struct hart *h)
+{
+	struct jit *j = h->j.jit;
+	struct jit_hot *hot = j->hot;
+	uint64_t drops = __atomic_load_n(&j->drops, __ATOMIC_ACQUIRE);
+	struct rv64_code_at at;
+	struct jit_entry *e;
+	bool again = false;
+
+	if (!hot || !rv64_code_where(h, &at))
+		return; /* a trap was taken, which the next fetch would have taken */
+	e = jit_find(j, at.pa, h->j.ctx_fp);
+	if (e && e->region->tier == 2) {
+		unsigned bad = judge(h, e->region);
+
+		memset(h->j.site_missed, 0, sizeof(h->j.site_missed));
+		if (!bad || ++e->region->strikes < HOT_STRIKES)
+			return;
+		e->region->strikes = 0;
+		at.host += (int)e->region->start - (int)(at.pa & PAGE_MASK);
+		at.pa = e->region->page + e->region->start;
+		hot->moved += bad;
+		again = true;
+	} else if (!e || !is_hot(hot, at.pa)) {
+		return;
+	}
+	if (j->o.tiers == JIT_TIERS_TWO && at.left == PAGE_SIZE - (h->pc & PAGE_MASK))
+		ask(h, at.pa, h->pc, at.host - (at.pa & PAGE_MASK), drops, again);
+}
+
+void jit_hot_now(struct jit *j, const struct jit_tr *t)
+{
+	struct request *q = &j->hot->work;
+
+	fill(q, j, t->page + t->start, t->va, t->fp, t->live);
+	if (!make(j->hot, q, true))
+		j->st.hot_refused++;
+}
+
+/* ---- life ---- */
+
+int jit_hot_create(struct jit *j, struct err *e)
+{
+	struct jit_hot *hot = calloc(1, sizeof(*hot));
+
+	if (hot)
+		hot->tr = calloc(1, sizeof(*hot->tr));
+	if (!hot || !hot->tr) {
+		free(hot);
+		return err_set(e, -ENOMEM, "translator: out of memory");
+	}
+	hot->j = j;
+	hot->tr->lo = 1; /* above hi: nothing in use */
+	pthread_mutex_init(&hot->lock, NULL);
+	pthread_cond_init(&hot->more, NULL);
+	j->hot = hot;
+	return 0;
+}
+
+void jit_hot_destroy(struct jit *j)
+{
+	struct jit_hot *hot = j->hot;
+
+	if (!hot)
+		return;
+	pthread_mutex_lock(&hot->lock);
+	hot->stop = true;
+	pthread_cond_signal(&hot->more);
+	pthread_mutex_unlock(&hot->lock);
+	if (hot->started)
+		pthread_join(hot->thread, NULL);
+	pthread_mutex_destroy(&hot->lock);
+	pthread_cond_destroy(&hot->more);
+	free(hot->tr);
+	free(hot);
+	j->hot = NULL;
+}
+
+void jit_hot_counters(
+	struct jit *j, void (*each)(void *ctx, const char *name, uint64_t value), void *ctx)
+{
+	struct jit_hot *hot = j->hot;
+
+	each(ctx, "hot_regions", j->st.hot_regions);
+	each(ctx, "hot_instructions", j->st.hot_insns);
+	each(ctx, "hot_us", j->st.hot_ns / 1000);
+	each(ctx, "hot_refused", j->st.hot_refused);
+	each(ctx, "hot_asked", hot ? hot->asked : 0);
+	each(ctx, "hot_dropped", hot ? hot->dropped : 0);
+	each(ctx, "registers_exchanged", j->st.swaps);
+	each(ctx, "sites", j->st.sites);
+	each(ctx, "sites_given_up", hot ? hot->moved : 0);
+}
