@@ -62,6 +62,7 @@ extern const struct verb verbs_console[];
 extern const struct verb verbs_logs[];
 extern const struct verb verbs_inspect[];
 extern const struct verb verbs_stats[];
+extern const struct verb verbs_trace[];
 extern const struct verb verbs_rm[];
 extern const struct verb verbs_names[];
 extern const struct verb verbs_doctor[];

@@ -9,7 +9,7 @@
 #include "cli/verb.h"
 
 struct stats {
-	bool json, follow, jit;
+	bool json, follow, jit, exits;
 };
 
 static const struct opt opts[] = {
@@ -17,6 +17,9 @@ static const struct opt opts[] = {
 		.help = "again every second, until the machine ends"},
 	{"jit", .type = OPT_FLAG, OPT_AT(struct stats, jit),
 		.help = "also what the translator of guest code did"},
+	{"exits", .type = OPT_FLAG, OPT_AT(struct stats, exits),
+		.help = "also why vCPUs left their guest, and what the guest was given without "
+			"that"},
 	{"json", .type = OPT_FLAG, OPT_AT(struct stats, json),
 		.help = "print one JSON object a line"},
 	OPT_DONE,
@@ -28,8 +31,39 @@ static double num(const json_t *o, const char *key)
 	return json_number_value(json_object_get(o, key));
 }
 
+/* Sums over the vCPUs, by type. */
+static void print_exits(const json_t *now, const json_t *before)
+{
+	json_t *names = json_object();
+	const char *name;
+	json_t *v, *one;
+	size_t i;
+
+	json_array_foreach(json_object_get(now, "vcpu"), i, v)
+		json_object_foreach(json_object_get(v, "types"), name, one)
+			json_object_set_new(names, name, json_null());
+	printf("  %-18s %14s %14s\n", "type", "exits", "without one");
+	json_object_foreach(names, name, one)
+	{
+		double exits = 0, given = 0;
+
+		json_array_foreach(json_object_get(now, "vcpu"), i, v)
+		{
+			const json_t *old =
+				before ? json_array_get(json_object_get(before, "vcpu"), i) : NULL;
+			const json_t *a = json_object_get(json_object_get(v, "types"), name);
+			const json_t *b = json_object_get(json_object_get(old, "types"), name);
+
+			exits += num(a, "exits") - num(b, "exits");
+			given += num(a, "given") - num(b, "given");
+		}
+		printf("  %-18s %14.0f %14.0f\n", name, exits, given);
+	}
+	json_decref(names);
+}
+
 /* `before` may be NULL: then the figures are since the start. */
-static void print(const json_t *now, const json_t *before, bool jit)
+static void print(const json_t *now, const json_t *before, const struct stats *s)
 {
 	const json_t *host = json_object_get(now, "host");
 	double dt = num(now, "uptime_ms") - (before ? num(before, "uptime_ms") : 0);
@@ -61,9 +95,11 @@ static void print(const json_t *now, const json_t *before, bool jit)
 		printf("  %-10s %s\n", id, text ?: "");
 		free(text);
 	}
-	if (jit && !json_object_size(engine))
+	if (s->exits)
+		print_exits(now, before);
+	if (s->jit && !json_object_size(engine))
 		printf("  translator: off (--engine interp, or the host lacks x86-64-v3)\n");
-	if (jit)
+	if (s->jit)
 		json_object_foreach((json_t *)engine, id, d)
 			printf("  %-24s %'14.0f\n", id, json_number_value(d));
 	fflush(stdout);
@@ -89,7 +125,7 @@ static int run(void *o, const struct args *a)
 			putchar('\n');
 			fflush(stdout);
 		} else {
-			print(now, before, s->jit);
+			print(now, before, s);
 		}
 		json_decref(before);
 		before = now;

@@ -184,6 +184,7 @@ struct cpu_note {
 	enum cpu_type type;
 	struct cpu_code code;
 	uint64_t raw, pc, gva;
+	uint64_t time_ns; /* host monotonic, when it was given */
 	uint64_t count; /* of interrupts that came as one: messages of the same identity */
 };
 

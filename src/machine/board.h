@@ -46,6 +46,7 @@ struct board_opts {
 	struct uv_loop_s *loop;
 	struct log *log;
 	void (*wake)(void *ctx, unsigned vcpu); /* cpu_vm_opts.wake */
+	void (*note)(void *ctx, unsigned vcpu, const struct cpu_note *n); /* cpu_vm_opts.note */
 	void (*system_event)(void *ctx, int event, uint64_t code); /* device_env.system_event */
 	void (*report)(void *ctx, const char *device, const char *text);
 	void (*stop)(void *ctx, const char *device, const char *text); /* device_env.stop */

@@ -137,6 +137,8 @@ int parts_cpus_up(struct board_parts *p, struct cpu_vm_opts *vo, struct err *e)
 	vo->seed = o->seed;
 	vo->wake = o->wake;
 	vo->wake_ctx = o->ctx;
+	vo->note = o->note;
+	vo->note_ctx = o->ctx;
 	rc = b->engine->vm_create(&b->cpu_vm, vo, e);
 	if (rc)
 		return rc;

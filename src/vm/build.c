@@ -133,6 +133,7 @@ static int list_devices(struct device_list *l, struct vm *vm, struct err *e)
 }
 
 int build_board(struct vm *vm, void (*wake)(void *ctx, unsigned vcpu),
+	void (*note)(void *ctx, unsigned vcpu, const struct cpu_note *n),
 	void (*system_event)(void *ctx, int event, uint64_t code),
 	void (*report)(void *ctx, const char *device, const char *text),
 	void (*stop)(void *ctx, const char *device, const char *text), struct err *e)
@@ -158,6 +159,7 @@ int build_board(struct vm *vm, void (*wake)(void *ctx, unsigned vcpu),
 		.loop = vm->o.loop,
 		.log = vm->o.log,
 		.wake = wake,
+		.note = note,
 		.system_event = system_event,
 		.report = report,
 		.stop = stop,

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 struct board;
+struct cpu_note;
 struct err;
 struct json_t;
 struct vm;
@@ -14,6 +15,7 @@ struct vm_config;
 
 /* Fills vm->board. Back ends are opened here; what fails is unwound. */
 int build_board(struct vm *vm, void (*wake)(void *ctx, unsigned vcpu),
+	void (*note)(void *ctx, unsigned vcpu, const struct cpu_note *n),
 	void (*system_event)(void *ctx, int event, uint64_t code),
 	void (*report)(void *ctx, const char *device, const char *text),
 	void (*stop)(void *ctx, const char *device, const char *text), struct err *e);

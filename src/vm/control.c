@@ -105,6 +105,16 @@ static int m_stats(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **r
 	return 0;
 }
 
+static int m_exits(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
+{
+	struct control *c = ctx;
+
+	return need_vm(c, e)
+		       ?: vm_trace_exits(c->vm, conn,
+				  json_string_value(json_object_get(p, "types")) ?: "",
+				  flag(p, "stop"), res, e);
+}
+
 static int m_inspect(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
 {
 	struct control *c = ctx;
@@ -278,6 +288,11 @@ static const struct rpc_method methods[] = {
 	{"balloon", "asks the guest to keep only so much memory", "{\"target\": bytes}", m_balloon},
 	{"kill", "ends the machine at once; what the guest has not flushed is lost", NULL, m_kill},
 	{"stats", "counters of vCPUs, devices, exits and the process", NULL, m_stats},
+	{"exits",
+		"why vCPUs left and what they were given, one by one, since this was last asked; "
+		"ask "
+		"every second or so",
+		"{\"types\": text, \"stop\": bool}", m_exits},
 	{"inspect", "every register and device field by name; the machine must be paused", NULL,
 		m_inspect},
 	{"console", "turns this connection into the console", "{\"history\": bool}", m_console},

@@ -126,5 +126,9 @@ enum exit_verdict exit_handle(struct vm_vcpu *vc, struct cpu_exit *x)
 	if ((unsigned)x->reason >= CPU_EXIT_REASONS)
 		return on_unexpected(vc, x);
 	atomic_fetch_add_explicit(&vc->exits[x->reason], 1, memory_order_relaxed);
+	if ((unsigned)x->type < CPU_TYPES)
+		atomic_fetch_add_explicit(&vc->types[x->type], 1, memory_order_relaxed);
+	if (unlikely(trace_on(vc->vm->trace)))
+		trace_exit(vc->vm->trace, (unsigned)(vc - vc->vm->vcpus), x);
 	return handlers[x->reason](vc, x);
 }

@@ -13,6 +13,7 @@
 #include "cpu/sched.h"
 #include "machine/board.h"
 #include "vm/console.h"
+#include "vm/trace.h"
 #include "vm/vm.h"
 
 struct vm_vcpu {
@@ -20,6 +21,7 @@ struct vm_vcpu {
 	struct vcpu *cpu;
 	struct sched_task *task;
 	_Atomic uint64_t exits[CPU_EXIT_REASONS]; /* (any) */
+	_Atomic uint64_t types[CPU_TYPES]; /* (any) the same exits, finer */
 };
 
 /* What a worker wants the event loop to do. One at a time: the first one wins. */
@@ -40,6 +42,10 @@ struct vm {
 	struct console *console;
 	struct chardev *uart;
 	struct vm_nets *nets;
+	struct trace *trace;
+	const void *tracer; /* who follows; NULL: nobody */
+	uint64_t traced_ns; /* when he last asked */
+	uv_timer_t trace_timer; /* looks whether he still does */
 	int proc_fd; /* /proc/self/status; -1: none */
 	enum vm_state state;
 	enum vm_cause cause;

@@ -101,6 +101,14 @@ static void on_wake(void *ctx, unsigned vcpu)
 		sched_wake(vm->vcpus[vcpu].task);
 }
 
+static void on_note(void *ctx, unsigned vcpu, const struct cpu_note *n)
+{
+	struct vm *vm = ctx;
+
+	if (trace_on(vm->trace))
+		trace_note(vm->trace, vcpu, n);
+}
+
 static void wake_all(struct vm *vm)
 {
 	for (unsigned i = 0; vm->sched && i < vm->nvcpus; i++)
@@ -290,6 +298,13 @@ static void closed(uv_handle_t *h)
 	free(vm);
 }
 
+static void timer_closed(uv_handle_t *h)
+{
+	struct vm *vm = container_of((uv_timer_t *)h, struct vm, trace_timer);
+
+	uv_close((uv_handle_t *)&vm->async, closed);
+}
+
 void vm_destroy(struct vm *vm)
 {
 	if (!vm)
@@ -299,9 +314,10 @@ void vm_destroy(struct vm *vm)
 		sched_destroy(vm->sched);
 	}
 	board_destroy(vm->board);
+	trace_destroy(vm->trace);
 	nets_close(vm->nets);
 	vm_console_free(vm);
-	uv_close((uv_handle_t *)&vm->async, closed);
+	uv_close((uv_handle_t *)&vm->trace_timer, timer_closed);
 }
 
 static int add_tasks(struct vm *vm, struct err *e)
@@ -342,13 +358,17 @@ int vm_create(struct vm **out, const struct vm_opts *o, struct err *e)
 		free(vm);
 		return err_set(e, rc, "machine: %s", uv_strerror(rc));
 	}
+	uv_timer_init(o->loop, &vm->trace_timer);
+	uv_unref((uv_handle_t *)&vm->trace_timer);
 	rc = vm_console_build(vm, e);
 	if (!rc)
-		rc = build_board(vm, on_wake, on_system_event, on_report, on_stop, e);
+		rc = build_board(vm, on_wake, on_note, on_system_event, on_report, on_stop, e);
 	if (!rc) {
 		vm->vcpus = calloc(vm->board->nvcpus, sizeof(*vm->vcpus));
 		if (!vm->vcpus)
 			rc = err_set(e, -ENOMEM, "machine: out of memory");
+		if (!rc)
+			rc = trace_create(&vm->trace, vm->board->nvcpus, e);
 	}
 	if (!rc) {
 		vm->nvcpus = vm->board->nvcpus;
@@ -495,7 +515,7 @@ static json_t *vcpu_stats(struct vm *vm, struct vm_vcpu *vc)
 {
 	struct cpu_stats st = {0};
 	struct sched_task_stat ts = {0};
-	json_t *exits = json_object();
+	json_t *exits = json_object(), *types = json_object();
 	json_t *j;
 
 	vm->board->engine->vcpu_stats(vc->cpu, &st);
@@ -504,6 +524,11 @@ static json_t *vcpu_stats(struct vm *vm, struct vm_vcpu *vc)
 	for (unsigned i = 0; i < CPU_EXIT_REASONS; i++)
 		json_object_set_new(
 			exits, cpu_exit_name(i), json_integer((json_int_t)vc->exits[i]));
+	for (unsigned i = 0; i < CPU_TYPES; i++)
+		if (vc->types[i] || st.delivered[i])
+			json_object_set_new(types, cpu_type_name(i),
+				json_pack("{s:I, s:I}", "exits", (json_int_t)vc->types[i], "given",
+					(json_int_t)st.delivered[i]));
 	j = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "instructions", (json_int_t)st.instructions,
 		"traps", (json_int_t)st.traps, "interrupts", (json_int_t)st.interrupts,
 		"tlb_misses", (json_int_t)st.tlb_misses, "page_walks", (json_int_t)st.page_walks,
@@ -512,6 +537,7 @@ static json_t *vcpu_stats(struct vm *vm, struct vm_vcpu *vc)
 	json_object_set_new(j, "wait_ms", json_real((double)ts.wait_ns / 1e6));
 	json_object_set_new(j, "idle_ms", json_real((double)ts.idle_ns / 1e6));
 	json_object_set_new(j, "exits", exits);
+	json_object_set_new(j, "types", types);
 	return j;
 }
 
@@ -541,6 +567,51 @@ json_t *vm_stats(struct vm *vm)
 	json_object_set_new(j, "devices", devices);
 	json_object_set_new(j, "host", build_host_stats(vm));
 	return j;
+}
+
+static void trace_off(struct vm *vm)
+{
+	const struct cpu_engine_ops *ops = vm->board->engine;
+
+	trace_stop(vm->trace);
+	if (ops->vm_notes)
+		ops->vm_notes(vm->board->cpu_vm, false);
+	vm->tracer = NULL;
+	uv_timer_stop(&vm->trace_timer);
+}
+
+static void on_trace_timer(uv_timer_t *t)
+{
+	struct vm *vm = container_of(t, struct vm, trace_timer);
+
+	if (vm->tracer && clock_mono_ns() - vm->traced_ns >= TRACE_KEEP_NS)
+		trace_off(vm);
+}
+
+int vm_trace_exits(
+	struct vm *vm, const void *who, const char *types, bool stop, json_t **out, struct err *e)
+{
+	uint64_t mask;
+	const struct cpu_engine_ops *ops = vm->board->engine;
+
+	if (vm->tracer && vm->tracer != who)
+		return err_set(
+			e, -EBUSY, "somebody else follows this machine's exits: one can at a time");
+	if (!vm->tracer && !stop) {
+		int rc = trace_types(types, &mask, e) ?: trace_start(vm->trace, mask, e);
+
+		if (rc)
+			return rc;
+		if (ops->vm_notes)
+			ops->vm_notes(vm->board->cpu_vm, true);
+		vm->tracer = who;
+		uv_timer_start(&vm->trace_timer, on_trace_timer, 1000, 1000);
+	}
+	vm->traced_ns = clock_mono_ns();
+	*out = trace_take(vm->trace);
+	if (stop && vm->tracer)
+		trace_off(vm);
+	return 0;
 }
 
 int vm_inspect(struct vm *vm, json_t **out, struct err *e)

@@ -77,6 +77,13 @@ const struct cpu_engine_ops *vm_engine(const struct vm *vm);
 /* New references. */
 struct json_t *vm_status(struct vm *vm);
 struct json_t *vm_stats(struct vm *vm);
+/*
+ * Exits and what the guest was given without one, since this was last called (trace.h). The first call begins, with `types`
+ * (trace_types()); `who` is whoever asks: another
+ * one is refused with -EBUSY until he stops, or has not asked for five seconds.
+ */
+int vm_trace_exits(struct vm *vm, const void *who, const char *types, bool stop,
+	struct json_t **out, struct err *e);
 /* Every register and device field by name; the machine must be paused (-EBUSY). */
 int vm_inspect(struct vm *vm, struct json_t **out, struct err *e);
 

@@ -489,8 +489,10 @@ static uint64_t r_mtopi(struct hart *h, unsigned n)
 static uint64_t r_stopi(struct hart *h, unsigned n)
 {
 	static const uint8_t order[] = {IRQ_SEI, IRQ_SSI, IRQ_STI};
+	uint64_t top = topi(rv64_mip(h) & h->mie & h->mideleg, order, ARRAY_SIZE(order));
 
-	return topi(rv64_mip(h) & h->mie & h->mideleg, order, ARRAY_SIZE(order));
+	rv64_told(h, (unsigned)(top >> 16));
+	return top;
 }
 
 static uint64_t topei(struct hart *h, unsigned file)

@@ -343,6 +343,7 @@ static void vcpu_reset(struct vcpu *v, const struct cpu_boot *boot)
 	memset(&h->pend, 0, sizeof(h->pend));
 	memset(h->imsic, 0, sizeof(h->imsic));
 	memset(h->ipis, 0, sizeof(h->ipis));
+	h->irq_open = 0;
 	h->mstatus = 0;
 	h->fs = 0;
 	h->mip = 0;

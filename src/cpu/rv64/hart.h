@@ -230,6 +230,8 @@ struct hart {
 	bool fault_present; /* the last page fault was of a page that is there */
 	struct rv64_status st;
 	uint64_t nposted; /* records in its ring */
+	uint64_t
+		irq_open; /* cause of an interrupt that was taken and is not counted yet; 0: none */
 	uint64_t fault_gpa; /* of the last access that a second-level map did not permit */
 	struct rv64_ring *ring;
 	struct rv64_reader reader; /* the monitor's end */

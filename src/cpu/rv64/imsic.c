@@ -51,14 +51,14 @@ void imsic_claimed(struct hart *h, unsigned file, unsigned id)
 	uint64_t irq = file == CPU_MSI_M ? IRQ_MEI : IRQ_SEI, count;
 
 	if (likely(!(atomic_fetch_and(&p->ids[id / 64], ~BIT(id % 64)) >> (id % 64) & 1))) {
-		rv64_count(h, CAUSE_IRQ | irq, id, h->pc, 1);
+		rv64_count(h, CAUSE_IRQ | irq, id, h->c.sepc, 1);
 		return;
 	}
 	/* Of several messages that harts sent since the last claim, all count now. */
 	count = atomic_exchange(&p->waiting, 0);
 	if (count)
-		rv64_count(
-			h, CAUSE_IRQ | (file == CPU_MSI_M ? IRQ_MSI : IRQ_SSI), id, h->pc, count);
+		rv64_count(h, CAUSE_IRQ | (file == CPU_MSI_M ? IRQ_MSI : IRQ_SSI), id, h->c.sepc,
+			count);
 }
 
 /* Bits of a 64-bit register that exist: identity 0 does not. */

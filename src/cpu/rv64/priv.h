@@ -92,6 +92,8 @@ struct rv64_status *rv64_leave(struct hart *h, uint64_t cause, uint64_t tval);
 void rv64_leave_idle(struct hart *h);
 /* The trap that left, or that an answer brings: whatever is intercepted. */
 void rv64_deliver(struct hart *h, uint64_t pc, uint64_t cause, uint64_t tval);
+/* stopi told the guest of this interrupt. */
+void rv64_told(struct hart *h, unsigned irq);
 /* The guest was given `count` of that without an exit: counts them, and says so to who wants to hear of each. */
 void rv64_count(struct hart *h, uint64_t cause, uint64_t tval, uint64_t pc, uint64_t count);
 void rv64_set_priv(struct hart *h, unsigned priv);

@@ -92,8 +92,11 @@ static void leave_as_trap(struct hart *h, uint64_t pc, uint64_t cause, uint64_t 
 static __attribute__((noinline)) void note(
 	struct hart *h, uint64_t cause, uint64_t tval, uint64_t pc, uint64_t count)
 {
-	struct rv64_status st = {
-		.cause = cause, .tval = tval, .pc = pc, .flags = trap_flags(h), .reg = {count}};
+	struct rv64_status st = {.cause = cause,
+		.tval = tval,
+		.pc = pc,
+		.flags = trap_flags(h),
+		.reg = {count, clock_mono_ns()}};
 
 	if (cause == CAUSE_LOAD_ACCESS || cause == CAUSE_STORE_ACCESS)
 		st.htinst = cause == CAUSE_LOAD_ACCESS ? 0x03 : 0x23;
@@ -119,6 +122,33 @@ static bool from_file(const struct hart *h, uint64_t cause)
 	return h->imsic[file].delivery == 1 && imsic_top(&h->imsic[file]);
 }
 
+/*
+ * A kernel that knows the AIA does not look at the cause: it asks stopi again and again what there is (AIA, "Supervisor top interrupt CSR"), so that
+ * one trap may bring several, and each answer is one. Kernels that do look never ask. So a trap counts when the next one comes, unless
+ * stopi has told of it meanwhile.
+ */
+static void count_taken(struct hart *h, uint64_t pc, uint64_t cause)
+{
+	if (h->irq_open)
+		rv64_count(h, h->irq_open, 0, pc, 1);
+	h->irq_open = 0;
+	if (from_file(h, cause))
+		return;
+	if (cause == (CAUSE_IRQ | IRQ_STI) || cause == (CAUSE_IRQ | IRQ_SSI))
+		h->irq_open = cause;
+	else
+		rv64_count(h, cause, 0, pc, 1);
+}
+
+void rv64_told(struct hart *h, unsigned irq)
+{
+	if (irq != IRQ_STI && irq != IRQ_SSI)
+		return;
+	if (h->irq_open == (CAUSE_IRQ | irq))
+		h->irq_open = 0;
+	rv64_count(h, CAUSE_IRQ | irq, 0, h->c.sepc, 1);
+}
+
 void rv64_deliver(struct hart *h, uint64_t pc, uint64_t cause, uint64_t tval)
 {
 	uint64_t deleg = cause & CAUSE_IRQ ? h->mideleg : h->medeleg;
@@ -128,7 +158,9 @@ void rv64_deliver(struct hart *h, uint64_t pc, uint64_t cause, uint64_t tval)
 		h->stats.interrupts++;
 	else
 		h->stats.traps++;
-	if (!from_file(h, cause))
+	if (cause & CAUSE_IRQ)
+		count_taken(h, pc, cause);
+	else
 		rv64_count(h, cause, tval, pc, 1);
 	/* Beneath a kernel on the built-in firmware there is nobody: whatever comes is its own. */
 	if (h->priv != PRIV_M && (deleg >> (cause & 63) & 1 || h->vm->o.builtin_firmware))

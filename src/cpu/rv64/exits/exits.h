@@ -79,7 +79,7 @@ struct rv64_status {
 	uint64_t flags; /* RV64_FLAG_* */
 	/*
 	 * The registers that the cause speaks of: a0-a7 of a call; the data of a store; of wfi, and of a hart that waits in a call, the host time
-	 * at which its timer fires; of a claimed interrupt the number of messages.
+	 * at which its timer fires; of what was given, how often (messages of an interrupt) and when.
 	 */
 	uint64_t reg[8];
 };

@@ -68,6 +68,7 @@ static void give_note(struct rv64_reader *q, const struct rv64_status *st,
 		.raw = x.raw,
 		.pc = x.pc,
 		.gva = x.gva,
+		.time_ns = st->reg[1],
 		.count = st->reg[0]};
 	each(ctx, &n);
 }
