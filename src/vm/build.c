@@ -242,18 +242,21 @@ static json_int_t status_kb(const char *text, const char *key)
 	return p ? strtoll(p + strlen(key), NULL, 10) : 0;
 }
 
-json_t *build_host_stats(struct vm *vm)
+json_t *build_host_stats(struct vm *vm, uint64_t shared)
 {
 	char text[4096] = "";
 	ssize_t n = vm->proc_fd < 0 ? -1 : pread(vm->proc_fd, text, sizeof(text) - 1, 0);
+	json_int_t shmem;
 
 	if (n < 0)
 		return json_object();
 	text[n] = 0;
-	/* Guest RAM is one shared memory file; all that is not shared memory is Lodge's own. */
-	return json_pack("{s:I, s:I, s:I}", "guest_ram_kib", status_kb(text, "RssShmem:"),
-		"own_kib", status_kb(text, "RssAnon:") + status_kb(text, "RssFile:"), "threads",
-		status_kb(text, "Threads:"));
+	/* Guest RAM is one shared memory file; all that is not shared memory is Lodge's own, and the code cache, which is. */
+	shmem = status_kb(text, "RssShmem:") - 2 * (json_int_t)(shared >> 10);
+	return json_pack("{s:I, s:I, s:I}", "guest_ram_kib", MAX(shmem, 0), "own_kib",
+		status_kb(text, "RssAnon:") + status_kb(text, "RssFile:") +
+			(json_int_t)(shared >> 10),
+		"threads", status_kb(text, "Threads:"));
 }
 
 /* ---- the console: chardev of the UART <-> hub ---- */

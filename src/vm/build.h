@@ -32,8 +32,11 @@ void build_retry_disks(struct board *b);
 /* Live: grows the disk `id` to `size` bytes (0: what its file has now) and tells the guest. */
 int build_disk_resize(struct board *b, const char *id, uint64_t size, struct err *e);
 
-/* Memory of this process: guest RAM in use and what Lodge itself takes beyond it. New reference. */
-struct json_t *build_host_stats(struct vm *vm);
+/*
+ * Memory of this process: guest RAM in use and what Lodge itself takes beyond it, `shared` bytes of it shared memory mapped twice
+ * (translated code). New reference.
+ */
+struct json_t *build_host_stats(struct vm *vm, uint64_t shared);
 
 /* The console hub and its character device. */
 int vm_console_build(struct vm *vm, struct err *e);

@@ -547,6 +547,7 @@ json_t *vm_stats(struct vm *vm)
 	json_t *devices = json_object();
 	json_t *engine = json_object();
 	json_t *j = vm_status(vm);
+	json_int_t shared;
 
 	for (unsigned i = 0; i < vm->nvcpus; i++)
 		json_array_append_new(vcpus, vcpu_stats(vm, &vm->vcpus[i]));
@@ -565,7 +566,8 @@ json_t *vm_stats(struct vm *vm)
 	json_object_set_new(j, "engine", engine);
 	json_object_set_new(j, "vcpu", vcpus);
 	json_object_set_new(j, "devices", devices);
-	json_object_set_new(j, "host", build_host_stats(vm));
+	shared = json_integer_value(json_object_get(engine, "cache_resident"));
+	json_object_set_new(j, "host", build_host_stats(vm, (uint64_t)shared));
 	return j;
 }
 

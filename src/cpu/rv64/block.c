@@ -27,18 +27,19 @@ static void drop_all(struct rv64_icache *ic)
 	ic->drops++;
 }
 
-int rv64_icache_create(struct rv64_icache **out, uint64_t exts, struct err *e)
+int rv64_icache_create(struct rv64_icache **out, uint64_t exts, uint64_t arena, struct err *e)
 {
 	struct rv64_icache *ic = calloc(1, sizeof(*ic));
 
 	if (!ic)
 		return err_set(e, -ENOMEM, "hart: out of memory for its block cache");
 	/* Touched only as it fills. */
-	ic->arena = malloc(BLOCK_ARENA);
+	ic->arena = malloc(arena);
+	ic->arena_bytes = arena;
 	if (!ic->arena) {
 		free(ic);
 		return err_set(e, -ENOMEM, "hart: out of memory for %llu MiB of decoded blocks",
-			BLOCK_ARENA >> 20);
+			(unsigned long long)arena >> 20);
 	}
 	ic->none.va = 1; /* no pc is odd */
 	for (unsigned i = 1; i < BLOCK_SPACES; i++)
@@ -464,7 +465,7 @@ static struct rv64_block *make_block(
 	struct rv64_block **slot, *b;
 	uint16_t code[2 * BLOCK_MAX];
 
-	if (ic->used + BLOCK_LARGEST > BLOCK_ARENA)
+	if (ic->used + BLOCK_LARGEST > ic->arena_bytes)
 		drop_all(ic);
 	b = (struct rv64_block *)(ic->arena + ic->used);
 	decode_block(ic, b, s, second ? second->host : NULL, BLOCK_MAX, code);

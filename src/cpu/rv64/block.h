@@ -41,6 +41,7 @@ struct err;
 #define BLOCK_SPACES 8
 #define BLOCK_SEEN 4096
 #define BLOCK_ARENA (4ull << 20)
+#define BLOCK_ARENA_COLD (1ull << 20) /* where what runs often is translated */
 
 struct rv64_block {
 	uint64_t va; /* virtual pc under which it was last found */
@@ -85,6 +86,7 @@ struct rv64_icache {
 	unsigned mode;
 	uint32_t epoch;
 	uint8_t *arena;
+	uint64_t arena_bytes;
 	uint64_t used;
 	uint64_t drops; /* times everything was dropped */
 	uint64_t decoded, checked; /* blocks; statistics */
@@ -93,7 +95,8 @@ struct rv64_icache {
 		none; /* what empty slots point to: never matches; last, because a block has no fixed size */
 };
 
-int rv64_icache_create(struct rv64_icache **out, uint64_t exts, struct err *e);
+/* arena: bytes for decoded blocks; when they are used up, all are decoded again. */
+int rv64_icache_create(struct rv64_icache **out, uint64_t exts, uint64_t arena, struct err *e);
 void rv64_icache_destroy(struct rv64_icache *ic);
 
 /* The hart now runs in `mode` (enum rv64_priv). */

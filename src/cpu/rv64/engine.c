@@ -308,7 +308,7 @@ static int vcpu_create(struct vcpu **out, struct cpu_vm *v, unsigned index, stru
 		return err_set(e, -ENOMEM, "vCPU %u: out of memory", index);
 	memset(c, 0, sizeof(*c));
 	c->h.slice = SLICE;
-	rc = rv64_icache_create(&c->h.ic, vm->exts, e);
+	rc = rv64_icache_create(&c->h.ic, vm->exts, vm->jit ? BLOCK_ARENA_COLD : BLOCK_ARENA, e);
 	if (!rc)
 		rc = mmu_create(&c->h, e);
 	if (!rc && vm->jit)

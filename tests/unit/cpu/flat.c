@@ -17,7 +17,7 @@ struct flat *flat_new(uint64_t exts)
 	if (!f)
 		abort();
 	f->ram = aligned_alloc(4096, FLAT_SIZE);
-	if (!f->ram || rv64_icache_create(&f->h.ic, exts, NULL))
+	if (!f->ram || rv64_icache_create(&f->h.ic, exts, BLOCK_ARENA, NULL))
 		abort();
 	memset(f->ram, 0, FLAT_SIZE);
 	memset(&f->tlb, 0xff, sizeof(f->tlb));

@@ -51,7 +51,7 @@ int jit_cache_create(struct jit *j, struct err *e)
 	jit_make_stubs(j, &a);
 	each = (j->size - PAGE_SIZE) / JIT_SEGMENTS & ~63ull;
 	for (unsigned i = 0; i < JIT_SEGMENTS; i++)
-		j->seg[i].base = j->seg[i].used = j->rw + PAGE_SIZE + i * each;
+		j->seg[i].base = j->seg[i].used = j->seg[i].touched = j->rw + PAGE_SIZE + i * each;
 	j->seg_bytes = each;
 	j->cur[1] = JIT_SEGMENTS - JIT_SEGMENTS_HOT;
 	return 0;
@@ -248,6 +248,7 @@ void jit_publish(struct jit *j, struct jit_region *r, uint64_t code_len)
 	struct jit_page *pg = find_page(j, r->page);
 
 	s->used += align_up(code_len, 16);
+	s->touched = MAX(s->touched, s->used);
 	r->next_in_segment = s->regions;
 	s->regions = r;
 	r->in_page = pg;

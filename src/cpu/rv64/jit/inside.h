@@ -194,6 +194,7 @@ struct jit_page {
 
 struct jit_segment {
 	uint8_t *base, *used;
+	uint8_t *touched; /* how far it was ever used: memory that the host has given */
 	struct jit_region *regions;
 	void *meta; /* chain of malloc'd pieces: entries, links, sources */
 	uint64_t

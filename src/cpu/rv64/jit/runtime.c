@@ -116,13 +116,15 @@ void jit_hart_destroy(struct hart *h)
 void jit_counters(
 	struct jit *j, void (*each)(void *ctx, const char *name, uint64_t value), void *ctx)
 {
-	uint64_t used = 0, lookups = 0, leaves = 0, mem = 0, op = 0, cold = 0;
+	uint64_t used = 0, resident = PAGE_SIZE, lookups = 0, leaves = 0, mem = 0, op = 0, cold = 0;
 	struct jit_stats st;
 
 	pthread_mutex_lock(&j->lock);
 	st = j->st;
 	for (unsigned i = 0; i < JIT_SEGMENTS; i++)
 		used += (uint64_t)(j->seg[i].used - j->seg[i].base);
+	for (unsigned i = 0; i < JIT_SEGMENTS; i++)
+		resident += align_up((uint64_t)(j->seg[i].touched - j->seg[i].base), PAGE_SIZE);
 	pthread_mutex_unlock(&j->lock);
 	for (unsigned i = 0; i < j->nharts; i++) {
 		const struct jit_hart *h = &j->harts[i]->j;
@@ -149,6 +151,7 @@ void jit_counters(
 	jit_hot_counters(j, each, ctx);
 	each(ctx, "cache_bytes", j->size);
 	each(ctx, "cache_used", used);
+	each(ctx, "cache_resident", resident);
 }
 
 /* ---- what translated code calls ---- */
