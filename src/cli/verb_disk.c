@@ -350,8 +350,12 @@ static int convert(struct session *s, const struct convert *c, const struct args
 	struct disk_copy *copy, struct err *e)
 {
 	struct disk *from, *to;
-	int rc = session_open(s, a->v[0], SESSION_READONLY, &from, e);
+	int rc;
 
+	if (c->backing && (c->compress || c->no_sparse))
+		return err_set(e, -EINVAL,
+			"--backing writes what differs, as it is: neither --compress nor --no-sparse");
+	rc = session_open(s, a->v[0], SESSION_READONLY, &from, e);
 	if (!rc)
 		rc = create(s, a->v[1], c->backing, c->options, from->size, c->force, e);
 	if (!rc)
@@ -362,12 +366,8 @@ static int convert(struct session *s, const struct convert *c, const struct args
 	copy->no_sparse = c->no_sparse;
 	copy->blank = !to->backing && is_blank(to);
 	copy->watch = s->watch;
-	if (c->backing) {
-		/* First all that the backing file has; then what differs from it. */
-		return err_set(e, -EOPNOTSUPP,
-			"--backing: convert first, then `lodge disk rebase %s --backing %s`",
-			a->v[1], c->backing);
-	}
+	if (c->backing)
+		return disk_copy_differing(from, to, &s->watch, &copy->copied, e);
 	return disk_copy(from, to, copy, e);
 }
 
@@ -795,11 +795,26 @@ static int run_compare(void *opts, const struct args *a)
 
 /* ---- commit, rebase ---- */
 
-static int commit(struct session *s, const char *name, struct disk_copy *copy, struct err *e)
+struct commit {
+	bool keep, json;
+};
+#define P(m) OPT_AT(struct commit, m)
+static const struct opt commit_opts[] = {
+	{"keep", 'k', .type = OPT_FLAG, P(keep), .help = "leave the disk as it is, do not empty it"},
+	{"json", .type = OPT_FLAG, P(json), .help = "print JSON"},
+	OPT_DONE,
+};
+#undef P
+static const struct opt_group commit_groups[] = {{"Options", commit_opts}, {0}};
+
+/* The backing file is flushed before the disk gives up what went there: at any time it shows the same. */
+static int commit(struct session *s, const char *name, bool keep, struct disk_copy *copy,
+	struct err *e)
 {
 	cleanup(free_ptr) char *below = NULL;
 	struct disk *d, *b;
-	int rc = session_open(s, name, SESSION_READONLY | SESSION_NO_BACKING, &d, e);
+	int rc = session_open(
+		s, name, (keep ? SESSION_READONLY : 0u) | SESSION_NO_BACKING, &d, e);
 
 	if (rc)
 		return rc;
@@ -812,26 +827,33 @@ static int commit(struct session *s, const char *name, struct disk_copy *copy, s
 		rc = disk_resize(b, d->size, e);
 	copy->only_here = true;
 	copy->watch = s->watch;
-	return rc ?: disk_copy(d, b, copy, e);
+	rc = rc ?: disk_copy(d, b, copy, e);
+	if (rc || keep)
+		return rc;
+	if (!d->format->empty)
+		return err_set(e, -EOPNOTSUPP,
+			"disk %s: all was copied; the format %s cannot be emptied (--keep)", name,
+			d->format->name);
+	return d->format->empty(d, e);
 }
 
 static int run_commit(void *opts, const struct args *a)
 {
-	const struct json_only *o = opts;
+	const struct commit *o = opts;
 	cleanup(session_end) struct session s = {0};
 	struct disk_copy copy = {0};
 	struct err e = {0};
 	char n[SESSION_SIZE];
 
 	session_begin(&s, o->json, "committing");
-	if (commit(&s, a->v[0], &copy, &e))
+	if (commit(&s, a->v[0], o->keep, &copy, &e))
 		return failed(&s, &e);
 	session_clear(&s);
 	if (o->json)
 		session_print(json_pack("{s:I}", "copied", (json_int_t)copy.copied));
 	else
-		printf("%s copied to the backing file, which now has all that %s has\n",
-			session_size(n, copy.copied), a->v[0]);
+		printf("%s copied to the backing file, which now has all that %s %s\n",
+			session_size(n, copy.copied), a->v[0], o->keep ? "has" : "had");
 	return EXIT_DONE;
 }
 
@@ -928,7 +950,7 @@ const struct verb verbs_disk[] = {
 	{VERB("disk bitmap", "FILE:FORMAT", "list and work on records of changed blocks"), ONE_DISK,
 		.cmd.groups = bitmap_groups, .size = sizeof(struct bitmap), .run = run_bitmap},
 	{VERB("disk commit", "FILE:FORMAT", "copy a disk's own part into its backing file"),
-		ONE_DISK, .cmd.groups = json_groups, .size = sizeof(struct json_only),
+		ONE_DISK, .cmd.groups = commit_groups, .size = sizeof(struct commit),
 		.run = run_commit},
 	{VERB("disk rebase", "FILE:FORMAT", "give a disk another backing file, or none"), ONE_DISK,
 		.cmd.groups = rebase_groups, .size = sizeof(struct rebase), .run = run_rebase},

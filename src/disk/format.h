@@ -154,6 +154,8 @@ struct disk_format {
 	int (*info)(struct disk *d, json_t *obj, struct err *e);
 	/* Metadata and data caches, transactions: for `lodge stats`. May be NULL. */
 	void (*stats)(struct disk *d, json_t *obj);
+	/* Gives up all that the disk itself has, durably: it shows its backing file again. NULL: cannot. Nothing is in flight. */
+	int (*empty)(struct disk *d, struct err *e);
 	/* Names another backing file (NULL: none) without looking at contents: what convert and rebase end with. */
 	int (*set_backing)(struct disk *d, const char *path, const char *format, struct err *e);
 	/* Writes `len` bytes at `off` compressed. NULL: cannot. */

@@ -62,6 +62,9 @@ struct disk_copy {
 	struct disk_watch watch;
 	uint64_t copied, skipped; /* set: bytes */
 };
+/* Writes to `to` what differs from what it shows already; it is at least as large. Flushes it. */
+int disk_copy_differing(struct disk *from, struct disk *to, const struct disk_watch *w,
+	uint64_t *copied, struct err *e);
 /* The target is at least as large. Flushes the target. */
 int disk_copy(struct disk *from, struct disk *to, struct disk_copy *c, struct err *e);
 

@@ -377,12 +377,12 @@ int disk_compare(
 
 #define REBASE_GRAIN (64 * KiB)
 
-/* A piece that d has from its present parent: what differs from the new one goes into d. */
-static int rebase_piece(struct disk *d, struct disk *now, uint64_t off, uint64_t len, char *mem,
-	uint64_t *copied, struct err *e)
+/* A piece of `from`: what `now` does not show (NULL: zeroes) goes into `to`. */
+static int differing_piece(struct disk *from, struct disk *now, struct disk *to, uint64_t off,
+	uint64_t len, char *mem, uint64_t *copied, struct err *e)
 {
 	char *old = mem, *new = mem + PIECE;
-	int rc = fetch(d, off, old, len, false, e);
+	int rc = fetch(from, off, old, len, false, e);
 
 	if (!rc && now)
 		rc = fetch(now, off, new, len, false, e);
@@ -393,11 +393,42 @@ static int rebase_piece(struct disk *d, struct disk *now, uint64_t off, uint64_t
 
 		if (!memcmp(old + at, new + at, n))
 			continue;
-		rc = is_zero(old + at, n) ? disk_rw(d, DISK_WRITE_ZEROES, off + at, NULL, n, e)
-					  : disk_rw(d, DISK_WRITE, off + at, old + at, n, e);
+		rc = is_zero(old + at, n) ? disk_rw(to, DISK_WRITE_ZEROES, off + at, NULL, n, e)
+					  : disk_rw(to, DISK_WRITE, off + at, old + at, n, e);
 		*copied += n;
 	}
 	return rc;
+}
+
+int disk_copy_differing(struct disk *from, struct disk *to, const struct disk_watch *w,
+	uint64_t *copied, struct err *e)
+{
+	cleanup(free_ptr) char *mem = NULL;
+	uint64_t off = 0;
+	int rc = 0;
+
+	*copied = 0;
+	if (posix_memalign((void **)&mem, 4096, 2 * PIECE))
+		return err_set(e, -ENOMEM, "out of memory");
+	while (off < to->size && !rc) {
+		uint64_t len = to->size - off;
+		bool zf, zt = false;
+
+		/* What `from` does not reach is zeroes. */
+		if (off < from->size)
+			len = MIN(len, from->size - off);
+		rc = look(from, off, &len, &zf, e);
+		if (!rc)
+			rc = look(to, off, &len, &zt, e);
+		if (!rc && !(zf && zt)) {
+			len = MIN(len, PIECE - off % PIECE);
+			rc = differing_piece(from, to, to, off, len, mem, copied, e);
+		}
+		off += len;
+		if (!rc && w && w->progress && !w->progress(w->ctx, off, to->size))
+			rc = err_set(e, -ECANCELED, "stopped");
+	}
+	return rc ?: disk_rw(to, DISK_FLUSH, 0, NULL, 0, e);
 }
 
 int disk_rebase(struct disk *d, struct disk *now, const struct disk_watch *w, uint64_t *copied,
@@ -415,7 +446,7 @@ int disk_rebase(struct disk *d, struct disk *now, const struct disk_watch *w, ui
 
 		rc = disk_block_status(d, off, MIN(d->size - off, PIECE - off % PIECE), &x, e);
 		if (!rc && (x.depth || !(x.flags & DISK_EXT_HERE)))
-			rc = rebase_piece(d, now, off, x.len, mem, copied, e);
+			rc = differing_piece(d, now, d, off, x.len, mem, copied, e);
 		off += x.len;
 		if (!rc && w && w->progress && !w->progress(w->ctx, off, d->size))
 			rc = err_set(e, -ECANCELED, "stopped");

@@ -140,9 +140,21 @@ def _():
     disk("rebase", "moved:qcow2", "--backing", "other:raw")
     same("moved", "qcow2", "flat", "raw")
     has(sh("qemu-img", "check", "-f", "qcow2", "moved"), "No errors")
+    # Only what differs from another disk; theirs shows the same.
+    disk("convert", "flat:raw", "thin:qcow2", "--backing", "base:qcow2")
+    same("thin", "qcow2", "flat", "raw")
+    has(sh("qemu-img", "check", "-f", "qcow2", "thin"), "No errors")
+    thin = json.loads(sh("qemu-img", "map", "--output=json", "-f", "qcow2", "thin"))
+    assert 200 << 10 <= sum(x["length"] for x in thin if x["depth"] == 0) <= 1 * MIB, thin
+    disk("commit", "--keep", "top:qcow2")
+    same("base", "qcow2", "flat", "raw")
+    assert any(x["depth"] == 0 for x in json.loads(sh("qemu-img", "map", "--output=json", "-f", "qcow2", "top")))
     disk("commit", "top:qcow2")
     same("base", "qcow2", "flat", "raw")
-    has(sh("qemu-img", "check", "-f", "qcow2", "base"), "No errors")
+    same("top", "qcow2", "flat", "raw")
+    assert not any(x["depth"] == 0 and x["present"] for x in json.loads(sh("qemu-img", "map", "--output=json", "-f", "qcow2", "top")))
+    for image in ("base", "top"):
+        has(sh("qemu-img", "check", "-f", "qcow2", image), "No errors")
     has(disk("rebase", "top:qcow2", code=2), "--alone")
 
 

@@ -60,6 +60,21 @@ static int cut(struct qcow2 *q, uint64_t from, uint64_t end)
 	return rc ?: q_commit(q);
 }
 
+int q_empty(struct disk *d, struct err *e)
+{
+	struct qcow2 *q = d->priv;
+	int rc;
+
+	if (!q->writable || q->corrupt)
+		return err_set(e, -EROFS, "disk %s: is not open for writing", d->o.path);
+	if (q->data_file)
+		return err_set(e, -EOPNOTSUPP,
+			"disk %s: its data is in a file of its own, which is not emptied", d->o.path);
+	q->unpacked_entry = 0;
+	rc = cut(q, 0, d->size);
+	return rc ? err_sys(e, rc, "disk %s: cannot be emptied", d->o.path) : 0;
+}
+
 static int set_size(struct qcow2 *q, uint64_t size)
 {
 	uint64_t n = qcow2_l1_entries(size, q->cluster_bits, q->extended);

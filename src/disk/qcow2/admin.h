@@ -8,6 +8,7 @@
 
 #include "disk/qcow2/qcow2.h"
 
+int q_empty(struct disk *d, struct err *e);
 int q_resize(struct disk *d, uint64_t size, struct err *e);
 int q_set_backing(struct disk *d, const char *path, const char *format, struct err *e);
 int q_info(struct disk *d, json_t *obj, struct err *e);

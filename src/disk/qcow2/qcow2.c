@@ -407,6 +407,7 @@ const struct disk_format disk_qcow2 = {
 	.info = q_info,
 	.stats = q_stats,
 	.set_backing = q_set_backing,
+	.empty = q_empty,
 	.write_compressed = q_write_compressed,
 	.scattered = true,
 };
