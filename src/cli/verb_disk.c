@@ -354,7 +354,8 @@ static int convert(struct session *s, const struct convert *c, const struct args
 
 	if (c->backing && (c->compress || c->no_sparse))
 		return err_set(e, -EINVAL,
-			"--backing writes what differs, as it is: neither --compress nor --no-sparse");
+			"--backing writes what differs, as it is: neither --compress nor "
+			"--no-sparse");
 	rc = session_open(s, a->v[0], SESSION_READONLY, &from, e);
 	if (!rc)
 		rc = create(s, a->v[1], c->backing, c->options, from->size, c->force, e);
@@ -800,7 +801,8 @@ struct commit {
 };
 #define P(m) OPT_AT(struct commit, m)
 static const struct opt commit_opts[] = {
-	{"keep", 'k', .type = OPT_FLAG, P(keep), .help = "leave the disk as it is, do not empty it"},
+	{"keep", 'k', .type = OPT_FLAG, P(keep),
+		.help = "leave the disk as it is, do not empty it"},
 	{"json", .type = OPT_FLAG, P(json), .help = "print JSON"},
 	OPT_DONE,
 };
@@ -808,13 +810,12 @@ static const struct opt commit_opts[] = {
 static const struct opt_group commit_groups[] = {{"Options", commit_opts}, {0}};
 
 /* The backing file is flushed before the disk gives up what went there: at any time it shows the same. */
-static int commit(struct session *s, const char *name, bool keep, struct disk_copy *copy,
-	struct err *e)
+static int commit(
+	struct session *s, const char *name, bool keep, struct disk_copy *copy, struct err *e)
 {
 	cleanup(free_ptr) char *below = NULL;
 	struct disk *d, *b;
-	int rc = session_open(
-		s, name, (keep ? SESSION_READONLY : 0u) | SESSION_NO_BACKING, &d, e);
+	int rc = session_open(s, name, (keep ? SESSION_READONLY : 0u) | SESSION_NO_BACKING, &d, e);
 
 	if (rc)
 		return rc;

@@ -69,7 +69,8 @@ int q_empty(struct disk *d, struct err *e)
 		return err_set(e, -EROFS, "disk %s: is not open for writing", d->o.path);
 	if (q->data_file)
 		return err_set(e, -EOPNOTSUPP,
-			"disk %s: its data is in a file of its own, which is not emptied", d->o.path);
+			"disk %s: its data is in a file of its own, which is not emptied",
+			d->o.path);
 	q->unpacked_entry = 0;
 	rc = cut(q, 0, d->size);
 	return rc ? err_sys(e, rc, "disk %s: cannot be emptied", d->o.path) : 0;
