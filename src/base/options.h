@@ -109,6 +109,7 @@ struct command {
 	const char *summary; /* one line, lower case, no final stop */
 	const char *text; /* paragraphs, separated by empty lines; may be NULL */
 	const struct opt_group *groups; /* may be NULL */
+	bool flags_first; /* flags end at the first argument: what follows belongs to another program */
 	/* What the shell runs to complete an argument, without the program: "names images"; or NULL. */
 	const char *names;
 };

@@ -53,6 +53,9 @@ struct verb {
 extern const struct verb verbs_image[];
 extern const struct verb verbs_disk[];
 extern const struct verb verbs_store[];
+extern const struct verb verbs_exec[];
+extern const struct verb verbs_cp[];
+extern const struct verb verbs_agent[];
 extern const struct verb verbs_help[];
 extern const struct verb verbs_run[];
 extern const struct verb verbs_ps[];

@@ -17,5 +17,6 @@ extern const struct device_class virtio_console_class;
 extern const struct device_class virtio_input_class;
 extern const struct device_class virtio_net_class;
 extern const struct device_class virtio_rng_class;
+extern const struct device_class virtio_vsock_class;
 
 #endif

@@ -12,5 +12,6 @@ const struct device_class *const device_classes[] = {
 	&virtio_input_class,
 	&virtio_net_class,
 	&virtio_rng_class,
+	&virtio_vsock_class,
 	NULL,
 };

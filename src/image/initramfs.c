@@ -209,8 +209,8 @@ static void put_tree(struct cpio *c, const char *const *dirs)
 	put_link(c, "sbin", "bin");
 }
 
-int initramfs_mini(
-	const struct kernel *k, const struct buf *busybox, const char *path, struct err *e)
+int initramfs_mini(const struct kernel *k, const struct buf *busybox, const struct buf *agent,
+	const char *path, struct err *e)
 {
 	static const char *const dirs[] = {"bin", "dev", "etc", "etc/acpi", "etc/acpi/PWRF", "mnt",
 		"proc", "root", "run", "sys", "tmp", "usr", "etc/udhcpc", "var", "var/log",
@@ -230,6 +230,8 @@ int initramfs_mini(
 	put_text(&c, "etc/acpi/PWRF/00000080", 0755, "#!/bin/sh\npoweroff\n");
 	put_text(&c, "etc/udhcpc/default.script", 0755, script_udhcpc);
 	put_applets(&c, busybox);
+	if (agent->n)
+		put(&c, "bin/lodge-agent", S_IFREG | 0755, agent->p, agent->n);
 	put_modules(&c, k,
 		"virtio_blk virtio_net virtio_input evdev virtio_balloon virtio_rng ext4 "
 		"vmw_vsock_virtio_transport");

@@ -34,10 +34,10 @@ void kernel_free(struct kernel *k); /* fit for cleanup() */
 
 /*
  * Writes an initramfs (cpio newc, not compressed: a guest that is interpreted unpacks nothing
- * faster than what is not packed). busybox is the content of the static busybox.
+ * faster than what is not packed). busybox is the content of the static busybox, agent that of lodge-agent (empty: none).
  * debian:mini's own: */
-int initramfs_mini(
-	const struct kernel *k, const struct buf *busybox, const char *path, struct err *e);
+int initramfs_mini(const struct kernel *k, const struct buf *busybox, const struct buf *agent,
+	const char *path, struct err *e);
 
 /* One that mounts root= and goes on there; with "lodge.stage2" on the command line it runs the second stage. */
 int initramfs_disk(

@@ -11,12 +11,13 @@
 #include <unistd.h>
 
 #include "base/util.h"
+#include "image/agent.h"
 #include "image/apt/deb.h"
 #include "image/store.h"
 #include "image/apt/verify.h"
 
 /* Part of each image's key: raise it when a recipe makes something else from the same packages. */
-#define RECIPE_VERSION 3
+#define RECIPE_VERSION 4
 
 #define SUITE "trixie"
 #define ARCH "riscv64"
@@ -263,6 +264,13 @@ static int make_key(struct pull *p, struct err *e)
 {
 	cleanup(buf_free) struct buf b = {0};
 
+	cleanup(buf_free) struct buf agent = {0};
+	struct err none = {0};
+
+	if (!agent_program(ARCH, &agent, &none)) {
+		sha256_mem(agent.p, agent.n, p->key);
+		buf_fmt(&b, "agent %s\n", p->key);
+	}
 	buf_fmt(&b, "recipe %d %s %s %llu\n", RECIPE_VERSION, p->name, p->mirror.uri,
 		(unsigned long long)p->o->disk_size);
 	for (size_t i = 0; i < p->set.n; i++) {

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/util.h"
+#include "image/agent.h"
 #include "image/ext4.h"
 #include "image/offline.h"
 #include "image/pull.h"
@@ -163,6 +164,25 @@ static int write_config(struct pull *p, struct rootfs *r, json_t *notes, struct 
 	return rc ?: write_sources(p, r, notes, e);
 }
 
+static int add_agent(struct pull *p, struct rootfs *r, json_t *notes, struct err *e)
+{
+	cleanup(buf_free) struct buf program = {0};
+	struct err why = {0};
+	int rc = agent_program("riscv64", &program, &why);
+
+	if (rc == -ENOENT) {
+		json_array_append_new(notes, json_string(err_msg(&why)));
+		return 0;
+	}
+	if (rc) {
+		*e = why;
+		return rc;
+	}
+	return rootfs_put_bytes(r, AGENT_PATH, 0755, program.p, program.n, e)
+		       ?: rootfs_put(r, AGENT_UNIT, 0644, agent_unit, e)
+		       ?: rootfs_link(r, AGENT_WANTS, "/" AGENT_UNIT, e);
+}
+
 /* depmod on the host: in an interpreted guest it would read 3,900 packed modules for minutes. */
 static int run_depmod(struct pull *p, struct rootfs *r, struct err *e)
 {
@@ -245,6 +265,8 @@ int recipe_debian(struct pull *p, json_t *manifest, struct err *e)
 	if (size < GiB || size % 4096)
 		return err_set(e, -EINVAL, "--size: at least 1G and a multiple of 4K");
 	rc = rootfs_open(&r, dir, e) ?: unpack_all(p, &r, e) ?: write_config(p, &r, notes, e);
+	if (!rc)
+		rc = add_agent(p, &r, notes, e);
 	if (!rc)
 		rc = make_boot(p, &r, initrd, e) ?: run_depmod(p, &r, e) ?: offline_configure(p, &r, e);
 	if (!rc)

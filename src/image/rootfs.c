@@ -175,6 +175,12 @@ static int put_fd(struct rootfs *r, int fd, const char *path, const void *p, siz
 
 int rootfs_put(struct rootfs *r, const char *path, mode_t mode, const char *text, struct err *e)
 {
+	return rootfs_put_bytes(r, path, mode, text, strlen(text), e);
+}
+
+int rootfs_put_bytes(
+	struct rootfs *r, const char *path, mode_t mode, const void *p, size_t len, struct err *e)
+{
 	const char *base;
 	cleanup(close_fd) int dir = open_parent(r, path, &base);
 	cleanup(close_fd) int fd = -1;
@@ -185,7 +191,7 @@ int rootfs_put(struct rootfs *r, const char *path, mode_t mode, const char *text
 	fd = openat(dir, base, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return err_sys(e, -errno, "root file system: create %s", path);
-	return put_fd(r, fd, path, text, strlen(text), mode, e);
+	return put_fd(r, fd, path, p, len, mode, e);
 }
 
 int rootfs_link(struct rootfs *r, const char *path, const char *to, struct err *e)

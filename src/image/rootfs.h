@@ -46,6 +46,8 @@ int rootfs_write_db(struct rootfs *r, struct err *e);
 
 /* Our own files: parent directories are made; they belong to root. `path` has no slash in front. */
 int rootfs_put(struct rootfs *r, const char *path, mode_t mode, const char *text, struct err *e);
+int rootfs_put_bytes(
+	struct rootfs *r, const char *path, mode_t mode, const void *p, size_t len, struct err *e);
 int rootfs_link(struct rootfs *r, const char *path, const char *to, struct err *e);
 int rootfs_mkdir(struct rootfs *r, const char *path, mode_t mode, struct err *e);
 int rootfs_owner(

@@ -13,6 +13,7 @@
 #include "device/virtio_blk.h"
 #include "device/virtio_balloon.h"
 #include "device/virtio_console.h"
+#include "device/vsock/virtio_vsock.h"
 #include "vm/config.h"
 #include "vm/internal.h"
 #include "vm/nets.h"
@@ -53,6 +54,7 @@ struct device_list {
 	struct board_device dev[DEVICES_MAX];
 	unsigned n;
 	struct virtio_console_opts console;
+	struct virtio_vsock_opts vsock;
 	struct virtio_blk_opts disk[VM_MAX_DISKS];
 	char disk_id[VM_MAX_DISKS][32];
 };
@@ -129,6 +131,10 @@ static int list_devices(struct device_list *l, struct vm *vm, struct err *e)
 		add_device(l, "virtio-net", vm->nets->id[i], &vm->nets->opts[i]);
 	if (cfg->balloon)
 		add_device(l, "virtio-balloon", BALLOON, NULL);
+	if (cfg->vsock && vm->o.vsock) {
+		l->vsock = (struct virtio_vsock_opts){VSOCK_CID_GUEST, vm->o.vsock};
+		add_device(l, "virtio-vsock", "vsock", &l->vsock);
+	}
 	return check_ids(l, e);
 }
 

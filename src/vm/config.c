@@ -412,6 +412,8 @@ const struct opt vm_config_opts[] = {
 		.arg = "NUMBER", .help = "make random numbers and made-up addresses repeatable"},
 	{BOTH("balloon"), .type = OPT_BOOL, C(balloon), .dflt = "on",
 		.help = "memory balloon with free page reporting"},
+	{BOTH("vsock"), .type = OPT_BOOL, C(vsock), .dflt = "on",
+		.help = "sockets between guest and host (lodge exec, lodge cp)"},
 	{BOTH("rng"), .type = OPT_BOOL, C(rng), .dflt = "on", .help = "source of random numbers"},
 	{BOTH("sandbox"), .type = OPT_BOOL, C(sandbox), .dflt = "on",
 		.help = "confine the machine's process; off only for debugging"},

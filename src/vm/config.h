@@ -109,7 +109,7 @@ struct vm_config {
 	int clock; /* enum vm_clock */
 	uint64_t seed; /* with has_seed: random numbers and addresses repeat */
 	bool has_seed;
-	bool balloon, rng, sandbox;
+	bool balloon, rng, vsock, sandbox;
 	unsigned
 		/* host threads that run vCPUs; 0: as many as vCPUs or host cores, the smaller */
 		workers;

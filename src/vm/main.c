@@ -222,7 +222,7 @@ static int build(struct process *p, struct err *e)
 		.ended = on_ended,
 		.ctx = p};
 	cleanup(close_fd) int load_fd = -1;
-	char path[PATH_MAX];
+	char path[PATH_MAX], vsock[PATH_MAX];
 	int rc;
 
 	o.console_fd = open_console_log(p, e);
@@ -231,6 +231,9 @@ static int build(struct process *p, struct err *e)
 	rc = rundir_path(p->name, "control.sock", path, sizeof(path), e);
 	if (!rc)
 		rc = control_create(&p->control, &p->loop, path, p->name, p->save_fd, e);
+	if (!rc)
+		rc = rundir_path(p->name, "vsock.sock", vsock, sizeof(vsock), e);
+	o.vsock = vsock;
 	if (!rc)
 		rc = vm_create(&p->vm, &o, e);
 	if (rc)

@@ -15,7 +15,7 @@
 #include "base/fsutil.h"
 #include "base/util.h"
 
-static const char *const files[] = {"control.sock", "pid", "config.json", "lock"};
+static const char *const files[] = {"control.sock", "vsock.sock", "pid", "config.json", "lock"};
 
 int rundir_check_name(const char *name, struct err *e)
 {

@@ -40,6 +40,8 @@ struct vm_opts {
 	const struct vm_config *cfg;
 	struct uv_loop_s *loop;
 	struct log *log;
+	const char *
+		vsock; /* path of the Unix socket of the guest's sockets (device/vsock/vsock_host.h); NULL: none */
 	int console_fd; /* console log, owned from now on; -1: none */
 	/* Something happened; `params` is borrowed. May be NULL. */
 	void (*event)(void *ctx, const char *name, struct json_t *params);

@@ -129,7 +129,10 @@ int command_parse(
 		if (!cluster && !is_flag(argv[i])) {
 			/* arguments move to the front; i is always ahead of where they go */
 			a->v[a->n++] = argv[i++];
-			continue;
+			if (!c->flags_first)
+				continue;
+			i += i < argc && !strcmp(argv[i], "--");
+			break;
 		}
 		r = step(c, argc, argv, &i, &cluster, &f, &value, e);
 		if (r == 1) {
@@ -156,6 +159,8 @@ const char *command_peek(const struct command *c, int argc, char *const *argv, c
 		if (!cluster && !strcmp(argv[i], "--"))
 			break;
 		if (!cluster && !is_flag(argv[i])) {
+			if (c->flags_first)
+				break;
 			i++;
 			continue;
 		}

@@ -85,7 +85,7 @@ static void defaults(void **state)
 	assert_true(c.memory == GiB);
 	assert_int_equal(c.smp, 1);
 	assert_int_equal(c.nodes, 1);
-	assert_true(c.sandbox && c.rng && c.balloon && !c.has_seed && !c.name);
+	assert_true(c.sandbox && c.rng && c.vsock && c.balloon && !c.has_seed && !c.name);
 	assert_string_equal(c.cpu, "rv64");
 	j = vm_config_to_json(&c);
 	assert_int_equal(json_object_size(j), 0);
@@ -100,8 +100,8 @@ static const char *const every_flag[] = {"run", "--name", "box", "--memory", "2G
 	"--net",
 	"user,hostfwd=tcp::2222-:22,hostfwd=udp:0.0.0.0:53-10.0.2.15:5353,mac=52:54:00:12:34:56",
 	"--net", "tap=tap0,id=lan", "--console", "virtio", "--clock", "model", "--seed",
-	"18446744073709551615", "--balloon", "off", "--rng", "off", "--sandbox", "off", "--workers",
-	"2", "--log", "l", "--log-level", "debug"};
+	"18446744073709551615", "--balloon", "off", "--rng", "off", "--vsock", "off", "--sandbox",
+	"off", "--workers", "2", "--log", "l", "--log-level", "debug"};
 
 static const char same_yaml[] =
 	"# a comment\n"
@@ -117,7 +117,7 @@ static const char same_yaml[] =
 	"- {user: yes, hostfwd: ['tcp::2222-:22', 'udp:0.0.0.0:53-10.0.2.15:5353'], mac: "
 	"'52:54:00:12:34:56'}\n"
 	"- tap: tap0\n  id: lan\n"
-	"console: virtio\nclock: model\nseed: 18446744073709551615\nballoon: off\nrng: "
+	"console: virtio\nclock: model\nseed: 18446744073709551615\nballoon: off\nvsock: off\nrng: "
 	"false\nsandbox: no\n"
 	"workers: 2\nlog: l\nlog-level: debug\n";
 

@@ -1,0 +1,198 @@
+#!/usr/bin/env python3
+# time-limit: 120
+"""lodge-agent in a guest over virtio-vsock: exec with streams, codes, signals and a terminal; cp both ways; time, identity; freeze and its watchdog;
+a guest without agent; connections that break off; save and load."""
+import hashlib
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
+from machine import BUILD, HOME, LODGE, TMP, Machine, check, mini_image, skip
+
+if not os.path.exists(os.path.join(BUILD, "src/agent/lodge-agent.riscv64")):
+    skip("riscv64-linux-gnu-gcc is not installed: this build has no agent")
+# An image of an older build has no agent, or another one: pulling renews it, and is quick when there is nothing to do.
+subprocess.run([LODGE, "image", "pull", "debian:mini"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=100)
+image = mini_image()
+env = dict(os.environ, LODGE_HOME=HOME)
+
+
+def lodge(*args, stdin=b"", seconds=30):
+    return subprocess.run([LODGE, *args], input=stdin, capture_output=True, env=env, timeout=seconds)
+
+
+def frame(kind, payload=b""):
+    return struct.pack("<IB3x", len(payload), kind) + payload
+
+
+def text(s):
+    return struct.pack("<I", len(s)) + s
+
+
+def agent(vm):
+    """A connection to the agent, by hand."""
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(20)
+    s.connect(os.path.join(HOME, "run", vm.name, "vsock.sock") if os.path.isdir(os.path.join(HOME, "run"))
+              else vsock_path(vm.name))
+    s.sendall(b"CONNECT 1024\n")
+    while s.recv(1) != b"\n":
+        pass
+    head = s.recv(8, socket.MSG_WAITALL)
+    s.recv(struct.unpack("<I", head[:4])[0], socket.MSG_WAITALL)
+    return s
+
+
+def vsock_path(name):
+    for at, _, files in os.walk(HOME):
+        if "vsock.sock" in files and os.path.basename(at) == name:
+            return os.path.join(at, "vsock.sock")
+    raise SystemExit("no vsock.sock")
+
+
+def answer(s):
+    head = s.recv(8, socket.MSG_WAITALL)
+    if len(head) < 8:
+        return None, b""
+    n, kind = struct.unpack("<IB3x", head)
+    return kind, s.recv(n, socket.MSG_WAITALL) if n else b""
+
+
+EXEC, FREEZE, PUT, OK, ERROR = 16, 25, 17, 80, 81
+disk = os.path.join(TMP, "disk.raw")
+with open(disk, "wb") as f:
+    f.truncate(64 << 20)
+subprocess.run(["mke2fs", "-q", "-t", "ext4", disk], check=True)
+
+with Machine("--kernel", image["kernel"], "--initrd", image["initrd"], "--append", image["append"], "--memory", "256M",
+             "--disk", f"{disk}:raw", name="agent") as vm:
+    # Before the guest is up: a clear answer, and --wait waits.
+    vm.call("status")
+    r = lodge("exec", "agent", "true")
+    check("exec before the guest is up says so", r.returncode == 1 and b"no agent answers" in r.stderr, r)
+    r = lodge("exec", "--wait", "60", "agent", "uname", "-m", seconds=70)
+    check("exec --wait waits for the guest", r.returncode == 0 and r.stdout == b"riscv64\n", r)
+
+    r = lodge("exec", "agent", "--", "sh", "-c", "echo out; echo err >&2; exit 7")
+    check("streams and exit code", (r.returncode, r.stdout, r.stderr) == (7, b"out\n", b"err\n"), r)
+    r = lodge("exec", "agent", "--", "sh", "-c", "kill -9 $$")
+    check("a signal is 128 and its number", r.returncode == 137, r)
+    r = lodge("exec", "agent", "cat", stdin=b"hello")
+    check("standard input and its end", r.stdout == b"hello", r)
+    big = os.urandom(8 << 20)
+    r = lodge("exec", "agent", "--", "sh", "-c", "sleep 0.3; cat", stdin=big)
+    check("8 MiB there and back without waiting for each other", r.stdout == big, r.returncode)
+    r = lodge("exec", "agent", "nosuch")
+    check("a command that is not there", r.returncode == 3 and b"nosuch: No such file" in r.stderr, r)
+    r = lodge("exec", "-e", "A=b c", "-C", "/tmp", "agent", "--", "sh", "-c", 'echo "$A"; pwd')
+    check("variables and directory", r.stdout == b"b c\n/tmp\n", r)
+    r = lodge("exec", "-C", "/nosuch", "agent", "true")
+    check("a directory that is not there", r.returncode == 3 and b"directory: /nosuch" in r.stderr, r)
+    r = lodge("exec", "-t", "agent", "--", "sh", "-c", "tty; stty size")
+    check("a terminal", b"/dev/pts/" in r.stdout and b"24 80" in r.stdout, r)
+    p = subprocess.Popen([LODGE, "exec", "agent", "--", "sh", "-c", "trap 'echo got; exit 3' INT; echo ready; while :; do sleep 0.1; done"],
+                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=env)
+    p.stdout.readline()
+    p.send_signal(2)
+    out, _ = p.communicate(timeout=20)
+    check("signals go to the command", (p.returncode, out) == (3, b"got\n"), (p.returncode, out))
+    p = subprocess.Popen([LODGE, "exec", "agent", "--", "sh", "-c", "echo ready; sleep 1000"],
+                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=env)
+    p.stdout.readline()
+    p.kill()
+    p.wait()
+    for _ in range(50):
+        r = lodge("exec", "agent", "--", "sh", "-c", "ps | grep -c '[s]leep 1000'")
+        if r.stdout == b"0\n":
+            break
+        time.sleep(0.1)
+    check("a client that is killed takes its command with it", r.stdout == b"0\n", r)
+
+    # Files.
+    tree = os.path.join(TMP, "tree")
+    os.makedirs(os.path.join(tree, "a", "b"))
+    with open(os.path.join(tree, "a", "big"), "wb") as f:
+        f.write(big)
+    with open(os.path.join(tree, "a", "b", "run"), "w") as f:
+        f.write("#!/bin/sh\n")
+    os.chmod(os.path.join(tree, "a", "b", "run"), 0o751)
+    os.symlink("../big", os.path.join(tree, "a", "b", "link"))
+    os.utime(os.path.join(tree, "a", "big"), (1000000000, 1000000000))
+    r = lodge("cp", tree, "agent:/tmp")
+    check("a directory needs --recursive", r.returncode == 1 and b"--recursive" in r.stderr, r)
+    r = lodge("cp", "-r", tree, "agent:/tmp")
+    check("a tree goes in", r.returncode == 0, r)
+    r = lodge("exec", "agent", "--", "sh", "-c", "cd /tmp/tree/a; sha256sum < big; stat -c '%a %Y' big b/run; readlink b/link")
+    want = hashlib.sha256(big).hexdigest().encode()
+    check("with contents, modes, times and links", want in r.stdout and b"1000000000" in r.stdout and b"751 " in r.stdout
+          and b"../big" in r.stdout, r)
+    back = os.path.join(TMP, "back")
+    r = lodge("cp", "-r", "agent:/tmp/tree", back)
+    check("and comes back the same", r.returncode == 0 and not subprocess.run(["diff", "-r", tree, back]).returncode, r)
+    r = lodge("cp", "agent:/nosuch", TMP)
+    check("a file that is not there", r.returncode == 3 and b"/nosuch" in r.stderr, r)
+    r = lodge("cp", "/etc/hostname", "/tmp/x")
+    check("one side must be a guest", r.returncode == 2, r)
+    s = agent(vm)
+    s.sendall(frame(PUT, text(b"/tmp/half") + struct.pack("<IQ", 0o644, 0)) + frame(86, b"x" * 1000))
+    s.close()
+    for _ in range(50):
+        r = lodge("exec", "agent", "--", "sh", "-c", "ls /tmp | grep -c half")
+        if r.stdout == b"0\n":
+            break
+        time.sleep(0.1)
+    check("a file that breaks off leaves nothing", r.stdout == b"0\n", r)
+
+    # Time and identity.
+    lodge("exec", "agent", "--", "date", "-s", "@1000")
+    r = lodge("agent", "time", "agent", "--json")
+    check("the clock was far behind", json.loads(r.stdout)["was_behind_ns"] > 10 ** 18, r)
+    r = lodge("exec", "agent", "date", "+%s")
+    check("and is the host's now", abs(int(r.stdout) - time.time()) < 3, r)
+    ids = set()
+    for name in ("one", "two"):
+        check("a new identity", lodge("agent", "identity", "agent", "--hostname", name).returncode == 0)
+        ids.add(lodge("exec", "agent", "cat", "/etc/machine-id").stdout)
+        check("the new name", lodge("exec", "agent", "hostname").stdout == name.encode() + b"\n")
+    check("each machine-id is another", len(ids) == 2 and all(len(i) == 33 for i in ids), ids)
+    info = json.loads(lodge("agent", "info", "agent", "--json").stdout)
+    check("what it says of itself", info["machine"] == "riscv64" and info["hostname"] == "two" and info["protocol"] == 1, info)
+
+    # File systems stand still, and go on when the one who asked is gone, or too slow.
+    lodge("exec", "agent", "--", "sh", "-c", "modprobe ext4 && mount -t ext4 /dev/vda /mnt")
+    write = ["exec", "agent", "--", "timeout", "1", "sh", "-c", "echo x >> /mnt/f"]
+    s = agent(vm)
+    s.sendall(frame(FREEZE, struct.pack("<I", 30000)))
+    kind, body = answer(s)
+    check("freeze", kind == OK and struct.unpack("<Q", body)[0] >= 1, (kind, body))
+    behind = "(echo x >> /mnt/f; touch /tmp/done) > /dev/null 2>&1 < /dev/null & sleep 0.5; ls /tmp"
+    r = lodge("exec", "agent", "--", "sh", "-c", behind)
+    check("nothing is written while it is frozen", r.returncode == 0 and b"done" not in r.stdout, r)
+    s.close()
+    check("the end of the connection thaws", lodge(*write).returncode == 0)
+    s = agent(vm)
+    s.sendall(frame(FREEZE, struct.pack("<I", 1000)))
+    check("freeze for a second", answer(s)[0] == OK)
+    time.sleep(1.5)
+    check("the watchdog thaws", lodge(*write).returncode == 0)
+    s.close()
+
+    # A client that makes no sense.
+    for junk in (b"\xff" * 64, frame(99), frame(EXEC, b"\x00"), frame(EXEC, struct.pack("<III", 0, 0, 0) + struct.pack("<I", 2 ** 31))):
+        s = agent(vm)
+        s.sendall(junk)
+        kind, _ = answer(s)
+        check("junk is refused", kind in (ERROR, None), kind)
+        s.close()
+    check("and the agent is still there", lodge("exec", "agent", "true").returncode == 0)
+
+with Machine("--kernel", image["kernel"], "--initrd", image["initrd"], "--append", image["append"], "--memory", "128M",
+             "--vsock", "off", name="deaf") as vm:
+    vm.expect(b"debian:mini ready", 60)
+    r = lodge("exec", "deaf", "true")
+    check("a machine without vsock says what to do", r.returncode == 1 and b"--vsock off" in r.stderr, r)
