@@ -1,4 +1,4 @@
-#include "cli/disk_session.h"
+#include "cli/disk/disk_session.h"
 
 #include <errno.h>
 #include <inttypes.h>

@@ -5,7 +5,7 @@
 
 #include "base/err.h"
 #include "base/util.h"
-#include "cli/disk_session.h"
+#include "cli/disk/disk_session.h"
 #include "cli/verb.h"
 
 #define MAX_KV 24
