@@ -142,7 +142,11 @@ int kvm_chips_get(struct kvm_vm *vm, struct kvm_chips *ch, struct err *e)
 {
 	int rc = 0;
 
-	memset(ch, 0, sizeof(*ch));
+	if (!ch->cpuid)
+		ch->cpuid = calloc(KVM_IMAGE_LEAVES, sizeof(*ch->cpuid));
+	ch->whole = false;
+	if (!ch->cpuid)
+		return err_set(e, -ENOMEM, "engine kvm: out of memory");
 	ch->split = vm->split;
 	ch->has_pit = vm->has_pit;
 	if (vm->split)
@@ -153,7 +157,7 @@ int kvm_chips_get(struct kvm_vm *vm, struct kvm_chips *ch, struct err *e)
 		rc = pit_get(vm, ch, e);
 	ch->clock_ns = kvm_clock(vm);
 	memcpy(ch->model, vm->model, sizeof(ch->model));
-	kvm_model_digest(vm, ch->features);
+	kvm_leaves_save(vm, ch->cpuid, &ch->ncpuid);
 	ch->whole = !rc;
 	return rc;
 }

@@ -102,6 +102,8 @@ static void vm_destroy(struct cpu_vm *v)
 	pthread_mutex_destroy(&vm->gate_lock);
 	pthread_mutex_destroy(&vm->lock);
 	free(vm->cpuid);
+	free(vm->chips.cpuid);
+	free(vm->pristine.cpuid);
 	free(vm->msrs);
 	free(vm);
 }

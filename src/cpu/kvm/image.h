@@ -117,6 +117,11 @@ struct kvm_i_ioapic {
 	uint64_t redirect[24];
 };
 
+#define KVM_IMAGE_LEAVES 256
+struct kvm_i_leaf {
+	uint32_t function, index, eax, ebx, ecx, edx;
+};
+
 struct kvm_chips {
 	bool whole, split, has_pit;
 	struct kvm_i_pic pic[2];
@@ -125,7 +130,8 @@ struct kvm_chips {
 	uint32_t pit_flags;
 	uint64_t clock_ns; /* kvmclock */
 	char model[64]; /* CPU model's name */
-	uint8_t features[32]; /* digest of what CPUID says */
+	struct kvm_i_leaf *cpuid; /* what CPUID says, but for what is each vCPU's own */
+	uint32_t ncpuid;
 };
 
 #endif

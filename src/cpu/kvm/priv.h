@@ -21,22 +21,17 @@
 #include "cpu/cpu.h"
 #include "cpu/kvm/caps.h"
 #include "cpu/kvm/engine.h"
+#include "cpu/kvm/host.h"
 #include "cpu/kvm/image.h"
 
 #define KVM_PINS 24 /* of the IOAPIC */
 #define KVM_ROUTES 1024 /* the kernel's KVM_MAX_IRQ_ROUTES is 4096 */
-#define KVM_CPUID_MAX 256
 #define KVM_TEXT 256
 
 struct kvm_vm;
 struct kvm_ioapic;
 struct kvm_route;
 struct kvm_dirty;
-
-struct kvm_leaves {
-	struct kvm_cpuid2 head;
-	struct kvm_cpuid_entry2 entry[KVM_CPUID_MAX];
-};
 
 struct kvm_route {
 	bool there;
@@ -178,7 +173,9 @@ void kvm_irqfd_remove(struct cpu_vm *v, int id);
 /* model.c */
 int kvm_model_init(struct kvm_vm *vm, struct err *e);
 int kvm_cpuid_for(struct kvm_vm *vm, unsigned index, struct kvm_leaves *out);
-void kvm_model_digest(struct kvm_vm *vm, uint8_t out[32]);
+void kvm_leaves_save(struct kvm_vm *vm, struct kvm_i_leaf *out, uint32_t *n);
+int kvm_leaves_check(struct kvm_vm *vm, const struct kvm_i_leaf *l, uint32_t n, const char *model,
+	struct err *e);
 unsigned kvm_apic_id(struct cpu_vm *v, unsigned index);
 
 /* image.c */

@@ -242,6 +242,18 @@ static const struct state_field ioapic_fields[] = {
 static const struct state_desc ioapic_state = {
 	.type = "ioapic", .version = 1, .fields = ioapic_fields};
 
+static const struct state_field leaf_fields[] = {
+	STATE_U32(struct kvm_i_leaf, function, 1),
+	STATE_U32(struct kvm_i_leaf, index, 1),
+	STATE_U32(struct kvm_i_leaf, eax, 1),
+	STATE_U32(struct kvm_i_leaf, ebx, 1),
+	STATE_U32(struct kvm_i_leaf, ecx, 1),
+	STATE_U32(struct kvm_i_leaf, edx, 1),
+	STATE_END,
+};
+static const struct state_desc leaf_state = {
+	.type = "x86-cpuid-leaf", .version = 1, .fields = leaf_fields};
+
 static const struct state_field chips_fields[] = {
 	STATE_BOOL(struct kvm_chips, whole, 1),
 	STATE_BOOL(struct kvm_chips, split, 1),
@@ -252,7 +264,8 @@ static const struct state_field chips_fields[] = {
 	STATE_U32(struct kvm_chips, pit_flags, 1),
 	STATE_U64(struct kvm_chips, clock_ns, 1),
 	STATE_TEXT(struct kvm_chips, model, 1),
-	STATE_BYTES(struct kvm_chips, features, 1),
+	STATE_VEC(struct kvm_chips, cpuid, ncpuid, KVM_IMAGE_LEAVES, &leaf_state, struct kvm_i_leaf,
+		1),
 	STATE_END,
 };
 
@@ -349,16 +362,15 @@ static int chips_check(const void *staged, unsigned version, struct err *e)
 static int chips_post_load(void *obj, unsigned version, struct err *e)
 {
 	struct kvm_vm *vm = container_of((struct kvm_chips *)obj, struct kvm_vm, chips);
-	uint8_t here[32];
+	struct kvm_i_leaf *room;
+	int rc = kvm_leaves_check(vm, vm->chips.cpuid, vm->chips.ncpuid, vm->chips.model, e);
 
-	/* A guest asks once what there is, and then relies on it. */
-	kvm_model_digest(vm, here);
-	if (memcmp(here, vm->chips.features, sizeof(here)))
-		return err_set(e, -EINVAL,
-			"CPU: what CPUID says differs between the saved machine (model %s) and "
-			"this one "
-			"(%s): use a CPU model that both hosts have, see lodge cpu baseline",
-			vm->chips.model, vm->model);
+	if (rc)
+		return rc;
+	room = realloc(vm->chips.cpuid, KVM_IMAGE_LEAVES * sizeof(*room));
+	if (!room)
+		return err_set(e, -ENOMEM, "machine: out of memory");
+	vm->chips.cpuid = room;
 	return kvm_chips_put(vm, obj, e);
 }
 

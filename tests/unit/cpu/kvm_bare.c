@@ -1,9 +1,70 @@
 #include "kvm_bare.h"
 
+#include <linux/kvm.h>
 #include <stdio.h>
 
 #include "base/clock.h"
 #include "base/err.h"
+
+static int shim_open(void *ctx, const char *path)
+{
+	struct kb_shim *s = ctx;
+
+	return s->open_with ?: kvm_sys_host.open(NULL, path);
+}
+
+static int shim_ioctl(void *ctx, int fd, unsigned long nr, uintptr_t arg)
+{
+	struct kb_shim *s = ctx;
+
+	if (nr == KVM_GET_API_VERSION && s->version)
+		return s->version;
+	if (nr == KVM_CHECK_EXTENSION) {
+		for (unsigned i = 0; s->hide && kvm_cap_row(i); i++)
+			if ((uintptr_t)kvm_cap_row(i)->nr == arg &&
+				!strcmp(kvm_cap_row(i)->name, s->hide))
+				return 0;
+	}
+	if (nr == KVM_SET_CPUID2) {
+		const struct kvm_cpuid2 *c = (const void *)arg;
+
+		memcpy(s->cpuid, c, sizeof(*c) + c->nent * sizeof(c->entries[0]));
+	}
+	if (s->fail_at && (!s->fail_nr || s->fail_nr == nr)) {
+		s->calls++;
+		if (s->calls >= s->fail_at && s->calls < s->fail_at + (s->fail_times ?: 1)) {
+			s->failed++;
+			s->last = nr;
+			return s->fail_with;
+		}
+	}
+	return kvm_sys_host.ioctl(NULL, fd, nr, arg);
+}
+
+static int shim_map(void *ctx, int fd, size_t len, uint64_t off, void **out)
+{
+	return kvm_sys_host.map(NULL, fd, len, off, out);
+}
+
+const struct kvm_sys *kb_shim(struct kb_shim *s)
+{
+	s->sys = kvm_sys_host;
+	s->sys.open = shim_open;
+	s->sys.ioctl = shim_ioctl;
+	s->sys.map = shim_map;
+	s->sys.ctx = s;
+	return &s->sys;
+}
+
+uint32_t *kb_shim_leaf(struct kb_shim *s, uint32_t function, uint32_t index)
+{
+	struct kvm_cpuid2 *c = (void *)s->cpuid;
+
+	for (unsigned i = 0; i < c->nent; i++)
+		if (c->entries[i].function == function && c->entries[i].index == index)
+			return &c->entries[i].eax;
+	return NULL;
+}
 
 static void tables(struct kvm_bare *b)
 {

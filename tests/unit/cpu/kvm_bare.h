@@ -13,6 +13,7 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "cpu/kvm/caps.h"
 #include "cpu/kvm/engine.h"
 #include "cpu/kvm/sys.h"
 #include "memory/frames.h"
@@ -31,7 +32,7 @@
 	"0x1ff\n"
 #define KB_RAM (4ull << 20)
 #define KB_END 0xf4
-#define KB_MAX 4
+#define KB_MAX 8
 
 struct kvm_bare {
 	struct frames *frames;
@@ -40,6 +41,24 @@ struct kvm_bare {
 	struct vcpu *v[KB_MAX];
 	unsigned n;
 };
+
+/*
+ * A kernel that is not what it should be: it has not the capability `hide`, and the call number `fail_at` (from 1; of the request
+ * `fail_nr`, or any when 0) comes back with `fail_with`, `fail_times` times (0: once). `calls` counts.
+ */
+struct kb_shim {
+	const char *hide;
+	unsigned long fail_nr;
+	unsigned fail_at, fail_times;
+	int fail_with, open_with, version;
+	unsigned calls, failed;
+	unsigned long last; /* the request that failed */
+	struct kvm_sys sys;
+	uint8_t cpuid[16384]; /* of the last KVM_SET_CPUID2 */
+};
+const struct kvm_sys *kb_shim(struct kb_shim *s);
+/* eax..edx that KVM was given for a leaf; NULL: none. */
+uint32_t *kb_shim_leaf(struct kb_shim *s, uint32_t function, uint32_t index);
 
 /* A guest: position-independent code between two labels. */
 #define GUEST(name, text) \
