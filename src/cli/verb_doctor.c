@@ -15,6 +15,7 @@
 #include "base/size.h"
 #include "base/util.h"
 #include "cli/verb.h"
+#include "vm/host/engines.h"
 
 struct doctor {
 	bool json;
@@ -35,55 +36,16 @@ struct finding {
 
 static void engine_rv64(struct finding *f)
 {
-	f->good = true;
-	snprintf(f->text, sizeof(f->text),
-		"riscv64 guests, interpreter; needs nothing of this host");
+	f->good = engine_describe("rv64", f->text, sizeof(f->text));
+	f->remedy = "";
 }
 
-/* Is the word among the flags of /proc/cpuinfo? */
-static bool cpu_flag(const char *word)
+static void engine_kvm(struct finding *f)
 {
-	cleanup(free_ptr) char *text = NULL;
-	const char *p;
-	size_t len = strlen(word);
-
-	if (fs_read_file("/proc/cpuinfo", 4 << 20, &text, NULL, NULL))
-		return false;
-	p = strstr(text, "\nflags");
-	if (!p)
-		return false;
-	text[(size_t)(p - text) + 1 + strcspn(p + 1, "\n")] = 0; /* of the first CPU */
-	for (; (p = strstr(p, word)); p += len)
-		if (p[-1] == ' ' && (p[len] == ' ' || !p[len]))
-			return true;
-	return false;
-}
-
-/* What /dev/kvm itself does not tell: a host that is a guest may have it without hardware below. */
-static const char *kvm_hardware(void)
-{
-	if (!cpu_flag("vmx") && !cpu_flag("svm"))
-		return "this CPU shows no VT-x or AMD-V, so whether kernel code runs on hardware "
-		       "is "
-		       "unknown";
-	if (cpu_flag("hypervisor"))
-		return "this host is a guest itself: whether kernel code runs on hardware is "
-		       "unknown";
-	return "kernel code runs on hardware";
-}
-
-static void kvm(struct finding *f)
-{
-	cleanup(close_fd) int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-
-	f->good = fd >= 0;
-	if (fd >= 0)
-		snprintf(f->text, sizeof(f->text),
-			"there, not used: Lodge has no kvm engine yet; %s", kvm_hardware());
-	else
-		snprintf(f->text, sizeof(f->text), "%s; riscv64 guests do not need it",
-			strerrordesc_np(errno));
-	f->remedy = "load kvm_intel or kvm_amd, and join the group kvm";
+	f->good = engine_describe("kvm", f->text, sizeof(f->text));
+	f->remedy =
+		"a host with VT-x or AMD-V (nested, where it is a guest), the modules kvm_intel or "
+		"kvm_amd, and membership of the group kvm; riscv64 guests do not need it";
 }
 
 static void cpu_features(struct finding *f)
@@ -223,7 +185,7 @@ static const struct {
 	void (*look)(struct finding *f);
 } checks[] = {
 	{"engine rv64", engine_rv64},
-	{"/dev/kvm", kvm},
+	{"engine kvm", engine_kvm},
 	{"CPU", cpu_features},
 	{"io_uring", uring},
 	{"userfaultfd", userfaultfd},

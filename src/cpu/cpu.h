@@ -164,6 +164,11 @@ struct cpu_engine_ops {
 
 	/* 0 when this host can run it; otherwise says what is missing and how to get it. */
 	int (*available)(struct err *e);
+	/*
+	 * How many times the host's own time a loop takes in the guest's most privileged mode, measured in some ten milliseconds: 1 on hardware. Some
+	 * hosts' KVM interprets it. NULL: an engine that needs nothing of the host.
+	 */
+	int (*privileged)(double *slower, struct err *e);
 
 	int (*vm_create)(struct cpu_vm **out, const struct cpu_vm_opts *o, struct err *e);
 	void (*vm_destroy)(struct cpu_vm *vm); /* STOPPED; destroys the vCPUs too */

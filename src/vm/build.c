@@ -15,6 +15,7 @@
 #include "device/virtio_console.h"
 #include "device/vsock/virtio_vsock.h"
 #include "vm/config.h"
+#include "vm/host/engines.h"
 #include "vm/internal.h"
 #include "vm/nets.h"
 
@@ -33,16 +34,11 @@ uint64_t build_memory(const struct vm_config *cfg)
 	return cfg->memory;
 }
 
-static const struct cpu_engine_ops *choose_engine(const struct vm_config *cfg, struct err *e)
+/* The CPU that the definition has when nothing is said is rv64's; other engines have a default of their own. */
+static const char *cpu_model(const struct vm_config *cfg, const struct cpu_engine_ops *engine)
 {
-	/* One engine so far; `auto` will ask the image's ISA and the host when there are two. */
-	const struct cpu_engine_ops *ops = cpu_engine_find("rv64");
-
-	if (!ops) {
-		err_set(e, -ENOTSUP, "engine rv64 is not built in");
-		return NULL;
-	}
-	return ops->available(e) ? NULL : ops;
+	return engine && strcmp(engine->name, "rv64") && !strcmp(cfg->cpu, "rv64") ? NULL
+										   : cfg->cpu;
 }
 
 #define DEVICES_MAX 64
@@ -145,9 +141,10 @@ int build_board(struct vm *vm, void (*wake)(void *ctx, unsigned vcpu),
 	void (*stop)(void *ctx, const char *device, const char *text), struct err *e)
 {
 	const struct vm_config *cfg = vm->o.cfg;
+	const struct cpu_engine_ops *engine = engine_choose(cfg->engine, cfg->kernel, e);
 	struct board_opts o = {
-		.engine = choose_engine(cfg, e),
-		.cpu_model = cfg->cpu,
+		.engine = engine,
+		.cpu_model = cpu_model(cfg, engine),
 		.jit = cfg->engine == VM_ENGINE_INTERP ? CPU_JIT_OFF : CPU_JIT_AUTO,
 		.jit_cache = cfg->jit_cache,
 		.jit_tiers = (enum cpu_tiers)cfg->jit_tiers,

@@ -203,7 +203,7 @@ static int disk_parse(void *elem, const char *text, struct err *e)
 }
 
 /* format_names begin with VM_FORMAT_RAW at index 1: index 0 stands for "not named". */
-static const char *const engine_names[] = {"auto", "rv64", "interp", NULL};
+static const char *const engine_names[] = {"auto", "rv64", "interp", "kvm", NULL};
 static const char *const tiers_names[] = {"all", "first", "at-once", NULL};
 static const char *const console_names[] = {"uart", "virtio", NULL};
 static const char *const clock_names[] = {"host", "model", NULL};
@@ -354,8 +354,10 @@ const struct opt vm_config_opts[] = {
 	{BOTH("nodes"), .type = OPT_UINT, C(nodes), .arg = "N", .min = 1, .max = VM_MAX_NODES,
 		.dflt = "1", .help = "NUMA nodes that memory and vCPUs are spread over"},
 	{BOTH("engine"), .type = OPT_ENUM, C(engine), .values = engine_names, .dflt = "auto",
-		.help = "what runs the vCPUs: rv64 translates guest code to the host's, interp "
-			"only interprets it"},
+		.help = "what runs the vCPUs: rv64 translates riscv64 code to the host's, interp "
+			"only interprets it, kvm runs x86-64; auto takes what the kernel is for, "
+			"and "
+			"kvm only where kernel code runs on hardware"},
 	{BOTH("jit-cache"), .type = OPT_SIZE, C(jit_cache), .arg = "SIZE", .min = MiB, .max = GiB,
 		.dflt = "16M", .help = "memory for translated code"},
 	{BOTH("jit-tiers"), .type = OPT_ENUM, C(jit_tiers), .values = tiers_names, .dflt = "all",

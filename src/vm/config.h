@@ -42,7 +42,7 @@ struct json_t;
 #define VM_NAME_MAX 63
 #define VM_CONFIG_FILE_MAX (1u << 20) /* bytes of a definition file */
 
-enum vm_engine { VM_ENGINE_AUTO, VM_ENGINE_RV64, VM_ENGINE_INTERP };
+enum vm_engine { VM_ENGINE_AUTO, VM_ENGINE_RV64, VM_ENGINE_INTERP, VM_ENGINE_KVM };
 enum vm_console { VM_CONSOLE_UART, VM_CONSOLE_VIRTIO };
 enum vm_clock { VM_CLOCK_HOST, VM_CLOCK_MODEL };
 enum vm_format { VM_FORMAT_NONE, VM_FORMAT_RAW, VM_FORMAT_QCOW2, VM_FORMAT_LODGEFS };

@@ -13,7 +13,7 @@
 #include "cpu/sched.h"
 #include "machine/board.h"
 #include "vm/console.h"
-#include "vm/trace.h"
+#include "vm/exits/trace.h"
 #include "vm/vm.h"
 
 struct vm_vcpu {

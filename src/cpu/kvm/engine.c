@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "cpu/kvm/ioapic.h"
 #include "cpu/kvm/priv.h"
+#include "cpu/kvm/probe.h"
 
 int kvm_vm_ioctl(struct kvm_vm *vm, unsigned long nr, uintptr_t arg)
 {
@@ -407,6 +408,7 @@ const struct cpu_engine_ops kvm_engine = {
 	.name = "kvm",
 	.isa = "x86-64",
 	.available = available,
+	.privileged = kvm_privileged,
 	.vm_create = vm_create,
 	.vm_destroy = vm_destroy,
 	.vcpu_create = vcpu_create,

@@ -511,9 +511,66 @@ static void finish(struct kvm_vcpu *c, struct cpu_exit *x)
 	x->reason = CPU_EXIT_BUDGET;
 }
 
+/* What left, in the primary ISA's terms: KVM has folded VMX's and SVM's own codes into fewer; this unfolds them. */
+static struct cpu_code code_of(const struct kvm_run *r, const struct cpu_exit *x)
+{
+	static const uint8_t qual[] = {
+		[MEM_READ] = CPU_QUAL_R, [MEM_WRITE] = CPU_QUAL_W, [MEM_EXEC] = CPU_QUAL_X};
+	unsigned debug = r->exit_reason == KVM_EXIT_DEBUG ? r->debug.arch.exception : 0;
+
+	switch (x->reason) {
+	case CPU_EXIT_MMIO:
+		return (struct cpu_code){.basic = CPU_BASIC_EPT_MISCONFIG,
+			.qual = x->mmio.write ? CPU_QUAL_W : CPU_QUAL_R};
+	case CPU_EXIT_PIO:
+		return (struct cpu_code){.basic = CPU_BASIC_IO,
+			.qual = x->mmio.gpa.v << 16 | (x->mmio.write ? 0 : 8) |
+				(x->mmio.size - 1u)};
+	case CPU_EXIT_VIEW_FAULT:
+		return (struct cpu_code){.basic = CPU_BASIC_EPT_VIOLATION,
+			.qual = x->fault.access < ARRAY_SIZE(qual) ? qual[x->fault.access] : 0};
+	case CPU_EXIT_IDLE:
+		return (struct cpu_code){.basic = CPU_BASIC_HLT};
+	case CPU_EXIT_PAUSE:
+		return (struct cpu_code){.basic = CPU_BASIC_PAUSE};
+	case CPU_EXIT_STOPPED:
+		return (struct cpu_code){.basic = CPU_BASIC_INIT};
+	case CPU_EXIT_SYSTEM:
+		if (x->raw == KVM_EXIT_SHUTDOWN)
+			return (struct cpu_code){.basic = CPU_BASIC_TRIPLE};
+		return (struct cpu_code){.basic = CPU_BASIC_VMCALL, .qual = CPU_CALL_SYSTEM};
+	case CPU_EXIT_DEBUG:
+		return (struct cpu_code){.basic = CPU_BASIC_EXCEPTION,
+			.vector = debug == CPU_VEC_BP ? CPU_VEC_BP : CPU_VEC_DB};
+	case CPU_EXIT_BUDGET:
+		return (struct cpu_code){.basic = CPU_BASIC_EXTINT, .vector = CPU_VEC_IPI};
+	case CPU_EXIT_ERROR:
+		if (x->raw == KVM_EXIT_FAIL_ENTRY)
+			return (struct cpu_code){.basic = CPU_BASIC_ENTRY_FAIL};
+		break;
+	default:
+		break;
+	}
+	return (struct cpu_code){.basic = CPU_BASIC_UNKNOWN};
+}
+
+static void run_vcpu(struct kvm_vcpu *c, uint64_t budget_ns, struct cpu_exit *x);
+
 void kvm_run_vcpu(struct vcpu *v, uint64_t budget_ns, struct cpu_exit *x)
 {
 	struct kvm_vcpu *c = kvm_vcpu_of(v);
+	const char *text;
+
+	run_vcpu(c, budget_ns, x);
+	text = x->reason == CPU_EXIT_ERROR ? x->text : NULL;
+	x->code = code_of(c->run, x);
+	cpu_exit_identify(x);
+	if (text)
+		x->text = text;
+}
+
+static void run_vcpu(struct kvm_vcpu *c, uint64_t budget_ns, struct cpu_exit *x)
+{
 	uint64_t end = budget_ns;
 	pid_t tid = (pid_t)syscall(SYS_gettid);
 	bool timed;

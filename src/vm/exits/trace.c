@@ -1,4 +1,4 @@
-#include "vm/trace.h"
+#include "vm/exits/trace.h"
 
 #include <errno.h>
 #include <jansson.h>
