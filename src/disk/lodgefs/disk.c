@@ -334,6 +334,8 @@ static void lf_submit(struct disk *d, struct disk_req *r)
 
 	if (!l->fs->f) /* see promote() */
 		disk_done_soon(r, -ESTALE);
+	else if (l->fs->failed && r->op != DISK_READ && lf_park(l->fs, r))
+		return;
 	else if (r->op == DISK_READ)
 		submit_read(l, r);
 	else if (r->op == DISK_FLUSH)
@@ -346,6 +348,7 @@ static void lf_kick(struct disk *d)
 {
 	struct lf_disk *l = d->priv;
 
+	lf_unpark(l->fs);
 	if (l->sorter)
 		sorter_kick(l->sorter);
 }

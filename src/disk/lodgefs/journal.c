@@ -62,7 +62,11 @@ int lf_io(struct lf *fs, enum file_op op, uint64_t off, void *buf, uint64_t len)
 
 	fs->stats.flushes += op == FILE_FLUSH;
 	lf_start(&w, &x, op, off, buf, len);
-	return lf_wait_all(&w);
+	lf_wait_all(&w);
+	/* The host forgets what it could not write: the next flush would succeed without it. */
+	if (w.rc && op == FILE_FLUSH && !fs->direct)
+		fs->lost = true;
+	return w.rc;
 }
 
 static void lock(struct lf *fs)

@@ -442,7 +442,7 @@ static int replay(struct lf *fs, struct err *e)
 	for (unsigned i = 0; i < j.n && !rc; i++) {
 		const struct lf_rec_head *h = (const void *)j.rec[i];
 
-		if (h->seq > j.durable && !data_there(fs, j.rec[i])) {
+		if (h->seq > MAX(j.durable, fs->trust) && !data_there(fs, j.rec[i])) {
 			fs->stats.dropped = j.n - i;
 			break;
 		}
@@ -836,6 +836,43 @@ int lf_open(struct lf **out, struct files *files, const struct lf_open *o, struc
 		lf_close(fs);
 		return rc;
 	}
+	*out = fs;
+	return 0;
+}
+
+int lf_reload(struct lf **out, struct lf *old, struct err *e)
+{
+	struct lf *fs = calloc(1, sizeof(*fs));
+	int rc;
+
+	if (!fs)
+		return err_set(e, -ENOMEM, "out of memory");
+	fs->files = old->files;
+	fs->f = old->f;
+	fs->fence = old->fence;
+	memcpy(fs->owner, old->owner, sizeof(fs->owner));
+	fs->discard = old->discard;
+	fs->direct = old->direct;
+	fs->trust = old->written;
+	fs->path = strdup(old->path);
+	rc = fs->path ? lf_lease_check(fs) : -ENOMEM;
+	if (rc)
+		err_sys(e, rc, "store %s", old->path);
+	else
+		rc = super_read(fs, e);
+	if (!rc)
+		rc = load(fs, e);
+	if (!rc)
+		rc = begin_run(fs, e);
+	if (rc) {
+		fs->f = NULL;
+		fs->fence = 0;
+		lf_close(fs);
+		return rc;
+	}
+	fs->writable = true;
+	old->f = NULL;
+	old->fence = 0;
 	*out = fs;
 	return 0;
 }

@@ -211,6 +211,7 @@ struct lf {
 	char *key; /* what other disks find it by */
 	struct disk_stores *stores;
 	struct files *own_files;
+	struct lf_revive *revive;
 	struct lf *next;
 	struct lf_disk *disks;
 	unsigned users;
@@ -219,7 +220,10 @@ struct lf {
 	struct file *f;
 	char *path;
 	bool writable, repair, discard, direct;
-	int failed; /* the error after which nothing more is written */
+	int failed; /* the error after which nothing more is written, until it is loaded again */
+	bool lost; /* a flush failed, and the host may have dropped what it should have written */
+	uint64_t
+		trust; /* loading again: records up to here are ours and need no proof by their data */
 	struct lf_super s;
 	uint8_t owner[16];
 	uint64_t fence; /* of our lease */
@@ -318,6 +322,8 @@ struct lf_open {
 	const struct disk_watch *watch;
 };
 int lf_open(struct lf **out, struct files *files, const struct lf_open *o, struct err *e);
+/* The same file and lease, with everything read anew: after an error whose cause may be gone. Nothing is in flight; `old` is as it was, without its file. */
+int lf_reload(struct lf **out, struct lf *old, struct err *e);
 /* Checkpoints and gives the lease back, unless it failed. NULL is nothing. */
 void lf_close(struct lf *fs);
 /* Is the store still ours? -ESTALE and nothing more is written. */
@@ -341,6 +347,10 @@ struct lf_env {
 /* lf_open(), or the store that is open already. lf_put() when it is not used any more; NULL is nothing. */
 int lf_get(struct lf **out, const struct lf_env *env, const struct lf_open *o, struct err *e);
 void lf_put(struct lf *fs);
+/* The store has failed: takes the request if it is worth trying whether the cause is gone, and submits it again, or fails it, in the loop's next turn. */
+bool lf_park(struct lf *fs, struct disk_req *r);
+/* That, now. */
+void lf_unpark(struct lf *fs);
 void lf_disk_list(struct lf_disk *l);
 void lf_disk_unlist(struct lf_disk *l);
 

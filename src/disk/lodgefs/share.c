@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/util.h"
 #include "disk/lodgefs/lodgefs.h"
@@ -71,6 +72,139 @@ static void unlist(struct lf *fs)
 	*p = fs->next;
 }
 
+/* ---- after a failure ---- */
+
+#define TRY_NS 100000000ull /* no more often */
+
+/* Lives until libuv has closed its handle. */
+struct lf_revive {
+	uv_idle_t idle;
+	struct lf *fs;
+	struct disk_req *first, **last;
+	uint64_t tried;
+};
+
+static int revive_make(struct lf *fs, struct uv_loop_s *loop)
+{
+	struct lf_revive *v = calloc(1, sizeof(*v));
+
+	if (!v)
+		return -ENOMEM;
+	v->fs = fs;
+	v->last = &v->first;
+	uv_idle_init(loop, &v->idle);
+	uv_unref((uv_handle_t *)&v->idle);
+	fs->revive = v;
+	return 0;
+}
+
+static void revive_closed(uv_handle_t *h)
+{
+	free(container_of((uv_idle_t *)h, struct lf_revive, idle));
+}
+
+static void revive_drop(struct lf *fs)
+{
+	if (fs->revive)
+		uv_close((uv_handle_t *)&fs->revive->idle, revive_closed);
+	fs->revive = NULL;
+}
+
+/* Nothing of the store is on its way any more: with the error all of it ends soon. */
+static bool settle(struct lf *fs)
+{
+	for (unsigned i = 0; i < 1000; i++) {
+		bool busy = fs->jobs || fs->lock.held || fs->ahead;
+
+		for (struct lf_disk *l = fs->disks; l; l = l->next) {
+			if (l->sorter)
+				sorter_kick(l->sorter);
+			busy |= l->sorter && sorter_busy(l->sorter);
+		}
+		busy |= files_drain(fs->files);
+		if (!busy)
+			return true;
+	}
+	return false;
+}
+
+static int reload(struct lf **at)
+{
+	struct lf *old = *at, *fs;
+	struct lf_disk *l;
+	int rc;
+
+	rc = settle(old) ? lf_reload(&fs, old, NULL) : old->failed;
+	if (rc)
+		return rc == -ESTALE ? rc : old->failed;
+	unlist(old);
+	own(fs, steal_ptr(old->own_files), steal_ptr(old->key));
+	list(fs, old->stores);
+	fs->revive = steal_ptr(old->revive);
+	fs->revive->fs = fs;
+	fs->disks = steal_ptr(old->disks);
+	fs->users = old->users;
+	for (l = fs->disks; l; l = l->next) {
+		l->rec = lf_rec_by_id(fs, l->rec->id);
+		l->fs = fs;
+		l->track = l->rec ? lf_track_of(fs, l->rec) : NULL;
+		if (!l->rec) /* it cannot go while it is open */
+			fs->failed = -EUCLEAN;
+	}
+	lf_close(old);
+	*at = fs;
+	return fs->failed;
+}
+
+void lf_unpark(struct lf *fs)
+{
+	struct lf_revive *v = fs->revive;
+	struct disk_req *r = v ? v->first : NULL, *next;
+	int rc;
+
+	if (!r)
+		return;
+	v->first = NULL;
+	v->last = &v->first;
+	rc = fs->failed ? reload(&fs) : 0;
+	v->tried = clock_mono_ns();
+	for (; r; r = next) {
+		next = r->next;
+		if (rc)
+			disk_done(r, rc);
+		else
+			r->disk->format->submit(r->disk, r);
+	}
+	batch(fs);
+}
+
+static void on_idle(uv_idle_t *h)
+{
+	struct lf_revive *v = container_of(h, struct lf_revive, idle);
+
+	uv_idle_stop(h);
+	uv_unref((uv_handle_t *)h);
+	lf_unpark(v->fs);
+}
+
+bool lf_park(struct lf *fs, struct disk_req *r)
+{
+	struct lf_revive *v = fs->revive;
+
+	if (!v || fs->failed == -ESTALE || fs->lost || !fs->writable)
+		return false;
+	if (!v->first && clock_mono_ns() - v->tried < TRY_NS)
+		return false;
+	r->next = NULL;
+	*v->last = r;
+	v->last = &r->next;
+	uv_ref((uv_handle_t *)&v->idle);
+	uv_idle_start(&v->idle, on_idle);
+	return true;
+}
+
+/* ---- opening ---- */
+
 /* The disks of `old` go on in `fs`, unless they are not there as they were. */
 static int move(struct lf *old, struct lf *fs, struct err *e)
 {
@@ -115,6 +249,8 @@ static int promote(struct lf **at, const struct lf_open *o, struct err *e)
 	unlist(old);
 	own(fs, files, steal_ptr(old->key));
 	list(fs, old->stores);
+	fs->revive = steal_ptr(old->revive);
+	fs->revive->fs = fs;
 	old->own_files = NULL;
 	lf_close(old);
 	*at = fs;
@@ -132,6 +268,8 @@ static int join(struct lf **out, struct lf *fs, const struct lf_open *o, struct 
 			"machine uses of "
 			"a store agree on that",
 			fs->path, fs->direct ? "" : "out");
+	if (fs->failed && write && !fs->lost && fs->failed != -ESTALE)
+		(void)reload(&fs);
 	if (fs->failed && write)
 		return lf_fail(fs, fs->failed, e);
 	if (write && !fs->writable)
@@ -175,6 +313,10 @@ int lf_get(struct lf **out, const struct lf_env *env, const struct lf_open *o, s
 		.open = env->open_file,
 		.open_ctx = env->open_ctx};
 	rc = open_one(&fs, files, o, e);
+	if (!rc && revive_make(fs, env->loop)) {
+		rc = err_set(e, -ENOMEM, "out of memory");
+		lf_close(fs);
+	}
 	if (rc) {
 		free(files);
 		free(key);
@@ -195,6 +337,7 @@ void lf_put(struct lf *fs)
 		return;
 	unlist(fs);
 	files = fs->own_files;
+	revive_drop(fs);
 	lf_close(fs);
 	free(files);
 }

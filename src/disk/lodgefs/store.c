@@ -155,6 +155,9 @@ static int store_create(const struct disk_create_opts *o, struct err *e)
 		rc = file_truncate(f, 0, e);
 	if (!rc && !f->block_device)
 		rc = file_truncate(f, s.data_at + s.blocks * LF_BLOCK, e);
+	/* Space for the journal is there from the beginning: a host that is full does not stop overwriting. */
+	if (!rc)
+		rc = file_zero(f, s.journal_at, s.journal_bytes, false, e);
 	if (!rc)
 		rc = write_store(f, &s, e);
 	file_close(f);

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <cmocka.h>
 #include <jansson.h>
 #include <uv.h>
@@ -591,20 +592,132 @@ static void io_error(void **state)
 	assert_int_equal(disk_rw(d, DISK_WRITE, 2 * MiB, buf, 4096, &e), -EIO);
 	f->devs.nfaults = 0;
 	ok(disk_rw(d, DISK_WRITE, 2 * MiB, buf, 4096, &e), &e, "again");
-	/* The journal: nothing more is written, and what was flushed is there. */
+	/* The journal: nothing more is written while that lasts; then the store goes on by itself. */
 	f->devs.fault[0] = (struct memdev_fault){
 		.ops = 1u << FILE_WRITE, .off = 16384, .len = MiB, .error = -EIO};
 	f->devs.nfaults = 1;
 	assert_int_equal(disk_rw(d, DISK_WRITE, 4 * MiB, buf, 4096, &e), -EIO);
-	f->devs.nfaults = 0;
 	assert_int_equal(disk_rw(d, DISK_WRITE, 5 * MiB, buf, 4096, &e), -EIO);
 	assert_int_equal(disk_rw(d, DISK_FLUSH, 0, NULL, 0, &e), -EIO);
+	ok(disk_rw(d, DISK_READ, 0, back, 4096, &e), &e, "read");
+	f->devs.nfaults = 0;
+	usleep(120000);
+	ok(disk_rw(d, DISK_WRITE, 5 * MiB, buf, 4096, &e), &e, "again");
+	ok(disk_rw(d, DISK_FLUSH, 0, NULL, 0, &e), &e, "flush");
+	ok(disk_rw(d, DISK_READ, 5 * MiB, back, 4096, &e), &e, "read");
+	assert_memory_equal(buf, back, 4096);
+	put(f, d);
+	check_in(f, &f->devs, true);
+	/* A flush: the host may have dropped what it could not write. Nothing more until the store is opened again. */
+	d = get(f, "store/a");
+	f->devs.fault[0] = (struct memdev_fault){.ops = 1u << FILE_FLUSH, .error = -EIO};
+	f->devs.nfaults = 1;
+	assert_int_equal(disk_rw(d, DISK_FLUSH, 0, NULL, 0, &e), -EIO);
+	f->devs.nfaults = 0;
+	usleep(120000);
+	assert_int_equal(disk_rw(d, DISK_FLUSH, 0, NULL, 0, &e), -EIO);
+	assert_int_equal(disk_rw(d, DISK_WRITE, 0, buf, 4096, &e), -EIO);
 	ok(disk_rw(d, DISK_READ, 0, back, 4096, &e), &e, "read");
 	put(f, d);
 	check_in(f, &f->devs, true);
 	d = get(f, "store/a");
 	ok(disk_rw(d, DISK_READ, 0, back, 4096, &e), &e, "read");
 	assert_memory_equal(buf, back, 4096);
+	put(f, d);
+	end(f);
+}
+
+struct unit {
+	uint8_t is;
+	uint64_t maybe; /* a bit for each value that a request which failed may have left */
+};
+
+static bool may_be(const struct unit *u, uint8_t v)
+{
+	return v == u->is || (v && u->maybe >> (v - 1) & 1);
+}
+
+struct flaky {
+	struct disk_req r;
+	struct iovec iov;
+	uint8_t *buf;
+	unsigned *left;
+};
+
+static void flaky_done(struct disk_req *r)
+{
+	--*container_of(r, struct flaky, r)->left;
+}
+
+/* Journal and pages fail and recover, again and again, with requests in flight: what was acknowledged is there. */
+static void comes_and_goes(void **state)
+{
+	static struct unit unit[512];
+	struct fix *f = begin(64 * MiB, NULL);
+	struct err e = {0};
+	struct disk *d;
+	uint8_t back[4096];
+	unsigned failed = 0, good = 0;
+
+	(void)state;
+	memset(unit, 0, sizeof(unit));
+	ok(make(f, "store/a", 16 * MiB, NULL, NULL, &e), &e, "create");
+	d = get(f, "store/a");
+	for (unsigned round = 0; round < 60; round++) {
+		struct flaky q[8] = {0};
+		unsigned left = 8, first = (unsigned)rnd(f, 504);
+
+		f->devs.fault[0] = (struct memdev_fault){.ops = 1u << FILE_WRITE,
+			.len = 4 * MiB,
+			.after = (unsigned)rnd(f, 4),
+			.count = 1 + (unsigned)rnd(f, 2),
+			.error = -ENOSPC,
+			.torn = rnd(f, 2)};
+		f->devs.nfaults = rnd(f, 2);
+		for (unsigned i = 0; i < 8; i++) {
+			q[i].left = &left;
+			q[i].buf = malloc(4096);
+			memset(q[i].buf, (int)(1 + round), 4096);
+			q[i].iov = (struct iovec){q[i].buf, 4096};
+			q[i].r = (struct disk_req){.op = DISK_WRITE,
+				.offset = (first + i) * 32768ull,
+				.len = 4096,
+				.iov = &q[i].iov,
+				.niov = 1,
+				.done = flaky_done};
+			disk_submit(d, &q[i].r);
+		}
+		while (left)
+			uv_run(&f->loop, UV_RUN_ONCE);
+		for (unsigned i = 0; i < 8; i++) {
+			struct unit *u = &unit[first + i];
+
+			if (q[i].r.result)
+				u->maybe |= 1ull << round;
+			else
+				*u = (struct unit){q[i].buf[0], 0};
+			*(q[i].r.result ? &failed : &good) += 1;
+			free(q[i].buf);
+		}
+		f->devs.nfaults = 0;
+		usleep(110000 * !(round % 4));
+		for (unsigned i = 0; i < 512; i++) {
+			ok(disk_rw(d, DISK_READ, i * 32768ull, back, 4096, &e), &e, "read");
+			assert_true(back[0] == back[4095] || unit[i].maybe);
+			assert_true(may_be(&unit[i], back[0]));
+		}
+	}
+	usleep(120000);
+	ok(disk_rw(d, DISK_FLUSH, 0, NULL, 0, &e), &e, "flush");
+	put(f, d);
+	print_message("%u requests failed, %u did not\n", failed, good);
+	assert_true(failed > 20 && good > 100);
+	check_in(f, &f->devs, true);
+	d = get(f, "store/a");
+	for (unsigned i = 0; i < 512; i++) {
+		ok(disk_rw(d, DISK_READ, i * 32768ull, back, 4096, &e), &e, "read");
+		assert_true(may_be(&unit[i], back[0]));
+	}
 	put(f, d);
 	end(f);
 }
@@ -914,6 +1027,7 @@ int main(void)
 		cmocka_unit_test(no_space),
 		cmocka_unit_test(reuse),
 		cmocka_unit_test(io_error),
+		cmocka_unit_test(comes_and_goes),
 		cmocka_unit_test(lease),
 		cmocka_unit_test(changes),
 		cmocka_unit_test(changes_no_space),
