@@ -76,9 +76,24 @@ static void memory_down(struct pc *c)
 	parts_memory_down(&c->p);
 }
 
+/* As many cores a package as divide every node: a package never lies in two nodes. */
+static unsigned package_cores(const struct topology *t)
+{
+	unsigned a = t->node[0].harts;
+
+	for (unsigned n = 1; n < t->nodes; n++)
+		for (unsigned b = t->node[n].harts; b;) {
+			unsigned rest = a % b;
+
+			a = b;
+			b = rest;
+		}
+	return a;
+}
+
 static int cpus_up(struct pc *c, struct err *e)
 {
-	struct cpu_vm_opts vo = {0};
+	struct cpu_vm_opts vo = {.cores = package_cores(&c->p.topology)};
 
 	return parts_cpus_up(&c->p, &vo, e);
 }

@@ -2,7 +2,8 @@
  * loader_elf.c: ELF64 for RISC-V and x86-64 (System V ABI, chapters 4 and 5; the psABIs of both).
  *
  * PT_LOAD segments go to their physical addresses. A position-independent file (ET_DYN, as Debian's OpenSBI) goes to the
- * start of RAM and relocates itself. An entry point that is a virtual address of a segment is translated.
+ * start of RAM and relocates itself. An entry point that is a virtual address of a segment is translated; one that is none, but
+ * a physical one, is taken as such (Linux' vmlinux for x86).
  */
 #include <elf.h>
 #include <errno.h>
@@ -159,7 +160,7 @@ static int segment_load(
 static int segments(struct space *s, const struct boot_file *f, const struct loader_place *p,
 	const struct header *h, bool load, struct loaded *out, struct err *e)
 {
-	bool entry_found = false;
+	bool found = false, physical = false;
 	Elf64_Phdr ph = {0};
 	int rc;
 
@@ -178,13 +179,16 @@ static int segments(struct space *s, const struct boot_file *f, const struct loa
 		out->end = MAX(out->end, ph.p_paddr + ph.p_memsz);
 		if (h->entry >= ph.p_vaddr && h->entry - ph.p_vaddr < ph.p_memsz) {
 			out->entry = h->entry - ph.p_vaddr + ph.p_paddr;
-			entry_found = true;
+			found = true;
+		} else if (!found && h->entry >= ph.p_paddr && h->entry - ph.p_paddr < ph.p_memsz) {
+			out->entry = h->entry;
+			physical = true;
 		}
 	}
 	if (!out->end)
 		return err_set(e, -EINVAL, "%s %s: it has nothing to load; link it again", f->what,
 			f->path);
-	if (!entry_found)
+	if (!found && !physical)
 		return err_set(e, -EINVAL, "%s %s: its entry point 0x%llx is in no segment",
 			f->what, f->path, (unsigned long long)h->entry);
 	return 0;
