@@ -16,7 +16,7 @@
 #include "image/image.h"
 
 struct pull {
-	char *mirror, *keyring, *with, *password, *machine;
+	char *arch, *mirror, *keyring, *with, *password, *machine;
 	uint64_t size;
 	bool force, json;
 };
@@ -24,6 +24,8 @@ struct pull {
 #define P(m) OPT_AT(struct pull, m)
 
 static const struct opt pull_opts[] = {
+	{"arch", .type = OPT_TEXT, P(arch), .arg = "ARCH",
+		.help = "riscv64 or amd64; without it what the name says"},
 	{"mirror", .type = OPT_TEXT, P(mirror), .arg = "URL",
 		.help = "a Debian mirror; without it, that of the host's apt configuration"},
 	{"keyring", .type = OPT_TEXT, P(keyring), .arg = "FILE", .complete = OPT_COMPLETE_FILE,
@@ -192,6 +194,7 @@ static int run_pull(void *opts, const struct args *a)
 	enum image_pulled how;
 	struct image_pull o = {
 		.name = a->v[0],
+		.arch = p->arch,
 		.mirror = p->mirror,
 		.keyring = p->keyring,
 		.with = p->with,
@@ -212,7 +215,8 @@ static int run_pull(void *opts, const struct args *a)
 		close(w.sigfd);
 	if (r)
 		return fail(&e);
-	return pulled(&d, o.name, how, w.json, (double)(clock_mono_ns() - t0) / 1e9);
+	return pulled(&d, image_kind(o.name, o.arch, &e)->name, how, w.json,
+		(double)(clock_mono_ns() - t0) / 1e9);
 }
 
 static uint64_t total_size(const json_t *m, const char *key)
@@ -258,8 +262,8 @@ static int run_ls(void *opts, const struct args *a)
 		printf("no images yet: lodge image pull debian:mini\n");
 		return EXIT_DONE;
 	}
-	printf("%-16s %-8s %-28s %10s  %s\n", "IMAGE", "ARCH", "KERNEL", "ON DISK", "CREATED");
-	json_array_foreach(all, i, m) printf("%-16s %-8s %-28s %6" PRIu64 " MiB  %s\n",
+	printf("%-26s %-8s %-28s %10s  %s\n", "IMAGE", "ARCH", "KERNEL", "ON DISK", "CREATED");
+	json_array_foreach(all, i, m) printf("%-26s %-8s %-28s %6" PRIu64 " MiB  %s\n",
 		str(m, "name"), str(m, "arch"), str(m, "kernel_release"),
 		(uint64_t)(total_size(m, "allocated") / MiB), str(m, "created"));
 	return EXIT_DONE;
@@ -321,7 +325,7 @@ static int run_rm(void *opts, const struct args *a)
 const struct verb verbs_image[] = {
 	{VERB("image pull", "IMAGE", "build or renew an image from Debian's own packages"),
 		.cmd.text = "IMAGE is debian:mini (kernel and busybox) or debian:trixie (also: "
-			    "debian). "
+			    "debian); each also for amd64. "
 			    "Signatures are checked with apt's keys. An interrupted pull goes on "
 			    "where it was.",
 		.cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = pull_groups,

@@ -1,5 +1,5 @@
 /*
- * image.h: bootable images of Debian for riscv64, made from Debian's own packages, and the store
+ * image.h: bootable images of Debian for riscv64 and amd64, made from Debian's own packages, and the store
  * that they live in.
  *
  * An image is a directory in the store with manifest.json and the files that it names: a kernel, an
@@ -37,6 +37,7 @@ void image_dirs_free(struct image_dirs *d); /* fit for cleanup() */
 /* An image as `lodge run` needs it. All paths are absolute. */
 struct image {
 	char *name; /* "debian:trixie" */
+	char *arch; /* Debian's name: "riscv64", "amd64" */
 	char *dir;
 	char *kernel, *initrd;
 	char *append; /* the kernel's command line */
@@ -78,6 +79,7 @@ typedef int (*image_boot_fn)(void *ctx, const struct image_boot *b, struct err *
 
 struct image_pull {
 	const char *name;
+	const char *arch; /* NULL: that of the name */
 	const char *mirror; /* NULL: from the host's apt configuration */
 	const char *keyring; /* NULL: apt's keys */
 	const char *etc_apt; /* NULL: "/etc/apt" */
@@ -102,11 +104,18 @@ struct image_kind {
 	const char *name;
 	const char *alias; /* another name for it, or NULL */
 	const char *help;
+	const char *arch; /* Debian's name of it */
+	const char *suite;
+	bool mini; /* kernel and busybox, no disk */
+	const char *
+		like; /* of another architecture: the kind that this one is else; NULL: this is that */
 };
 
 const struct image_kind *image_kinds(size_t *n);
 
 /* "debian" becomes "debian:trixie"; -ENOENT with the names that are known. */
 int image_name(const char *typed, const char **name, struct err *e);
+/* The same; "debian" for amd64 becomes "debian:trixie-amd64". arch NULL: what the name says. -ENOENT: there is none for it. */
+const struct image_kind *image_kind(const char *typed, const char *arch, struct err *e);
 
 #endif

@@ -233,7 +233,8 @@ int initramfs_mini(const struct kernel *k, const struct buf *busybox, const stru
 	if (agent->n)
 		put(&c, "bin/lodge-agent", S_IFREG | 0755, agent->p, agent->n);
 	put_modules(&c, k,
-		"virtio_blk virtio_net virtio_input evdev virtio_balloon virtio_rng ext4 "
+		"virtio_pci button virtio_blk virtio_net virtio_input evdev virtio_balloon "
+		"virtio_rng ext4 "
 		"vmw_vsock_virtio_transport");
 	return cpio_close(&c);
 }
@@ -250,6 +251,6 @@ int initramfs_disk(
 	put_tree(&c, dirs);
 	put_text(&c, "init", 0755, script_disk_init);
 	put_applets(&c, busybox);
-	put_modules(&c, k, "virtio_blk virtio_scsi ext4");
+	put_modules(&c, k, "virtio_pci virtio_blk virtio_scsi ext4");
 	return cpio_close(&c);
 }

@@ -14,10 +14,14 @@
 #define NMOD_MAX 64
 
 /* A change here must make old cache entries useless: it is part of their name. */
-#define KERNEL_CACHE_VERSION 3
+#define KERNEL_CACHE_VERSION 5
 
 /* What guests of Lodge use, by file name without ".ko". Their dependencies are found. */
 static const char *const wanted[] = {
+	"button",
+	"virtio_pci",
+	"virtio_pci_modern_dev",
+	"virtio_pci_legacy_dev",
 	"virtio_blk",
 	"virtio_net",
 	"net_failover",
@@ -259,19 +263,23 @@ static bool missing_dep(const struct kernel *k, char *out, size_t cap)
 	return false;
 }
 
-static int check_image(const char *dir, struct err *e)
+static int check_image(const char *dir, const char *arch, struct err *e)
 {
+	bool x86 = !strcmp(arch, "amd64");
 	cleanup(free_ptr) char *path = text_fmt("%s/vmlinux", dir);
 	cleanup(close_fd) int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-	unsigned char h[64];
+	unsigned char h[0x210];
 
-	/* RISC-V Image header: magic2 "RSC\x05" at offset 56 (Documentation/arch/riscv/boot-image-header.rst). */
-	if (fd < 0 || read(fd, h, sizeof(h)) != sizeof(h) || memcmp(h + 56, "RSC\005", 4))
-		return err_set(e, -ENOEXEC, "the kernel package has no RISC-V Image in boot/");
+	/* Linux' Documentation/arch/riscv/boot-image-header.rst: magic2; arch/x86/boot.rst: header. */
+	if (fd < 0 || read(fd, h, sizeof(h)) != sizeof(h) ||
+		(x86 ? memcmp(h + 0x202, "HdrS", 4) : memcmp(h + 56, "RSC\005", 4)))
+		return err_set(e, -ENOEXEC, "the kernel package has no %s in boot/",
+			x86 ? "bzImage" : "RISC-V Image");
 	return 0;
 }
 
-static int extract(struct kernel *k, const char *deb, const char *tmp, struct err *e)
+static int extract(
+	struct kernel *k, const char *deb, const char *tmp, const char *arch, struct err *e)
 {
 	cleanup(free_ptr) char *mods = text_fmt("%s/modules", tmp);
 	cleanup(free_ptr) char *rel = text_fmt("%s/release", tmp);
@@ -287,7 +295,7 @@ static int extract(struct kernel *k, const char *deb, const char *tmp, struct er
 	if (!r && !x.release)
 		r = err_set(e, -ENOEXEC, "the kernel package has no kernel in boot/");
 	if (!r)
-		r = check_image(tmp, e);
+		r = check_image(tmp, arch, e);
 	if (!r)
 		r = whole_file_write(rel, x.release, strlen(x.release), 0644, false, e);
 	free(x.release);
@@ -310,8 +318,8 @@ static int extract(struct kernel *k, const char *deb, const char *tmp, struct er
 	return r;
 }
 
-int kernel_load(
-	struct kernel *k, const char *cache, const char *deb, const char *sha256, struct err *e)
+int kernel_load(struct kernel *k, const char *cache, const char *deb, const char *sha256,
+	const char *arch, struct err *e)
 {
 	cleanup(free_ptr) char *dir = text_fmt(
 		"%s/kernel/%s-%d", cache, sha256, KERNEL_CACHE_VERSION);
@@ -324,7 +332,7 @@ int kernel_load(
 	if (!dir || !tmp || !rel)
 		return err_set(e, -ENOMEM, "out of memory");
 	if (access(rel, R_OK)) {
-		r = extract(k, deb, tmp, e);
+		r = extract(k, deb, tmp, arch, e);
 		if (!r && rename(tmp, dir) && errno != EEXIST && errno != ENOTEMPTY)
 			r = err_sys(e, -errno, "rename %s", tmp);
 		dir_remove(tmp, NULL);

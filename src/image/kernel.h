@@ -4,7 +4,7 @@
  *
  * The package has 112 MB; it is read once, and what was wanted of it is kept in the cache beside it:
  *
- *	CACHE/kernel/<digest of the .deb>/vmlinux	a RISC-V Image (Documentation/arch/riscv/boot-image-header)
+ *	CACHE/kernel/<digest of the .deb>/vmlinux	a RISC-V Image (Documentation/arch/riscv/boot-image-header), or a bzImage
  *					/release	its `uname -r`
  *					/config
  *					/modules/NAME.ko	uncompressed; /modules/order: NAME deps...
@@ -28,8 +28,8 @@ struct kernel {
 };
 
 /* Takes the kernel from the cache, or from the package file `deb` whose digest is `sha256`. */
-int kernel_load(
-	struct kernel *k, const char *cache, const char *deb, const char *sha256, struct err *e);
+int kernel_load(struct kernel *k, const char *cache, const char *deb, const char *sha256,
+	const char *arch, struct err *e);
 void kernel_free(struct kernel *k); /* fit for cleanup() */
 
 /*

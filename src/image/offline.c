@@ -95,20 +95,24 @@ static int set_up_e2fsprogs(struct rootfs *r, struct err *e)
 
 static int set_up_dpkg(struct rootfs *r, struct err *e)
 {
-	return rootfs_put(r, "var/lib/dpkg/arch-native", 0644, "riscv64\n", e)
+	cleanup(free_ptr) char *arch = text_fmt("%s\n", r->arch);
+
+	if (!arch)
+		return err_set(e, -ENOMEM, "out of memory");
+	return rootfs_put(r, "var/lib/dpkg/arch-native", 0644, arch, e)
 		       ?: enable_unit(r, "timers.target.wants", "dpkg-db-backup.timer", e);
 }
 
 static const struct {
-	const char *name;
+	const char *name; /* with a colon: the architecture follows */
 	const char *digest; /* the first 16 digits of the postinst's SHA-256 */
 	int (*act)(struct rootfs *r, struct err *e);
 } known[] = {
 	/* Nothing at a first installation of a system that does not run: debconf questions, restarts. */
 	{"debconf", "5a2e9dd3174db711", no_action},
 	{"iproute2", "2f3e1f7e73979c97", no_action},
-	{"libc6:riscv64", "ff2a3a7a0e74ceac", no_action},
-	{"libpam0g:riscv64", "115eb8d446552fa6", no_action},
+	{"libc6:", "ff2a3a7a0e74ceac", no_action},
+	{"libpam0g:", "115eb8d446552fa6", no_action},
 	{"linux-base", "e62e67f6bf13c764", no_action},
 	{"openssl", "625ae8f649ec61f0", no_action}, /* its directory is in the package */
 	{"apt", "799f93260841676d", set_up_apt}, /* its user is one of base-passwd's */
@@ -124,8 +128,8 @@ static int set_up_known(struct rootfs *r, struct err *e)
 	int rc = 0;
 
 	for (size_t i = 0; !rc && i < ARRAY_SIZE(known); i++) {
-		cleanup(free_ptr) char *path = text_fmt(
-			"var/lib/dpkg/info/%s.postinst", known[i].name);
+		cleanup(free_ptr) char *path = text_fmt("var/lib/dpkg/info/%s%s.postinst",
+			known[i].name, strchr(known[i].name, ':') ? r->arch : "");
 		cleanup(free_ptr) char *name = strndup(known[i].name, strcspn(known[i].name, ":"));
 		cleanup(buf_free) struct buf b = {0};
 		char digest[SHA256_HEX];
@@ -157,7 +161,7 @@ int offline_configure(struct pull *p, struct rootfs *r, struct err *e)
 	/* depmod has run, the boot files are there, and there is no boot loader to tell. */
 	if (kernel)
 		mark_installed(r, kernel);
-	mark_installed(r, "linux-image-riscv64");
+	mark_installed(r, pull_kernel_meta(p->kind));
 	mark_installed(r, "initramfs-tools");
 	rc = set_up_known(r, e);
 	return rc ?: rootfs_write_db(r, e);

@@ -19,8 +19,6 @@
 /* Part of each image's key: raise it when a recipe makes something else from the same packages. */
 #define RECIPE_VERSION 4
 
-#define SUITE "trixie"
-#define ARCH "riscv64"
 #define PARALLEL 6
 
 char *pull_deb(const struct pull *p, const struct pkg *pkg)
@@ -36,9 +34,16 @@ const struct pkg *pull_pkg(const struct pull *p, const char *name)
 	return NULL;
 }
 
+const char *pull_kernel_meta(const struct image_kind *kind)
+{
+	/* The cloud kernel: the one for virtual machines, a quarter of the size. */
+	return strcmp(kind->arch, "amd64") ? "linux-image-riscv64" : "linux-image-cloud-amd64";
+}
+
 const struct pkg *pull_kernel_pkg(const struct pull *p, struct err *e)
 {
-	const struct pkg *meta = pkgindex_find(&p->index, slice_of("linux-image-" ARCH));
+	const char *name = pull_kernel_meta(p->kind);
+	const struct pkg *meta = pkgindex_find(&p->index, slice_of(name));
 	struct slice rest = meta ? meta->depends : (struct slice){0};
 	const struct pkg *k = NULL;
 	struct debrel r;
@@ -47,7 +52,7 @@ const struct pkg *pull_kernel_pkg(const struct pull *p, struct err *e)
 		if (r.name.n > 12 && !memcmp(r.name.p, "linux-image-", 12))
 			k = pkgindex_find(&p->index, r.name);
 	if (!k)
-		err_set(e, -ENOENT, "the mirror has no kernel for " ARCH " (linux-image-" ARCH ")");
+		err_set(e, -ENOENT, "the mirror has no kernel for %s (%s)", p->kind->arch, name);
 	return k;
 }
 
@@ -145,7 +150,7 @@ static int check_release(const struct buf *text, const char *suite, struct err *
 
 int pull_index(struct pull *p, const char *uri, const char *suite, char **xz, struct err *e)
 {
-	static const char *const name = "main/binary-" ARCH "/Packages.xz";
+	cleanup(free_ptr) char *name = text_fmt("main/binary-%s/Packages.xz", p->kind->arch);
 	cleanup(free_ptr) char *rel = text_fmt("%s/InRelease-%s", p->work, suite);
 	cleanup(buf_free) struct buf text = {0};
 	bool own = p->o->keyring != NULL;
@@ -155,7 +160,7 @@ int pull_index(struct pull *p, const char *uri, const char *suite, char **xz, st
 	unsigned long long size;
 	int r;
 
-	if (!rel)
+	if (!rel || !name)
 		return err_set(e, -ENOMEM, "out of memory");
 	r = fetch_one(p, text_fmt("%s/dists/%s/InRelease", uri, suite), strdup(rel),
 		strdup("InRelease"), NULL, 0, e);
@@ -171,7 +176,8 @@ int pull_index(struct pull *p, const char *uri, const char *suite, char **xz, st
 		return err_set(e, -ENOMEM, "out of memory");
 	/* By digest: the plain name may already be of a newer Release (Acquire-By-Hash, apt's wiki). */
 	r = fetch_one(p,
-		text_fmt("%s/dists/%s/main/binary-" ARCH "/by-hash/SHA256/%s", uri, suite, sha),
+		text_fmt("%s/dists/%s/main/binary-%s/by-hash/SHA256/%s", uri, suite, p->kind->arch,
+			sha),
 		strdup(*xz), strdup("package index"), sha, size, e);
 	if (r == -ENOENT)
 		r = fetch_one(p, text_fmt("%s/dists/%s/%s", uri, suite, name), strdup(*xz),
@@ -186,7 +192,7 @@ static int read_index(struct pull *p, struct err *e)
 	size_t size;
 	int r;
 
-	r = pull_step(p, "index", 0, 0, e) ?: pull_index(p, p->mirror.uri, SUITE, &xz, e);
+	r = pull_step(p, "index", 0, 0, e) ?: pull_index(p, p->mirror.uri, p->kind->suite, &xz, e);
 	if (!r)
 		r = unpack_file(xz, 512 * MiB, &pk, e);
 	if (r)
@@ -223,13 +229,13 @@ static int choose(struct pull *p, struct err *e)
 
 	if (!k)
 		return -ENOENT;
-	if (!strcmp(p->name, "debian:mini")) {
+	if (p->kind->mini) {
 		if (p->o->root_password)
-			return err_set(e, -EINVAL, "debian:mini has no login, so no root password");
+			return err_set(e, -EINVAL, "%s has no login, so no root password", p->name);
 		if (p->o->with)
 			return err_set(e, -EINVAL,
-				"debian:mini has no package manager: --with works "
-				"with debian:trixie");
+				"%s has no package manager: --with works with debian:trixie",
+				p->name);
 		want.names = mini;
 		/* The kernel is taken apart, not installed: none of its dependencies are wanted. */
 		if (pkgset_resolve(&p->set, &p->index, &want, e))
@@ -241,6 +247,7 @@ static int choose(struct pull *p, struct err *e)
 	names = calloc(256 + (p->o->with ? strlen(p->o->with) : 0), sizeof(*names));
 	if (!with || !names)
 		return err_set(e, -ENOMEM, "out of memory");
+	names[n++] = pull_kernel_meta(p->kind);
 	for (const char *const *s = recipe_debian_names; *s; s++)
 		names[n++] = *s;
 	for (const char *const *s = with; *s; s++)
@@ -321,7 +328,7 @@ static int check_space(const struct pull *p, uint64_t fetch, struct err *e)
 
 	/* Unpacked once in a directory and once in the disk. */
 	for (size_t i = 0; i < p->set.n; i++)
-		need += strcmp(p->name, "debian:mini") ? 2 * p->set.v[i]->installed : 0;
+		need += !p->kind->mini ? 2 * p->set.v[i]->installed : 0;
 	need += 64 * MiB;
 	if (statvfs(p->dirs->cache, &v))
 		return 0;
@@ -442,8 +449,8 @@ static json_t *new_manifest(const struct pull *p)
 	gmtime_r(&now, &tm);
 	strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%SZ", &tm);
 	return json_pack("{s:i, s:s, s:s, s:s, s:s, s:s, s:i, s:s}", "format", 1, "name", p->name,
-		"arch", ARCH, "suite", SUITE, "mirror", p->mirror.uri, "created", when, "recipe",
-		RECIPE_VERSION, "key", p->key);
+		"arch", p->kind->arch, "suite", p->kind->suite, "mirror", p->mirror.uri, "created",
+		when, "recipe", RECIPE_VERSION, "key", p->key);
 }
 
 static int build(struct pull *p, const char *built, struct err *e)
@@ -459,12 +466,12 @@ static int build(struct pull *p, const char *built, struct err *e)
 	memcpy(sha, k->sha256.p, 64);
 	r = pull_step(p, "unpack", 0, 0, e) ?: dir_make(p->out, 0755, e);
 	if (!r)
-		r = kernel_load(&p->kernel, p->dirs->cache, deb, sha, e);
+		r = kernel_load(&p->kernel, p->dirs->cache, deb, sha, p->kind->arch, e);
 	if (r)
 		return r;
 	m = new_manifest(p);
 	json_object_set_new(m, "kernel_release", json_string(p->kernel.release));
-	r = strcmp(p->name, "debian:mini") ? recipe_debian(p, m, e) : recipe_mini(p, m, e);
+	r = !p->kind->mini ? recipe_debian(p, m, e) : recipe_mini(p, m, e);
 	if (!r)
 		r = write_manifest(p, m, e);
 	json_decref(m);
@@ -550,7 +557,7 @@ static int pull_locked(struct pull *p, enum image_pulled *how, struct err *e)
 	*how = IMAGE_FROM_CACHE;
 	if (p->o->force || access(manifest, F_OK)) {
 		*how = IMAGE_BUILT;
-		r = strcmp(p->name, "debian:mini") ? recipe_debian_check(p, e) : 0;
+		r = !p->kind->mini ? recipe_debian_check(p, e) : 0;
 		r = r ?: fetch_debs(p, e) ?: build(p, built, e);
 	}
 	if (!r)
@@ -571,7 +578,11 @@ int image_pull(const struct image_dirs *d, const struct image_pull *o, enum imag
 	struct pull p = {.dirs = d, .o = o};
 	int r;
 
-	r = image_name(o->name, &p.name, e) ?: store_lock(d, p.name, &lock, e);
+	p.kind = image_kind(o->name, o->arch, e);
+	if (!p.kind)
+		return -ENOENT;
+	p.name = p.kind->name;
+	r = store_lock(d, p.name, &lock, e);
 	if (r)
 		return r;
 	r = pull_locked(&p, how, e);

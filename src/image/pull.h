@@ -13,7 +13,8 @@
 struct pull {
 	const struct image_dirs *dirs;
 	const struct image_pull *o;
-	const char *name;
+	const struct image_kind *kind;
+	const char *name; /* the kind's */
 	struct apt_mirror mirror;
 	struct pkgindex index;
 	struct pkgset set;
@@ -29,7 +30,9 @@ char *pull_deb(const struct pull *p, const struct pkg *pkg);
 /* The chosen package with this name, or NULL. */
 const struct pkg *pull_pkg(const struct pull *p, const char *name);
 
-/* The package with the kernel: what linux-image-riscv64 depends on. */
+/* The package that depends on today's kernel of an architecture. */
+const char *pull_kernel_meta(const struct image_kind *kind);
+/* The package with the kernel: what that one depends on. */
 const struct pkg *pull_kernel_pkg(const struct pull *p, struct err *e);
 
 /* Reads busybox-static's binary. */

@@ -21,7 +21,6 @@
 
 /* Beside what is essential, required or important: what a server without a screen needs. */
 const char *const recipe_debian_names[] = {
-	"linux-image-riscv64",
 	"initramfs-tools",
 	"systemd-sysv",
 	"systemd-resolved",
@@ -264,7 +263,10 @@ int recipe_debian(struct pull *p, json_t *manifest, struct err *e)
 		return err_set(e, -ENOMEM, "out of memory");
 	if (size < GiB || size % 4096)
 		return err_set(e, -EINVAL, "--size: at least 1G and a multiple of 4K");
-	rc = rootfs_open(&r, dir, e) ?: unpack_all(p, &r, e) ?: write_config(p, &r, notes, e);
+	rc = rootfs_open(&r, dir, e);
+	r.arch = p->kind->arch;
+	if (!rc)
+		rc = unpack_all(p, &r, e) ?: write_config(p, &r, notes, e);
 	if (!rc)
 		rc = add_agent(p, &r, notes, e);
 	if (!rc)

@@ -26,6 +26,7 @@ struct meta { /* of one path; "" is the root */
 };
 
 struct rootfs {
+	const char *arch; /* Debian's name of it; set by the caller after rootfs_open() */
 	char *dir; /* the directory; its mode is 0700 */
 	int fd; /* of it; every access is confined to it (openat2 RESOLVE_IN_ROOT) */
 	struct meta *meta;

@@ -15,8 +15,17 @@
 #include "image/text.h"
 
 static const struct image_kind kinds[] = {
-	{"debian:mini", NULL, "Debian's kernel and a busybox initramfs: a shell within seconds"},
-	{"debian:trixie", "debian", "Debian 13 with systemd, apt and networking on an ext4 disk"},
+	{"debian:mini", NULL, "Debian's kernel and a busybox initramfs: a shell within seconds",
+		"riscv64", "trixie", true, NULL},
+	{"debian:trixie", "debian", "Debian 13 with systemd, apt and networking on an ext4 disk",
+		"riscv64", "trixie", false, NULL},
+	{"debian:mini-amd64", NULL,
+		"the same as debian:mini for amd64, with the cloud kernel (6.12)", "amd64",
+		"trixie", true, "debian:mini"},
+	{"debian:mini-bookworm-amd64", NULL, "the same with the cloud kernel of Debian 12 (6.1)",
+		"amd64", "bookworm", true, NULL},
+	{"debian:trixie-amd64", "debian-amd64", "Debian 13 for amd64", "amd64", "trixie", false,
+		"debian:trixie"},
 };
 
 const struct image_kind *image_kinds(size_t *n)
@@ -25,19 +34,45 @@ const struct image_kind *image_kinds(size_t *n)
 	return kinds;
 }
 
-int image_name(const char *typed, const char **name, struct err *e)
+static const struct image_kind *kind_like(const struct image_kind *k, const char *arch)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
+		if (!strcmp(kinds[i].arch, arch) && kinds[i].like &&
+			!strcmp(kinds[i].like, k->name))
+			return &kinds[i];
+	return NULL;
+}
+
+const struct image_kind *image_kind(const char *typed, const char *arch, struct err *e)
 {
 	cleanup(buf_free) struct buf b = {0};
 
 	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
-		if (!strcmp(typed, kinds[i].name) ||
-			(kinds[i].alias && !strcmp(typed, kinds[i].alias))) {
-			*name = kinds[i].name;
-			return 0;
-		}
-		buf_fmt(&b, "%s%s", i ? ", " : "", kinds[i].name);
+		const struct image_kind *k = &kinds[i], *other;
+
+		buf_fmt(&b, "%s%s", i ? ", " : "", k->name);
+		if (strcmp(typed, k->name) && (!k->alias || strcmp(typed, k->alias)))
+			continue;
+		if (!arch || !strcmp(k->arch, arch))
+			return k;
+		other = kind_like(k, arch);
+		if (!other)
+			err_set(e, -ENOENT, "image %s is not made for %s; it is for %s", k->name,
+				arch, k->arch);
+		return other;
 	}
-	return err_set(e, -ENOENT, "no image is called %s; known are: %s", typed, b.p ?: "");
+	err_set(e, -ENOENT, "no image is called %s; known are: %s", typed, b.p ?: "");
+	return NULL;
+}
+
+int image_name(const char *typed, const char **name, struct err *e)
+{
+	const struct image_kind *k = image_kind(typed, NULL, e);
+
+	if (!k)
+		return -ENOENT;
+	*name = k->name;
+	return 0;
 }
 
 static char *dir_of(const char *xdg, const char *root, const char *home_part)
@@ -204,6 +239,7 @@ int image_open(const struct image_dirs *d, const char *typed, struct image *im, 
 		return e && e->code ? e->code : -ENOENT;
 	dir = json_string_value(json_object_get(j, "directory"));
 	im->name = strdup(json_string_value(json_object_get(j, "name")));
+	im->arch = strdup(json_string_value(json_object_get(j, "arch")) ?: "riscv64");
 	im->dir = strdup(dir);
 	im->kernel = member(dir, j, "kernel");
 	im->initrd = member(dir, j, "initrd");
@@ -217,7 +253,7 @@ int image_open(const struct image_dirs *d, const char *typed, struct image *im, 
 		im->disk_size = (uint64_t)json_integer_value(json_object_get(disk, "size"));
 	}
 	json_decref(j);
-	if (im->name && im->dir && im->kernel && im->initrd && im->append &&
+	if (im->name && im->arch && im->dir && im->kernel && im->initrd && im->append &&
 		(!disk || (im->disk && im->disk_format)))
 		return 0;
 	image_close(im);
@@ -228,6 +264,7 @@ int image_open(const struct image_dirs *d, const char *typed, struct image *im, 
 void image_close(struct image *im)
 {
 	free(im->name);
+	free(im->arch);
 	free(im->dir);
 	free(im->kernel);
 	free(im->initrd);
