@@ -274,7 +274,7 @@ static int make_key(struct pull *p, struct err *e)
 	cleanup(buf_free) struct buf agent = {0};
 	struct err none = {0};
 
-	if (!agent_program(ARCH, &agent, &none)) {
+	if (!agent_program(p->kind->arch, &agent, &none)) {
 		sha256_mem(agent.p, agent.n, p->key);
 		buf_fmt(&b, "agent %s\n", p->key);
 	}

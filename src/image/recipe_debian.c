@@ -167,7 +167,7 @@ static int add_agent(struct pull *p, struct rootfs *r, json_t *notes, struct err
 {
 	cleanup(buf_free) struct buf program = {0};
 	struct err why = {0};
-	int rc = agent_program("riscv64", &program, &why);
+	int rc = agent_program(p->kind->arch, &program, &why);
 
 	if (rc == -ENOENT) {
 		json_array_append_new(notes, json_string(err_msg(&why)));

@@ -17,7 +17,7 @@ int recipe_mini(struct pull *p, json_t *manifest, struct err *e)
 	if (!from || !kernel || !initrd)
 		return err_set(e, -ENOMEM, "out of memory");
 	r = pull_busybox(p, &busybox, e) ?: file_copy(from, kernel, 0444, e);
-	if (!r && agent_program("riscv64", &agent, &none))
+	if (!r && agent_program(p->kind->arch, &agent, &none))
 		json_object_set_new(manifest, "notes", json_pack("[s]", err_msg(&none)));
 	if (!r)
 		r = initramfs_mini(&p->kernel, &busybox, &agent, initrd, e);
