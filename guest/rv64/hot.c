@@ -176,6 +176,9 @@ static void act(void)
 		csr_write(frm, next() % 32 ? next() % 5
 					   : 5); /* 5 is reserved: FP with the dynamic mode traps */
 		break;
+	case 11:
+		csr_write(0x10a, next() & 1 ? 0xf1 : next() & 0xf1); /* senvcfg: cache blocks */
+		break;
 	default:
 		break;
 	}

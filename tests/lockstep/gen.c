@@ -299,6 +299,10 @@ static void mem(struct gen *g)
 static void amo(struct gen *g)
 {
 	word(g, itype(M(addi), 6, chance(g, 50) ? 3 : 4, offset(g)));
+	if (chance(g, 20)) {
+		word(g, (chance(g, 80) ? M(cbo_zero) : M(cbo_clean)) | 6u << 15);
+		return;
+	}
 	if (chance(g, 90))
 		word(g, itype(M(andi), 6, 6, -8));
 	if (chance(g, 30)) {

@@ -283,6 +283,7 @@ static void w_menvcfg(struct hart *h, unsigned n, uint64_t v)
 	uint64_t old = h->c.menvcfg;
 
 	h->c.menvcfg = envcfg(old, v, MENVCFG_W);
+	h->may_zero = mem_may_zero(h);
 	if ((old ^ h->c.menvcfg) & (MENVCFG_ADUE | MENVCFG_PBMTE)) {
 		mmu_flush(h);
 		rv64_code_flush(h);
@@ -298,6 +299,7 @@ static uint64_t r_senvcfg(struct hart *h, unsigned n)
 static void w_senvcfg(struct hart *h, unsigned n, uint64_t v)
 {
 	h->c.senvcfg = envcfg(h->c.senvcfg, v, SENVCFG_W);
+	h->may_zero = mem_may_zero(h);
 }
 
 static uint64_t r_satp(struct hart *h, unsigned n)

@@ -225,6 +225,7 @@ struct hart {
 	uint32_t priv; /* enum rv64_priv */
 	uint32_t regime; /* of data accesses now */
 	uint32_t frm, fflags; /* copies for described state; fp has them */
+	bool may_zero; /* cbo.zero, as priv and the envcfg CSRs say: rv64_update_regime() */
 	uint32_t slice; /* instructions between two looks at the clock */
 	bool posted; /* the hart leaves: st says why, and run() returns that */
 	bool fault_present; /* the last page fault was of a page that is there */
@@ -314,6 +315,7 @@ bool mem_fetch_page(struct hart *h, uint64_t va, struct code_at *out);
 
 enum cbo_kind { CBO_INVAL, CBO_CLEAN, CBO_FLUSH, CBO_ZERO = 4 };
 bool mem_cbo(struct hart *h, const struct rv64_op *op, uint64_t va, enum cbo_kind kind);
+bool mem_may_zero(const struct hart *h); /* hart.may_zero, anew */
 
 /* Takes a trap. Leave the block first: rv64_trap(h, op_leave(h, op), cause, tval). */
 void rv64_trap(struct hart *h, uint64_t pc, uint64_t cause, uint64_t tval);

@@ -582,6 +582,11 @@ static bool cbo_allowed(const struct hart *h, enum cbo_kind kind)
 	return h->priv != PRIV_U || h->c.senvcfg & bit;
 }
 
+bool mem_may_zero(const struct hart *h)
+{
+	return cbo_allowed(h, CBO_ZERO);
+}
+
 /* Caches are coherent here: clean, flush and inval only check; zero writes. */
 bool mem_cbo(struct hart *h, const struct rv64_op *op, uint64_t va, enum cbo_kind kind)
 {

@@ -20,6 +20,7 @@ void rv64_update_regime(struct hart *h)
 	else
 		r = h->mstatus & MSTATUS_SUM ? REGIME_S_SUM : REGIME_S;
 	h->regime = r;
+	h->may_zero = mem_may_zero(h);
 	mmu_choose(h);
 }
 

@@ -40,7 +40,7 @@ struct operands {
 	int r, s; /* registers */
 	struct x86_rm m;
 	char x[40], g32[40], g64[40]; /* m as xmm, or as a general register, or memory */
-	char x32[40], x64[40]; /* xmm, or memory of that size */
+	char x32[40], x64[40], x256[40]; /* xmm or ymm, or memory of that size */
 };
 
 static struct operands operands(int r, int s, unsigned place)
@@ -51,6 +51,7 @@ static struct operands operands(int r, int s, unsigned place)
 		o.m = x86_reg((int)place);
 		snprintf(o.x32, sizeof(o.x32), "xmm%u", place);
 		snprintf(o.x64, sizeof(o.x64), "xmm%u", place);
+		snprintf(o.x256, sizeof(o.x256), "ymm%u", place);
 		snprintf(o.x, sizeof(o.x), "xmm%u", place);
 		snprintf(o.g32, sizeof(o.g32), "%s", r32[place]);
 		snprintf(o.g64, sizeof(o.g64), "%s", r64[place]);
@@ -59,6 +60,7 @@ static struct operands operands(int r, int s, unsigned place)
 
 		o.m = places[place - 16].m;
 		snprintf(o.x, sizeof(o.x), "xmmword ptr %s", text);
+		snprintf(o.x256, sizeof(o.x256), "ymmword ptr %s", text);
 		snprintf(o.x32, sizeof(o.x32), "dword ptr %s", text);
 		snprintf(o.x64, sizeof(o.x64), "qword ptr %s", text);
 		snprintf(o.g32, sizeof(o.g32), "dword ptr %s", text);
@@ -159,6 +161,7 @@ static void two_operands(const struct operands *o)
 	if (o->m.mem) {
 		CASE(x86_fload(a, true, r, o->m), "vmovsd xmm%d, %s", r, o->x64);
 		CASE(x86_fload(a, false, r, o->m), "vmovss xmm%d, %s", r, o->x32);
+		CASE(x86_fstore_32(a, o->m, r), "vmovups %s, ymm%d", o->x256, r);
 		CASE(x86_fstore(a, true, o->m, r), "vmovsd %s, xmm%d", o->x64, r);
 		CASE(x86_fstore(a, false, o->m, r), "vmovss %s, xmm%d", o->x32, r);
 	} else {

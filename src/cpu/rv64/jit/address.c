@@ -399,6 +399,8 @@ struct jit_cold *jit_emit_aligned(struct jit_tr *t, unsigned rs1, unsigned size,
 	struct jit_cold *c;
 
 	jit_emit_va(t, rs1, 0);
+	if (size > 8)
+		x86_alu_i(a, X86_64, ALU_AND, x86_reg(RAX), -(int32_t)size);
 	slot_of(a, RAX);
 	x86_op(a, X86_64, 0xc7, 0, x86_reg(RDX));
 	x86_u32(a, (uint32_t)(int32_t)(~(int64_t)PAGE_MASK | (int64_t)(size - 1)));

@@ -5,6 +5,8 @@
  * that miss or are misaligned: to the interpreter.
  */
 #include "cpu/rv64/jit/inside.h"
+#include "cpu/rv64/jit/x86_sse.h"
+#include "cpu/rv64/priv.h"
 
 static bool load(
 	struct jit_tr *t, const struct rv64_insn *in, unsigned w, uint32_t op, unsigned how)
@@ -202,6 +204,24 @@ static bool atomic(struct jit_tr *t, const struct rv64_insn *in)
 	}
 }
 
+/* Kernels clear pages with it: 64 in a row. */
+static bool zero_block(struct jit_tr *t, const struct rv64_insn *in)
+{
+	struct x86 *a = &t->a;
+	struct jit_cold *refused, *c;
+
+	x86_op(a, X86_32, 0x80, ALU_CMP, HART(may_zero));
+	x86_u8(a, 0);
+	refused = jit_cold(t, COLD_OP, x86_jcc(a, CC_E, NULL));
+	c = jit_emit_aligned(t, in->rs1, CBO_BLOCK, true);
+	x86_fzero(a, 0);
+	x86_fstore_32(a, x86_mem(RAX, 0), 0);
+	x86_fstore_32(a, x86_mem(RAX, 32), 0);
+	jit_back(t, refused);
+	jit_back(t, c);
+	return true;
+}
+
 bool jit_emit_mem(struct jit_tr *t, const struct rv64_insn *in)
 {
 	switch (in->id) {
@@ -227,6 +247,8 @@ bool jit_emit_mem(struct jit_tr *t, const struct rv64_insn *in)
 		return store(t, in, X86_32, 0x89, 4);
 	case RV_sd:
 		return store(t, in, X86_64, 0x89, 8);
+	case RV_cbo_zero:
+		return zero_block(t, in);
 	default:
 		return atomic(t, in);
 	}

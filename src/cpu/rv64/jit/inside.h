@@ -533,7 +533,10 @@ void jit_emit_va(struct jit_tr *t, unsigned rs1, int32_t imm);
  */
 struct jit_cold *jit_emit_access(struct jit_tr *t, unsigned rs1, int32_t imm, unsigned size,
 	bool write, uint32_t what, struct x86_rm *m);
-/* The same for [rs1] of atomics: host address in rax; misaligned ones and misses are the interpreter's. */
+/*
+ * The same for [rs1] of atomics: host address in rax; misaligned ones and misses are the interpreter's. Sizes above 8: the block of that size
+ * in which rs1 points.
+ */
 struct jit_cold *jit_emit_aligned(struct jit_tr *t, unsigned rs1, unsigned size, bool write);
 /* Before a block is made: which of its accesses share a look at the TLB. insns: its instructions, or a multiple of b->n, for a loop. */
 void jit_find_near(struct jit_tr *t, const struct jit_block *b, unsigned insns);

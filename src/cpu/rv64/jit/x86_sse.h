@@ -60,6 +60,12 @@ static inline void x86_fstore(struct x86 *a, bool d, struct x86_rm m, int r)
 	x86_vex(a, 0, 0, d ? VEX_F2 : VEX_F3, VEX_0F, 0x11, r, 0, m);
 }
 
+/* All 256 bits of r: the upper half is 0 after any instruction here. */
+static inline void x86_fstore_32(struct x86 *a, struct x86_rm m, int r)
+{
+	x86_vex(a, 0, 1, VEX_NONE, VEX_0F, 0x11, r, 0, m); /* vmovups */
+}
+
 /* Compares into ZF, PF, CF as the unsigned comparison of integers does; unordered: all three set. Invalid for signalling NaNs only. */
 static inline void x86_ucomis(struct x86 *a, bool d, int r, struct x86_rm m)
 {
