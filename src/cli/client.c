@@ -212,8 +212,38 @@ static int take_error(const struct client *c, const json_t *error, struct err *e
 	return err_set(e, code, "machine %s: %s", c->name, text ?: "it refused");
 }
 
+/* The first byte, with the descriptor. */
+static int send_fd(int sock, const char *p, int fd)
+{
+	struct iovec iov = {(void *)(uintptr_t)p, 1};
+	union {
+		char buf[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} u = {{0}};
+	struct msghdr m = {.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = u.buf,
+		.msg_controllen = sizeof(u.buf)};
+	struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+
+	c->cmsg_level = SOL_SOCKET;
+	c->cmsg_type = SCM_RIGHTS;
+	c->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(c), &fd, sizeof(fd));
+	while (sendmsg(sock, &m, MSG_NOSIGNAL) < 0)
+		if (errno != EINTR)
+			return -errno;
+	return 0;
+}
+
 int client_call(
 	struct client *c, const char *method, json_t *params, json_t **result, struct err *e)
+{
+	return client_call_fd(c, method, params, -1, result, e);
+}
+
+int client_call_fd(struct client *c, const char *method, json_t *params, int fd, json_t **result,
+	struct err *e)
 {
 	json_t *req = json_pack("{s:s, s:i, s:s, s:o*}", "jsonrpc", "2.0", "id", (int)++c->id,
 		"method", method, "params", params);
@@ -223,7 +253,10 @@ int client_call(
 	json_decref(req);
 	if (!text)
 		return err_set(e, -ENOMEM, "out of memory");
-	rc = send_all(c->fd, text, strlen(text)) ?: send_all(c->fd, "\n", 1);
+	rc = fd < 0 ? 0 : send_fd(c->fd, text, fd);
+	if (!rc)
+		rc = send_all(c->fd, text + (fd >= 0), strlen(text) - (fd >= 0))
+			     ?: send_all(c->fd, "\n", 1);
 	free(text);
 	if (rc)
 		return err_sys(e, rc, "machine %s", c->name);

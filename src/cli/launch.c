@@ -72,8 +72,16 @@ static void exec_vm(const struct launch *l, int def_fd, int ready_fd)
 {
 	char config[40], ready[16], console[PATH_MAX], program[PATH_MAX + 32];
 	const char *argv[] = {"lodge-vm", "--config", config, "--ready-fd", ready, "--console-log",
-		console, l->paused ? "--paused" : NULL, NULL};
+		console, NULL, NULL, NULL, NULL};
+	unsigned n = 7;
 	sigset_t none;
+
+	if (l->paused)
+		argv[n++] = "--paused";
+	if (l->restore) {
+		argv[n++] = "--restore";
+		argv[n] = l->restore;
+	}
 
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);

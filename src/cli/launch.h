@@ -24,6 +24,7 @@ struct vm_config;
 struct launch {
 	const struct vm_config *cfg; /* with its name set */
 	struct place *place; /* open; the keeper holds its lock from then on */
+	const char *restore; /* a snapshot to go on from; NULL: boot */
 	bool paused; /* the guest waits for the method `resume` */
 };
 
@@ -43,5 +44,8 @@ void launch_end(struct launched *m);
 void launch_release(struct launched *m);
 /* The guest's exit code once all is over: 0..255; 128 + the signal when one ended lodge-vm. */
 int launch_wait(struct launched *m);
+
+/* verb_run.c: the console of a machine that was launched paused is here until it ends, or somebody leaves. The exit code. */
+int launch_foreground(const char *name, struct launched *m);
 
 #endif

@@ -70,6 +70,9 @@ extern const struct verb verbs_rm[];
 extern const struct verb verbs_names[];
 extern const struct verb verbs_doctor[];
 extern const struct verb verbs_cpu[];
+extern const struct verb verbs_snapshot[];
+extern const struct verb verbs_snapshot_create[];
+extern const struct verb verbs_restore[];
 
 /* All verbs in the order of the help; fills at most `max`, returns how many there are. main.c. */
 size_t verbs_all(const struct verb **list, size_t max);

@@ -9,6 +9,7 @@
 #include "base/util.h"
 #include "cli/client.h"
 #include "cli/place.h"
+#include "cli/snapshot/store.h"
 #include "cli/verb.h"
 #include "image/image.h"
 
@@ -36,6 +37,14 @@ static int kept(struct err *e)
 	size_t n;
 
 	return place_names(&names, &n, e) ?: print_and_free(names, n);
+}
+
+static int snapshots(struct err *e)
+{
+	char **names;
+	size_t n;
+
+	return snapstore_names(&names, &n, e) ?: print_and_free(names, n);
 }
 
 static int images(struct err *e)
@@ -70,6 +79,7 @@ static const struct {
 	int (*print)(struct err *e);
 } kinds[] = {
 	{"machines", machines},
+	{"snapshots", snapshots},
 	{"kept", kept},
 	{"images", images},
 	{"pullable", pullable},
@@ -82,13 +92,14 @@ static int run(void *o, const struct args *a)
 	for (unsigned i = 0; i < ARRAY_SIZE(kinds); i++)
 		if (!strcmp(kinds[i].name, a->v[0]))
 			return kinds[i].print(&e) ? fail(&e) : EXIT_DONE;
-	fprintf(stderr, "lodge names: no kind \"%s\": give machines, kept, images or pullable\n",
+	fprintf(stderr,
+		"lodge names: no kind \"%s\": give machines, kept, snapshots, images or pullable\n",
 		a->v[0]);
 	return EXIT_USAGE;
 }
 
 const struct verb verbs_names[] = {
-	{VERB("names", "machines|kept|images|pullable",
+	{VERB("names", "machines|kept|snapshots|images|pullable",
 		 "print names, one a line, for scripts and completion"),
 		.cmd.min_args = 1, .cmd.max_args = 1, .run = run},
 	VERBS_END,

@@ -207,7 +207,7 @@ static int attach(struct terminal *t, struct err *e)
 	return rc ?: client_call(t->events, "resume", NULL, NULL, e);
 }
 
-static int foreground(const char *name, struct launched *m)
+int launch_foreground(const char *name, struct launched *m)
 {
 	cleanup(client_close) struct client console = {.fd = -1};
 	cleanup(client_close) struct client events = {.fd = -1};
@@ -261,7 +261,7 @@ static int run_run(void *opts, const struct args *a)
 {
 	struct run *r = opts;
 	cleanup(place_close) struct place p = {.lock = -1};
-	struct launch l = {&r->cfg, &p, !r->detach};
+	struct launch l = {.cfg = &r->cfg, .place = &p, .paused = !r->detach};
 	struct launched m;
 	struct err e = {0};
 	int rc = prepare(r, a, &p, &e);
@@ -273,7 +273,7 @@ static int run_run(void *opts, const struct args *a)
 		return fail(&e);
 	}
 	if (!r->detach)
-		return foreground(r->cfg.name, &m);
+		return launch_foreground(r->cfg.name, &m);
 	launch_release(&m);
 	printf("%s\n", r->cfg.name);
 	return EXIT_DONE;

@@ -38,7 +38,13 @@ struct frames {
 	struct chunk *chunks;
 	struct node node[FRAMES_MAX_NODES];
 	unsigned nodes;
+	/* Bounds of what lies over a file (frames_map_file()); the ranges may have holes that do not. */
+	_Atomic uint64_t over_first, over_end;
+	_Atomic unsigned taken_back; /* pieces that were mapped away from it again */
 };
+
+/* The host allows a process 65530 mappings; each piece that is taken back can make two more. */
+#define TAKEN_BACK_MAX 16384u
 
 int frames_create(struct frames **out, const struct frames_opts *o, struct err *e)
 {
@@ -239,12 +245,64 @@ void frames_free(struct frames *f, mfn_t m, unsigned order)
 	pthread_mutex_unlock(&f->lock);
 }
 
+int frames_map_file(struct frames *f, mfn_t m, uint64_t count, int fd, uint64_t off, struct err *e)
+{
+	void *at;
+
+	if (!count || m.n > f->count || count > f->count - m.n || off & PAGE_MASK)
+		return err_set(e, -EINVAL, "machine memory: frames %#llx+%#llx over a file",
+			(unsigned long long)m.n, (unsigned long long)count);
+	at = mmap(f->base + m.n * PAGE_SIZE, count * PAGE_SIZE, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, (off_t)off);
+	if (at == MAP_FAILED)
+		return err_sys(e, -errno, "machine memory: mapping %llu MiB of a file",
+			(unsigned long long)(count * PAGE_SIZE / MiB));
+	pthread_mutex_lock(&f->lock);
+	f->over_first = f->over_end ? MIN(f->over_first, m.n) : m.n;
+	f->over_end = MAX(f->over_end, m.n + count);
+	pthread_mutex_unlock(&f->lock);
+	return 0;
+}
+
+static bool over_file(const struct frames *f, mfn_t m, uint64_t count)
+{
+	return m.n < f->over_end && m.n + count > f->over_first;
+}
+
+uint64_t frames_untouched(struct frames *f, mfn_t m, uint64_t count)
+{
+	off_t data;
+
+	if (m.n >= f->count || over_file(f, m, count))
+		return 0;
+	data = lseek(f->fd, (off_t)(m.n * PAGE_SIZE), SEEK_DATA);
+	if (data < 0)
+		return errno == ENXIO ? MIN(count, f->count - m.n) : 0;
+	return MIN(count, (uint64_t)data / PAGE_SIZE - m.n);
+}
+
+/* What lies over a file would show the file again: the memory file comes back in its place. */
+static int discard_over(struct frames *f, mfn_t m, uint64_t count)
+{
+	void *at = f->base + m.n * PAGE_SIZE;
+
+	if (atomic_fetch_add(&f->taken_back, 1) < TAKEN_BACK_MAX &&
+		mmap(at, count * PAGE_SIZE, PROT_READ | PROT_WRITE,
+			MAP_SHARED | MAP_FIXED | MAP_NORESERVE, f->fd,
+			(off_t)(m.n * PAGE_SIZE)) != MAP_FAILED)
+		return 0;
+	memset(at, 0, count * PAGE_SIZE);
+	return 0;
+}
+
 int frames_discard(struct frames *f, mfn_t m, uint64_t count)
 {
 	if (m.n > f->count || count > f->count - m.n)
 		return -EINVAL;
 	if (!count)
 		return 0;
+	if (over_file(f, m, count))
+		discard_over(f, m, count);
 	if (fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(m.n * PAGE_SIZE),
 		    (off_t)(count * PAGE_SIZE)))
 		return -errno;

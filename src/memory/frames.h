@@ -47,6 +47,16 @@ void frames_free(struct frames *f, mfn_t m, unsigned order);
 /* Gives the host its pages back (hole punch); the frames stay allocated and read as zero. */
 int frames_discard(struct frames *f, mfn_t m, uint64_t count);
 
+/*
+ * Frames [m, m + count) get the contents of `fd` from `off` on, copy-on-write: the host reads a page when it is first touched, shares it with
+ * everybody who maps the file, and copies it when it is written. The frames must be allocated and not in use yet. The file must not
+ * change or shrink while `f` lives; the descriptor may be closed. -EINVAL when count or off is not whole pages inside what there is.
+ */
+int frames_map_file(struct frames *f, mfn_t m, uint64_t count, int fd, uint64_t off, struct err *e);
+
+/* How many frames from m on, at most `count`, have never been touched: they read as zero, without having been made for that. */
+uint64_t frames_untouched(struct frames *f, mfn_t m, uint64_t count);
+
 /* Host address of frame m; adjacent frames are adjacent there. Aborts on a frame that does not exist (broken invariant). */
 void *frames_ptr(const struct frames *f, mfn_t m);
 /* First host address of frame 0; constant for the life of `f`. The JIT and the software TLB add to it. */

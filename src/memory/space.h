@@ -135,6 +135,15 @@ void tracker_stop(struct tracker *t);
 uint64_t tracker_collect(struct tracker *t, void (*fn)(void *ctx, gpa_t page), void *ctx);
 
 /*
+ * Does what the first write to the page would do, for who wants all pages and not only those that are written: unless the page has been
+ * written since the start, calls fn with it (not `before`), and then the page counts as written. Writers of the page wait meanwhile. `host` is
+ * NULL where nothing is mapped. 1: fn was called; 0: it had been written; -EAGAIN: its first writer is in `before` right now (which
+ * may be waiting for the caller); -EFAULT: no RAM. Any thread but one in a tracker's hook.
+ */
+int tracker_claim(struct tracker *t, gpa_t page,
+	void (*fn)(void *ctx, gpa_t page, const void *host), void *ctx);
+
+/*
  * A tracker that hears of nothing until it is told which pages: an engine's, for the pages that it translated code of.
  * tracker_arm(): from now on the next announced write to the page calls `before`. It does not invalidate: a vCPU that has a cached write
  * entry is the caller's to deal with. Never collected.

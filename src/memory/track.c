@@ -2,6 +2,7 @@
  * track.c: write tracking (space.h). One bit a page; a writer sets it before it writes.
  */
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,26 +31,61 @@ static bool page_index(const struct space *s, gpa_t page, uint64_t *i)
 	return false;
 }
 
+/* With the page's busy bit: nobody else runs a hook for it, and nobody writes to it, until it is done. */
+static bool run_held(struct tracker *t, uint64_t i, gpa_t page, const void *host,
+	void (*hook)(void *ctx, gpa_t page, const void *host), void *ctx)
+{
+	uint64_t bit = 1ull << (i % 64);
+	bool mine = !(atomic_load(&t->seen[i / 64]) & bit);
+
+	if (mine) {
+		hook(ctx, page, host);
+		atomic_fetch_or(&t->seen[i / 64], bit);
+	}
+	atomic_fetch_and(&t->busy[i / 64], ~bit);
+	return mine;
+}
+
 static void mark(struct tracker *t, uint64_t i, gpa_t page, const void *host)
 {
 	uint64_t bit = 1ull << (i % 64);
-	_Atomic uint64_t *seen = &t->seen[i / 64], *busy = &t->busy[i / 64];
+	_Atomic uint64_t *busy = &t->busy[i / 64];
 
-	if (atomic_load_explicit(seen, memory_order_acquire) & bit)
+	if (atomic_load_explicit(&t->seen[i / 64], memory_order_acquire) & bit)
 		return;
 	if (!t->ops.before) {
-		atomic_fetch_or(seen, bit);
+		atomic_fetch_or(&t->seen[i / 64], bit);
 		return;
 	}
-	/* The hook may be copying the page: nobody writes until it has. */
+	/* The hook may be copying the page, and before that wait for room to copy to. */
 	while (atomic_fetch_or(busy, bit) & bit)
-		while (atomic_load_explicit(busy, memory_order_acquire) & bit)
-			;
-	if (!(atomic_load(seen) & bit)) {
-		t->ops.before(t->ops.ctx, page, host);
-		atomic_fetch_or(seen, bit);
+		for (unsigned n = 0; atomic_load_explicit(busy, memory_order_acquire) & bit; n++)
+			if (n > 1000)
+				sched_yield();
+	run_held(t, i, page, host, t->ops.before, t->ops.ctx);
+}
+
+int tracker_claim(struct tracker *t, gpa_t page,
+	void (*fn)(void *ctx, gpa_t page, const void *host), void *ctx)
+{
+	struct view_leaf l;
+	uint64_t i, bit;
+	unsigned in;
+	int rc = -EAGAIN;
+
+	if (!page_index(t->s, page, &i))
+		return -EFAULT;
+	bit = 1ull << (i % 64);
+	if (atomic_load_explicit(&t->seen[i / 64], memory_order_acquire) & bit)
+		return 0;
+	in = space_enter(t->s);
+	if (!(atomic_fetch_or(&t->busy[i / 64], bit) & bit)) {
+		bool there = !view_lookup(t->s->views[0], page, &l);
+
+		rc = run_held(t, i, page, there ? frames_ptr(t->s->f, l.mfn) : NULL, fn, ctx);
 	}
-	atomic_fetch_and(busy, ~bit);
+	space_leave(t->s, in);
+	return rc;
 }
 
 bool track_write(struct space *s, gpa_t page, const void *host)

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <jansson.h>
 #include <string.h>
+#include <unistd.h>
 #include <uv.h>
 
 #include "base/err.h"
@@ -10,6 +11,7 @@
 #include "disk/tool.h"
 #include "vm/console.h"
 #include "vm/rpc.h"
+#include "vm/snapshot/snapshot.h"
 #include "vm/vm.h"
 
 #define HISTORY 64
@@ -173,6 +175,70 @@ static int m_save(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **re
 	return vm_save(c->vm, send_chunk, &c->save_fd, e);
 }
 
+/* Who asked for the snapshot has gone, or has hung up: nobody would give it its name. */
+static void snapshot_orphan(void *ctx)
+{
+	struct control *c = ctx;
+
+	if (c->vm)
+		vm_snapshot_cancel(c->vm);
+}
+
+static int m_snapshot_create(
+	void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
+{
+	static const char *const modes[] = {"auto", "memory-only", "with-disks"};
+	const char *mode = json_string_value(json_object_get(p, "disks")) ?: "auto";
+	struct vm_snapshot_opts o = {.name = json_string_value(json_object_get(p, "name")),
+		.queue_bytes = (uint64_t)json_integer_value(json_object_get(p, "queue")),
+		.pack_percent = (unsigned)json_integer_value(json_object_get(p, "pack_percent"))};
+	struct control *c = ctx;
+	unsigned i = 0;
+	int rc;
+
+	if (need_vm(c, e))
+		return -EBUSY;
+	while (i < ARRAY_SIZE(modes) && strcmp(mode, modes[i]))
+		i++;
+	o.disks = (enum vm_snapshot_disks)i;
+	o.fd = rpc_conn_take_fd(conn);
+	if (!o.name || i == ARRAY_SIZE(modes) || o.fd < 0) {
+		if (o.fd >= 0)
+			close(o.fd);
+		return err_set(e, -EINVAL,
+			"snapshot_create wants \"name\", an open file passed with the request, and "
+			"\"disks\": auto, memory-only or with-disks");
+	}
+	rc = vm_snapshot_start(c->vm, &o, e);
+	if (rc)
+		return rc;
+	rpc_conn_watch(conn, snapshot_orphan, c);
+	*res = vm_snapshot_status(c->vm);
+	return 0;
+}
+
+static int m_snapshot_status(
+	void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
+{
+	struct control *c = ctx;
+
+	if (need_vm(c, e))
+		return -EBUSY;
+	*res = vm_snapshot_status(c->vm);
+	return 0;
+}
+
+static int m_snapshot_cancel(
+	void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
+{
+	struct control *c = ctx;
+
+	if (need_vm(c, e))
+		return -EBUSY;
+	vm_snapshot_cancel(c->vm);
+	return 0;
+}
+
 static int m_disk_resize(
 	void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
 {
@@ -299,6 +365,16 @@ static const struct rpc_method methods[] = {
 	{"events", "what happened, and with follow what happens", "{\"follow\": bool}", m_events},
 	{"save", "writes the paused machine to a descriptor that was passed at the start",
 		"{\"fd\": int}", m_save},
+	{"snapshot_create",
+		"starts a snapshot into a file that is passed with the request, and answers when "
+		"the "
+		"moment is over; it ends with the event \"snapshot\"; closing the connection "
+		"before that cancels it",
+		"{\"name\": text, \"disks\": text, \"queue\": bytes, \"pack_percent\": int}",
+		m_snapshot_create},
+	{"snapshot_status", "how far the present snapshot is, or how the last one went", NULL,
+		m_snapshot_status},
+	{"snapshot_cancel", "ends the present snapshot", NULL, m_snapshot_cancel},
 	{"disk_resize", "grows a disk while the guest runs, and tells it",
 		"{\"id\": text, \"size\": bytes}", m_disk_resize},
 	{"disk_info", "what a disk is, with its snapshots and bitmaps", "{\"id\": text}",

@@ -55,6 +55,12 @@ struct vm {
 	uint64_t started_ns;
 	uint64_t reboots;
 
+	struct vm_snapshot *snap; /* the one that is being written; NULL */
+	struct vm_restored *restored; /* came from a snapshot; or NULL */
+	struct json_t *last_snap; /* how the last one went; or NULL */
+	char directory
+		[4096]; /* where the process was started: relative names in the definition are of it */
+
 	uv_async_t async;
 	bool kill_wanted;
 	pthread_mutex_t post_lock;
@@ -72,5 +78,10 @@ enum exit_verdict exit_handle(struct vm_vcpu *vc, struct cpu_exit *x);
 
 /* From any thread: halts the vCPUs and gets the loop to act. */
 void vm_post_event(struct vm *vm, int event, uint64_t code, const char *text);
+
+/* The vCPUs out of run(), without stopping the guest's clock; and back. Loop thread. Does nothing on a machine that is held. */
+void vm_stand_still(struct vm *vm);
+void vm_go_on(struct vm *vm);
+void vm_emit(struct vm *vm, const char *name, struct json_t *params); /* steals params */
 
 #endif

@@ -25,12 +25,13 @@
 #include "vm/control.h"
 #include "vm/rundir.h"
 #include "vm/sandbox.h"
+#include "vm/snapshot/snapshot.h"
 #include "vm/vm.h"
 
 /* What a process has beside the machine's definition. */
 struct process {
 	struct vm_config cfg;
-	char *config, *console_log, *load, *save_to, *rundir;
+	char *config, *console_log, *load, *restore, *save_to, *rundir;
 	unsigned ready_fd;
 	bool paused, explain, man, completion, version, no_stdio;
 
@@ -57,6 +58,11 @@ static const struct opt process_opts[] = {
 	{"load", .type = OPT_TEXT, OPT_AT(struct process, load), .arg = "FILE",
 		.complete = OPT_COMPLETE_FILE,
 		.help = "go on from a machine that was saved with the same definition"},
+	{"restore", .type = OPT_TEXT, OPT_AT(struct process, restore), .arg = "FILE",
+		.complete = OPT_COMPLETE_FILE,
+		.help = "go on from a snapshot of a machine of the same definition; its memory is "
+			"mapped from the file, which must not change meanwhile (lodge restore does "
+			"all of it)"},
 	{"save-to", .type = OPT_TEXT, OPT_AT(struct process, save_to), .arg = "FILE",
 		.complete = OPT_COMPLETE_FILE, .help = "where the control method `save` writes to"},
 	{"ready-fd", .type = OPT_UINT, OPT_AT(struct process, ready_fd), .arg = "FD", .max = 1023,
@@ -220,7 +226,8 @@ static int build(struct process *p, struct err *e)
 		.log = &p->log,
 		.event = on_event,
 		.ended = on_ended,
-		.ctx = p};
+		.ctx = p,
+		.restore = p->restore != NULL};
 	cleanup(close_fd) int load_fd = -1;
 	char path[PATH_MAX], vsock[PATH_MAX];
 	int rc;
@@ -239,7 +246,11 @@ static int build(struct process *p, struct err *e)
 	if (rc)
 		return rc;
 	control_set_vm(p->control, p->vm);
-	if (p->load) {
+	if (p->restore) {
+		load_fd = open(p->restore, O_RDONLY | O_CLOEXEC);
+		rc = load_fd < 0 ? err_sys(e, -errno, "%s", p->restore)
+				 : vm_restore(p->vm, load_fd, e);
+	} else if (p->load) {
 		load_fd = open(p->load, O_RDONLY | O_CLOEXEC);
 		rc = load_fd < 0 ? err_sys(e, -errno, "%s", p->load) : vm_load(p->vm, load_fd, e);
 	}

@@ -1,11 +1,13 @@
 #include "vm/rpc.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <unistd.h>
 #include <uv.h>
 
 #include "base/err.h"
@@ -35,6 +37,10 @@ struct rpc_conn {
 	struct list link;
 	bool subscribed, closing, finishing, is_raw;
 	struct rpc_raw raw;
+	int fds[RPC_FDS_MAX];
+	unsigned nfds;
+	void (*gone)(void *ctx);
+	void *gone_ctx;
 	char *line; /* what has come without a newline so far */
 	size_t line_len, line_cap;
 	char rbuf[16384];
@@ -45,6 +51,27 @@ struct rpc_write {
 	struct rpc_conn *conn;
 	char data[];
 };
+
+int rpc_conn_take_fd(struct rpc_conn *c)
+{
+	int fd = c->nfds ? c->fds[0] : -1;
+
+	if (c->nfds)
+		memmove(c->fds, c->fds + 1, --c->nfds * sizeof(c->fds[0]));
+	return fd;
+}
+
+void rpc_conn_watch(struct rpc_conn *c, void (*gone)(void *ctx), void *ctx)
+{
+	c->gone = gone;
+	c->gone_ctx = ctx;
+}
+
+static void close_fds(struct rpc_conn *c)
+{
+	for (int fd; (fd = rpc_conn_take_fd(c)) >= 0;)
+		close(fd);
+}
 
 static void conn_closed(uv_handle_t *h)
 {
@@ -64,6 +91,9 @@ void rpc_conn_close(struct rpc_conn *c)
 		c->server->nconns--;
 	if (c->is_raw && c->raw.closed)
 		c->raw.closed(c->raw.ctx, c);
+	if (c->gone)
+		c->gone(c->gone_ctx);
+	close_fds(c);
 	uv_close((uv_handle_t *)&c->pipe, conn_closed);
 }
 
@@ -183,6 +213,7 @@ static void dispatch(struct rpc_conn *c, json_t *req)
 		return;
 	}
 	rc = m->call(s->ctx, c, params, &result, &e);
+	close_fds(c);
 	if (c->closing) {
 		json_decref(result);
 		return;
@@ -269,10 +300,38 @@ static void on_alloc(uv_handle_t *h, size_t want, uv_buf_t *b)
 	*b = uv_buf_init(c->rbuf, sizeof(c->rbuf));
 }
 
+static void carrier_closed(uv_handle_t *h)
+{
+	free(h);
+}
+
+/* libuv hands descriptors out as streams only; a copy of the number is what we want. */
+static void take_passed(struct rpc_conn *c)
+{
+	while (uv_pipe_pending_count(&c->pipe) > 0) {
+		uv_pipe_t *carrier = calloc(1, sizeof(*carrier));
+		uv_os_fd_t fd;
+
+		if (!carrier || uv_pipe_init(c->pipe.loop, carrier, 0)) {
+			free(carrier);
+			return;
+		}
+		if (!uv_accept((uv_stream_t *)&c->pipe, (uv_stream_t *)carrier) &&
+			!uv_fileno((uv_handle_t *)carrier, &fd) && c->nfds < RPC_FDS_MAX) {
+			fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+			if (fd >= 0)
+				c->fds[c->nfds++] = fd;
+		}
+		uv_close((uv_handle_t *)carrier, carrier_closed);
+	}
+}
+
 static void on_read(uv_stream_t *st, ssize_t n, const uv_buf_t *b)
 {
 	struct rpc_conn *c = container_of((uv_pipe_t *)st, struct rpc_conn, pipe);
 
+	if (n >= 0)
+		take_passed(c);
 	if (n < 0)
 		rpc_conn_close(c);
 	else
@@ -291,7 +350,7 @@ static void on_connect(uv_stream_t *st, int status)
 		return;
 	c->server = s;
 	list_init(&c->link);
-	uv_pipe_init(st->loop, &c->pipe, 0);
+	uv_pipe_init(st->loop, &c->pipe, 1); /* descriptors may come with a request */
 	list_add_tail(&s->conns, &c->link);
 	s->nconns++;
 	if (uv_accept(st, (uv_stream_t *)&c->pipe) || s->nconns > RPC_CONNS_MAX ||

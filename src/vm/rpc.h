@@ -54,6 +54,14 @@ struct rpc_raw {
 	void (*drained)(void *ctx, struct rpc_conn *c);
 	void *ctx;
 };
+/*
+ * From inside a method call: the next descriptor that came with the request (SCM_RIGHTS), now the caller's; -1: there is no more. Those that
+ * nobody takes are closed after the call. This is how files come into the sandbox.
+ */
+#define RPC_FDS_MAX 8
+int rpc_conn_take_fd(struct rpc_conn *c);
+/* `gone` is called once when the connection closes, whoever closes it. NULL: nobody waits any more. */
+void rpc_conn_watch(struct rpc_conn *c, void (*gone)(void *ctx), void *ctx);
 /* From inside a method call: the connection is raw once the reply is sent. */
 void rpc_conn_raw(struct rpc_conn *c, const struct rpc_raw *raw);
 /* Queues a copy of the bytes. */

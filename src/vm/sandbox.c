@@ -58,6 +58,8 @@ static const struct rule rules[] = {
 	ALLOW(fallocate, "discard and write zeroes; memory that the balloon gives back"),
 	ALLOW(fdatasync, "disk flush"),
 	ALLOW(fsync, "disk flush"),
+	ALLOW(sync_file_range, "a snapshot hands what it has written to the host's writeback"),
+	ALLOW(setpriority, "the threads of a snapshot give way to vCPUs"),
 	ALLOW(ftruncate, "a saved machine replaces the one before"),
 	ALLOW(fstat, "disk size after a resize"),
 	ALLOW(io_uring_enter, "disk requests"),

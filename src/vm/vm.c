@@ -9,6 +9,8 @@
 #include "vm/build.h"
 #include "vm/internal.h"
 #include "vm/nets.h"
+#include "vm/snapshot/restore.h"
+#include "vm/snapshot/snapshot.h"
 
 const char *vm_state_name(enum vm_state s)
 {
@@ -40,7 +42,7 @@ struct console *vm_console(struct vm *vm)
 }
 
 /* Steals params. */
-static void emit(struct vm *vm, const char *name, json_t *params)
+void vm_emit(struct vm *vm, const char *name, json_t *params)
 {
 	char *text = json_dumps(params, JSON_COMPACT);
 
@@ -194,6 +196,18 @@ static void let_go(struct vm *vm)
 	sched_resume(vm->sched);
 }
 
+void vm_stand_still(struct vm *vm)
+{
+	if (!vm->held && vm->sched)
+		sched_pause(vm->sched);
+}
+
+void vm_go_on(struct vm *vm)
+{
+	if (!vm->held && vm->sched)
+		sched_resume(vm->sched);
+}
+
 static void end(struct vm *vm, enum vm_cause cause, int code, const char *text)
 {
 	if (vm->state == VM_ENDED)
@@ -202,7 +216,7 @@ static void end(struct vm *vm, enum vm_cause cause, int code, const char *text)
 	vm->state = VM_ENDED;
 	vm->cause = cause;
 	vm->code = code;
-	emit(vm, "ended",
+	vm_emit(vm, "ended",
 		json_pack("{s:s, s:i, s:s}", "cause", vm_cause_name(cause), "code", code, "text",
 			text ?: ""));
 	if (vm->o.ended)
@@ -224,7 +238,7 @@ static int reboot(struct vm *vm, struct err *e)
 	if (rc)
 		return rc;
 	vm->halted = false;
-	emit(vm, "reboot", json_pack("{s:I}", "count", (json_int_t)vm->reboots));
+	vm_emit(vm, "reboot", json_pack("{s:I}", "count", (json_int_t)vm->reboots));
 	wake_all(vm);
 	if (vm->state == VM_RUNNING) {
 		start_together(vm);
@@ -254,13 +268,13 @@ static void act(struct vm *vm, const struct vm_post *p)
 		vm->halted = false;
 		vm->state = VM_PAUSED;
 		wake_all(vm); /* resume is what wakes the guest: its vCPU was parked by the exit */
-		emit(vm, "suspended", json_object());
+		vm_emit(vm, "suspended", json_object());
 		return;
 	default:
 		/* Left as it is, so that it can be looked at (inspect) before it is killed. */
 		hold(vm);
 		vm->state = VM_PAUSED;
-		emit(vm, "error", json_pack("{s:s}", "text", p->text));
+		vm_emit(vm, "error", json_pack("{s:s}", "text", p->text));
 		log_error(vm->o.log, "vm", "%s", p->text);
 		return;
 	}
@@ -283,7 +297,7 @@ static void on_async(uv_async_t *a)
 	else if (p.set && vm->state != VM_ENDED)
 		act(vm, &p);
 	if (stop && vm->state == VM_RUNNING && !vm_pause(vm, NULL))
-		emit(vm, "device_failed",
+		vm_emit(vm, "device_failed",
 			json_pack("{s:s, s:s}", "id", vm->stop_device, "text", vm->stop_text));
 }
 
@@ -309,6 +323,8 @@ void vm_destroy(struct vm *vm)
 {
 	if (!vm)
 		return;
+	vm_snapshot_drop(vm);
+	vm_restore_drop(vm);
 	if (vm->sched) {
 		hold(vm);
 		sched_destroy(vm->sched);
@@ -351,6 +367,8 @@ int vm_create(struct vm **out, const struct vm_opts *o, struct err *e)
 		return err_set(e, -ENOMEM, "machine: out of memory");
 	vm->o = *o;
 	vm->proc_fd = -1;
+	if (!getcwd(vm->directory, sizeof(vm->directory)))
+		vm->directory[0] = 0;
 	pthread_mutex_init(&vm->post_lock, NULL);
 	rc = uv_async_init(o->loop, &vm->async, on_async);
 	if (rc) {
@@ -378,7 +396,11 @@ int vm_create(struct vm **out, const struct vm_opts *o, struct err *e)
 		}
 		vm->board->engine->time_stop(vm->board->cpu_vm);
 		vm->held = true;
-		rc = board_boot(vm->board, e);
+		/* What a restore brings is all there is to it: kernel and device tree are in its RAM. */
+		if (o->restore)
+			board_reset(vm->board);
+		else
+			rc = board_boot(vm->board, e);
 	}
 	if (rc) {
 		vm_destroy(vm);
@@ -399,9 +421,11 @@ int vm_start(struct vm *vm, bool paused, struct err *e)
 		return rc;
 	vm->started_ns = clock_mono_ns();
 	vm->state = paused ? VM_PAUSED : VM_RUNNING;
-	emit(vm, "started", json_pack("{s:b}", "paused", paused));
+	vm_emit(vm, "started", json_pack("{s:b}", "paused", paused));
+	vm_restore_started(vm);
 	if (!paused) {
-		start_together(vm);
+		if (!vm->restored)
+			start_together(vm);
 		let_go(vm);
 	}
 	return 0;
@@ -416,7 +440,7 @@ int vm_pause(struct vm *vm, struct err *e)
 			vm_state_name(vm->state));
 	hold(vm);
 	vm->state = VM_PAUSED;
-	emit(vm, "paused", json_object());
+	vm_emit(vm, "paused", json_object());
 	return 0;
 }
 
@@ -431,7 +455,7 @@ int vm_resume(struct vm *vm, struct err *e)
 		return err_set(
 			e, -EIO, "machine stopped on an error and cannot go on: reset or kill it");
 	vm->state = VM_RUNNING;
-	emit(vm, "resumed", json_object());
+	vm_emit(vm, "resumed", json_object());
 	build_retry_disks(vm->board);
 	let_go(vm);
 	return 0;
@@ -462,7 +486,7 @@ int vm_disk_resize(struct vm *vm, const char *id, uint64_t size, struct err *e)
 		return err_set(e, -EBUSY, "machine has ended");
 	rc = build_disk_resize(vm->board, id, size, e);
 	if (!rc)
-		emit(vm, "disk_resized",
+		vm_emit(vm, "disk_resized",
 			json_pack("{s:s, s:I}", "id", id, "size", (json_int_t)size));
 	return rc;
 }

@@ -48,6 +48,7 @@ struct vm_opts {
 	/* The machine has ended. Called once, from the loop; the callee may vm_destroy(). */
 	void (*ended)(void *ctx, enum vm_cause cause, int code);
 	void *ctx;
+	bool restore; /* vm_restore() follows: nothing is loaded to boot from */
 };
 
 /* Opens and builds everything; nothing runs yet. After this no file needs to be opened any more (sandbox). */

@@ -1,0 +1,174 @@
+/* lodge snapshot create: the file is ours, the bytes are the machine's. */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/json.h"
+#include "base/util.h"
+#include "cli/client.h"
+#include "cli/disk/disk_session.h"
+#include "cli/snapshot/store.h"
+#include "cli/verb.h"
+
+#define POLL_NS 20000000
+
+struct create {
+	char *name;
+	bool memory_only, with_disks, json;
+	uint64_t queue;
+};
+
+static const struct opt create_opts[] = {
+	{"name", 'n', .type = OPT_TEXT, OPT_AT(struct create, name), .arg = "NAME",
+		.help = "what it is called; without it VM-DATE-TIME"},
+	{"memory-only", .type = OPT_FLAG, OPT_AT(struct create, memory_only),
+		.help = "leave the disks out: nothing may write to them until it is restored"},
+	{"with-disks", .type = OPT_FLAG, OPT_AT(struct create, with_disks),
+		.help = "with the machine's disks, as they are at the same instant (the default "
+			"where there are any)"},
+	{"queue", .type = OPT_SIZE, OPT_AT(struct create, queue), .arg = "SIZE", .dflt = "64M",
+		.min = 256 * KiB, .max = 16 * GiB,
+		.help = "at most so much memory for what the guest overwrites meanwhile"},
+	{"json", .type = OPT_FLAG, OPT_AT(struct create, json), .help = "print JSON"},
+	OPT_DONE,
+};
+static const struct opt_group create_groups[] = {{"Options", create_opts}, {0}};
+
+static void default_name(const char *vm, char *name, size_t size)
+{
+	time_t now = time(NULL);
+	struct tm tm;
+
+	localtime_r(&now, &tm);
+	snprintf(name, size, "%.40s-%04d%02d%02d-%02d%02d%02d", vm, tm.tm_year + 1900,
+		tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec);
+}
+
+static json_int_t num(const json_t *j, const char *key)
+{
+	return json_integer_value(json_object_get(j, key));
+}
+
+/* Until it is written. *st: how it went. */
+static int follow(struct client *c, struct session *s, json_t **st, struct err *e)
+{
+	for (;;) {
+		const char *state = json_string_value(json_object_get(*st, "state")) ?: "";
+
+		if (!strcmp(state, "done"))
+			return 0;
+		if (strcmp(state, "writing"))
+			return err_set(e, -EIO, "machine %s: %s", c->name,
+				json_string_value(json_object_get(*st, "error"))
+					?: "the snapshot "
+					   "failed");
+		/* Hanging up is what cancels it. */
+		if (!s->watch.progress(s->watch.ctx, (uint64_t)num(*st, "done") * 4096,
+			    (uint64_t)num(*st, "pages") * 4096))
+			return err_set(e, -ECANCELED, "stopped; nothing is left of the snapshot");
+		nanosleep(&(struct timespec){0, POLL_NS}, NULL);
+		json_decref(*st);
+		*st = NULL;
+		if (client_call(c, "snapshot_status", NULL, st, e))
+			return e->code;
+	}
+}
+
+/* The file could not get its name: the disks forget it as well. */
+static void forget_disks(struct client *c, int fd, const char *name)
+{
+	struct snapopen s = {0};
+	json_t *d;
+	size_t i;
+	char self[40];
+
+	snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
+	if (snapstore_open(self, &s, NULL))
+		return;
+	json_array_foreach(json_object_get(s.manifest, "disks"), i, d)
+	{
+		const char *id = json_string_value(json_object_get(d, "id"));
+
+		if (id && json_is_string(json_object_get(d, "snapshot")))
+			client_call(c, "disk_snapshot",
+				json_pack("{s:s, s:s, s:b}", "id", id, "name", name, "delete", 1),
+				NULL, NULL);
+	}
+	snapopen_close(&s);
+}
+
+static int make(const struct create *o, const char *vm, const char *name, json_t **st,
+	struct session *s, struct err *e)
+{
+	cleanup(client_close) struct client c = {.fd = -1};
+	cleanup(close_fd) int fd = -1;
+	int rc = client_open(&c, vm, e) ?: snapstore_create(name, &fd, e);
+
+	if (!rc)
+		rc = client_call_fd(&c, "snapshot_create",
+			json_pack("{s:s, s:s, s:I}", "name", name, "disks",
+				o->memory_only	? "memory-only"
+				: o->with_disks ? "with-disks"
+						: "auto",
+				"queue", (json_int_t)o->queue),
+			fd, st, e);
+	if (!rc)
+		rc = follow(&c, s, st, e);
+	if (rc)
+		return rc;
+	rc = snapstore_publish(fd, name, e);
+	if (rc)
+		forget_disks(&c, fd, name);
+	return rc;
+}
+
+static int run_create(void *opts, const struct args *a)
+{
+	const struct create *o = opts;
+	cleanup(session_end) struct session s = {0};
+	cleanup(json_drop) json_t *st = NULL;
+	char name[80], size[SESSION_SIZE];
+	struct err e = {0};
+
+	if (o->memory_only && o->with_disks) {
+		fprintf(stderr, "lodge snapshot create: --memory-only or --with-disks, not both\n");
+		return EXIT_USAGE;
+	}
+	if (o->name)
+		snprintf(name, sizeof(name), "%s", o->name);
+	else
+		default_name(a->v[0], name, sizeof(name));
+	session_begin(&s, o->json, "snapshot");
+	if (make(o, a->v[0], name, &st, &s, &e)) {
+		session_clear(&s);
+		return fail(&e);
+	}
+	session_clear(&s);
+	if (o->json) {
+		json_dumpf(st, stdout, JSON_COMPACT);
+		putchar('\n');
+		return EXIT_DONE;
+	}
+	printf("%s: %s in %.2f s; the guest stood still for %.2f ms\n", name,
+		session_size(size, (uint64_t)num(st, "file_bytes")),
+		(double)num(st, "took_ms") / 1e3, (double)num(st, "pause_us") / 1e3);
+	return EXIT_DONE;
+}
+
+const struct verb verbs_snapshot_create[] = {
+	{VERB("snapshot create", "VM", "save a running machine at one instant, while it runs on"),
+		.cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = create_groups,
+		.cmd.names = "names machines", .size = sizeof(struct create), .run = run_create,
+		.cmd.text =
+			"The guest stands still for a few milliseconds, however large its memory "
+			"is; its pages are written while it runs, and each page that it changes "
+			"meanwhile is copied first.\n\n"
+			"Disks in qcow2 and lodgefs get a snapshot of the same name at the same "
+			"instant; with another format --memory-only has to be said.\n\n"
+			"Ctrl-C stops it and leaves nothing behind."},
+	VERBS_END,
+};

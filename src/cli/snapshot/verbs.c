@@ -1,0 +1,283 @@
+/* lodge snapshot ls, show, rm, verify, export, import. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/hex.h"
+#include "base/json.h"
+#include "base/util.h"
+#include "cli/disk/disk_session.h"
+#include "cli/snapshot/copy.h"
+#include "cli/snapshot/store.h"
+#include "cli/verb.h"
+#include "vm/snapshot/file.h"
+
+struct json_only {
+	bool json;
+};
+static const struct opt json_opts[] = {
+	{"json", .type = OPT_FLAG, OPT_AT(struct json_only, json), .help = "print JSON"},
+	OPT_DONE,
+};
+static const struct opt_group json_groups[] = {{"Options", json_opts}, {0}};
+
+/* ---- ls, show ---- */
+
+static json_t *about(const struct snapopen *s, const char *name)
+{
+	static const char *const copied[] = {
+		"machine", "created_ns", "lodge", "engine", "isa", "vcpus", "memory", "disks"};
+	char id[2 * SNAPFILE_ID + 1], parent[2 * SNAPFILE_ID + 1];
+	struct snapfile_stat fst;
+	struct stat st = {0};
+	json_t *j;
+
+	snapfile_stat(s->file, &fst);
+	fstat(s->file->fd, &st);
+	hex_put(id, s->file->id, SNAPFILE_ID);
+	hex_put(parent, s->file->parent, SNAPFILE_ID);
+	j = json_pack("{s:s, s:s, s:s, s:s?, s:I, s:I, s:I, s:I, s:I}", "name", name, "file",
+		s->path, "id", id, "parent", snapfile_has_parent(s->file) ? parent : NULL,
+		"host_size", (json_int_t)st.st_blocks * 512, "pages",
+		(json_int_t)fst.pages[SNAPFILE_RAW], "packed_pages",
+		(json_int_t)fst.pages[SNAPFILE_PACKED], "zero_pages",
+		(json_int_t)fst.pages[SNAPFILE_ZERO], "parent_pages",
+		(json_int_t)fst.pages[SNAPFILE_PARENT]);
+	for (size_t i = 0; i < ARRAY_SIZE(copied); i++)
+		json_object_set(j, copied[i], json_object_get(s->manifest, copied[i]));
+	return j;
+}
+
+static void date_of(const json_t *j, char *text, size_t size)
+{
+	time_t t = (time_t)(json_integer_value(json_object_get(j, "created_ns")) / 1000000000);
+	struct tm tm;
+
+	localtime_r(&t, &tm);
+	strftime(text, size, "%Y-%m-%d %H:%M:%S", &tm);
+}
+
+static void print_one(json_t *j, bool json)
+{
+	char date[40], memory[SESSION_SIZE], size[SESSION_SIZE];
+
+	if (json) {
+		json_dumpf(j, stdout, JSON_COMPACT);
+		putchar('\n');
+	} else {
+		date_of(j, date, sizeof(date));
+		printf("%-32s %-16s %-19s %9s %9s\n", json_string_value(json_object_get(j, "name")),
+			json_string_value(json_object_get(j, "machine")) ?: "", date,
+			session_size(
+				memory, (uint64_t)json_integer_value(json_object_get(j, "memory"))),
+			session_size(size,
+				(uint64_t)json_integer_value(json_object_get(j, "host_size"))));
+	}
+	json_decref(j);
+}
+
+static int run_ls(void *opts, const struct args *a)
+{
+	const struct json_only *o = opts;
+	int code = EXIT_DONE;
+	struct err e = {0};
+	char **names;
+	size_t n;
+
+	if (snapstore_names(&names, &n, &e))
+		return fail(&e);
+	if (!o->json)
+		printf("%-32s %-16s %-19s %9s %9s\n", "NAME", "MACHINE", "TAKEN", "MEMORY",
+			"ON DISK");
+	for (size_t i = 0; i < n; i++) {
+		cleanup(snapopen_close) struct snapopen s = {0};
+
+		if (snapstore_open(names[i], &s, &e))
+			code = fail(&e);
+		else
+			print_one(about(&s, names[i]), o->json);
+		free(names[i]);
+	}
+	free(names);
+	return code;
+}
+
+static int run_show(void *opts, const struct args *a)
+{
+	cleanup(snapopen_close) struct snapopen s = {0};
+	struct err e = {0};
+	json_t *j;
+
+	if (snapstore_open(a->v[0], &s, &e))
+		return fail(&e);
+	j = about(&s, a->v[0]);
+	json_object_set(j, "definition", json_object_get(s.manifest, "definition"));
+	json_object_set(j, "cpu", json_object_get(s.manifest, "cpu"));
+	session_print(j);
+	return EXIT_DONE;
+}
+
+/* ---- rm, verify ---- */
+
+/* Its disks keep theirs: who removes those says so to the disk, which may be in use. */
+static void tell_of_disks(const char *name)
+{
+	cleanup(snapopen_close) struct snapopen s = {0};
+	json_t *d;
+	size_t i;
+
+	if (snapstore_open(name, &s, NULL))
+		return;
+	json_array_foreach(json_object_get(s.manifest, "disks"), i, d)
+	{
+		const char *snap = json_string_value(json_object_get(d, "snapshot"));
+
+		if (snap)
+			fprintf(stderr,
+				"lodge: disk %s keeps its snapshot: lodge disk snapshot %s:%s "
+				"--delete %s\n",
+				json_string_value(json_object_get(d, "id")),
+				json_string_value(json_object_get(d, "file")),
+				json_string_value(json_object_get(d, "format")), snap);
+	}
+}
+
+static int run_rm(void *opts, const struct args *a)
+{
+	int code = EXIT_DONE;
+
+	for (unsigned i = 0; i < a->n; i++) {
+		struct err e = {0};
+
+		tell_of_disks(a->v[i]);
+		if (snapstore_remove(a->v[i], &e))
+			code = fail(&e);
+	}
+	return code;
+}
+
+static bool pages_done(void *ctx, uint64_t done, uint64_t of)
+{
+	struct session *s = ctx;
+
+	return s->watch.progress(s, done * SNAPFILE_PAGE, of * SNAPFILE_PAGE);
+}
+
+static int run_verify(void *opts, const struct args *a)
+{
+	const struct json_only *o = opts;
+	cleanup(snapopen_close) struct snapopen sn = {0};
+	cleanup(session_end) struct session s = {0};
+	struct err e = {0};
+	int rc;
+
+	session_begin(&s, o->json, "verify");
+	rc = snapstore_open(a->v[0], &sn, &e);
+	if (!rc && snapfile_verify(sn.file, pages_done, &s, &e))
+		rc = err_wrap(&e, "%s", a->v[0]);
+	session_clear(&s);
+	if (o->json)
+		session_print(rc ? json_pack("{s:b, s:s}", "good", 0, "error", err_msg(&e))
+				 : json_pack("{s:b}", "good", 1));
+	else if (!rc)
+		printf("%s: every byte is as it was written\n", a->v[0]);
+	if (rc)
+		return o->json ? (int)exit_code_of(e.code) : (int)fail(&e);
+	return EXIT_DONE;
+}
+
+/* ---- export, import ---- */
+
+static int run_export(void *opts, const struct args *a)
+{
+	const struct json_only *o = opts;
+	cleanup(snapopen_close) struct snapopen sn = {0};
+	cleanup(session_end) struct session s = {0};
+	cleanup(close_fd) int fd = -1;
+	struct err e = {0};
+	int rc;
+
+	session_begin(&s, o->json, "export");
+	rc = snapstore_open(a->v[0], &sn, &e) ?: snapstore_create_at(a->v[1], &fd, &e);
+	if (!rc)
+		rc = snapcopy(&sn, fd, true, pages_done, &s, &e);
+	if (!rc)
+		rc = snapstore_publish_at(fd, a->v[1], &e);
+	session_clear(&s);
+	return rc ? (int)fail(&e) : EXIT_DONE;
+}
+
+struct import {
+	char *name;
+	bool json;
+};
+static const struct opt import_opts[] = {
+	{"name", 'n', .type = OPT_TEXT, OPT_AT(struct import, name), .arg = "NAME",
+		.help = "another name than it had"},
+	{"json", .type = OPT_FLAG, OPT_AT(struct import, json), .help = "print JSON"},
+	OPT_DONE,
+};
+static const struct opt_group import_groups[] = {{"Options", import_opts}, {0}};
+
+static int run_import(void *opts, const struct args *a)
+{
+	const struct import *o = opts;
+	cleanup(snapopen_close) struct snapopen sn = {0};
+	cleanup(session_end) struct session s = {0};
+	cleanup(close_fd) int fd = -1;
+	char path[PATH_MAX];
+	struct err e = {0};
+	const char *name;
+	int rc;
+
+	session_begin(&s, o->json, "import");
+	/* A file in this folder has no slash in its name. */
+	snprintf(path, sizeof(path), "%s%s", strchr(a->v[0], '/') ? "" : "./", a->v[0]);
+	rc = snapstore_open(path, &sn, &e);
+	name = o->name ?: json_string_value(json_object_get(sn.manifest, "name"));
+	if (!rc && !name)
+		rc = err_set(&e, -EINVAL, "%s: has no name: give it one: --name", a->v[0]);
+	if (!rc)
+		rc = snapstore_create(name, &fd, &e);
+	/* What comes from elsewhere is looked at whole, once. */
+	if (!rc)
+		rc = snapfile_verify(sn.file, pages_done, &s, &e);
+	if (!rc)
+		rc = snapcopy(&sn, fd, false, pages_done, &s, &e);
+	if (!rc)
+		rc = snapstore_publish(fd, name, &e);
+	session_clear(&s);
+	if (rc)
+		return fail(&e);
+	puts(name);
+	return EXIT_DONE;
+}
+
+#define SNAPSHOTS .cmd.names = "names snapshots"
+#define ONE_NAME .cmd.min_args = 1, .cmd.max_args = 1, SNAPSHOTS
+
+const struct verb verbs_snapshot[] = {
+	{VERB("snapshot ls", NULL, "list the snapshots that there are"), .cmd.groups = json_groups,
+		.size = sizeof(struct json_only), .run = run_ls},
+	{VERB("snapshot show", "NAME", "what a snapshot holds, with the machine's definition"),
+		ONE_NAME, .cmd.groups = json_groups, .size = sizeof(struct json_only),
+		.run = run_show},
+	{VERB("snapshot rm", "NAME...", "remove snapshots; machines that came from one go on"),
+		.cmd.min_args = 1, .cmd.max_args = 1000, SNAPSHOTS, .run = run_rm},
+	{VERB("snapshot verify", "NAME", "read all of a snapshot and compare it with its digests"),
+		ONE_NAME, .cmd.groups = json_groups, .size = sizeof(struct json_only),
+		.run = run_verify},
+	{VERB("snapshot export", "NAME FILE",
+		 "one compressed file, to be kept or carried elsewhere"),
+		.cmd.min_args = 2, .cmd.max_args = 2, SNAPSHOTS, .cmd.groups = json_groups,
+		.size = sizeof(struct json_only), .run = run_export},
+	{VERB("snapshot import", "FILE", "verify such a file and take it in"), .cmd.min_args = 1,
+		.cmd.max_args = 1, .cmd.groups = import_groups, .size = sizeof(struct import),
+		.run = run_import},
+	VERBS_END,
+};

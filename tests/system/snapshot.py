@@ -1,0 +1,216 @@
+#!/usr/bin/env python3
+# time-limit: 280
+"""Snapshots of running machines: exact to the page, whatever fails nothing is left, and a machine goes on from them."""
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
+from machine import BUILD, HOME, LODGE, TMP, check, skip
+
+STAMP = os.path.join(BUILD, "guest", "stamp.elf")
+STORE = os.path.join(HOME, "data", "snapshots")
+ENV = dict(os.environ, LODGE_HOME=HOME)
+
+
+def lodge(*args, ok=True, **kw):
+    p = subprocess.run([LODGE, *args], capture_output=True, text=True, env=ENV, timeout=100, **kw)
+    if ok and p.returncode:
+        check("lodge " + " ".join(args), False, p.stderr)
+    return p
+
+
+def last(p):
+    return json.loads(p.stdout.strip().split("\n")[-1])
+
+
+def pid(name):
+    return int(open(os.path.join(HOME, "run", name, "pid")).read())
+
+
+def rounds(name):
+    text = lodge("logs", name).stdout
+    if "FAIL" in text:
+        check(f"{name}: every page is of its generation", False, text[-300:])
+    found = re.findall(r"rounds (\d+)", text)
+    return int(found[-1]) if found else 0
+
+
+def wait_rounds(name, more, seconds=40):
+    first, end = rounds(name), time.monotonic() + seconds
+    while rounds(name) < first + more:
+        if time.monotonic() > end:
+            check(f"{name} goes on", False)
+        time.sleep(0.1)
+
+
+def boot(name, smp, memory="128M", *more):
+    lodge("run", "--firmware", STAMP, "--memory", memory, "--smp", str(smp), "--name", name, "-d", *more)
+    end = time.monotonic() + 30
+    while "rounds" not in lodge("logs", name).stdout:
+        if time.monotonic() > end:
+            check(f"{name} starts", False)
+        time.sleep(0.1)
+
+
+def store():
+    return sorted(os.listdir(STORE)) if os.path.isdir(STORE) else []
+
+
+def files_of(name):
+    return len(os.listdir(f"/proc/{pid(name)}/fd"))
+
+
+def threads_of(name):
+    return len(os.listdir(f"/proc/{pid(name)}/task"))
+
+
+if not os.path.exists(STAMP):
+    skip("riscv64-linux-gnu-gcc is not installed")
+
+# ---- exact: each page is of one moment, by what the guest itself finds when it goes on ----
+for smp, queue, how in (2, "64M", []), (3, "256K", []), (2, "256K", ["--engine", "interp"]):
+    what = f"{smp} harts, queue {queue}{' interpreted' if how else ''}"
+    boot("a", smp, "128M", *how)
+    wait_rounds("a", 3)
+    st = last(lodge("snapshot", "create", "a", "--name", "s", "--queue", queue, "--json"))
+    check(f"{what}: pages were caught and swept", st["caught"] > 0 and st["swept"] > 0, st)
+    check(f"{what}: each page once", st["caught"] + st["swept"] == st["pages"] == 32768, st)
+    if queue == "256K":
+        check(f"{what}: the queue kept its limit, writers waited", st["queue_max"] <= 64 and st["throttled"] > 0, st)
+        check(f"{what}: some pages were compressed", st["packed"] > 0, st)
+    wait_rounds("a", 2)
+    check(f"{what}: verifies", lodge("snapshot", "verify", "s").returncode == 0)
+    lodge("kill", "a")
+    lodge("restore", "s", "--name", "b", "-d")
+    lodge("restore", "s", "--name", "c", "-d")
+    wait_rounds("b", 3)
+    wait_rounds("c", 3)
+    check(f"{what}: two machines go on from it, each page is of its moment", True)
+    # A snapshot of a machine that came from one.
+    lodge("snapshot", "create", "b", "--name", "s2", "--queue", queue)
+    lodge("kill", "b")
+    lodge("kill", "c")
+    lodge("snapshot", "rm", "s")
+    lodge("snapshot", "verify", "s2")
+    lodge("snapshot", "export", "s2", os.path.join(TMP, "s2.export"))
+    lodge("snapshot", "rm", "s2")
+    lodge("snapshot", "import", os.path.join(TMP, "s2.export"), "--name", "s3")
+    lodge("restore", "s3", "-d")
+    wait_rounds("b", 2)
+    check(f"{what}: and from a snapshot of one of them, exported and imported", True)
+    lodge("kill", "b")
+    lodge("snapshot", "rm", "s3")
+    os.unlink(os.path.join(TMP, "s2.export"))
+check("nothing is left in the store", store() == [], store())
+
+# ---- refused, stopped, failed: the machine runs on and nothing is left ----
+boot("a", 2)
+lodge("snapshot", "create", "a", "--name", "s")
+p = lodge("snapshot", "create", "a", "--name", "s", ok=False)
+check("a name that is taken", p.returncode == 1 and "is there already" in p.stderr, p.stderr)
+p = lodge("snapshot", "create", "a", "--name", "x/y", ok=False)
+check("a name that is none", p.returncode == 1 and "snapshot name" in p.stderr, p.stderr)
+p = lodge("snapshot", "create", "nobody", ok=False)
+check("no such machine", p.returncode == 3, p.stderr)
+p = lodge("snapshot", "create", "a", "--with-disks", ok=False)
+check("--with-disks without a disk", p.returncode == 1 and "no disk" in p.stderr, p.stderr)
+p = lodge("restore", "s", ok=False)
+check("its name is taken", p.returncode == 4 and "--name" in p.stderr, p.stderr)
+p = lodge("restore", "t", ok=False)
+check("no such snapshot", p.returncode == 3 and "did you mean s" in p.stderr, p.stderr)
+
+# Two at once: the first is held up by a tiny queue's throttling only, so a stopped client keeps it busy enough.
+first = subprocess.Popen([LODGE, "snapshot", "create", "a", "--name", "one", "--queue", "256K"], env=ENV, stderr=subprocess.PIPE, text=True)
+busy = None
+while first.poll() is None and busy is None:
+    p = lodge("snapshot", "create", "a", "--name", "two", ok=False)
+    if p.returncode == 4:
+        busy = p.stderr
+    elif p.returncode == 0:
+        lodge("snapshot", "rm", "two")
+first.wait()
+check("two at once: the second is refused and says by whom", busy is not None and "(one)" in busy, busy)
+check("the first of the two is whole", first.returncode == 0 and lodge("snapshot", "verify", "one").returncode == 0)
+lodge("snapshot", "rm", "one")
+
+for sig in signal.SIGINT, signal.SIGKILL:
+    p = subprocess.Popen([LODGE, "snapshot", "create", "a", "--name", "gone", "--queue", "256K"], env=ENV, stderr=subprocess.PIPE, text=True)
+    time.sleep(0.06)
+    p.send_signal(sig)
+    err = p.communicate(timeout=20)[1]
+    check(f"{sig.name}: nothing is left", p.returncode != 0 and "gone.snap" not in store(), (p.returncode, err, store()))
+    wait_rounds("a", 2)
+
+# A full disk: writes fail in the middle.
+mnt = os.path.join(TMP, "small")
+os.makedirs(mnt, exist_ok=True)
+if os.geteuid() == 0 and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "none", mnt], capture_output=True).returncode == 0:
+    try:
+        os.rename(STORE, STORE + ".away")
+        os.symlink(mnt, STORE)
+        for i in range(3):
+            p = lodge("snapshot", "create", "a", "--name", "full", ok=False)
+            check("a full disk is said", p.returncode == 1 and "No space" in p.stderr, p.stderr)
+        wait_rounds("a", 2)
+        check("a full disk: nothing is left", os.listdir(mnt) == [] and os.statvfs(mnt).f_bfree == os.statvfs(mnt).f_blocks, os.listdir(mnt))
+    finally:
+        os.unlink(STORE)
+        os.rename(STORE + ".away", STORE)
+        subprocess.run(["umount", mnt])
+else:
+    print("PASS: a full disk was not tried: no tmpfs can be mounted here")
+
+# kill -9 of the machine in the middle.
+boot("k", 2)
+p = subprocess.Popen([LODGE, "snapshot", "create", "k", "--name", "dead", "--queue", "256K"], env=ENV, stderr=subprocess.PIPE, text=True)
+time.sleep(0.05)
+os.kill(pid("k"), signal.SIGKILL)
+err = p.communicate(timeout=20)[1]
+check("kill -9 of the machine: there is no snapshot", p.returncode != 0 and "gone" in err and "dead.snap" not in store(), err)
+
+# ---- damage ----
+path = os.path.join(STORE, "s.snap")
+whole = os.path.join(TMP, "damaged.snap")
+shutil.copyfile(path, whole)
+good = open(whole, "r+b")
+size = os.path.getsize(whole)
+for at in 100, 4090, (2 << 20) + 4096 * 1500 + 9, size - 40, 1 << 20:
+    good.seek(at)
+    byte = good.read(1)
+    good.seek(at)
+    good.write(bytes([byte[0] ^ 4]))
+    good.flush()
+    p = lodge("snapshot", "verify", whole, ok=False)
+    check(f"a bit at {at:#x} is found", p.returncode == 1 and "damaged" in p.stderr, p.stderr)
+    good.seek(at)
+    good.write(byte)
+    good.flush()
+good.truncate(size // 2)
+p = lodge("restore", whole, "--name", "d", "-d", ok=False)
+check("a file that was cut is refused", p.returncode == 1 and "cut short" in p.stderr, p.stderr)
+good.truncate(0)
+good.truncate(size)
+p = lodge("restore", whole, "--name", "d", "-d", ok=False)
+check("one that was never finished says so", p.returncode == 1 and "never finished" in p.stderr, p.stderr)
+good.close()
+
+# ---- no leak ----
+lodge("kill", "a")
+boot("a", 1)  # ticks only: a hundred of them are quick
+fds, threads = files_of("a"), threads_of("a")
+rss = []
+for i in range(100):
+    lodge("snapshot", "create", "a", "--name", "loop")
+    lodge("snapshot", "rm", "loop")
+    if i in (30, 99):
+        rss.append(int(re.search(r"RssAnon:\s+(\d+)", open(f"/proc/{pid('a')}/status").read()).group(1)))
+time.sleep(0.3)
+check("100 in a loop: no descriptor, no thread is left", files_of("a") <= fds and threads_of("a") == threads, (files_of("a"), fds, threads_of("a"), threads))
+check("100 in a loop: no memory is left", rss[1] < rss[0] + 16384, rss)
+lodge("kill", "a")
