@@ -72,7 +72,8 @@ static int run(struct load *l)
 	long n = 0;
 
 	for (uint64_t i = 0; i < l->depth; i++) {
-		l->cb[i] = (struct iocb){.aio_lio_opcode = l->write ? IOCB_CMD_PWRITE : IOCB_CMD_PREAD,
+		l->cb[i] = (struct iocb){
+			.aio_lio_opcode = l->write ? IOCB_CMD_PWRITE : IOCB_CMD_PREAD,
 			.aio_fildes = (uint32_t)l->fd,
 			.aio_buf = (uint64_t)(uintptr_t)(l->mem + i * l->size),
 			.aio_nbytes = l->size};
@@ -137,6 +138,7 @@ int main(int argc, char **argv)
 	if (run(&l))
 		return 1;
 	s = now() - t0;
-	printf("iops %.0f guest_us %.2f seconds %.3f\n", (double)l.count / s, (cpu() - c0) * 1e6 / (double)l.count, s);
+	printf("iops %.0f guest_us %.2f seconds %.3f\n", (double)l.count / s,
+		(cpu() - c0) * 1e6 / (double)l.count, s);
 	return 0;
 }
