@@ -642,7 +642,7 @@ static void end_batch(struct sorter *s, struct sorter_batch *b)
 	free_batch(b);
 }
 
-void sorter_committed(struct sorter_batch *b, int rc)
+static void committed(struct sorter_batch *b, int rc)
 {
 	struct sorter *s = b->sorter;
 
@@ -662,11 +662,17 @@ void sorter_committed(struct sorter_batch *b, int rc)
 	advance(s);
 }
 
-/* Every request of a failed tx fails; every tx of such a request goes, and whoever shares it begins again. */
-static void spread_failure(struct sorter_batch *b)
+void sorter_committed(struct sorter_batch *b, int rc)
 {
-	bool again = true;
+	b->commit_done = true;
+	b->commit_rc = rc;
+	if (!b->both || b->data_done)
+		committed(b, rc);
+}
 
+/* The requests of what failed; the metadata is there and stays. */
+static void note_errors(struct sorter_batch *b)
+{
 	for (unsigned i = 0; i < b->njobs; i++)
 		for (unsigned k = 0; k < b->job[i]->nsets; k++) {
 			struct sorter_tx *tx = b->job[i]->set[k].tx;
@@ -674,6 +680,14 @@ static void spread_failure(struct sorter_batch *b)
 			if (tx && tx->batch == b && tx->error && !b->job[i]->error)
 				b->job[i]->error = tx->error;
 		}
+}
+
+/* Every request of a failed tx fails; every tx of such a request goes, and whoever shares it begins again. */
+static void spread_failure(struct sorter_batch *b)
+{
+	bool again = true;
+
+	note_errors(b);
 	while (again) {
 		again = false;
 		for (unsigned i = 0; i < b->njobs; i++) {
@@ -729,10 +743,32 @@ static bool any_failed(const struct sorter_batch *b)
 	return false;
 }
 
+void sorter_commit_along(struct sorter_batch *b)
+{
+	struct sorter *s = b->sorter;
+
+	if (s->committing || b->fua || any_failed(b) || !s->o.ops->unordered ||
+		!s->o.ops->unordered(s->o.ctx, b))
+		return;
+	b->both = true;
+	s->committing = b;
+	s->o.ops->commit(s->o.ctx, b);
+}
+
 void sorter_data_done(struct sorter_batch *b)
 {
 	struct sorter *s = b->sorter;
 
+	if (b->both) {
+		note_errors(b);
+		b->data_done = true;
+		s->writing = NULL;
+		if (b->commit_done)
+			committed(b, b->commit_rc);
+		else
+			advance(s);
+		return;
+	}
 	if (any_failed(b)) {
 		spread_failure(b);
 		drop_failed(s, b);

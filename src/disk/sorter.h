@@ -22,6 +22,7 @@
  *     of different requests the one that was submitted last.
  *   - All txs of a request are in one batch: what commit() makes all-or-nothing is so for each request.
  *   - A block with a tx that is prepared or committing is left alone: requests for it wait and are resolved again after.
+ *   - Data is written before commit() is called, unless unordered() has said that this need not be.
  *   - A tx is either committed, or aborted, or neither prepared. When one fails (prepare, fill or data write), each request in it fails with
  *     its error, and other txs of these requests are aborted; requests that shared those are started again from resolve().
  *
@@ -138,6 +139,9 @@ struct sorter_batch {
 	unsigned npieces;
 	void *copy;
 	bool ready; /* its data is written */
+	bool both; /* data and metadata are written at once; then: */
+	bool data_done, commit_done;
+	int commit_rc;
 };
 
 struct sorter_ops {
@@ -147,8 +151,13 @@ struct sorter_ops {
 	void (*prepare)(void *ctx, struct sorter_tx *tx);
 	/* Fills fill->buf with what the disk has at fill->off now. NULL when no fill is a copy. */
 	void (*read_old)(void *ctx, struct sorter_fill *fill);
-	/* All data is written (not flushed). Writes the metadata of all txs, once, then makes reads see it. */
+	/* All data is written (not flushed), or need not be. Writes the metadata of all txs, once, then makes reads see it. */
 	void (*commit)(void *ctx, struct sorter_batch *b);
+	/*
+	 * Need the metadata of this batch not wait for its data? Then commit() may come before the data is written. When data fails then, the
+	 * requests fail and the metadata stays. May be NULL: it waits.
+	 */
+	bool (*unordered)(void *ctx, const struct sorter_batch *b);
 	/* How many bytes from `off` on are such that zeroing or discarding changes nothing; 0 is always right. May be NULL. */
 	uint64_t (*skip)(void *ctx, uint64_t off, uint64_t len);
 	/* Gives back what prepare() took. Also after a prepare that failed half way (then tx->priv is what it left). */

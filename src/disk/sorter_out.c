@@ -312,6 +312,7 @@ void sorter_data_out(struct sorter_batch *b)
 	for (struct sorter_tx *tx = b->first; rc && tx; tx = tx->next)
 		tx->error = tx->error ?: rc;
 	if (!rc) {
+		sorter_commit_along(b);
 		collect(b);
 		send_all(s, b->piece, b->npieces, NULL, b);
 	}

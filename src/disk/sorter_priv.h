@@ -59,5 +59,7 @@ void sorter_plain_out(struct sorter_job *j);
 /* Writes data and fills of all good txs of a batch, then sorter_data_done(), never at once unless there is nothing to write. */
 void sorter_data_out(struct sorter_batch *b);
 void sorter_data_done(struct sorter_batch *b);
+/* The data is about to be sent: the metadata goes with it, if it need not wait. */
+void sorter_commit_along(struct sorter_batch *b);
 
 #endif

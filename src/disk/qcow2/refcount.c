@@ -9,8 +9,8 @@
 #include "disk/qcow2/qcow2.h"
 
 #define RESERVE_FIRST 16ull /* clusters */
-#define RESERVE_MAX 1024ull
-#define RESERVE_BYTES (64ull << 20)
+#define RESERVE_MAX 4096ull
+#define RESERVE_BYTES (256ull << 20)
 
 uint64_t q_refcount_in(const void *block, unsigned order, uint64_t i)
 {
@@ -369,7 +369,7 @@ static int reserve(struct qcow2 *q)
 	uint64_t got, max = MIN(RESERVE_MAX, MAX(RESERVE_BYTES >> q->cluster_bits, 1ull));
 	int rc;
 
-	r->next = MIN(r->next ? r->next * 2 : RESERVE_FIRST, max);
+	r->next = MIN(r->next ? r->next * 4 : RESERVE_FIRST, max);
 	rc = find_run(q, r->next, &r->at, &got, &r->zero);
 	r->end = rc ? r->at : r->at + got;
 	return rc;

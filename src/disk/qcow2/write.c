@@ -564,6 +564,20 @@ static void commit(void *ctx, struct sorter_batch *b)
 		sorter_committed(b, 0);
 }
 
+/* New places that read as zeroes, as they did before: an entry without its data changes nothing. */
+static bool unordered(void *ctx, const struct sorter_batch *b)
+{
+	const struct qcow2 *q = ctx;
+
+	for (const struct sorter_tx *tx = b->first; tx; tx = tx->next) {
+		const struct plan *p = tx->priv;
+
+		if (!p || p->data_first)
+			return false;
+	}
+	return !q->late;
+}
+
 static uint64_t skip(void *ctx, uint64_t off, uint64_t len)
 {
 	struct qcow2 *q = ctx;
@@ -579,6 +593,7 @@ static const struct sorter_ops ops = {.resolve = resolve,
 	.prepare = prepare,
 	.read_old = read_old,
 	.commit = commit,
+	.unordered = unordered,
 	.abort = abort_tx,
 	.skip = skip};
 

@@ -288,6 +288,48 @@ static void one_transaction(void **state)
 	assert_int_equal(check("a", false).errors + check("a", false).leaks, 0);
 }
 
+/* Data and entry of a new cluster are written at once: when the data fails, so does the request, and the place shows zeroes. */
+static void data_fails(void **state)
+{
+	char *buf = malloc(CLUSTER);
+	struct qcow2 *q;
+	struct disk *d;
+	uint64_t next;
+
+	memset(buf, 9, CLUSTER);
+	assert_int_equal(make("a", NULL, NULL, NULL), 0);
+	d = open_rw("a");
+	q = d->priv;
+	fill(d, 0, 4096, 1);
+	next = q->reserve.at * CLUSTER;
+	assert_true(q->reserve.end > q->reserve.at);
+	rig.devs.fault[0] = (struct memdev_fault){
+		.ops = 1 << FILE_WRITE, .off = next, .len = CLUSTER, .count = 1, .error = -EIO};
+	rig.devs.nfaults = 1;
+	assert_int_equal(rw(d, DISK_WRITE, 5 * CLUSTER, buf, 8192), -EIO);
+	assert_int_equal(rig.devs.faults_hit, 1);
+	rig.devs.nfaults = 0;
+	expect(d, 5 * CLUSTER, CLUSTER, 0);
+	expect(d, 0, 4096, 1);
+	assert_int_equal(rw(d, DISK_WRITE, 5 * CLUSTER, buf, 8192), 0);
+	expect(d, 5 * CLUSTER, 8192, 9);
+	/* The entry fails: nothing is acknowledged in place before it is in the file. */
+	rig.devs.fault[0] = (struct memdev_fault){.ops = 1 << FILE_WRITE,
+		.off = q->l1[0] & Q_OFFSET,
+		.len = CLUSTER,
+		.count = 2,
+		.error = -ENOSPC};
+	rig.devs.nfaults = 1;
+	assert_int_equal(rw(d, DISK_WRITE, 9 * CLUSTER, buf, 4096), -ENOSPC);
+	assert_int_equal(rw(d, DISK_WRITE, 9 * CLUSTER, buf, 4096), -ENOSPC);
+	rig.devs.nfaults = 0;
+	assert_int_equal(rw(d, DISK_WRITE, 9 * CLUSTER, buf, 4096), 0);
+	assert_int_equal(q->cache.dirty_bytes, 0);
+	disk_close(d);
+	assert_int_equal(check("a", false).errors + check("a", false).leaks, 0);
+	free(buf);
+}
+
 static struct disk *open_with(const char *name, const char *key, const char *value)
 {
 	const struct disk_kv kv[] = {{key, value}, {0}};
@@ -526,6 +568,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(chains, setup, teardown),
 		cmocka_unit_test_setup_teardown(one_transaction, setup, teardown),
 		cmocka_unit_test_setup_teardown(other_transactions, setup, teardown),
+		cmocka_unit_test_setup_teardown(data_fails, setup, teardown),
 		cmocka_unit_test_setup_teardown(repair, setup, teardown),
 		cmocka_unit_test_setup_teardown(dirty_bit, setup, teardown),
 		cmocka_unit_test_setup_teardown(entry_into_table, setup, teardown),
