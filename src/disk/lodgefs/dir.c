@@ -402,7 +402,7 @@ int lf_disk_create(const struct disk_create_opts *o, struct err *e)
 int lf_disk_remove(struct lf *fs, const char *name, struct err *e)
 {
 	struct lf_record *r = lf_rec_find(fs, LF_DISK, 0, name);
-	uint64_t id, need = need_put(fs) + fs->s.dir_pages * (LF_PAGE + 32);
+	uint64_t id, n = 0;
 	int rc;
 
 	if (!r)
@@ -411,7 +411,10 @@ int lf_disk_remove(struct lf *fs, const char *name, struct err *e)
 		if (l->rec == r)
 			return err_set(e, -EBUSY, "disk %s/%s: is open here", fs->path, name);
 	id = r->id;
-	rc = lf_fail(fs, lf_begin(fs, need), e);
+	for (uint64_t i = 0; i < fs->nrec; i++)
+		n += fs->rec[i]->type > LF_DISK && fs->rec[i]->owner == id;
+	n = MIN(n + 1, fs->s.dir_pages);
+	rc = lf_fail(fs, lf_begin(fs, need_put(fs) + n * (LF_PAGE + 32)), e);
 	if (rc)
 		return rc;
 	for (uint64_t i = 0; i < fs->nrec; i++)

@@ -1,0 +1,402 @@
+#!/usr/bin/env python3
+# time-limit: 240
+"""The host fails under a disk: full, read-only, over its quota, I/O errors, the file removed or cut off, two openers, the lease taken away; and disks that are
+very large. For each: what the policy asked for (report, pause, ignore) happens, the disk goes on when the cause is gone, and nothing that was acknowledged is lost.
+
+Mounts a small tmpfs for a full host, and a loop device on it for I/O errors; both need root.
+"""
+import json
+import os
+import shutil
+import struct
+import subprocess
+import tempfile
+import time
+
+top = os.environ.get("LODGE_TOP", os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
+BUILD = os.environ.get("LODGE_BUILD", os.path.join(top, "build"))
+LODGE, TOOL = f"{BUILD}/src/cli/lodge", f"{BUILD}/tests/tools/disk-failures"
+MIB = 1 << 20
+ENOSPC, EFBIG, EIO, ESTALE = 28, 27, 5, 116
+failed = 0
+
+
+def sh(*cmd, code=0):
+    p = subprocess.run(cmd, capture_output=True, text=True, timeout=120)
+    if p.returncode != code:
+        raise AssertionError(f"{' '.join(cmd)}: {p.returncode}, not {code}\n{p.stdout}{p.stderr}")
+    return p.stdout + p.stderr
+
+
+def make(fmt, path, size, store=None):
+    """The name of a new disk of that format, all in one file at `path`."""
+    if fmt != "lodgefs":
+        sh(LODGE, "disk", "create", f"{path}:{fmt}", "--size", f"{size}B")
+        return path
+    sh(LODGE, "store", "create", f"{path}:lodgefs", "--size", f"{store or 96 * MIB}B", "-o", "journal=2M", "--force")
+    sh(LODGE, "disk", "create", f"{path}/d:lodgefs", "--size", f"{size}B")
+    return f"{path}/d"
+
+
+def whole(fmt, path):
+    """No damage: what the format's own check says."""
+    if fmt == "lodgefs":
+        sh(LODGE, "store", "check", f"{path}:lodgefs")
+    elif fmt == "qcow2":
+        sh("qemu-img", "check", "-q", path)
+
+
+class Disk:
+    def __init__(self, fmt, path, policy="report", *more):
+        self.p = subprocess.Popen([TOOL, fmt, path, policy, *more], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        self.first = self.p.stdout.readline().strip()
+        self.acked = {}  # place: (length, pattern)
+
+    def __enter__(self):
+        assert self.first == "open", self.first
+        return self
+
+    def __exit__(self, *_):
+        self.p.stdin.close()
+        assert self.p.wait(60) == 0, f"it ended with {self.p.returncode}"
+
+    def do(self, line):
+        self.p.stdin.write(line + "\n")
+        self.p.stdin.flush()
+        return self.p.stdout.readline().strip()
+
+    def write(self, off, n, pat):
+        a = self.do(f"w {off} {n} {pat}")
+        if a == "ok":
+            self.acked[off] = (n, pat)
+        return a
+
+    def verify(self):
+        for off, (n, pat) in self.acked.items():
+            a = self.do(f"r {off} {n} {pat}")
+            assert a == "ok", f"{n} bytes at {off} were acknowledged, and: {a}"
+
+    def until_it_fails(self, step, n=65536, most=2000, pat=1):
+        """Writes until something is not "ok": (where, answer)."""
+        for i in range(most):
+            a = self.write(i * step, n, pat)
+            if a != "ok":
+                return i * step, a
+        raise AssertionError("nothing failed")
+
+
+def again(fmt, path, acked, *more):
+    """In a new process."""
+    with Disk(fmt, path, "report", *more) as d:
+        d.acked = acked
+        d.verify()
+
+
+class Full:
+    """A tmpfs of so many MiB."""
+
+    def __init__(self, size):
+        self.dir = tempfile.mkdtemp(prefix="lodge-full-")
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", self.dir], check=True)
+
+    def __enter__(self):
+        return self.dir
+
+    def __exit__(self, *_):
+        subprocess.run(["umount", "-l", self.dir], check=True)
+        os.rmdir(self.dir)
+
+
+def fill_up(path):
+    with open(path, "wb", buffering=0) as f:
+        try:
+            while True:
+                f.write(bytes(65536))
+        except OSError:
+            pass
+
+
+def full(fmt):
+    with Full("24m") as t:
+        path, filler = f"{t}/image", f"{t}/filler"
+        name = make(fmt, path, 64 * MIB)
+        open(filler, "wb").write(bytes(8 * MIB))
+        with Disk(fmt, name) as d:
+            where, a = d.until_it_fails(65536)
+            assert a == f"error {ENOSPC}", a
+            d.verify()
+            assert d.write(0, 4096, 9) == "ok", "what is there cannot be overwritten"
+            del d.acked[0]
+            d.acked[4096] = (61440, 1)
+            os.unlink(filler)
+            time.sleep(.15)
+            assert d.write(where, 65536, 3) == "ok", "there is room, and it does not go on"
+            assert d.do("f") == "ok"
+            d.verify()
+            kept = d.acked
+        again(fmt, name, kept)
+        whole(fmt, path)
+        # pause: the same, and the guest notices nothing
+        open(filler, "wb").write(bytes(4 * MIB))
+        with Disk(fmt, name, "pause") as d:
+            where, a = d.until_it_fails(65536, pat=5)
+            assert a == "held", a
+            assert d.do("retry") == "held", "it is as full as before"
+            os.unlink(filler)
+            time.sleep(.15)
+            assert d.do("retry") == "ok"
+            d.acked[where] = (65536, 5)
+            assert d.do("f") == "ok"
+            kept = d.acked
+        again(fmt, name, kept)
+        # ignore: all goes well, they say
+        fill_up(filler)
+        with Disk(fmt, name, "ignore") as d:
+            for i in range(400):
+                assert d.write(i * 163840 % (64 * MIB - 65536), 65536, 7) == "ok"
+        os.unlink(filler)
+        with Disk(fmt, name) as d:
+            assert d.do("r 0 4096 7") == "ok", "what was there before could be written"
+        whole(fmt, path)
+
+
+def quota(fmt):
+    with tempfile.TemporaryDirectory(prefix="lodge-quota-") as t:
+        path = f"{t}/image"
+        name = make(fmt, path, 64 * MIB)
+        if fmt == "raw":
+            os.truncate(path, 64 * MIB)  # longer than the limit: whatever is beyond it fails
+        for policy in ("report", "pause"):
+            with Disk(fmt, name, policy) as d:
+                limit = (1 if fmt == "qcow2" else 8) * MIB * (1 if policy == "report" else 2)
+                assert d.do(f"limit {limit}") == "ok"
+                where, a = d.until_it_fails(MIB, most=64, pat=len(policy))
+                assert a == ("held" if policy == "pause" else f"error {EFBIG}"), a
+                assert d.do("limit 0") == "ok"
+                time.sleep(.15)
+                if policy == "pause":
+                    assert d.do("retry") == "ok"
+                    d.acked[where] = (65536, len(policy))
+                else:
+                    assert d.write(where, 65536, 2) == "ok"
+                assert d.do("f") == "ok"
+                d.verify()
+                kept = d.acked
+            again(fmt, name, kept)
+            whole(fmt, path)
+
+
+def read_only(fmt):
+    with Full("24m") as t:
+        path = f"{t}/image"
+        name = make(fmt, path, 16 * MIB)
+        with Disk(fmt, name) as d:
+            assert d.write(0, 65536, 1) == "ok"
+        for _ in range(300):  # the kernel takes a ring down a little after its process is gone
+            if not subprocess.run(["mount", "-o", "remount,ro", t], capture_output=True).returncode:
+                break
+            time.sleep(.1)
+        d = Disk(fmt, name)
+        d.p.stdin.close()
+        assert d.p.wait(60) == 1 and "read" in d.first, d.first
+        sh(LODGE, "disk", "info", f"{name}:{fmt}")
+        out = subprocess.run([LODGE, "disk", "resize", f"{name}:{fmt}", "32M"], capture_output=True, text=True)
+        assert out.returncode == 1 and "read" in out.stderr.lower(), out
+
+
+def io_errors(fmt):
+    """A loop device on a host that is full: every write to what has no space there is an I/O error of the device.
+
+    Pages one by one: Linux' loop device calls it a success when only the beginning of a write had space (6.18; dd sees the same).
+    """
+    with Full("24m") as t:
+        back, filler = f"{t}/back", f"{t}/filler"
+        with open(back, "wb") as f:
+            f.truncate(96 * MIB)
+        dev = sh("losetup", "-f", "--show", back).strip()
+        try:
+            if fmt == "lodgefs":
+                sh(LODGE, "store", "create", f"{dev}:lodgefs", "--size", "96M", "-o", "journal=2M", "--force")
+                sh(LODGE, "disk", "create", f"{dev}/d:lodgefs", "--size", "64M")
+            name = f"{dev}/d" if fmt == "lodgefs" else dev
+            for policy in ("report", "pause"):
+                open(filler, "wb").write(bytes(18 * MIB)) if policy == "report" else fill_up(filler)
+                with Disk(fmt, name, policy, "direct") as d:
+                    where, a = d.until_it_fails(32768 + (policy == "pause") * 4096, 4096, most=1700, pat=4)
+                    assert a == "held" if policy == "pause" else a in (f"error {EIO}", f"error {ENOSPC}"), a
+                    d.verify()
+                    os.unlink(filler)
+                    time.sleep(.15)
+                    if policy == "pause":
+                        a = d.do("retry")
+                        assert a == "ok", a
+                        d.acked[where] = (4096, 4)
+                    else:
+                        assert d.write(where, 4096, 2) == "ok", "the device works, and it does not go on"
+                    a = d.do("f")
+                    assert a == "ok", a
+                    kept = d.acked
+                again(fmt, name, kept, "direct")
+                subprocess.run(["blkdiscard", dev], check=True) if fmt == "raw" else None
+            whole(fmt, dev)
+        finally:
+            subprocess.run(["losetup", "-d", dev], check=True)
+
+
+def removed(fmt):
+    with tempfile.TemporaryDirectory(prefix="lodge-removed-") as t:
+        path = f"{t}/image"
+        name = make(fmt, path, 16 * MIB)
+        with Disk(fmt, name) as d:
+            assert d.write(0, 65536, 1) == "ok"
+            os.unlink(path)
+            assert d.write(MIB, 65536, 2) == "ok"
+            assert d.do("f") == "ok"
+            d.verify()
+        assert not os.path.exists(path)
+
+
+def cut_off(fmt):
+    with tempfile.TemporaryDirectory(prefix="lodge-cut-") as t:
+        path = f"{t}/image"
+        name = make(fmt, path, 16 * MIB)
+        with Disk(fmt, name) as d:
+            for i in range(16):
+                assert d.write(i * MIB, 65536, 1) == "ok"
+            assert d.do("f") == "ok"
+            os.truncate(path, os.path.getsize(path) // 8)
+            said = [d.do(f"r {i * MIB} 65536 1") for i in range(16)]
+            # What was cut off is gone; it must not be handed out as if it were the data.
+            assert any(s.startswith(("differs", "error")) for s in said), said
+            d.do("w 0 4096 3")
+            d.do("f")
+        if fmt == "lodgefs":
+            assert "cut off" in Disk(fmt, name).first
+
+
+def two_openers(fmt):
+    with tempfile.TemporaryDirectory(prefix="lodge-two-") as t:
+        name = make(fmt, f"{t}/image", 16 * MIB)
+        with Disk(fmt, name) as d:
+            second = Disk(fmt, name).first
+            assert f"pid {d.p.pid}" in second and "in use" in second, second
+            if fmt == "lodgefs":
+                assert "one process writes to a store" in second, second
+            sh(LODGE, "disk", "snapshot", f"{name}:{fmt}", "--create", "x", code=4) if fmt != "raw" else None
+            assert d.write(0, 65536, 1) == "ok"
+
+
+def crc32c(data):
+    c = 0xffffffff
+    for b in data:
+        c ^= b
+        for _ in range(8):
+            c = c >> 1 ^ (0x82f63b78 if c & 1 else 0)
+    return c ^ 0xffffffff
+
+
+def lease():
+    """Another host takes the store while a machine runs on it."""
+    for policy in ("report", "pause"):
+        with tempfile.TemporaryDirectory(prefix="lodge-lease-") as t:
+            path = f"{t}/image"
+            name = make("lodgefs", path, 16 * MIB)
+            with Disk("lodgefs", name, policy) as d:
+                assert d.write(0, 65536, 1) == "ok" and d.do("f") == "ok"
+                kept = dict(d.acked)
+                with open(path, "r+b") as f:
+                    f.seek(8192)
+                    s = bytearray(f.read(512))
+                    struct.pack_into("<Q", s, 8, struct.unpack_from("<Q", s, 8)[0] + 7)
+                    s[40:56] = os.urandom(16)
+                    s[56:120] = b"elsewhere".ljust(64, b"\0")
+                    struct.pack_into("<I", s, 4, 0)
+                    struct.pack_into("<I", s, 4, crc32c(s))
+                    f.seek(8192)
+                    f.write(s)
+                a = d.do("f")
+                if policy == "pause":
+                    assert a == "held" and d.do("retry") == "held", a
+                    a = d.do("fail")
+                assert a == f"error {ESTALE}", a
+                assert d.write(MIB, 4096, 1) == ("held" if policy == "pause" else f"error {ESTALE}")
+                d.do("fail") if policy == "pause" else None
+            assert "elsewhere" in Disk("lodgefs", name).first
+            out = sh(LODGE, "store", "check", f"{path}:lodgefs")
+            assert "nothing is wrong" in out, out
+            sh(TOOL, "lodgefs", name, "report", code=1)
+            assert kept
+
+
+def huge(fmt):
+    """16 TiB: made, written at both ends, checked, copied without what is not there."""
+    with tempfile.TemporaryDirectory(prefix="lodge-huge-") as t:
+        path, size = f"{t}/image", 16 << 40
+        name = make(fmt, path, size, 256 * MIB)
+        with Disk(fmt, name) as d:
+            for off in (0, size // 2 + 4096, size - 65536):
+                assert d.write(off, 65536, 1) == "ok"
+            assert d.do("f") == "ok"
+            kept = d.acked
+        again(fmt, name, kept)
+        whole(fmt, path)
+        assert os.stat(path).st_blocks * 512 < 64 * MIB
+        out = make("lodgefs", f"{t}/copy", size, 256 * MIB)
+        sh(LODGE, "disk", "convert", f"{name}:{fmt}", f"{out}:lodgefs", "--force")
+        again("lodgefs", out, kept)
+        assert os.stat(f"{t}/copy").st_blocks * 512 < 64 * MIB
+        sh(LODGE, "disk", "compare", f"{name}:{fmt}", f"{out}:lodgefs")
+
+
+def snapshots():
+    """10,000 in a row; then the limit, by name."""
+    where = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with tempfile.TemporaryDirectory(prefix="lodge-snaps-", dir=where) as t:
+        path = f"{t}/image"
+        sh(LODGE, "store", "create", f"{path}:lodgefs", "--size", "128M", "-o", "entries=10003,journal=8M")
+        sh(LODGE, "disk", "create", f"{path}/d:lodgefs", "--size", "64M")
+        with Disk("lodgefs", f"{path}/d") as d:
+            assert d.write(0, 65536, 1) == "ok"
+            for i in range(0, 10000, 1000):
+                a = d.do(f"S {i} {i + 1000}")
+                assert a == "ok", a
+                assert d.write(MIB, 4096, i // 1000) == "ok"
+            a = d.do("S 20000 20009")
+            assert "entries" in a and "in use" in a, a
+            d.verify()
+        whole("lodgefs", path)
+        n = len(json.loads(sh(LODGE, "disk", "snapshot", f"{path}/d:lodgefs", "--json")))
+        assert n >= 10000, n
+
+
+def case(name, f, *args, root=False):
+    global failed
+    if root and os.geteuid():
+        print(f"SKIP: {name}: mounting needs root")
+        return
+    began = time.monotonic()
+    try:
+        f(*args)
+        print(f"PASS: {name} ({time.monotonic() - began:.1f} s)", flush=True)
+    except (AssertionError, subprocess.SubprocessError, OSError, ValueError) as e:
+        failed += 1
+        print(f"FAIL: {name}: {e!r}", flush=True)
+
+
+for kind in ("raw", "qcow2", "lodgefs"):
+    if kind == "qcow2" and not shutil.which("qemu-img"):
+        print("SKIP: qcow2: qemu-img is not installed; tools/setup --test gets it")
+        continue
+    case(f"{kind}: the host is full", full, kind, root=True)
+    case(f"{kind}: over the quota", quota, kind)
+    case(f"{kind}: the host is read-only", read_only, kind, root=True)
+    if kind != "qcow2":
+        case(f"{kind}: I/O errors", io_errors, kind, root=True)
+    case(f"{kind}: removed", removed, kind)
+    case(f"{kind}: cut off", cut_off, kind)
+    case(f"{kind}: two openers", two_openers, kind)
+    if kind != "raw":  # larger than a file of ext4 can be
+        case(f"{kind}: 16 TiB", huge, kind)
+case("lodgefs: the lease is taken", lease)
+case("lodgefs: 10,000 snapshots", snapshots)
+raise SystemExit(failed != 0)
