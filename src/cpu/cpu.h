@@ -45,6 +45,9 @@ enum cpu_clock { CPU_CLOCK_HOST, CPU_CLOCK_MODEL };
 /* Where an x86 machine's interrupt controllers are. SPLIT: only the local APICs in the kernel. AUTO: by what the host has. */
 enum cpu_irqchip { CPU_IRQCHIP_AUTO, CPU_IRQCHIP_FULL, CPU_IRQCHIP_SPLIT };
 
+/* How an engine that runs guests on hardware finds out what they wrote (write tracking). */
+enum cpu_dirty { CPU_DIRTY_BITMAP, CPU_DIRTY_RING };
+
 /* Translation of guest code, for engines that interpret. AUTO: where the host can. */
 /* Hot code is translated again, by a thread; it is not; everything is, at once: for tests. */
 enum cpu_tiers { CPU_TIERS_ALL, CPU_TIERS_FIRST, CPU_TIERS_AT_ONCE };
@@ -64,6 +67,12 @@ struct cpu_vm_opts {
 	const char *cpu_model; /* "rv64" or "rv64,zbb=off"; NULL: everything */
 	bool builtin_firmware; /* rv64: the engine serves SBI; kernels start in S-mode */
 	enum cpu_irqchip irqchip; /* x86 */
+	enum cpu_dirty dirty; /* kvm */
+	unsigned
+		ring_pages; /* CPU_DIRTY_RING: how many a vCPU's ring holds, 2^n, at least 1024; 0: 4096 */
+	uint64_t
+		halt_poll_ns; /* kvm: a halted vCPU is polled for as long, before its thread sleeps; 0: as the host does */
+	bool own_cpus; /* kvm: HLT, PAUSE and MWAIT stay inside the guest; for vCPUs that have processors of their own */
 	unsigned cores,
 		threads; /* cores a package, threads a core; 0: one package of cores without siblings */
 	uint64_t seed; /* what the engine makes up (seed CSR) follows from it */

@@ -492,6 +492,17 @@ void space_invalidate(struct space *s, unsigned view_tag, gpa_t a, uint64_t len,
 		view_retired_free(v, tables);
 }
 
+void space_wrote(struct space *s, unsigned view_tag, gpa_t page)
+{
+	struct view *v = space_view(s, view_tag);
+	unsigned in = space_enter(s);
+	struct view_leaf l;
+
+	if (v && !view_lookup(v, page, &l))
+		track_write(s, page, frames_ptr(s->f, l.mfn));
+	space_leave(s, in);
+}
+
 static int discard_inside(struct space *s, gpa_t a, uint64_t len)
 {
 	int rc = (a.v | len) & PAGE_MASK ? -EINVAL : check(s, a, len, MEM_WRITE);

@@ -160,10 +160,19 @@ struct space_listener {
 	/* what was taken away: MEM_WRITE only (tracking), or MEM_READ|MEM_WRITE|MEM_EXEC (unmap, remap) */
 	void (*invalidate)(
 		struct space_listener *l, unsigned view_tag, gpa_t a, uint64_t len, unsigned what);
+	/*
+	 * Engines whose guests write without announcing it. Trackers have come or gone: are writes to be noted from now on (`on`), and is
+	 * there one that wants to be asked before a page is written (`before`)? -errno refuses the new tracker. May be NULL.
+	 */
+	int (*track)(struct space_listener *l, bool on, bool before, struct err *e);
+	/* Passes on, by space_wrote(), what was noted, and notes anew. May be NULL. */
+	void (*harvest)(struct space_listener *l);
 	struct space_listener *next; /* the space's */
 };
 void space_listen(struct space *s, struct space_listener *l);
 void space_unlisten(struct space *s, struct space_listener *l);
+/* A page was written, or is about to be, by a writer that could not announce it itself: tells the trackers. */
+void space_wrote(struct space *s, unsigned view_tag, gpa_t page);
 void space_invalidate(struct space *s, unsigned view_tag, gpa_t a, uint64_t len, unsigned what);
 
 /* Balloon and free page reporting: the contents of whole pages are no longer wanted. */

@@ -12,6 +12,7 @@
 
 struct tracker {
 	struct space *s;
+	bool quiet;
 	struct tracker_ops ops;
 	/* Two bits a page: `seen` is what writers test; `busy` makes the others wait while one runs the hook. */
 	_Atomic uint64_t *seen, *busy;
@@ -125,6 +126,37 @@ static void invalidate_all(struct space *s)
 			space_invalidate(s, v, s->rams[k].pub.base, s->rams[k].pub.len, MEM_WRITE);
 }
 
+/* Which kinds of trackers there are now, to the engines that must note writes for them. */
+static int tell_listeners(struct space *s, struct err *e)
+{
+	bool on = false, before = false;
+	int rc = 0;
+
+	pthread_rwlock_rdlock(&s->lock);
+	for (unsigned k = 0; k < SPACE_TRACKERS; k++) {
+		struct tracker *t = atomic_load(&s->trackers[k]);
+
+		if (t && !t->quiet) {
+			on = true;
+			before |= t->ops.before != NULL;
+		}
+	}
+	for (struct space_listener *l = s->listeners; !rc && l; l = l->next)
+		if (l->track)
+			rc = l->track(l, on, before, e);
+	pthread_rwlock_unlock(&s->lock);
+	return rc;
+}
+
+static void harvest(struct space *s)
+{
+	pthread_rwlock_rdlock(&s->lock);
+	for (struct space_listener *l = s->listeners; l; l = l->next)
+		if (l->harvest)
+			l->harvest(l);
+	pthread_rwlock_unlock(&s->lock);
+}
+
 static void tracker_free(struct tracker *t)
 {
 	free((void *)t->seen);
@@ -141,6 +173,7 @@ static int start(struct tracker **out, struct space *s, const struct tracker_ops
 	if (!t)
 		return err_set(e, -ENOMEM, "write tracking: out of memory");
 	t->s = s;
+	t->quiet = quiet;
 	if (ops)
 		t->ops = *ops;
 	t->words = (s->pages + 63) / 64;
@@ -165,8 +198,15 @@ static int start(struct tracker **out, struct space *s, const struct tracker_ops
 		return err_set(
 			e, -EBUSY, "write tracking: %d trackers are on already", SPACE_TRACKERS);
 	}
-	if (!quiet)
+	if (!quiet) {
+		int rc = tell_listeners(s, e);
+
+		if (rc) {
+			tracker_stop(t);
+			return rc;
+		}
 		invalidate_all(s);
+	}
 	*out = t;
 	return 0;
 }
@@ -205,6 +245,8 @@ void tracker_stop(struct tracker *t)
 			atomic_fetch_sub(&s->ntrackers, 1);
 		}
 	pthread_rwlock_unlock(&s->lock);
+	if (!t->quiet)
+		tell_listeners(s, NULL);
 	space_wait(s);
 	tracker_free(t);
 }
@@ -226,6 +268,7 @@ uint64_t tracker_collect(struct tracker *t, void (*fn)(void *ctx, gpa_t page), v
 	/* Without memory for a copy nothing is taken: the bits stay for the next time. */
 	if (!got)
 		return 0;
+	harvest(t->s);
 	for (uint64_t w = 0; w < t->words; w++)
 		if (atomic_load_explicit(&t->seen[w], memory_order_relaxed))
 			got[w] = atomic_exchange(&t->seen[w], 0);

@@ -5,6 +5,7 @@
  *   vcpu_create: vCPU, shared page, CPUID, which MSRs there are, reset state
  */
 #include <errno.h>
+#include <linux/userfaultfd.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +13,7 @@
 
 #include "base/err.h"
 #include "base/log.h"
+#include "cpu/kvm/dirty.h"
 #include "cpu/kvm/ioapic.h"
 #include "cpu/kvm/priv.h"
 #include "cpu/kvm/probe.h"
@@ -75,6 +77,7 @@ static void vcpu_free(struct kvm_vcpu *c)
 	const struct kvm_sys *s = &c->vm->sys;
 
 	kvm_timer_drop(c);
+	kvm_dirty_vcpu_free(c);
 	if (c->run)
 		s->unmap(s->ctx, c->run, c->vm->run_size);
 	if (c->fd >= 0)
@@ -91,6 +94,7 @@ static void vm_destroy(struct cpu_vm *v)
 	if (!vm)
 		return;
 	kvm_slots_free(vm);
+	kvm_dirty_free(vm);
 	for (unsigned i = 0; i < vm->nvcpus; i++)
 		vcpu_free(vm->vcpus[i]);
 	kvm_irq_free(vm);
@@ -159,6 +163,27 @@ static int check_opts(const struct kvm_vm *vm, struct err *e)
 	return 0;
 }
 
+/* How a vCPU that does nothing waits: as the host does, unless it was asked for something else. */
+static int idle_policy(struct kvm_vm *vm, struct err *e)
+{
+	int may = vm->caps.v[KC_DISABLE_EXITS];
+	int rc;
+
+	if (vm->o.halt_poll_ns) {
+		if (!kvm_has(&vm->caps, KC_HALT_POLL))
+			log_info(vm->o.log, "kvm",
+				"this host's KVM does not let a machine say how long it polls");
+		else if ((rc = kvm_enable_cap(vm, KVM_CAP_HALT_POLL, vm->o.halt_poll_ns)) < 0)
+			return kvm_fail(e, rc, KVM_ENABLE_CAP, "halt polling");
+	}
+	may &= KVM_X86_DISABLE_EXITS_MWAIT | KVM_X86_DISABLE_EXITS_HLT |
+	       KVM_X86_DISABLE_EXITS_PAUSE;
+	if (!vm->o.own_cpus || !may)
+		return 0;
+	rc = kvm_enable_cap(vm, KVM_CAP_X86_DISABLE_EXITS, (uint64_t)may);
+	return rc < 0 ? kvm_fail(e, rc, KVM_ENABLE_CAP, "waiting inside the guest") : 0;
+}
+
 static int build(struct kvm_vm *vm, struct err *e)
 {
 	int rc = kvm_signal_setup(e);
@@ -177,6 +202,10 @@ static int build(struct kvm_vm *vm, struct err *e)
 		rc = kvm_model_init(vm, e);
 	if (!rc)
 		rc = kvm_irq_init(vm, e);
+	if (!rc)
+		rc = kvm_dirty_init(vm, e);
+	if (!rc)
+		rc = idle_policy(vm, e);
 	if (!rc)
 		rc = kvm_slots_init(vm, e);
 	return rc;
@@ -251,6 +280,9 @@ static int vcpu_build(struct kvm_vcpu *c, struct err *e)
 	if (rc < 0)
 		return err_sys(e, rc, "engine kvm: vCPU: shared page");
 	c->run = run;
+	rc = kvm_dirty_vcpu(c, e);
+	if (rc)
+		return rc;
 	rc = kvm_cpuid_for(vm, c->head.index, cpuid);
 	if (!rc)
 		rc = kvm_vcpu_ioctl(c, KVM_SET_CPUID2, KVM_PTR(cpuid));
@@ -358,6 +390,9 @@ static const struct cpu_ioctl *ioctls(unsigned *n)
 		{KVM_GET_DIRTY_LOG, "write tracking"},
 		{KVM_CLEAR_DIRTY_LOG, "write tracking"},
 		{KVM_RESET_DIRTY_RINGS, "write tracking"},
+		{UFFDIO_REGISTER, "write tracking with a copy before the write"},
+		{UFFDIO_UNREGISTER, "write tracking with a copy before the write"},
+		{UFFDIO_WRITEPROTECT, "write tracking with a copy before the write"},
 		{KVM_IRQ_LINE, "interrupts"},
 		{KVM_SIGNAL_MSI, "interrupts"},
 		{KVM_NMI, "interrupts"},

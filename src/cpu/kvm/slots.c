@@ -174,6 +174,7 @@ int kvm_slots_sync(struct kvm_vm *vm, struct err *e)
 	free(vm->slots);
 	vm->slots = now.v;
 	vm->nslots = now.n;
+	kvm_dirty_slots_changed(vm);
 	kvm_gate_reopen(vm);
 	if (rc == -ENOSPC)
 		return err_set(e, rc,
@@ -232,8 +233,9 @@ static void invalidate(
 	struct err e = {0};
 
 	pthread_mutex_lock(&vm->lock);
-	/* Tracking alone changes no map: dirty.c is told by `track` and asked by `harvest`. */
-	if (what != MEM_WRITE && view_tag == vm->view && kvm_slots_sync(vm, &e))
+	if (view_tag == vm->view && what == MEM_WRITE)
+		kvm_dirty_rearm(vm, a.v, len);
+	else if (view_tag == vm->view && kvm_slots_sync(vm, &e))
 		kvm_break(vm, "%s", err_msg(&e));
 	pthread_mutex_unlock(&vm->lock);
 }

@@ -51,7 +51,7 @@ struct kb_shim {
 	unsigned long fail_nr;
 	unsigned fail_at, fail_times;
 	int fail_with, open_with, version;
-	unsigned calls, failed;
+	unsigned calls, failed, msrs;
 	unsigned long last; /* the request that failed */
 	struct kvm_sys sys;
 	uint8_t cpuid[16384]; /* of the last KVM_SET_CPUID2 */

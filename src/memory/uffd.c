@@ -1,0 +1,238 @@
+#include "memory/uffd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/util.h"
+#include "memory/addr.h"
+
+struct uffd {
+	int fd, stop;
+	bool serving;
+	pthread_t thread;
+	void (*fault)(void *ctx, const struct uffd_fault *f);
+	void *ctx;
+};
+
+static const struct {
+	unsigned mode;
+	uint64_t feature, reg;
+	const char *name;
+} kinds[] = {
+	{UFFD_MISSING, UFFD_FEATURE_MISSING_SHMEM, UFFDIO_REGISTER_MODE_MISSING, "missing pages"},
+	{UFFD_WP, UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM,
+		UFFDIO_REGISTER_MODE_WP, "write protection"},
+	{UFFD_MINOR, UFFD_FEATURE_MINOR_SHMEM, UFFDIO_REGISTER_MODE_MINOR, "minor faults"},
+};
+
+#define UFFD_NEW _IO(0xAA, 0x00) /* USERFAULTFD_IOC_NEW, of /dev/userfaultfd (Linux 6.1) */
+
+/* The system call asks for a privilege where faults of the kernel are to be served; the device for access to it. */
+static int raw_open(void)
+{
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	int dev;
+
+	if (fd >= 0 || (errno != EPERM && errno != ENOSYS))
+		return fd < 0 ? -errno : fd;
+	dev = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+	if (dev < 0)
+		return -EPERM;
+	fd = ioctl(dev, UFFD_NEW, O_CLOEXEC | O_NONBLOCK);
+	fd = fd < 0 ? -errno : fd;
+	close(dev);
+	return fd;
+}
+
+/* Each descriptor takes its features once; asking for ones that are not there spoils it. So what is there is asked of one of its own. */
+static int features(uint64_t *out)
+{
+	struct uffdio_api api = {.api = UFFD_API};
+	int fd = raw_open();
+
+	if (fd < 0)
+		return fd;
+	if (ioctl(fd, UFFDIO_API, &api)) {
+		int rc = -errno;
+
+		close(fd);
+		return rc;
+	}
+	close(fd);
+	*out = api.features;
+	return 0;
+}
+
+unsigned uffd_modes(void)
+{
+	uint64_t have = 0;
+	unsigned modes = 0;
+
+	if (features(&have))
+		return 0;
+	for (unsigned i = 0; i < ARRAY_SIZE(kinds); i++)
+		if ((have & kinds[i].feature) == kinds[i].feature)
+			modes |= kinds[i].mode;
+	return modes;
+}
+
+int uffd_open(struct uffd **out, unsigned modes, struct err *e)
+{
+	struct uffdio_api api = {.api = UFFD_API};
+	uint64_t have = 0;
+	struct uffd *u;
+	int rc = features(&have);
+
+	if (rc == -EPERM)
+		return err_set(e, rc,
+			"userfaultfd: not permitted: set vm.unprivileged_userfaultfd to 1, or give "
+			"access "
+			"to /dev/userfaultfd");
+	if (rc)
+		return err_sys(e, rc, "userfaultfd");
+	for (unsigned i = 0; i < ARRAY_SIZE(kinds); i++) {
+		if (!(modes & kinds[i].mode))
+			continue;
+		if ((have & kinds[i].feature) != kinds[i].feature)
+			return err_set(e, -ENOTSUP,
+				"userfaultfd: this kernel has no %s for shared memory (Linux 5.19 "
+				"has "
+				"all)",
+				kinds[i].name);
+		api.features |= kinds[i].feature;
+	}
+	u = calloc(1, sizeof(*u));
+	if (!u)
+		return err_set(e, -ENOMEM, "userfaultfd: out of memory");
+	u->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	u->fd = raw_open();
+	if (u->fd < 0 || u->stop < 0 || ioctl(u->fd, UFFDIO_API, &api)) {
+		rc = u->fd < 0 ? u->fd : -errno;
+		uffd_close(u);
+		return err_sys(e, rc, "userfaultfd");
+	}
+	*out = u;
+	return 0;
+}
+
+void uffd_close(struct uffd *u)
+{
+	uint64_t one = 1;
+
+	if (!u)
+		return;
+	if (u->serving) {
+		if (write(u->stop, &one, sizeof(one)) < 0)
+			abort(); /* broken invariant */
+		pthread_join(u->thread, NULL);
+	}
+	if (u->fd >= 0)
+		close(u->fd);
+	if (u->stop >= 0)
+		close(u->stop);
+	free(u);
+}
+
+static void one_fault(struct uffd *u, const struct uffd_msg *m)
+{
+	uint64_t fl = m->arg.pagefault.flags;
+	struct uffd_fault f = {
+		.page = (uintptr_t)align_down(m->arg.pagefault.address, PAGE_SIZE),
+		.kind = fl & UFFD_PAGEFAULT_FLAG_WP	 ? UFFD_WP
+			: fl & UFFD_PAGEFAULT_FLAG_MINOR ? UFFD_MINOR
+							 : UFFD_MISSING,
+		.write = fl & (UFFD_PAGEFAULT_FLAG_WRITE | UFFD_PAGEFAULT_FLAG_WP),
+	};
+
+	if (m->event == UFFD_EVENT_PAGEFAULT)
+		u->fault(u->ctx, &f);
+}
+
+static void *serve(void *ctx)
+{
+	struct uffd *u = ctx;
+	struct uffd_msg m[16];
+
+	for (;;) {
+		struct pollfd p[2] = {{u->fd, POLLIN, 0}, {u->stop, POLLIN, 0}};
+		ssize_t n;
+
+		if (poll(p, 2, -1) < 0 && errno != EINTR)
+			return NULL;
+		if (p[1].revents)
+			return NULL;
+		n = read(u->fd, m, sizeof(m));
+		for (ssize_t i = 0; i < n / (ssize_t)sizeof(m[0]); i++)
+			one_fault(u, &m[i]);
+	}
+}
+
+int uffd_serve(struct uffd *u, void (*fault)(void *ctx, const struct uffd_fault *f), void *ctx,
+	struct err *e)
+{
+	int rc;
+
+	u->fault = fault;
+	u->ctx = ctx;
+	rc = pthread_create(&u->thread, NULL, serve, u);
+	if (rc)
+		return err_sys(e, -rc, "userfaultfd: thread");
+	pthread_setname_np(u->thread, "uffd");
+	u->serving = true;
+	return 0;
+}
+
+int uffd_register(struct uffd *u, void *p, size_t len, unsigned modes, struct err *e)
+{
+	struct uffdio_register r = {.range = {(uintptr_t)p, len}};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(kinds); i++)
+		if (modes & kinds[i].mode)
+			r.mode |= kinds[i].reg;
+	return ioctl(u->fd, UFFDIO_REGISTER, &r) ? err_sys(e, -errno, "userfaultfd: register") : 0;
+}
+
+void uffd_unregister(struct uffd *u, void *p, size_t len)
+{
+	struct uffdio_range r = {(uintptr_t)p, len};
+
+	ioctl(u->fd, UFFDIO_UNREGISTER, &r);
+}
+
+int uffd_protect(struct uffd *u, void *p, size_t len, bool on)
+{
+	struct uffdio_writeprotect w = {
+		.range = {(uintptr_t)p, len}, .mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0};
+
+	/* EAGAIN: the map is changing (a fork, an unmap); it will have changed. */
+	while (ioctl(u->fd, UFFDIO_WRITEPROTECT, &w))
+		if (errno != EAGAIN && errno != EINTR)
+			return -errno;
+	return 0;
+}
+
+int uffd_fill(struct uffd *u, void *page, const void *from)
+{
+	struct uffdio_copy c = {.dst = (uintptr_t)page, .src = (uintptr_t)from, .len = PAGE_SIZE};
+	struct uffdio_zeropage z = {.range = {(uintptr_t)page, PAGE_SIZE}};
+
+	if (from ? ioctl(u->fd, UFFDIO_COPY, &c) : ioctl(u->fd, UFFDIO_ZEROPAGE, &z))
+		return -errno;
+	return 0;
+}
+
+int uffd_continue(struct uffd *u, void *page)
+{
+	struct uffdio_continue c = {.range = {(uintptr_t)page, PAGE_SIZE}};
+
+	return ioctl(u->fd, UFFDIO_CONTINUE, &c) ? -errno : 0;
+}
