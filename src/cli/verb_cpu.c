@@ -9,7 +9,7 @@
 #include "base/json.h"
 #include "base/util.h"
 #include "cli/verb.h"
-#include "vm/host_cpu.h"
+#include "vm/host/cpu.h"
 
 #define HOST_MAX (1u << 20) /* bytes of one file */
 

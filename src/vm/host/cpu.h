@@ -1,5 +1,5 @@
 /*
- * host_cpu.h: what this host's processor offers to guests, and what several hosts have in common (cpu/kvm/features.h). No machine is
+ * cpu.h: what this host's processor offers to guests, and what several hosts have in common (cpu/kvm/features.h). No machine is
  * needed.
  */
 #ifndef LODGE_VM_HOST_CPU_H

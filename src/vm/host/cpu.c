@@ -1,4 +1,4 @@
-#include "vm/host_cpu.h"
+#include "vm/host/cpu.h"
 
 #include "cpu/kvm/features.h"
 
