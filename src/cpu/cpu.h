@@ -282,6 +282,11 @@ struct cpu_engine_ops {
 	int (*vm_view)(struct cpu_vm *vm, unsigned tag, struct err *e);
 	/* STOPPED. Stops of a debugger; NULL: none. `n` hardware points. */
 	int (*vcpu_debug)(struct vcpu *v, const struct cpu_debug *d, struct err *e);
+	/*
+	 * Before the machine is started: fills the second-level tables, or at least the host's, for [a, a+len), so that its first touch of
+	 * them does not fault. -EFAULT: no memory there. NULL: nothing to fill.
+	 */
+	int (*vcpu_prefill)(struct vcpu *v, gpa_t a, uint64_t len, struct err *e);
 	/* What the sandbox has to let through while the machine runs. NULL: nothing. */
 	const struct cpu_ioctl *(*ioctls)(unsigned *n);
 };

@@ -201,6 +201,8 @@ static int build(struct kvm_vm *vm, struct err *e)
 	if (!rc)
 		rc = kvm_model_init(vm, e);
 	if (!rc)
+		rc = kvm_msr_filter(vm, vm->counters, e);
+	if (!rc)
 		rc = kvm_irq_init(vm, e);
 	if (!rc)
 		rc = kvm_dirty_init(vm, e);
@@ -431,6 +433,7 @@ static const struct cpu_ioctl *ioctls(unsigned *n)
 		{KVM_GET_CLOCK, "the guest's clock stands in pauses"},
 		{KVM_SET_CLOCK, "the guest's clock stands in pauses"},
 		{KVM_KVMCLOCK_CTRL, "guests are told of pauses"},
+		{KVM_PREFILL, "prefill of second-level tables"},
 		{KVM_TRANSLATE, "debug; instruction bytes of a failed emulation"},
 		{KVM_SET_GUEST_DEBUG, "debug"},
 	};
@@ -481,5 +484,6 @@ const struct cpu_engine_ops kvm_engine = {
 	.vcpu_hw_id = kvm_apic_id,
 	.vm_view = kvm_view,
 	.vcpu_debug = kvm_debug,
+	.vcpu_prefill = kvm_prefill,
 	.ioctls = ioctls,
 };

@@ -190,6 +190,7 @@ int kvm_model_init(struct kvm_vm *vm, struct err *e)
 	c = kvm_leaf(vm->cpuid, LEAF_KVM_FEATURES, 0);
 	if (c && !kvm_has(&vm->caps, KC_STEAL_TIME))
 		c->eax &= ~(1u << KVM_FEATURE_STEAL_TIME);
+	vm->counters = kvm_leaf(vm->cpuid, 0xa, 0) && kvm_leaf(vm->cpuid, 0xa, 0)->eax & 0xff;
 	memcpy(vm->model, m.name, sizeof(vm->model));
 	return 0;
 }

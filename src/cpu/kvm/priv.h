@@ -28,6 +28,12 @@
 #define KVM_ROUTES 1024 /* the kernel's KVM_MAX_IRQ_ROUTES is 4096 */
 #define KVM_TEXT 256
 
+/* KVM_PRE_FAULT_MEMORY and its argument (KVM API documentation, 4.143), newer than the oldest header. */
+struct kvm_prefill_arg {
+	uint64_t gpa, size, flags, padding[5];
+};
+#define KVM_PREFILL _IOWR(KVMIO, 0xd5, struct kvm_prefill_arg)
+
 struct kvm_vm;
 struct kvm_ioapic;
 struct kvm_route;
@@ -92,6 +98,7 @@ struct kvm_vm {
 	struct kvm_i_msr *msrs; /* indices that can be read */
 	uint32_t nmsrs;
 	bool split, has_pit;
+	bool counters; /* the CPU model has performance counters */
 
 	pthread_mutex_t lock;
 	struct kvm_slot *slots; /* by address */
@@ -151,6 +158,7 @@ int kvm_slots_init(struct kvm_vm *vm, struct err *e); /* takes the lock */
 void kvm_slots_free(struct kvm_vm *vm);
 /* Makes slots equal to the current view. */
 int kvm_slots_sync(struct kvm_vm *vm, struct err *e);
+int kvm_prefill(struct vcpu *v, gpa_t a, uint64_t len, struct err *e); /* takes the lock */
 int kvm_slot_set(struct kvm_vm *vm, const struct kvm_slot *s, bool there);
 /* These two take the lock. Does the current view have memory there, whatever its permissions? */
 bool kvm_slots_mapped(struct kvm_vm *vm, uint64_t addr);
@@ -199,6 +207,9 @@ void kvm_time_start(struct cpu_vm *v);
 
 /* state.c */
 extern const struct state_desc kvm_image_state, kvm_vm_state;
+
+/* msr.c; counters: the CPU model has performance counters */
+int kvm_msr_filter(struct kvm_vm *vm, bool counters, struct err *e);
 
 /* debug.c */
 int kvm_translate(struct vcpu *v, uint64_t gva, enum mem_access acc, gpa_t *out);

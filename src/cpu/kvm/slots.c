@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/err.h"
 #include "base/log.h"
@@ -238,6 +239,53 @@ static void invalidate(
 	else if (view_tag == vm->view && kvm_slots_sync(vm, &e))
 		kvm_break(vm, "%s", err_msg(&e));
 	pthread_mutex_unlock(&vm->lock);
+}
+
+/* The kernel's call does as much as it likes each time and says how far it got; a signal interrupts it. */
+static int prefill_kernel(struct kvm_vcpu *c, uint64_t at, uint64_t len)
+{
+	struct kvm_prefill_arg arg = {.gpa = at, .size = len};
+
+	while (arg.size) {
+		int rc = kvm_vcpu_ioctl(c, KVM_PREFILL, KVM_PTR(&arg));
+
+		if (rc < 0 && rc != -EAGAIN)
+			return rc;
+	}
+	return 0;
+}
+
+int kvm_prefill(struct vcpu *v, gpa_t a, uint64_t len, struct err *e)
+{
+	struct kvm_vcpu *c = kvm_vcpu_of(v);
+	struct kvm_vm *vm = c->vm;
+	uint64_t at = a.v, n;
+	int rc = 0;
+
+	if ((a.v | len) & PAGE_MASK || !gpa_range_ok(a, len))
+		return err_set(e, -EINVAL, "prefill: whole pages");
+	pthread_mutex_lock(&vm->lock);
+	for (; !rc && len; at += n, len -= n) {
+		struct kvm_slot *s = find(vm, at);
+
+		if (!s || !(s->perm & VIEW_R)) {
+			rc = err_set(
+				e, -EFAULT, "prefill: no memory at %#llx", (unsigned long long)at);
+			break;
+		}
+		n = MIN(len, s->len - (at - s->gpa));
+		rc = kvm_has(&vm->caps, KC_PRE_FAULT) ? prefill_kernel(c, at, n) : -EOPNOTSUPP;
+		/* Else the host's own pages; the tables above them then fill at first touch, from memory that is there. */
+		if (rc == -EOPNOTSUPP)
+			rc = madvise((char *)s->host + (at - s->gpa), n,
+				     s->perm & VIEW_W ? MADV_POPULATE_WRITE : MADV_POPULATE_READ)
+				     ? -errno
+				     : 0;
+		if (rc)
+			err_sys(e, rc, "prefill at %#llx", (unsigned long long)at);
+	}
+	pthread_mutex_unlock(&vm->lock);
+	return rc;
 }
 
 int kvm_view(struct cpu_vm *v, unsigned tag, struct err *e)
