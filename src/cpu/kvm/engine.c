@@ -94,9 +94,9 @@ static void vm_destroy(struct cpu_vm *v)
 	if (!vm)
 		return;
 	kvm_slots_free(vm);
-	kvm_dirty_free(vm);
 	for (unsigned i = 0; i < vm->nvcpus; i++)
 		vcpu_free(vm->vcpus[i]);
+	kvm_dirty_free(vm);
 	kvm_irq_free(vm);
 	if (vm->fd >= 0)
 		vm->sys.close(vm->sys.ctx, vm->fd);
