@@ -7,6 +7,8 @@
 
 #include <stdint.h>
 
+#include "guest/common/text.h"
+
 #define csr_read(name) \
 	({ \
 		uint64_t csr_v; \
@@ -17,18 +19,7 @@
 #define csr_set(name, v) __asm__ volatile("csrs " #name ", %0" ::"r"((uint64_t)(v)) : "memory")
 #define csr_clear(name, v) __asm__ volatile("csrc " #name ", %0" ::"r"((uint64_t)(v)) : "memory")
 
-void put_char(char c);
-void put_text(const char *s);
-void put_hex(uint64_t v);
-void put_dec(uint64_t v);
-
-/* Prints FAIL with the text and ends with a non-zero code. */
-void fail(const char *what, uint64_t value) __attribute__((noreturn));
-void finish(unsigned code) __attribute__((noreturn));
-
 /* Called for every trap unless the program defines its own; returns the pc to go on at. regs[n] is xn (not x2). */
 uint64_t trap(uint64_t cause, uint64_t epc, uint64_t tval, uint64_t *regs);
-
-int main(uint64_t hart); /* 0: SUCCESS */
 
 #endif

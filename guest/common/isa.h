@@ -1,0 +1,43 @@
+/*
+ * isa.h: what the tests of both engines (both.c) need of an ISA and its board. guest/rv64/isa.c on `virt` in M-mode, guest/x86/isa.c on `pc` in
+ * ring 0 of long mode; nothing else differs.
+ */
+#ifndef GUEST_ISA_H
+#define GUEST_ISA_H
+
+#include "guest/common/text.h"
+
+/* The board. */
+extern const uint64_t isa_ecam, isa_pci_window;
+extern const uint64_t isa_second; /* of isa_ticks(), about */
+
+enum isa_event { EV_BREAK, EV_UNDEFINED, EV_PAGE, EV_TIMER, EV_IPI, EV_MESSAGE, EVENTS };
+/* What traps and interrupts were taken, of all processors. */
+extern volatile uint64_t isa_count[EVENTS];
+extern volatile uint64_t isa_fault_address;
+extern volatile int isa_fault_write;
+
+uint64_t isa_ticks(void);
+void isa_fence(void);
+
+/* Make one; the handler counts it and goes on behind. */
+void isa_break(void);
+void isa_undefined(void);
+void isa_touch(uint64_t address, int write); /* nothing is mapped there */
+uint64_t isa_nowhere(void); /* such an address */
+
+/* Interrupts come only in isa_wait(): it sleeps until something is pending, and takes it. */
+void isa_timer_in(uint64_t microseconds);
+void isa_wait(void);
+
+/* What a device must write for EV_MESSAGE on processor 0. */
+void isa_message(uint64_t *address, uint32_t *data);
+
+/* Another processor runs fn(cpu), once; afterwards IPIs reach it while it is in isa_wait(). False: there is no such processor. */
+int isa_start(unsigned cpu, void (*fn)(unsigned cpu));
+void isa_ipi(unsigned cpu);
+
+/* A byte register of the UART that holds what is written. */
+uint8_t isa_scratch(int write, uint8_t v);
+
+#endif
