@@ -3,10 +3,10 @@
  *
  * A vCPU leaves the guest for a reason. Each engine turns what its ISA reports into this struct, in the terms
  * of the primary ISA (x86: the VMX basic exit reasons are the model), and keeps the raw code beside it. One table of handlers above
- * the seam (vm/exits.c) serves every engine; no handler asks which engine it was.
+ * the seam (vm/exits/exits.c) serves every engine; no handler asks which engine it was.
  *
  *   raw code of the guest's ISA --the engine's table--> struct cpu_code (primary ISA)
- *        --cpu_code_type(), here--> enum cpu_type --cpu_type_reason()--> enum cpu_exit_reason --> handler (vm/exits.c)
+ *        --cpu_code_type(), here--> enum cpu_type --cpu_type_reason()--> enum cpu_exit_reason --> handler (vm/exits/exits.c)
  *
  * An engine fills `code` and calls cpu_exit_identify(), which sets type and reason: what an exit is follows from its primary code alone.
  *
