@@ -63,6 +63,7 @@ struct cpu_vm_opts {
 	const char *
 		perf_map; /* names of translated code for perf, by this System.map ("-": without symbols); NULL: none */
 	enum cpu_tiers jit_tiers;
+	bool jit_alone; /* code is not translated together with what it branches to */
 	uint64_t jit_cache; /* bytes of translated code; 0: the engine's default */
 	const char *cpu_model; /* "rv64" or "rv64,zbb=off"; NULL: everything */
 	bool builtin_firmware; /* rv64: the engine serves SBI; kernels start in S-mode */

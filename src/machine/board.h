@@ -32,6 +32,7 @@ struct board_opts {
 	enum cpu_jit jit;
 	uint64_t jit_cache;
 	enum cpu_tiers jit_tiers;
+	bool jit_alone;
 	const char *perf_map;
 	const char *cpu_model;
 	unsigned vcpus;

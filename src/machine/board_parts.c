@@ -132,6 +132,7 @@ int parts_cpus_up(struct board_parts *p, struct cpu_vm_opts *vo, struct err *e)
 	vo->jit = o->jit;
 	vo->jit_cache = o->jit_cache;
 	vo->jit_tiers = o->jit_tiers;
+	vo->jit_alone = o->jit_alone;
 	vo->perf_map = o->perf_map;
 	vo->cpu_model = o->cpu_model;
 	vo->seed = o->seed;

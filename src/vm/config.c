@@ -363,6 +363,8 @@ const struct opt vm_config_opts[] = {
 	{BOTH("jit-tiers"), .type = OPT_ENUM, C(jit_tiers), .values = tiers_names, .dflt = "all",
 		.help = "all: hot code is translated again, better, by a thread; first: it is not; "
 			"at-once: everything is, which is for tests"},
+	{BOTH("jit-pairs"), .type = OPT_BOOL, C(jit_pairs), .dflt = "on",
+		.help = "translate code together with what it branches to far away"},
 	{BOTH("perf-map"), .type = OPT_TEXT, C(perf_map), .arg = "FILE",
 		.complete = OPT_COMPLETE_FILE,
 		.help = "write /tmp/perf-PID.map, so that perf names guest functions, by a "

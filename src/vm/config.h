@@ -98,6 +98,7 @@ struct vm_config {
 	int engine; /* enum vm_engine */
 	uint64_t jit_cache;
 	int jit_tiers; /* enum cpu_tiers */
+	bool jit_pairs;
 	char *perf_map;
 	char *cpu; /* "rv64,zbb=off": see vm_config_cpu_next() */
 	char *kernel, *initrd, *append, *firmware;

@@ -3,6 +3,7 @@
 """The translator against the interpreter, register by register (tests/lockstep/README.md): random programs of tests/diff, bare guests, and
 Debian's kernel. LODGE_LOCKSTEP_INSNS asks for more than 10^7 instructions of each kind; 10^10 is what a release should have seen."""
 import os
+import re
 import subprocess
 import sys
 
@@ -30,7 +31,10 @@ def good(what, *args):
 
 hot = os.path.join(BUILD, "guest/hot.elf")
 if os.path.exists(hot):
-    good("random hot programs", "--random", hot, "--insns", 250000, "--programs", max(1, INSNS // 250000), "--memory-every", 50)
+    # Both tiers at once, which is the same in every run; the first alone; the second on its thread.
+    for tiers in (2, 1, "thread"):
+        good(f"random hot programs, tiers {tiers}", "--random", hot, "--insns", 250000, "--programs", max(1, INSNS // 250000),
+             "--memory-every", 50, "--tiers", tiers)
 monitor = os.path.join(BUILD, "guest/diff.elf")
 if os.path.exists(monitor):
     image = gen.read_monitor(monitor)
@@ -49,4 +53,11 @@ if os.path.exists(monitor):
     for name in ("fp", "mix"):
         good(f"guest {name}", "--elf", os.path.join(BUILD, f"guest/{name}.elf"), "--insns", INSNS, "--memory-every", 1000)
 image = mini_image()
-good("Debian's kernel", "--kernel", image["kernel"], "--initrd", image["initrd"], "--insns", INSNS * 10, "--check-every", 5000, "--memory-every", 2000)
+debian = ["--kernel", image["kernel"], "--initrd", image["initrd"], "--insns", INSNS * 10, "--check-every", 5000, "--memory-every", 2000]
+for tiers in (2, "thread"):
+    good(f"Debian's kernel, tiers {tiers}", *debian, "--tiers", tiers)
+# A cache that is emptied all the time: right, and no step of it keeps a vCPU for a millisecond of its CPU.
+rc, out = lockstep(*debian, "--tiers", "thread", "--cache", 1)
+n = {name: int(v) for name, v in re.findall(r"A: (\w+) (\d+)", out)}
+check(f"a cache of 1 MiB: {n.get('evictions')} evictions, the longest {n.get('longest_eviction_us')} us",
+      rc == 0 and n.get("evictions", 0) > 4 and n.get("longest_eviction_us", 9999) < 1000, out[-3000:])

@@ -511,6 +511,14 @@ struct rv64_block *rv64_block_lookup(struct hart *h)
 
 /* ---- for the translator ---- */
 
+bool rv64_code_known(struct hart *h, uint64_t va, struct rv64_code_at *out)
+{
+	const struct code_page *p =
+		&h->ic->pages[((va >> PAGE_SHIFT) + h->map_gen * 17) % BLOCK_PAGES];
+
+	return p->va == (va & ~PAGE_MASK) && p->gen == h->map_gen && fetch(h, va, out);
+}
+
 bool rv64_code_where(struct hart *h, struct rv64_code_at *out)
 {
 	return fetch(h, h->pc, out);

@@ -140,6 +140,8 @@ struct rv64_code_at {
 	unsigned left; /* bytes to the end of the page, or of what PMP has allowed */
 };
 bool rv64_code_where(struct hart *h, struct rv64_code_at *out);
+/* Where the code at va is, if h has fetched from that page under the translations of now. No trap, no side effect. */
+bool rv64_code_known(struct hart *h, uint64_t va, struct rv64_code_at *out);
 /*
  * A block of its own for one instruction that is no jump: to be run with h->pc and h->instret right, outside the cache. When it
  * is done h->j.stopped is set, pc and instret are behind it. NULL: out of memory. free() it.

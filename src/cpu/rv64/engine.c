@@ -176,6 +176,7 @@ static int start_jit(struct rv64_vm *vm, struct err *e)
 {
 	struct jit_opts jo = {.cache_bytes = vm->o.jit_cache,
 		.exts = vm->exts,
+		.alone = vm->o.jit_alone,
 		.tiers = vm->o.jit_tiers == CPU_TIERS_FIRST	? JIT_TIERS_ONE
 			 : vm->o.jit_tiers == CPU_TIERS_AT_ONCE ? JIT_TIERS_NOW
 								: JIT_TIERS_TWO,

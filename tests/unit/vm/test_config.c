@@ -94,8 +94,8 @@ static void defaults(void **state)
 
 static const char *const every_flag[] = {"run", "--name", "box", "--memory", "2G", "--smp", "4",
 	"--nodes", "2", "--engine", "rv64", "--jit-cache", "8M", "--jit-tiers", "first",
-	"--perf-map", "-", "--cpu", "rv64,zbb=off,v=on", "--kernel", "kernel", "--initrd", "a.raw",
-	"--append", "console=ttyS0 quiet", "--firmware", "kernel", "--disk",
+	"--jit-pairs", "off", "--perf-map", "-", "--cpu", "rv64,zbb=off,v=on", "--kernel", "kernel",
+	"--initrd", "a.raw", "--append", "console=ttyS0 quiet", "--firmware", "kernel", "--disk",
 	"a.raw:raw,readonly,cache=none,id=root,discard=off,queues=3", "--disk", "x,,y:z:raw",
 	"--net",
 	"user,hostfwd=tcp::2222-:22,hostfwd=udp:0.0.0.0:53-10.0.2.15:5353,mac=52:54:00:12:34:56",
@@ -106,7 +106,7 @@ static const char *const every_flag[] = {"run", "--name", "box", "--memory", "2G
 static const char same_yaml[] =
 	"# a comment\n"
 	"name: box\nmemory: 2G\nsmp: 4\nnodes: 2\nengine: rv64\njit-cache: 8M\njit-tiers: "
-	"first\nperf-map: '-'\ncpu: "
+	"first\njit-pairs: off\nperf-map: '-'\ncpu: "
 	"'rv64,zbb=off,v=on'\n"
 	"kernel: kernel\ninitrd: a.raw\nappend: console=ttyS0 quiet\nfirmware: kernel\n"
 	"disks:\n"

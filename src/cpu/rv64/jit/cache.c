@@ -2,11 +2,11 @@
  * cache.c: memory for code, how it is found, and how it goes away.
  *
  *   one piece of shared memory, mapped twice (D10): rw for the translator, rx for the harts
- *   | stubs, segment 0 | segment 1 | ... | segment 7 |
+ *   | stubs, segment 0 | segment 1 | ... | the last quarter: the second tier's |
  *
  * Segments are filled in turn. When one is full the next is emptied: its regions can no longer be found, jumps to them are undone,
  * and it is filled again when every hart has left translated code since (jit_hart.seen). While some hart has not, nothing is
- * translated; the interpreter goes on. Each step is bounded by a segment, an eighth of the cache.
+ * translated; the interpreter goes on. Each step is bounded by a segment: an eighth of the cache, 2 MiB at most.
  *
  * Entries are found without the lock: chains of a hash table whose links are atomic; entries, like code, stay readable until the
  * segment is used again.
@@ -14,7 +14,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <time.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "cpu/rv64/jit/inside.h"
 
@@ -49,11 +51,18 @@ int jit_cache_create(struct jit *j, struct err *e)
 			strerror(errno));
 	a = (struct x86){.p = j->rw, .end = j->rw + PAGE_SIZE};
 	jit_make_stubs(j, &a);
-	each = (j->size - PAGE_SIZE) / JIT_SEGMENTS & ~63ull;
-	for (unsigned i = 0; i < JIT_SEGMENTS; i++)
+	j->nsegs = (unsigned)MAX((uint64_t)JIT_SEGMENTS, j->size / JIT_SEGMENT_MAX);
+	j->nfirst = j->nsegs - j->nsegs / 4;
+	j->seg = calloc(j->nsegs, sizeof(*j->seg));
+	if (!j->seg) {
+		j->nsegs = 0;
+		return err_set(e, -ENOMEM, "code cache: out of memory");
+	}
+	each = (j->size - PAGE_SIZE) / j->nsegs & ~63ull;
+	for (unsigned i = 0; i < j->nsegs; i++)
 		j->seg[i].base = j->seg[i].used = j->seg[i].touched = j->rw + PAGE_SIZE + i * each;
 	j->seg_bytes = each;
-	j->cur[1] = JIT_SEGMENTS - JIT_SEGMENTS_HOT;
+	j->cur[1] = j->nfirst;
 	return 0;
 }
 
@@ -75,7 +84,7 @@ static void free_ops(struct jit_segment *s)
 
 void jit_cache_destroy(struct jit *j)
 {
-	for (unsigned i = 0; i < JIT_SEGMENTS; i++) {
+	for (unsigned i = 0; i < j->nsegs; i++) {
 		free_ops(&j->seg[i]);
 		free_meta(&j->seg[i]);
 	}
@@ -84,6 +93,7 @@ void jit_cache_destroy(struct jit *j)
 			next = p->next_hash;
 			free(p);
 		}
+	free(j->seg);
 	free(j->written);
 	if (j->rw && j->rw != MAP_FAILED)
 		munmap(j->rw, j->size);
@@ -304,7 +314,7 @@ static void empty_segment(struct jit *j, struct jit_segment *s)
 		jit_remove(j, r);
 	s->drained_at = atomic_fetch_add(&j->removals, 1) + 1;
 	j->st.evictions++;
-	if (s >= &j->seg[JIT_SEGMENTS - JIT_SEGMENTS_HOT])
+	if (s >= &j->seg[j->nfirst])
 		return;
 	/*
 	 * What is no longer there is interpreted for a while before it comes back, or a cache smaller than what runs would spend all
@@ -319,30 +329,45 @@ static bool all_have_left(struct jit *j, uint64_t since)
 		if (atomic_load(&j->harts[i]->j.inside) &&
 			atomic_load(&j->harts[i]->j.seen) < since)
 			return false;
-	return true;
+	return jit_hot_has_left(j, since);
+}
+
+static uint64_t cpu_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
 }
 
 uint8_t *jit_code_room(struct jit *j, unsigned tier, uint64_t *room)
 {
-	unsigned first = tier == 1 ? 0 : JIT_SEGMENTS - JIT_SEGMENTS_HOT;
-	unsigned n = tier == 1 ? JIT_SEGMENTS - JIT_SEGMENTS_HOT : JIT_SEGMENTS_HOT;
+	unsigned first = tier == 1 ? 0 : j->nfirst;
+	unsigned n = tier == 1 ? j->nfirst : j->nsegs - j->nfirst;
 	unsigned *cur = &j->cur[tier - 1], then = first + (*cur - first + 1) % n;
 	struct jit_segment *s = &j->seg[*cur], *next;
+	uint64_t t0, took;
 
 	/* A small cache would be mostly room that no region fits into any more. */
 	*room = MIN((uint64_t)REGION_ROOM, j->seg_bytes / 4);
 	if ((uint64_t)(s->base + j->seg_bytes - s->used) >= *room)
 		return s->used;
 	next = &j->seg[then];
+	t0 = cpu_ns();
 	if (next->regions && !next->drained_at)
 		empty_segment(j, next);
-	if (next->drained_at && !all_have_left(j, next->drained_at))
+	if (next->drained_at && !all_have_left(j, next->drained_at)) {
+		took = cpu_ns() - t0;
+		j->st.longest_eviction_ns = MAX(j->st.longest_eviction_ns, took);
 		return NULL;
+	}
 	free_ops(next);
 	free_meta(next);
 	next->regions = NULL;
 	next->drained_at = 0;
 	next->used = next->base;
+	took = cpu_ns() - t0;
+	j->st.longest_eviction_ns = MAX(j->st.longest_eviction_ns, took);
 	*cur = then;
 	return next->used;
 }
@@ -419,7 +444,13 @@ static bool look_at(struct jit *j, struct hart *h, struct jit_page *p)
 
 void jit_fence(struct jit *j, struct hart *h)
 {
-	pthread_mutex_lock(&j->lock);
+	if (pthread_mutex_trylock(&j->lock)) {
+		uint64_t t0 = clock_mono_ns(), took;
+
+		pthread_mutex_lock(&j->lock);
+		took = clock_mono_ns() - t0;
+		j->st.longest_wait_ns = MAX(j->st.longest_wait_ns, took);
+	}
 	j->st.fences++;
 	take_written(j);
 	for (struct jit_page **at = &j->unsure, *p; (p = *at);) {
@@ -437,7 +468,7 @@ void jit_drop(struct jit *j, uint64_t a, uint64_t len)
 {
 	pthread_mutex_lock(&j->lock);
 	__atomic_store_n(&j->drops, j->drops + 1, __ATOMIC_RELEASE);
-	for (unsigned s = 0; s < JIT_SEGMENTS; s++)
+	for (unsigned s = 0; s < j->nsegs; s++)
 		for (struct jit_region *r = j->seg[s].regions; r; r = r->next_in_segment)
 			if (!r->dead && r->page + PAGE_SIZE > a && r->page - a < len)
 				jit_remove(j, r);

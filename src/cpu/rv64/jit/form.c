@@ -1,6 +1,10 @@
 /*
  * form.c: which instructions make a region: everything that can be reached from its first instruction by direct jumps and branches within
  * the page and has been executed before (it is warm in the heat table), so that code that never runs is not translated.
+ *
+ * The first tier takes a line together with where its far branches go (branch_info.h): what it calls in the page becomes part of the region, and
+ * targets in other pages are left in jit_tr.pairs, to be translated in the same pass. Regions do not cross pages: two pages
+ * that lie next to each other now need not tomorrow, and the way between them is the jump table, which belongs to the translations of now.
  */
 #include "cpu/rv64/jit/inside.h"
 
@@ -88,10 +92,36 @@ static void want(struct jit_tr *t, struct todo *w, int64_t off, bool sure)
 	w->off[w->n++] = (uint16_t)off;
 }
 
+/* Something of a line is decoded: what it branches to, far away, is wanted too. */
+static void take_along(struct jit_tr *t, struct todo *w, unsigned off)
+{
+	unsigned start = off & ~(BRANCH_LINE - 1);
+	uint64_t pa = t->page + start;
+	const struct branch_line *l = branch_find(t->j->branches, pa);
+
+	if (!l || l->first > off - start)
+		l = branch_fill(t->j->branches, &t->j->decoder, pa, t->host + start,
+			PAGE_SIZE - start, off - start);
+	for (unsigned i = 0; i < l->n; i++) {
+		int64_t to = (int64_t)start + l->far[i].to;
+		unsigned n = w->n;
+
+		/* Branches are followed where they are reached. */
+		if (l->far[i].kind != BRANCH_CALL && l->far[i].kind != BRANCH_JUMP)
+			continue;
+		if (to >= 0 && to < (int64_t)PAGE_SIZE) {
+			want(t, w, to, false);
+			t->j->st.taken_along += w->n - n;
+		} else if (t->npairs < ARRAY_SIZE(t->pairs)) {
+			t->pairs[t->npairs++] = to;
+		}
+	}
+}
+
 /* Decodes from `off` to the end of its straight line. */
 static void line(struct jit_tr *t, struct todo *w, unsigned off)
 {
-	unsigned start = off;
+	unsigned start = off, seen = UINT32_MAX;
 
 	while (off + 2 <= PAGE_SIZE && !t->at[off / 2] && t->ninsns < JIT_REGION_INSNS) {
 		struct jit_insn *i = &t->insns[t->ninsns];
@@ -105,6 +135,9 @@ static void line(struct jit_tr *t, struct todo *w, unsigned off)
 				return;
 			word |= halfword(t, off + 2) << 16;
 		}
+		if (off / BRANCH_LINE != seen && t->tier == 1 && !t->j->o.alone)
+			take_along(t, w, off);
+		seen = off / BRANCH_LINE;
 		rv64_decode(&t->j->decoder, word, &i->in);
 		plain_move(&i->in);
 		i->word = word;
@@ -197,7 +230,7 @@ bool jit_form(struct jit_tr *t, unsigned off)
 	t->nled = 0;
 	t->lo = PAGE_SIZE;
 	t->hi = 0;
-	t->ninsns = t->nblocks = 0;
+	t->ninsns = t->nblocks = t->npairs = 0;
 	t->start = (uint16_t)off;
 	want(t, &w, off, true);
 	while (w.n)

@@ -17,6 +17,7 @@
 
 #include "base/util.h"
 #include "cpu/rv64/block.h"
+#include "cpu/rv64/frontend/branch_info.h"
 #include "cpu/rv64/decode.h"
 #include "cpu/rv64/jit/jit.h"
 #include "cpu/rv64/jit/perfmap.h"
@@ -174,8 +175,8 @@ struct jit_region {
 #define JIT_BUCKETS (1u << 15)
 #define JIT_PAGES 4096u
 #define JIT_QUIET 8 /* fences without a change, after which a page is watched again */
-#define JIT_SEGMENTS 8u
-#define JIT_SEGMENTS_HOT 2u /* of these, the last: for the second tier */
+#define JIT_SEGMENTS 8u /* at least */
+#define JIT_SEGMENT_MAX (2ull << 20) /* emptied at once: bounds how long that takes */
 #define JIT_HEAT 65536u
 #define JIT_COLD_MAX 255u /* in heat: not to be translated */
 
@@ -205,6 +206,10 @@ struct jit_segment {
 struct jit_stats {
 	uint64_t regions, blocks, insns, translate_ns; /* made */
 	uint64_t removed, evictions, fences, links;
+	uint64_t longest_eviction_ns; /* a segment emptied or made ready, of the CPU's time */
+	uint64_t
+		longest_wait_ns; /* of a vCPU for the lock: where it has to wait, which is at fence.i */
+	uint64_t taken_along, paired, pairs_found; /* branch_info.h */
 	uint64_t hot_regions, hot_insns, hot_refused, hot_ns, swaps, sites; /* second tier */
 };
 
@@ -215,7 +220,9 @@ struct jit {
 	pthread_mutex_t lock;
 	uint8_t *rw, *rx; /* the same memory */
 	uint64_t size, seg_bytes;
-	struct jit_segment seg[JIT_SEGMENTS];
+	struct jit_segment *seg;
+	unsigned nsegs,
+		nfirst; /* the first of them are for the first tier, a quarter for the second */
 	unsigned cur[2]; /* segment that each tier fills */
 	uint64_t
 		drops; /* jit_drop() has been called: host pointers of before are no longer good. Atomic */
@@ -239,6 +246,7 @@ struct jit {
 	const uint8_t *leave_pc, *leave_fuel, *leave_link, *look_link, *leave_va, *jump_va,
 		*slow_mem, *slow_op;
 	struct jit_tr *tr; /* workspace, under the lock */
+	struct branch_table *branches; /* the same */
 	struct jit_perf *perf; /* NULL: nobody wants names */
 };
 
@@ -313,6 +321,8 @@ void jit_emit_lookup(struct x86 *a, uint8_t **miss);
 
 #define JIT_REGION_INSNS 512u
 #define JIT_REGION_BLOCKS 128u
+#define JIT_PAIRS 16u
+#define JIT_LINES 1024u /* of the table of far branches */
 #define JIT_LOOP_INSNS 64u /* of all copies of a loop of one block */
 #define JIT_REPEATED 256u /* instructions that copies may add to a region */
 
@@ -383,6 +393,9 @@ struct jit_tr {
 	const uint8_t *live; /* the page itself */
 	unsigned tier;
 	uint16_t start;
+	/* Far branches to other pages, as distances from the page's start: to be translated in the same pass. */
+	int64_t pairs[JIT_PAIRS];
+	unsigned npairs;
 	const struct jit_region *replaces; /* in the second tier: as if it were not there */
 	/* Host registers that hold another guest register than by the common mapping. */
 	struct jit_swap {
@@ -482,6 +495,8 @@ void jit_sample(struct hart *h);
 /* JIT_TIERS_NOW: the second tier at once, of what the first has just made of t. Under the lock. */
 void jit_hot_now(struct jit *j, const struct jit_tr *t);
 /* Does the access at this address go to another page each time? */
+/* Has the thread seen that many removals, or is it looking at nothing? */
+bool jit_hot_has_left(const struct jit *j, uint64_t since);
 bool jit_bad_site(const struct jit *j, uint64_t pa);
 /* t->map and t->fmap for what was formed. */
 void jit_choose_map(struct jit_tr *t);

@@ -48,6 +48,7 @@ struct jit_opts {
 		JIT_TIERS_ONE,
 		JIT_TIERS_NOW, /* everything once more, at once, by the vCPU's thread: for tests */
 	} tiers;
+	bool alone; /* regions are not taken together with what they branch to: to see what that is worth */
 	/*
 	 * Code of the page is about to be read: from now on jit_written() is to be called before the page is next written to, by anybody. Returns a
 	 * stamp; until settled(stamp) some vCPU may still write without being noticed. Both may be NULL: then every fence

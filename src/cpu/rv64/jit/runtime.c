@@ -12,6 +12,7 @@
 #include "cpu/rv64/priv.h"
 
 #define JIT_WARM 12 /* executions of a block before its region is translated */
+#define JIT_WARM_PAIR 1 /* before it is, together with what branches to it */
 
 long jit_slow_mem(struct hart *h, uint64_t va, uint32_t where, uint32_t what);
 long jit_slow_op(struct hart *h, struct rv64_block *b, uint32_t where);
@@ -53,12 +54,19 @@ int jit_create(struct jit **out, const struct jit_opts *o, struct err *e)
 	if (rc)
 		return rc;
 	j = calloc(1, sizeof(*j));
-	if (j)
+	if (j) {
 		j->tr = calloc(1, sizeof(*j->tr));
-	if (!j || !j->tr) {
+		j->branches = malloc(branch_table_bytes(JIT_LINES));
+	}
+	if (!j || !j->tr || !j->branches) {
+		if (j) {
+			free(j->tr);
+			free(j->branches);
+		}
 		free(j);
 		return err_set(e, -ENOMEM, "translator: out of memory");
 	}
+	branch_table_init(j->branches, JIT_LINES);
 	j->o = *o;
 	j->size = align_up(o->cache_bytes ? o->cache_bytes : JIT_CACHE_DEFAULT, PAGE_SIZE);
 	j->tr->j = j;
@@ -92,6 +100,7 @@ void jit_destroy(struct jit *j)
 	jit_perf_close(j->perf);
 	pthread_mutex_destroy(&j->lock);
 	pthread_mutex_destroy(&j->written_lock);
+	free(j->branches);
 	free(j->tr);
 	free(j);
 }
@@ -121,9 +130,9 @@ void jit_counters(
 
 	pthread_mutex_lock(&j->lock);
 	st = j->st;
-	for (unsigned i = 0; i < JIT_SEGMENTS; i++)
+	for (unsigned i = 0; i < j->nsegs; i++)
 		used += (uint64_t)(j->seg[i].used - j->seg[i].base);
-	for (unsigned i = 0; i < JIT_SEGMENTS; i++)
+	for (unsigned i = 0; i < j->nsegs; i++)
 		resident += align_up((uint64_t)(j->seg[i].touched - j->seg[i].base), PAGE_SIZE);
 	pthread_mutex_unlock(&j->lock);
 	for (unsigned i = 0; i < j->nharts; i++) {
@@ -148,6 +157,12 @@ void jit_counters(
 	each(ctx, "slow_accesses", mem);
 	each(ctx, "interpreted_instructions", op);
 	each(ctx, "interpreted_blocks", cold);
+	each(ctx, "longest_eviction_us", st.longest_eviction_ns / 1000);
+	each(ctx, "longest_wait_us", st.longest_wait_ns / 1000);
+	each(ctx, "branch_lines", j->branches->fills);
+	each(ctx, "taken_along", st.taken_along);
+	each(ctx, "pairs_made", st.paired);
+	each(ctx, "pairs_known", st.pairs_found);
 	jit_hot_counters(j, each, ctx);
 	each(ctx, "cache_bytes", j->size);
 	each(ctx, "cache_used", used);
@@ -271,24 +286,16 @@ static void choose_context(struct hart *h)
 
 /* ---- finding code ---- */
 
-static void translate(struct hart *h, const struct rv64_code_at *at, uint32_t fp)
+/* One region, formed from va's place; under the lock. */
+static bool make(struct hart *h, const struct rv64_code_at *at, uint64_t va, uint32_t fp)
 {
 	struct jit *j = h->j.jit;
 	struct jit_tr *t = j->tr;
 	bool made = false;
-	uint64_t t0;
 
-	/* Whoever holds it makes code: until then this block is interpreted. */
-	if (pthread_mutex_trylock(&j->lock))
-		return;
-	if (jit_find(j, at->pa, fp)) {
-		pthread_mutex_unlock(&j->lock);
-		return;
-	}
-	t0 = clock_mono_ns();
 	t->page = at->pa & ~(uint64_t)PAGE_MASK;
 	t->live = t->host = at->host - (at->pa & PAGE_MASK);
-	t->va = h->pc & ~(uint64_t)PAGE_MASK;
+	t->va = va & ~(uint64_t)PAGE_MASK;
 	t->fp = fp;
 	if (!jit_watch(j, h, t->page) || !jit_form(t, (unsigned)(at->pa & PAGE_MASK)))
 		jit_heat_set(j, at->pa, JIT_COLD_MAX);
@@ -298,7 +305,61 @@ static void translate(struct hart *h, const struct rv64_code_at *at, uint32_t fp
 		jit_heat_set(j, at->pa, JIT_COLD_MAX);
 	if (made && j->o.tiers == JIT_TIERS_NOW)
 		jit_hot_now(j, t);
-	j->st.translate_ns += clock_mono_ns() - t0;
+	return made;
+}
+
+/*
+ * What the region's lines branch to in other pages, in the same pass: translated, if it is getting warm, and known to the jump table, by
+ * which the code goes there. Only pages that this hart has fetched from under the translations of now, so that nothing is seen of it.
+ */
+static void make_pairs(struct hart *h, const int64_t *pairs, unsigned n, uint32_t fp)
+{
+	struct jit *j = h->j.jit;
+	uint64_t page = h->pc & ~(uint64_t)PAGE_MASK;
+
+	for (unsigned i = 0; i < n; i++) {
+		uint64_t va = page + (uint64_t)pairs[i];
+		struct jit_jump *slot = &h->j.jumps[jit_jump_slot(va)];
+		struct rv64_code_at at;
+		struct jit_entry *e;
+		uint8_t heat;
+
+		if (slot->va == va || !rv64_code_known(h, va, &at) ||
+			at.left < PAGE_SIZE - (at.pa & PAGE_MASK))
+			continue;
+		e = jit_find(j, at.pa, fp);
+		heat = jit_heat(j, at.pa);
+		if (!e && heat >= JIT_WARM_PAIR && heat != JIT_COLD_MAX && make(h, &at, va, fp)) {
+			j->st.paired++;
+			e = jit_find(j, at.pa, fp);
+		}
+		if (!e)
+			continue;
+		slot->va = va;
+		slot->code = e->code;
+		j->st.pairs_found++;
+	}
+}
+
+static void translate(struct hart *h, const struct rv64_code_at *at, uint32_t fp)
+{
+	struct jit *j = h->j.jit;
+	int64_t pairs[JIT_PAIRS];
+	uint64_t t0;
+	unsigned n;
+
+	/* Whoever holds it makes code: until then this block is interpreted. */
+	if (pthread_mutex_trylock(&j->lock))
+		return;
+	if (!jit_find(j, at->pa, fp)) {
+		t0 = clock_mono_ns();
+		if (make(h, at, h->pc, fp)) {
+			n = j->tr->npairs;
+			memcpy(pairs, j->tr->pairs, n * sizeof(pairs[0]));
+			make_pairs(h, pairs, n, fp);
+		}
+		j->st.translate_ns += clock_mono_ns() - t0;
+	}
 	pthread_mutex_unlock(&j->lock);
 }
 

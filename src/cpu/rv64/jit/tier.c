@@ -11,7 +11,7 @@
  *
  * Guest threads never wait for the thread: the queue is tried, not awaited, and dropped into when full; where they want the lock of the
  * cache in order to translate or link, they try and go on as they are. Only what has to be exact waits (fence.i, jit_drop()), for as
- * long as the thread holds the lock: forming and publishing one region.
+ * long as the thread holds the lock: making room, and publishing one region.
  *
  * A request is right when it is published if (1) no memory was replaced since it was made (jit.drops), so that the page is still where it
  * was, (2) the page has code, so that it is watched or looked at by fences, and (3) memory holds the bytes that were
@@ -57,6 +57,9 @@ struct jit_hot {
 	bool started, stop;
 	unsigned first, n;
 	struct request queue[HOT_QUEUE], work;
+	/* While the thread forms a region it reads entries without the lock, as a hart does. */
+	_Atomic bool inside;
+	_Atomic uint64_t seen;
 	struct jit_tr *tr; /* the thread's, or in JIT_TIERS_NOW under jit.lock */
 	struct slot slots[HOT_SLOTS];
 	uint8_t bad[HOT_BAD / 8]; /* sites, by address */
@@ -228,6 +231,11 @@ void jit_choose_map(struct jit_tr *t)
 		t->nfswaps = exchange(f, cost, t->fmap, t->fswaps, ARRAY_SIZE(t->fswaps));
 }
 
+bool jit_hot_has_left(const struct jit *j, uint64_t since)
+{
+	return !j->hot || !atomic_load(&j->hot->inside) || atomic_load(&j->hot->seen) >= since;
+}
+
 /* ---- sites ---- */
 
 static uint32_t bad_index(uint64_t pa)
@@ -284,12 +292,15 @@ static bool make(struct jit_hot *hot, struct request *q, bool now)
 	t->replaces = hot_already ? e->region : NULL;
 	t->next_site = (unsigned)(q->page >> PAGE_SHIFT) + q->off / 16u;
 	code = jit_code_room(j, 2, &room);
-	if (!code || !jit_form(t, q->off))
+	if (!code)
 		return false;
+	atomic_store(&hot->seen, atomic_load(&j->removals));
+	atomic_store(&hot->inside, true);
 	if (!now)
 		pthread_mutex_unlock(&j->lock);
-	if (!jit_emit(t, code, room))
+	if (!jit_form(t, q->off) || !jit_emit(t, code, room))
 		code = NULL;
+	atomic_store(&hot->inside, false);
 	if (!now)
 		pthread_mutex_lock(&j->lock);
 	if (!code || __atomic_load_n(&j->drops, __ATOMIC_ACQUIRE) != q->drops)
