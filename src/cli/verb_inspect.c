@@ -1,7 +1,12 @@
+#include <ctype.h>
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/err.h"
+#include "base/fsutil.h"
+#include "base/hex.h"
 #include "base/json.h"
 #include "base/util.h"
 #include "cli/client.h"
@@ -9,10 +14,14 @@
 
 struct inspect {
 	bool json;
+	char *acpi;
 };
 
 static const struct opt opts[] = {
 	{"json", .type = OPT_FLAG, OPT_AT(struct inspect, json), .help = "print one JSON object"},
+	{"acpi", .type = OPT_TEXT, OPT_AT(struct inspect, acpi), .arg = "DIR",
+		.complete = OPT_COMPLETE_FILE,
+		.help = "write the machine's ACPI tables into DIR instead, a file each"},
 	OPT_DONE,
 };
 static const struct opt_group groups[] = {{"Options", opts, 0}, {0}};
@@ -39,6 +48,44 @@ static void print_value(const char *path, const json_t *v)
 	free(text);
 }
 
+/* facp.dat, dsdt.dat, ...: as acpidump(1) names them. */
+static int write_table(const char *dir, const char *name, const char *text, struct err *e)
+{
+	size_t len = strlen(text) / 2;
+	cleanup(free_ptr) uint8_t *bytes = malloc(len + 1);
+	char path[4096], low[8] = "";
+
+	for (size_t i = 0; i < 4 && name[i]; i++)
+		low[i] = (char)tolower((unsigned char)name[i]);
+	if (!bytes)
+		return err_set(e, -ENOMEM, "no memory");
+	if (strlen(name) != 4 || !isalpha((unsigned char)name[0]) || strchr(name, '/') ||
+		hex_get(bytes, len, text))
+		return err_set(e, -EPROTO, "the machine sent no ACPI table");
+	if ((size_t)snprintf(path, sizeof(path), "%s/%s.dat", dir, low) >= sizeof(path))
+		return err_set(e, -ENAMETOOLONG, "%s: the path is too long", dir);
+	return fs_write_file_atomic(path, bytes, len, 0644, e);
+}
+
+static int write_tables(struct client *c, const char *dir, struct err *e)
+{
+	cleanup(json_drop) json_t *all = NULL;
+	const char *name;
+	json_t *v;
+	int rc = client_call(c, "acpi", NULL, &all, e);
+
+	if (!rc)
+		rc = fs_mkdir_p(dir, 0755, e);
+	json_object_foreach(all, name, v)
+	{
+		if (!rc)
+			rc = write_table(dir, name, json_string_value(v) ?: "", e);
+	}
+	if (!rc)
+		printf("%zu tables in %s\n", json_object_size(all), dir);
+	return rc;
+}
+
 static int run(void *o, const struct args *a)
 {
 	const struct inspect *in = o;
@@ -49,6 +96,8 @@ static int run(void *o, const struct args *a)
 	bool running;
 	int rc = client_open(&c, a->v[0], &e);
 
+	if (!rc && in->acpi)
+		return write_tables(&c, in->acpi, &e) ? fail(&e) : EXIT_DONE;
 	if (!rc)
 		rc = client_call(&c, "status", NULL, &st, &e);
 	if (rc)

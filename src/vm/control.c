@@ -124,6 +124,13 @@ static int m_inspect(void *ctx, struct rpc_conn *conn, const json_t *p, json_t *
 	return need_vm(c, e) ?: vm_inspect(c->vm, res, e);
 }
 
+static int m_acpi(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
+{
+	struct control *c = ctx;
+
+	return need_vm(c, e) ?: vm_acpi(c->vm, res, e);
+}
+
 static int m_console(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
 {
 	struct control *c = ctx;
@@ -361,6 +368,7 @@ static const struct rpc_method methods[] = {
 		"{\"types\": text, \"stop\": bool}", m_exits},
 	{"inspect", "every register and device field by name; the machine must be paused", NULL,
 		m_inspect},
+	{"acpi", "the machine's ACPI tables by signature, in hexadecimal digits", NULL, m_acpi},
 	{"console", "turns this connection into the console", "{\"history\": bool}", m_console},
 	{"events", "what happened, and with follow what happens", "{\"follow\": bool}", m_events},
 	{"save", "writes the paused machine to a descriptor that was passed at the start",

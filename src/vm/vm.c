@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/hex.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "vm/build.h"
@@ -638,6 +639,28 @@ int vm_trace_exits(
 	if (stop && vm->tracer)
 		trace_off(vm);
 	return 0;
+}
+
+static void put_table(void *ctx, const char *name, const void *bytes, size_t len)
+{
+	cleanup(free_ptr) char *text = malloc(2 * len + 1);
+
+	if (!text)
+		return;
+	hex_put(text, bytes, len);
+	json_object_set_new(ctx, name, json_string(text));
+}
+
+int vm_acpi(struct vm *vm, json_t **out, struct err *e)
+{
+	json_t *all = json_object();
+	int rc = board_tables(vm->board, put_table, all, e);
+
+	if (rc)
+		json_decref(all);
+	else
+		*out = all;
+	return rc;
 }
 
 int vm_inspect(struct vm *vm, json_t **out, struct err *e)

@@ -89,6 +89,8 @@ int vm_trace_exits(struct vm *vm, const void *who, const char *types, bool stop,
 	struct json_t **out, struct err *e);
 /* Every register and device field by name; the machine must be paused (-EBUSY). */
 int vm_inspect(struct vm *vm, struct json_t **out, struct err *e);
+/* ACPI tables by signature, as hexadecimal text. -ENOTSUP: the board has none. New reference. */
+int vm_acpi(struct vm *vm, struct json_t **out, struct err *e);
 
 /*
  * The whole machine (described state and RAM) as a stream; the machine must be paused. `write` returns 0 or a negative
