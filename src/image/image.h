@@ -66,6 +66,7 @@ int image_remove(const struct image_dirs *d, const char *name, struct err *e);
 
 /* One boot of a machine: the second stage of a pull. */
 struct image_boot {
+	const char *arch; /* Debian's name */
 	const char *kernel, *initrd, *append;
 	const char *disk; /* raw */
 	const char *memory; /* "512M" */

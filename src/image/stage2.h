@@ -1,5 +1,5 @@
 /*
- * stage2.h: the second stage: the packages whose set-up must run on riscv64 are configured by booting the disk once.
+ * stage2.h: the second stage: the packages whose set-up must run on the image's architecture are configured by booting the disk once.
  */
 #ifndef LODGE_IMAGE_STAGE2_H
 #define LODGE_IMAGE_STAGE2_H
