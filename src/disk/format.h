@@ -208,6 +208,9 @@ struct disk_store_format {
 	int (*rename)(struct files *fs, const char *path, const char *from, const char *to,
 		struct err *e);
 	int (*info)(struct files *fs, const char *path, json_t *obj, struct err *e);
+	/* Longer. 0: what the block device has now. *now: what it has afterwards. */
+	int (*resize)(
+		struct files *fs, const char *path, uint64_t size, uint64_t *now, struct err *e);
 };
 
 struct disk_ready;

@@ -241,6 +241,37 @@ static int run_rename(void *opts, const struct args *a)
 	return ended(&s, rc, &e);
 }
 
+struct resize {
+	uint64_t size;
+	bool json;
+};
+static const struct opt resize_opts[] = {
+	{"size", 's', .type = OPT_SIZE, OPT_AT(struct resize, size), .arg = "SIZE",
+		.help = "what it has afterwards; a block device is taken whole without it"},
+	{"json", .type = OPT_FLAG, OPT_AT(struct resize, json), .help = "print JSON"},
+	OPT_DONE,
+};
+static const struct opt_group resize_groups[] = {{"Options", resize_opts}, {0}};
+
+static int run_resize(void *opts, const struct args *a)
+{
+	const struct resize *o = opts;
+	const struct disk_store_format *f;
+	cleanup(free_ptr) char *path = NULL;
+	cleanup(session_end) struct session s = {0};
+	struct err e = {0};
+	uint64_t now = 0;
+	int rc;
+
+	session_begin(&s, o->json, "resizing");
+	rc = split(a->v[0], &path, &f, &e);
+	if (!rc)
+		rc = f->resize(&(struct files){.loop = &s.loop}, path, o->size, &now, &e);
+	if (!rc && o->json)
+		session_print(json_pack("{s:I}", "size", (json_int_t)now));
+	return ended(&s, rc, &e);
+}
+
 #define STORE \
 	.cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = json_groups, \
 	.size = sizeof(struct json_only)
@@ -254,6 +285,9 @@ const struct verb verbs_store[] = {
 	{VERB("store check", "FILE:FORMAT", "look for damage; ends with 1 when there is some"),
 		.cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = check_groups,
 		.size = sizeof(struct check), .run = run_check},
+	{VERB("store resize", "FILE:FORMAT", "make a store larger"), .cmd.min_args = 1,
+		.cmd.max_args = 1, .cmd.groups = resize_groups, .size = sizeof(struct resize),
+		.run = run_resize},
 	{VERB("store rm", "FILE:FORMAT DISK", "delete a disk and its snapshots"), .cmd.min_args = 2,
 		.cmd.max_args = 2, .run = run_rm},
 	{VERB("store rename", "FILE:FORMAT DISK NAME", "give a disk another name"),

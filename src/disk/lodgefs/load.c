@@ -617,6 +617,13 @@ static int load_tree(struct lf *fs, uint64_t *root, unsigned type, unsigned leve
 		return 0;
 	}
 	p->refs = 1;
+	if (fs->pages_used == LF_PAGES_MAX) {
+		if (!p->dirty)
+			lf_page_free(p);
+		return err_set(e, -EFBIG,
+			"store %s: has more than %u pages of metadata, which are held in memory",
+			fs->path, LF_PAGES_MAX);
+	}
 	if (lf_page_adopt(fs, p)) {
 		if (!p->dirty)
 			lf_page_free(p);

@@ -45,6 +45,7 @@ struct err;
 #define LF_NAME 255u
 #define LF_RANGES 12u
 #define LF_VERSION 1u
+#define LF_PAGES_MAX (1u << 20) /* of pointers and changes in memory: 4 GiB */
 
 #define LF_MAGIC "LodgeFS\1"
 #define LF_PAGE_MAGIC 0x6770664cu /* "Lfpg" */

@@ -317,6 +317,63 @@ static int store_rename(
 	return change(files, path, from, to, e);
 }
 
+/* ---- growing ---- */
+
+static int more_blocks(struct lf *fs, uint64_t blocks, struct err *e)
+{
+	struct lf_block *p = realloc(fs->block, blocks * sizeof(*p));
+
+	if (!p)
+		return err_set(e, -ENOMEM, "out of memory");
+	memset(p + fs->s.blocks, 0, (blocks - fs->s.blocks) * sizeof(*p));
+	fs->block = p;
+	fs->s.blocks = blocks;
+	lf_count_free(fs);
+	return 0;
+}
+
+/* First the file, durably, then the superblock: at no time does the store have blocks that the file has not. */
+static int grow(struct lf *fs, uint64_t size, struct err *e)
+{
+	uint64_t blocks;
+	char text[SIZE_TEXT];
+	int rc;
+
+	if (fs->f->block_device && size > fs->f->size)
+		return err_set(e, -EINVAL, "store %s: the device is smaller", fs->path);
+	size = size ?: fs->f->size;
+	blocks = size < fs->s.data_at ? 0 : (size - fs->s.data_at) / LF_BLOCK;
+	if (blocks < fs->s.blocks)
+		return err_set(e, -EINVAL, "store %s: has %s and can only grow", fs->path,
+			size_text(text, fs->s.data_at + fs->s.blocks * LF_BLOCK));
+	if (blocks > fs->s.max_blocks)
+		return err_set(e, -EFBIG,
+			"store %s: was made for at most %s (`lodge store create -o max-size=SIZE`)",
+			fs->path, size_text(text, fs->s.data_at + fs->s.max_blocks * LF_BLOCK));
+	if (blocks == fs->s.blocks)
+		return 0;
+	rc = fs->f->block_device ? 0 : file_truncate(fs->f, fs->s.data_at + blocks * LF_BLOCK, e);
+	if (!rc)
+		rc = file_flush(fs->f, e);
+	if (!rc)
+		rc = more_blocks(fs, blocks, e);
+	return rc ?: lf_fail(fs, lf_super_write(fs), e);
+}
+
+static int store_resize(
+	struct files *files, const char *path, uint64_t size, uint64_t *now, struct err *e)
+{
+	struct lf *fs;
+	int rc = lf_open(&fs, files, &(struct lf_open){.path = path, .flags = LF_O_WRITE}, e);
+
+	if (rc)
+		return rc;
+	rc = grow(fs, size, e);
+	*now = fs->s.data_at + fs->s.blocks * LF_BLOCK;
+	lf_close(fs);
+	return rc;
+}
+
 static int store_info(struct files *files, const char *path, json_t *obj, struct err *e)
 {
 	struct lf *fs;
@@ -346,4 +403,5 @@ const struct disk_store_format disk_store_lodgefs = {
 	.remove = store_remove,
 	.rename = store_rename,
 	.info = store_info,
+	.resize = store_resize,
 };

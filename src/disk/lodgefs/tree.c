@@ -96,6 +96,8 @@ int lf_page_adopt(struct lf *fs, struct lf_page *p)
 
 int lf_reserve(struct lf *fs, unsigned n)
 {
+	if (fs->pages_used + fs->pages_reserved + n > LF_PAGES_MAX)
+		return -ENOSPC;
 	while (fs->pages_free < fs->pages_reserved + n) {
 		uint32_t block;
 		int rc = lf_alloc(fs, &block);

@@ -968,6 +968,173 @@ static void composed(void **state)
 	end(f);
 }
 
+/* Full, then larger; and a power cut behind each step of that leaves the one or the other. */
+static void growing(void **state)
+{
+	struct fix *f = begin(32 * MiB, (struct disk_kv[]){{"max-size", "100M"}, {0}});
+	struct files fs = {
+		.loop = &f->loop, .io = IO_THREADS, .open = memdevs_open, .open_ctx = &f->devs};
+	uint64_t now, before = space(f).total, n = 0;
+	struct err e = {0};
+	struct disk *d;
+	char buf[4096] = {1};
+
+	(void)state;
+	ok(make(f, "store/a", 90 * MiB, NULL, NULL, &e), &e, "create");
+	d = get(f, "store/a");
+	while (!disk_rw(d, DISK_WRITE, n * MiB, buf, 4096, &e))
+		n++;
+	put(f, d);
+	assert_int_equal(memdevs_record(&f->devs), 0);
+	assert_int_equal(stores()->resize(&fs, "store", 16 * MiB, &now, &e), -EINVAL);
+	assert_int_equal(stores()->resize(&fs, "store", GiB, &now, &e), -EFBIG);
+	assert_non_null(strstr(err_msg(&e), "max-size"));
+	ok(stores()->resize(&fs, "store", 64 * MiB, &now, &e), &e, "resize");
+	assert_int_equal(now, 64 * MiB);
+	assert_int_equal(space(f).total, before + 32 * MiB);
+	for (uint64_t point = 0; point <= memdevs_events(&f->devs); point++)
+		for (unsigned variant = 0; variant < 3; variant++) {
+			struct memdevs after = {0};
+
+			assert_int_equal(memdevs_crash(&f->devs, point, variant, &after), 0);
+			check_in(f, &after, true);
+			ok(open_in(f, &after, &d, "store/a", NULL, true, &e), &e, "open");
+			ok(disk_rw(d, DISK_READ, (n - 1) * MiB, buf, 4096, &e), &e, "read");
+			assert_int_equal(buf[0], 1);
+			put(f, d);
+			memdevs_free(&after);
+		}
+	d = get(f, "store/a");
+	ok(disk_rw(d, DISK_WRITE, (n + 20) * MiB, buf, 4096, &e), &e, "there is room");
+	put(f, d);
+	check_in(f, &f->devs, true);
+	end(f);
+}
+
+/* ---- the directory, under power cuts ---- */
+
+enum { CLONE, RENAME, COMPOSE, APPLY, SHRINK, REMOVE, STEPS };
+
+static void change(struct fix *f, unsigned step)
+{
+	struct files fs = {
+		.loop = &f->loop, .io = IO_THREADS, .open = memdevs_open, .open_ctx = &f->devs};
+	struct err e = {0};
+	struct disk *d;
+	int rc = 0;
+
+	if (step == CLONE)
+		rc = make(f, "store/b", 0, "clone", "a@s", &e);
+	else if (step == RENAME)
+		rc = stores()->rename(&fs, "store", "b", "c", &e);
+	else if (step == COMPOSE)
+		rc = make(f, "store/d", 0, "compose", "a/0/4M+a@s/0/4M", &e);
+	else if (step == REMOVE)
+		rc = stores()->remove(&fs, "store", "c", &e);
+	ok(rc, &e, "change");
+	if (step != APPLY && step != SHRINK)
+		return;
+	d = get(f, "store/a");
+	rc = step == APPLY ? disk_snapshot(d, DISK_SNAP_APPLY, "s", &e)
+			   : disk_resize(d, 4 * MiB, &e);
+	ok(rc, &e, "change");
+	put(f, d);
+}
+
+/* Its first byte at `off`, or -1 when there is no such disk. */
+static int first_byte(
+	struct fix *f, struct memdevs *devs, const char *path, uint64_t off, uint64_t *size)
+{
+	struct err e = {0};
+	struct disk *d;
+	uint8_t buf[512];
+	int rc = open_in(f, devs, &d, path, NULL, true, &e);
+
+	if (rc == -ENOENT)
+		return -1;
+	ok(rc, &e, path);
+	ok(disk_rw(d, DISK_READ, off, buf, sizeof(buf), &e), &e, "read");
+	*size = disk_size(d);
+	put(f, d);
+	return buf[0];
+}
+
+/* What has been done, is there; what has not begun, is not. */
+static bool is(
+	bool there, const uint64_t *from, const uint64_t *done, unsigned step, uint64_t point)
+{
+	return there ? from[step] < point : point < done[step];
+}
+
+static void look_at_directory(struct fix *f, struct memdevs *devs, const uint64_t *from,
+	const uint64_t *done, uint64_t point)
+{
+	uint64_t size = 0;
+	int b, c, d, a;
+
+	check_in(f, devs, false);
+	b = first_byte(f, devs, "store/b", 0, &size);
+	c = first_byte(f, devs, "store/c", 0, &size);
+	assert_true((b == 'a' || b == -1) && (c == 'a' || c == -1) && (b == -1 || c == -1));
+	assert_true(is(b != -1 || c != -1, from, done, CLONE, point) || from[REMOVE] < point);
+	assert_true(is(c != -1, from, done, RENAME, point) || from[REMOVE] < point);
+	if (done[REMOVE] <= point)
+		assert_true(b == -1 && c == -1);
+	d = first_byte(f, devs, "store/d", 0, &size);
+	assert_true(is(d != -1, from, done, COMPOSE, point));
+	if (d != -1) {
+		assert_int_equal(d, 'b');
+		assert_int_equal(first_byte(f, devs, "store/d", 4 * MiB, &size), 'a');
+		assert_int_equal(size, 8 * MiB);
+	}
+	a = first_byte(f, devs, "store/a", 0, &size);
+	assert_true(a == 'a' || a == 'b');
+	assert_true(is(a == 'a', from, done, APPLY, point));
+	assert_true(size == 8 * MiB || size == 4 * MiB);
+	assert_true(is(size == 4 * MiB, from, done, SHRINK, point));
+}
+
+static void directory(void **state)
+{
+	struct fix *f = begin(64 * MiB, NULL);
+	uint64_t from[STEPS], done[STEPS];
+	struct err e = {0};
+	struct disk *d;
+	char buf[8192];
+	unsigned cuts = 0;
+
+	(void)state;
+	ok(make(f, "store/a", 8 * MiB, "track", "on", &e), &e, "create");
+	d = get(f, "store/a");
+	memset(buf, 'a', sizeof(buf));
+	ok(disk_rw(d, DISK_WRITE, 0, buf, sizeof(buf), &e), &e, "write");
+	ok(disk_rw(d, DISK_WRITE, 7 * MiB, buf, sizeof(buf), &e), &e, "write");
+	ok(disk_snapshot(d, DISK_SNAP_CREATE, "s", &e), &e, "snapshot");
+	memset(buf, 'b', sizeof(buf));
+	ok(disk_rw(d, DISK_WRITE, 0, buf, sizeof(buf), &e), &e, "write");
+	put(f, d);
+	f->devs.seed = 5;
+	assert_int_equal(memdevs_record(&f->devs), 0);
+	for (unsigned i = 0; i < STEPS; i++) {
+		from[i] = memdevs_events(&f->devs);
+		change(f, i);
+		done[i] = memdevs_events(&f->devs);
+	}
+	for (uint64_t point = 1; point <= memdevs_events(&f->devs); point++)
+		for (unsigned variant = 0; variant < 4; variant++, cuts++) {
+			struct memdevs after = {0};
+
+			if (!memdevs_is_write(&f->devs, point - 1))
+				break;
+			assert_int_equal(memdevs_crash(&f->devs, point, variant, &after), 0);
+			look_at_directory(f, &after, from, done, point);
+			memdevs_free(&after);
+		}
+	print_message("%u power cuts\n", cuts);
+	assert_true(cuts > 100);
+	end(f);
+}
+
 static void checksums(void **state)
 {
 	uint8_t data[300];
@@ -1033,6 +1200,8 @@ int main(void)
 		cmocka_unit_test(changes_no_space),
 		cmocka_unit_test(many_snapshots),
 		cmocka_unit_test(full_directory),
+		cmocka_unit_test(growing),
+		cmocka_unit_test(directory),
 		cmocka_unit_test(composed),
 		cmocka_unit_test(damage),
 		cmocka_unit_test(model),
