@@ -17,6 +17,7 @@
 #include "base/spell.h"
 #include "base/util.h"
 #include "vm/rundir.h"
+#include "vm/switchdir.h"
 
 #define SWEEP_AFTER_S 60
 
@@ -105,31 +106,55 @@ static int no_such(const char *name, struct err *e)
 	return rc;
 }
 
-int client_open(struct client *c, const char *name, struct err *e)
+static void client_begin(struct client *c, const char *name)
 {
-	struct sockaddr_un sa = {.sun_family = AF_UNIX};
-	char path[4096];
-	int rc;
-
 	memset(c, 0, sizeof(*c));
 	c->fd = -1;
 	snprintf(c->name, sizeof(c->name), "%s", name);
+}
+
+static int connect_to(struct client *c, const char *kind, const char *path, struct err *e)
+{
+	struct sockaddr_un sa = {.sun_family = AF_UNIX};
+	int rc;
+
+	if (strlen(path) >= sizeof(sa.sun_path))
+		return err_set(e, -ENAMETOOLONG,
+			"%s %s: the path of its control socket is too long", kind, c->name);
+	memcpy(sa.sun_path, path, strlen(path) + 1);
+	c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (c->fd < 0 || connect(c->fd, (struct sockaddr *)&sa, sizeof(sa))) {
+		rc = err_sys(e, -errno, "%s %s: its control socket does not answer", kind, c->name);
+		client_close(c);
+		return rc;
+	}
+	return 0;
+}
+
+int client_open(struct client *c, const char *name, struct err *e)
+{
+	char path[4096];
+	int rc;
+
+	client_begin(c, name);
 	rc = rundir_check_name(name, e) ?: rundir_path(name, "control.sock", path, sizeof(path), e);
 	if (rc)
 		return rc;
 	if (!rundir_alive(name))
 		return no_such(name, e);
-	if (strlen(path) >= sizeof(sa.sun_path))
-		return err_set(e, -ENAMETOOLONG,
-			"machine %s: the path of its control socket is too long", name);
-	memcpy(sa.sun_path, path, strlen(path) + 1);
-	c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (c->fd < 0 || connect(c->fd, (struct sockaddr *)&sa, sizeof(sa))) {
-		rc = err_sys(e, -errno, "machine %s: its control socket does not answer", name);
-		client_close(c);
-		return rc;
-	}
-	return 0;
+	return connect_to(c, "machine", path, e);
+}
+
+int client_open_switch(struct client *c, const char *name, struct err *e)
+{
+	char path[4096];
+	int rc;
+
+	client_begin(c, name);
+	rc = switch_path(name, "ctl", path, sizeof(path), e) ?: connect_to(c, "switch", path, e);
+	return rc == -ENOENT || rc == -ECONNREFUSED
+		       ? err_set(e, -ENOENT, "there is no switch %s: lodge switch ls", name)
+		       : rc;
 }
 
 void client_close(struct client *c)

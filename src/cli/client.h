@@ -25,6 +25,8 @@ struct client {
 /* <runtime>/NAME[/file]; makes nothing. */
 int client_path(const char *name, const char *file, char *path, size_t size, struct err *e);
 int client_open(struct client *c, const char *name, struct err *e);
+/* The same for a switch (`lodge switch`). */
+int client_open_switch(struct client *c, const char *name, struct err *e);
 void client_close(struct client *c); /* fit for cleanup() */
 
 /* Steals `params` (may be NULL). *result: new reference; may be NULL. Notifications that come in between are dropped. */

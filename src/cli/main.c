@@ -10,8 +10,9 @@
 
 static const struct verb *const tables[] = {verbs_run, verbs_ps, verbs_stop, verbs_control,
 	verbs_rm, verbs_exec, verbs_cp, verbs_agent, verbs_console, verbs_logs, verbs_inspect,
-	verbs_stats, verbs_trace, verbs_snapshot_create, verbs_snapshot, verbs_restore, verbs_image,
-	verbs_disk, verbs_store, verbs_cpu, verbs_doctor, verbs_names, verbs_help};
+	verbs_stats, verbs_trace, verbs_snapshot_create, verbs_snapshot, verbs_restore,
+	verbs_switch, verbs_image, verbs_disk, verbs_store, verbs_cpu, verbs_doctor, verbs_names,
+	verbs_help};
 
 size_t verbs_all(const struct verb **list, size_t max)
 {

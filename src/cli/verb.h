@@ -53,6 +53,7 @@ struct verb {
 extern const struct verb verbs_image[];
 extern const struct verb verbs_disk[];
 extern const struct verb verbs_store[];
+extern const struct verb verbs_switch[];
 extern const struct verb verbs_exec[];
 extern const struct verb verbs_cp[];
 extern const struct verb verbs_agent[];

@@ -1,10 +1,25 @@
 #include <errno.h>
+#include <time.h>
 
 #include "base/err.h"
 #include "base/util.h"
 #include "cli/place.h"
 #include "cli/verb.h"
 #include "vm/rundir.h"
+
+#define ENDING_MS 3000
+
+/* A machine that has just ended is held by its process for a moment longer, until the kernel has taken its memory back. */
+static int find(struct place *p, const char *name, struct err *e)
+{
+	for (int i = 0;; i++) {
+		int rc = place_find(p, name, e);
+
+		if (rc != -EBUSY || i == ENDING_MS / 20 || rundir_alive(name))
+			return rc;
+		nanosleep(&(struct timespec){0, 20000000}, NULL);
+	}
+}
 
 static int run(void *o, const struct args *a)
 {
@@ -21,7 +36,7 @@ static int run(void *o, const struct args *a)
 			rc = err_set(&e, -EBUSY,
 				"machine %s is running: end it first: lodge stop %s", name, name);
 		if (!rc)
-			rc = place_find(&p, name, &e);
+			rc = find(&p, name, &e);
 		if (!rc)
 			rc = place_remove(&p, &e);
 		if (rc)

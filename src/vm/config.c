@@ -12,6 +12,7 @@
 #include "base/size.h"
 #include "base/strbuf.h"
 #include "base/util.h"
+#include "vm/rundir.h"
 
 static int check_name(const char *text, struct err *e)
 {
@@ -32,6 +33,11 @@ static int check_name(const char *text, struct err *e)
 static int check_file(const char *text, struct err *e)
 {
 	return text[0] ? 0 : err_set(e, -EINVAL, "the file name is empty");
+}
+
+static int check_switch(const char *text, struct err *e)
+{
+	return rundir_check_name(text, e);
 }
 
 static int check_tap(const char *text, struct err *e)
@@ -315,6 +321,13 @@ const struct opt vm_net_opts[] = {
 		.check = check_tap,
 		.arg = "NAME",
 		.help = "an interface of the host"},
+	{.flag = "switch",
+		.key = "switch",
+		.type = OPT_TEXT,
+		N(sw),
+		.check = check_switch,
+		.arg = "NAME",
+		.help = "a switch of this host, made by `lodge switch run NAME`"},
 	{.flag = "hostfwd",
 		.key = "hostfwd",
 		.type = OPT_LIST,
@@ -403,7 +416,8 @@ const struct opt vm_config_opts[] = {
 		OPT_LIST_AT(struct vm_config, nets, nnets),
 		.max = VM_MAX_NETS,
 		.sub = vm_net_opts,
-		.arg = "user[,hostfwd=tcp:[ADDRESS]:PORT-[ADDRESS]:PORT...]|tap=NAME[,mac=MAC][,id="
+		.arg = "user[,hostfwd=tcp:[ADDRESS]:PORT-[ADDRESS]:PORT...]|tap=NAME|switch=NAME[,"
+		       "mac=MAC][,id="
 		       "ID]",
 		.help = "a network card; forwarded ports listen on 127.0.0.1 when no address is "
 			"given"},

@@ -81,8 +81,9 @@ struct vm_fwd {
 
 struct vm_net {
 	char *id; /* NULL: "net0" */
-	bool user; /* user networking; else tap */
+	bool user; /* user networking; else tap or switch */
 	char *tap; /* name of the host's interface */
+	char *sw; /* name of a switch of this host (`lodge switch`) */
 	/* "52:54:00:12:34:56"; NULL: the machine makes one (from the seed if there is one) */
 	char *mac;
 	struct vm_fwd *fwds; /* user networking only */

@@ -75,13 +75,16 @@ static int check_net(const struct vm_config *c, unsigned i, struct err *e)
 {
 	const struct vm_net *n = &c->nets[i];
 
-	if (n->user == (n->tap != NULL))
-		return err_set(e, -EINVAL, "net %u must be %s user or tap=NAME%s", i,
-			n->user ? "either" : "one of:", n->user ? ", not both" : "");
+	unsigned kinds = n->user + (n->tap != NULL) + (n->sw != NULL);
+
+	if (kinds != 1)
+		return err_set(e, -EINVAL, "net %u must be %s user, tap=NAME or switch=NAME%s", i,
+			kinds ? "either" : "one of:", kinds ? ", not several" : "");
 	if (!n->user && n->nfwds)
 		return err_set(e, -EINVAL,
 			"net %u: hostfwd works with user networking only; "
-			"forward to a tap in the host's firewall",
+			"forward to a tap in the host's firewall, or plug user networking into "
+			"the switch",
 			i);
 	for (unsigned j = 0; j < i; j++) {
 		if (n->id && c->nets[j].id && !strcmp(n->id, c->nets[j].id))

@@ -1,6 +1,7 @@
 #include "vm/nets.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
@@ -8,7 +9,8 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/util.h"
-#include "net/net.h"
+#include "net/wire.h"
+#include "vm/switchdir.h"
 
 /* FNV-1a, finished by a mixer: short names must differ in every byte of the address. */
 static uint64_t hash(uint64_t h, const void *data, size_t len)
@@ -61,6 +63,23 @@ static int open_user(struct net_backend **out, const struct vm_net *n, const cha
 	return net_user_open(out, &o, e);
 }
 
+/* The port has the name of the machine and of its card. */
+static int open_switch(struct net_backend **out, const struct vm_config *cfg,
+	const struct vm_net *n, const char *id, struct uv_loop_s *loop, struct err *e)
+{
+	char path[PATH_MAX], port[NET_WIRE_NAME];
+	int rc = switch_path(n->sw, "sock", path, sizeof(path), e);
+
+	snprintf(port, sizeof(port), "%.24s.%.20s", cfg->name ?: "machine", id);
+	if (!rc)
+		rc = net_wire_open(out, &(struct net_wire_opts){id, port, path, loop}, e);
+	if (rc == -ENOENT || rc == -ECONNREFUSED)
+		return err_set(e, rc,
+			"%s: there is no switch %s: start it with `lodge switch run %s`", id, n->sw,
+			n->sw);
+	return rc;
+}
+
 static int open_one(struct vm_nets *nets, const struct vm_config *cfg, unsigned i,
 	struct uv_loop_s *loop, struct err *e)
 {
@@ -77,6 +96,8 @@ static int open_one(struct vm_nets *nets, const struct vm_config *cfg, unsigned 
 		return rc;
 	if (n->user)
 		return open_user(&o->net, n, nets->id[i], loop, e);
+	if (n->sw)
+		return open_switch(&o->net, cfg, n, nets->id[i], loop, e);
 	return net_tap_open(&o->net, &(struct net_tap_opts){nets->id[i], loop, n->tap}, e);
 }
 

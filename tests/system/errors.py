@@ -183,7 +183,7 @@ def networks():
     if not subprocess.run(["ip", "tuntap", "add", "dev", tap, "mode", "tap", "user", "65534"], capture_output=True).returncode:
         bad("tap without permission", boot("--net", f"tap={tap}"), f"tap {tap} belongs to another user", "ip tuntap|--net user", (1,), prefix=powerless())
         subprocess.run(["ip", "link", "delete", tap], check=True)
-    bad("net of no kind", boot("--net", "mac=52:54:00:00:00:01"), "net", "user or tap", (1, 2))
+    bad("net of no kind", boot("--net", "mac=52:54:00:00:00:01"), "net", "user, tap=NAME or switch=NAME", (1, 2))
     bad("port that is no port", boot("--net", "user,hostfwd=tcp::99999-:22"), "99999", "PORT", (1, 2))
 
 

@@ -441,9 +441,10 @@ static void cross_checks(void **state)
 		"-k", "kernel", "--disk", "a.raw:raw", "--disk", "also-a.raw:raw");
 	CHECK(-EINVAL, "two disks have the id x: rename one", "-k", "kernel", "--disk",
 		"a.raw:raw,id=x", "--disk", "b.raw:raw,id=x");
-	CHECK(-EINVAL, "net 0 must be either user or tap=NAME, not both", "-k", "kernel", "--net",
-		"user,tap=t");
-	CHECK(-EINVAL, "net 0 must be one of: user or tap=NAME", "-k", "kernel", "--net", "id=x");
+	CHECK(-EINVAL, "net 0 must be either user, tap=NAME or switch=NAME, not several", "-k",
+		"kernel", "--net", "user,tap=t");
+	CHECK(-EINVAL, "net 0 must be one of: user, tap=NAME or switch=NAME", "-k", "kernel",
+		"--net", "id=x");
 	CHECK(-EINVAL, "two nets use the tap t: give each its own", "-k", "kernel", "--net",
 		"tap=t", "--net", "tap=t");
 }
