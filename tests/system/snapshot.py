@@ -109,6 +109,28 @@ for smp, queue, how in (2, "64M", []), (3, "256K", []), (2, "256K", ["--engine",
     os.unlink(os.path.join(TMP, "s2.export"))
 check("nothing is left in the store", store() == [], store())
 
+# ---- one that an earlier version wrote: a machine of 32 MiB, one hart, which ticks ----
+shutil.copyfile(STAMP, "stamp.elf")
+for kept in sorted(os.listdir(os.path.join(os.environ["LODGE_TOP"], "tests/fixtures/snapshot"))):
+    file = os.path.join(os.environ["LODGE_TOP"], "tests/fixtures/snapshot", kept)
+    lodge("snapshot", "verify", file)
+    lodge("restore", file, "--name", "old", "-d")
+    end = time.monotonic() + 20
+    while "gap" not in lodge("logs", "old").stdout and time.monotonic() < end:
+        time.sleep(0.1)
+    check(f"{kept}: goes on", "gap" in lodge("logs", "old").stdout)
+    lodge("kill", "old")
+
+# ---- clones of a machine that runs ----
+boot("a", 2)
+names = lodge("clone", "a", "-n", "3").stdout.split()
+check("three clones", names == ["a-1", "a-2", "a-3"], names)
+for n in names + ["a"]:
+    wait_rounds(n, 2)
+check("nothing is kept for them in the store", store() == [], store())
+for n in names + ["a"]:
+    lodge("kill", n)
+
 # ---- refused, stopped, failed: the machine runs on and nothing is left ----
 boot("a", 2)
 lodge("snapshot", "create", "a", "--name", "s")

@@ -11,6 +11,7 @@
 #include "base/util.h"
 #include "cli/client.h"
 #include "cli/disk/disk_session.h"
+#include "cli/snapshot/create.h"
 #include "cli/snapshot/store.h"
 #include "cli/verb.h"
 
@@ -124,6 +125,22 @@ static int make(const struct create *o, const char *vm, const char *name, json_t
 	if (rc)
 		forget_disks(&c, fd, name);
 	return rc;
+}
+
+int snapshot_unnamed(const char *vm, int *fd, struct err *e)
+{
+	cleanup(client_close) struct client c = {.fd = -1};
+	cleanup(session_end) struct session s = {0};
+	cleanup(json_drop) json_t *st = NULL;
+	int rc = client_open(&c, vm, e) ?: snapstore_create("being-cloned", fd, e);
+
+	if (rc)
+		return rc;
+	session_begin(&s, false, "clone");
+	rc = client_call_fd(&c, "snapshot_create",
+		json_pack("{s:s, s:s}", "name", "being-cloned", "disks", "memory-only"), *fd, &st,
+		e);
+	return rc ?: follow(&c, &s, &st, e);
 }
 
 static int run_create(void *opts, const struct args *a)

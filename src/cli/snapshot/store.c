@@ -199,6 +199,8 @@ int snapstore_open(const char *arg, struct snapopen *out, struct err *e)
 	memset(out, 0, sizeof(*out));
 	if (!strchr(arg, '/'))
 		rc = snapstore_path(arg, out->path, sizeof(out->path), e);
+	else if (!strncmp(arg, "/proc/", 6)) /* a file without a name has no other path */
+		snprintf(out->path, sizeof(out->path), "%s", arg);
 	else if (!realpath(arg, out->path))
 		rc = err_sys(e, -errno, "%s", arg);
 	if (rc)

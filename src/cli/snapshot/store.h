@@ -36,7 +36,7 @@ struct snapopen {
 	struct snapfile *file;
 	json_t *manifest;
 };
-/* A name in the store, or a path (with a '/' in it). */
+/* A name in the store, or a path (with a '/' in it; /proc/PID/fd/N for one without a name). */
 int snapstore_open(const char *arg, struct snapopen *out, struct err *e);
 void snapopen_close(struct snapopen *s); /* fit for cleanup() after a zeroed or opened one */
 

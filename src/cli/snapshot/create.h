@@ -1,0 +1,12 @@
+/*
+ * create.h: a snapshot that nobody but its maker will see.
+ */
+#ifndef LODGE_CLI_SNAPSHOT_CREATE_H
+#define LODGE_CLI_SNAPSHOT_CREATE_H
+
+struct err;
+
+/* The memory of a running machine, in a file without a name: it goes with the last who has it open or mapped. *fd is the caller's. */
+int snapshot_unnamed(const char *vm, int *fd, struct err *e);
+
+#endif
