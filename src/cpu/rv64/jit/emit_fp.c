@@ -556,6 +556,44 @@ static bool move_to_x(struct jit_tr *t, const struct rv64_insn *in, const struct
 	return true;
 }
 
+enum {
+	CLASS_NORMAL = 1 << 6 | 1 << 1 << 8,
+	CLASS_ZERO = 1 << 4 | 1 << 3 << 8
+}; /* positive, and negative above it */
+
+/* Zeros and normal numbers; the others are the interpreter's. */
+static bool classify(struct jit_tr *t, const struct rv64_insn *in, const struct fp_row *row)
+{
+	struct x86 *a = &t->a;
+	unsigned w = row->d;
+	struct jit_cold *c;
+	uint8_t *zero;
+
+	need_boxed_if(t, row->d, 1u << in->rs1);
+	if (t->fmap[in->rs1])
+		x86_fmov_to(a, w, x86_reg(RDX), t->fmap[in->rs1]);
+	else
+		x86_load(a, w, RDX, jit_f(t, in->rs1));
+	x86_load(a, w, RCX, x86_reg(RDX));
+	x86_mov_i(a, RAX, CLASS_ZERO);
+	x86_alu(a, w, ALU_ADD, RCX, x86_reg(RCX));
+	zero = x86_jcc8(a, CC_E);
+	/* Exponents 0 and the highest are others'. */
+	x86_shift_i(a, w, SHIFT_SHR, x86_reg(RCX), row->d ? 53 : 24);
+	x86_alu_i(a, X86_32, ALU_SUB, x86_reg(RCX), 1);
+	x86_alu_i(a, X86_32, ALU_CMP, x86_reg(RCX), row->d ? 0x7fe : 0xfe);
+	c = jit_cold(t, COLD_OP, x86_jcc(a, CC_AE, NULL));
+	x86_mov_i(a, RAX, CLASS_NORMAL);
+	x86_here8(a, zero);
+	x86_shift_i(a, w, SHIFT_SHR, x86_reg(RDX), row->d ? 63 : 31);
+	x86_shift_i(a, X86_32, SHIFT_SHL, x86_reg(RDX), 3);
+	x86_shift_x(a, 0, SHIFT_SHR, RAX, x86_reg(RAX), RDX);
+	x86_op(a, X86_32, 0x0fb6, RAX, x86_reg(RAX));
+	jit_put(t, in->rd, RAX);
+	jit_back(t, c);
+	return true;
+}
+
 /* ---- from integer registers, and between formats ---- */
 
 /* xmm0: what a conversion's result has above it. Ones are a box; zeros only save waiting for what was there. */
@@ -705,6 +743,7 @@ static bool store(struct jit_tr *t, const struct rv64_insn *in, const struct fp_
 		ROW(fsgnjn_##s, sign, SGNJN, D, ANY_MODE), \
 		ROW(fsgnjx_##s, sign, SGNJX, D, ANY_MODE), ROW(feq_##s, compare, EQ, D, ANY_MODE), \
 		ROW(flt_##s, compare, LT, D, ANY_MODE), ROW(fle_##s, compare, LE, D, ANY_MODE), \
+		ROW(fclass_##s, classify, 0, D, ANY_MODE), \
 		ROW(fcvt_w_##s, to_signed, FP_W, D, STATIC_TOO), \
 		ROW(fcvt_l_##s, to_signed, FP_L, D, STATIC_TOO), \
 		ROW(fcvt_wu_##s, to_unsigned, FP_WU, D, MODE_OR_CUT), \
@@ -712,7 +751,7 @@ static bool store(struct jit_tr *t, const struct rv64_insn *in, const struct fp_
 		ROW(fcvt_##s##_l, from_int, FP_L, D, STATIC_TOO), \
 		ROW(fcvt_##s##_lu, from_int, FP_LU, D, MODE)
 
-/* By instruction. Without a row (fclass): the interpreter. */
+/* By instruction. Without a row: the interpreter. */
 static const struct fp_row rows[LAST - FIRST + 1] = {
 	FORMAT(s, false),
 	FORMAT(d, true),
