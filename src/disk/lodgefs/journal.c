@@ -295,8 +295,8 @@ static int want_buf(struct lf *fs, size_t n)
 	return 0;
 }
 
-/* Writes what is in buf; its head has to be filled but for the common fields. */
-static int put_record(struct lf *fs, uint32_t len)
+/* Writes what is in buf; its head has to be filled but for the common fields. `durable`: what it says is. */
+static int put_record(struct lf *fs, uint32_t len, uint64_t durable)
 {
 	struct lf_rec_head *h = (void *)fs->buf;
 	uint64_t left = fs->s.journal_bytes - fs->head;
@@ -327,7 +327,7 @@ static int put_record(struct lf *fs, uint32_t len)
 	h->run = fs->s.run;
 	h->seq = fs->seq;
 	h->fence = fs->fence;
-	h->durable = fs->flushed;
+	h->durable = durable;
 	h->len = len;
 	h->crc = crc32c(0, h, len);
 	lf_start(&w, &x[0], FILE_WRITE, fs->s.journal_at + fs->head, h, len);
@@ -346,7 +346,7 @@ static int put_record(struct lf *fs, uint32_t len)
 
 static int put_mark(struct lf *fs)
 {
-	uint64_t all = fs->written, was = fs->flushed;
+	uint64_t all = fs->written;
 	int rc = want_buf(fs, 512);
 
 	if (!rc)
@@ -356,9 +356,8 @@ static int put_mark(struct lf *fs)
 	if (!rc) {
 		memset(fs->buf, 0, 512);
 		((struct lf_rec_head *)(void *)fs->buf)->kind = LF_R_MARK;
-		fs->flushed = all; /* for the record; nothing is answered before the second flush */
-		rc = put_record(fs, 512);
-		fs->flushed = was;
+		/* Others must not see it yet: they would write in place what only the mark makes safe. */
+		rc = put_record(fs, 512, all);
 	}
 	if (!rc)
 		rc = lf_io(fs, FILE_FLUSH, 0, NULL, 0);
@@ -558,7 +557,7 @@ int lf_end(struct lf *fs, const struct lf_rec_check *checks, unsigned nchecks)
 				end + 4096 + fs->s.journal_bytes - fs->head > room(fs)))
 			rc = -EFBIG; /* lf_begin() was told too little */
 		else
-			rc = put_record(fs, (uint32_t)end);
+			rc = put_record(fs, (uint32_t)end, fs->flushed);
 		fs->stats.transactions += !rc;
 	}
 	if (!rc)

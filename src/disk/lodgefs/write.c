@@ -351,6 +351,41 @@ static bool any_data(const struct cover *c)
 	return false;
 }
 
+/* Of sub-blocks that were let go, what they are called among what is vouched for. */
+#define GONE (1ull << 62)
+
+/* In a transaction. Sub-blocks that become free inside of blocks that stay: until that is durable a power cut may bring them back. */
+static void note_gone(struct lf *fs, const struct lf_entry *old, const struct lf_entry *now)
+{
+	const uint32_t ref[] = {old->own, old->base};
+	const uint64_t *map[] = {old->own_valid, old->base_valid};
+
+	for (unsigned r = 0; r < 2; r++) {
+		if (!ref[r] || (ref[r] != now->own && ref[r] != now->base))
+			continue;
+		for (unsigned i = 0; i < LF_SUBS; i++) {
+			bool stays = (ref[r] == now->own && lf_bit(now->own_valid, i)) ||
+				     (ref[r] == now->base && lf_bit(now->base_valid, i));
+
+			if (lf_bit(map[r], i) && !stays &&
+				lf_fresh_put(fs, GONE | ((ref[r] - 1ull) * LF_SUBS + i)))
+				fs->failed = fs->failed ?: -ENOMEM;
+		}
+	}
+}
+
+/* What is written where a sub-block was that a power cut may bring back changes the disk: that has to be recorded before. */
+static bool over_gone(struct lf_disk *l, uint64_t off, uint64_t len, uint64_t addr)
+{
+	uint64_t first = (addr - l->fs->s.data_at) / LF_SUB,
+		 last = (addr - l->fs->s.data_at + len - 1) / LF_SUB;
+
+	for (uint64_t i = first; i <= last; i++)
+		if (lf_fresh_seq(l->fs, GONE | i) > l->fs->flushed)
+			return !lf_track_has(l, off, len);
+	return false;
+}
+
 static int plan_places(struct lf_disk *l, struct sorter_tx *tx, const struct plan *p)
 {
 	int wait = 0;
@@ -360,11 +395,17 @@ static int plan_places(struct lf_disk *l, struct sorter_tx *tx, const struct pla
 
 		el->file = el->kind == SORT_DATA ? l->fs->f : NULL;
 		el->addr = p->now.own ? lf_block_at(l->fs, p->now.own - 1) + el->off % LF_BLOCK : 0;
-		if (el->kind == SORT_DATA)
-			wait |= lf_overwrites(l->fs, el->addr, el->len);
+		if (el->kind != SORT_DATA)
+			continue;
+		wait |= lf_overwrites(l->fs, el->addr, el->len);
+		wait |= l->track && over_gone(l, el->off, el->len, el->addr);
 	}
-	for (unsigned i = 0; i < tx->nfill; i++)
-		wait |= lf_overwrites(l->fs, tx->fill[i].addr, tx->fill[i].len);
+	for (unsigned i = 0; i < tx->nfill; i++) {
+		const struct sorter_fill *f = &tx->fill[i];
+
+		wait |= lf_overwrites(l->fs, f->addr, f->len);
+		wait |= l->track && over_gone(l, f->off, f->len, f->addr);
+	}
 	return wait;
 }
 
@@ -551,7 +592,12 @@ static unsigned put_checks(const struct sorter_tx *tx, struct lf_rec_check *out)
 static void change_entry(struct lf_disk *l, struct sorter_tx *tx)
 {
 	struct plan *p = tx->priv;
+	const struct lf_entry *old;
+	bool own;
 
+	old = p->change && l->track ? lf_find(l->fs, l->rec, tx->block, &own) : NULL;
+	if (old)
+		note_gone(l->fs, old, &p->now);
 	if (p->change)
 		lf_set_entry(l->fs, l->rec, tx->block, &p->now);
 	for (unsigned i = 0; l->track && i < tx->n; i++)
