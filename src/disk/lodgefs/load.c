@@ -5,6 +5,7 @@
  * are no loops), counts follow from the references that are found.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -200,6 +201,31 @@ int lf_lease_check(struct lf *fs)
 	return rc;
 }
 
+/* Another one after each boot; "" when the kernel does not say. */
+static void boot_id(char id[40])
+{
+	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? 0 : read(fd, id, 39);
+
+	memset(id + MAX(n, 0), 0, 40 - (size_t)MAX(n, 0));
+	id[strcspn(id, "\n")] = 0;
+	if (fd >= 0)
+		close(fd);
+}
+
+/*
+ * Was the journal's run written under the kernel that runs now? Then only its process ended: each record that is there has its data, which was
+ * given to the kernel before it, also where that was overwritten in place since.
+ */
+static void look_at_lease(struct lf *fs, const struct lf_lease *l)
+{
+	char boot[40];
+
+	boot_id(boot);
+	fs->unbroken = l->magic == LF_LEASE_MAGIC && l->crc == lease_crc(l) && *boot &&
+		       !memcmp(l->boot, boot, sizeof(boot)) && l->run == fs->s.run;
+}
+
 static void fill_lease(const struct lf *fs, struct lf_lease *l)
 {
 
@@ -207,8 +233,10 @@ static void fill_lease(const struct lf *fs, struct lf_lease *l)
 		.fence = fs->fence,
 		.held = 1,
 		.since = (uint64_t)time(NULL),
-		.pid = (uint64_t)getpid()};
+		.pid = (uint64_t)getpid(),
+		.run = fs->s.run + 1};
 	memcpy(l->owner, fs->owner, 16);
+	boot_id(l->boot);
 	gethostname(l->host, sizeof(l->host) - 1);
 }
 
@@ -223,6 +251,7 @@ static int lease_take(struct lf *fs, const struct lf_open *o, struct err *e)
 		return err_set(e, -EIO, "store %s: no random numbers", fs->path);
 	if (l.magic != LF_LEASE_MAGIC || l.crc != lease_crc(&l))
 		return err_set(e, -EUCLEAN, "store %s: its lease is damaged", fs->path);
+	look_at_lease(fs, &l);
 	l.host[sizeof(l.host) - 1] = 0;
 	if (o->fence && l.fence >= o->fence)
 		return err_set(e, -ESTALE,
@@ -244,6 +273,16 @@ static int lease_take(struct lf *fs, const struct lf_open *o, struct err *e)
 		rc = lf_lease_check(fs);
 	fs->failed = 0;
 	return rc ? err_sys(e, rc, "store %s: its lease", fs->path) : 0;
+}
+
+void lf_lease_doubt(struct lf *fs)
+{
+	struct lf_lease l;
+
+	if (lease_io(fs, FILE_READ, &l) || memcmp(l.owner, fs->owner, 16) || !*l.boot)
+		return;
+	memset(l.boot, 0, sizeof(l.boot));
+	(void)lease_io(fs, FILE_WRITE, &l);
 }
 
 /* Inside the sandbox the host's name cannot be asked for: what stands there is ours. */
@@ -442,7 +481,8 @@ static int replay(struct lf *fs, struct err *e)
 	for (unsigned i = 0; i < j.n && !rc; i++) {
 		const struct lf_rec_head *h = (const void *)j.rec[i];
 
-		if (h->seq > MAX(j.durable, fs->trust) && !data_there(fs, j.rec[i])) {
+		if (!fs->unbroken && h->seq > MAX(j.durable, fs->trust) &&
+			!data_there(fs, j.rec[i])) {
 			fs->stats.dropped = j.n - i;
 			break;
 		}
@@ -831,8 +871,14 @@ int lf_open(struct lf **out, struct files *files, const struct lf_open *o, struc
 	rc = fs->path ? file_open(&fs->f, files, &fo, e) : err_set(e, -ENOMEM, "out of memory");
 	if (!rc)
 		rc = super_read(fs, e);
-	if (!rc && write)
+	if (!rc && write) {
 		rc = lease_take(fs, o, e);
+	} else if (!rc) {
+		struct lf_lease l;
+
+		if (!lease_io(fs, FILE_READ, &l))
+			look_at_lease(fs, &l);
+	}
 	if (!rc)
 		rc = load(fs, e);
 	if (!rc && write)

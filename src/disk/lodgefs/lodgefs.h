@@ -85,7 +85,8 @@ struct lf_lease {
 	uint64_t since; /* seconds since 1970 */
 	uint64_t pid;
 	uint8_t owner[16]; /* of this opening */
-	char host[64], boot[40];
+	char host[64], boot[40]; /* boot: of the host's kernel, as text; "" not known */
+	uint64_t run; /* that the holder's records have */
 };
 
 /* Begins every page of directory, bitmap and pointers. */
@@ -225,6 +226,7 @@ struct lf {
 	bool lost; /* a flush failed, and the host may have dropped what it should have written */
 	uint64_t
 		trust; /* loading again: records up to here are ours and need no proof by their data */
+	bool unbroken; /* the kernel that the records were given to still runs: what it was given is there */
 	struct lf_super s;
 	uint8_t owner[16];
 	uint64_t fence; /* of our lease */
@@ -329,6 +331,8 @@ int lf_reload(struct lf **out, struct lf *old, struct err *e);
 void lf_close(struct lf *fs);
 /* Is the store still ours? -ESTALE and nothing more is written. */
 int lf_lease_check(struct lf *fs);
+/* The host may have forgotten what it was given: whoever opens the store next has to look at its data (as far as that can be written). */
+void lf_lease_doubt(struct lf *fs);
 int lf_super_write(struct lf *fs);
 /* A finding of check: 0 when it is only counted. */
 int lf_found(struct lf *fs, bool error, struct err *e, const char *fmt, ...)

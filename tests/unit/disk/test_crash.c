@@ -35,6 +35,7 @@
 #include "base/util.h"
 #include "disk/format.h"
 #include "disk/memdev.h"
+#include "power.h"
 #include "disk/tool.h"
 
 #define SECTOR 512u
@@ -49,6 +50,8 @@ struct kind {
 	const char *file; /* in which it is, where that is not the path */
 	struct disk_kv create[4], open[3];
 	bool backing, snapshots, atomic, tracked;
+	void (*power)(struct memdevs *
+			devs); /* what else a power cut changes: the host is booted again; may be NULL */
 	bool kill; /* what was acknowledged outlives the process, flushed or not */
 	int (*prepare)(struct memdevs *devs, uv_loop_t *loop, const struct kind *k, struct err *e);
 };
@@ -731,6 +734,8 @@ static unsigned all_cuts(struct world *w)
 			struct cut c = {.w = w, .point = p, .variant = v < 2 ? v : 2 + w->seed};
 
 			assert_int_equal(memdevs_crash(&w->devs, p, c.variant, &c.devs), 0);
+			if (w->k->power && c.variant != 1)
+				w->k->power(&c.devs);
 			look(&c, n++);
 			memdevs_free(&c.devs);
 		}
@@ -862,6 +867,8 @@ static void lodgefs(void **state)
 		.path = "store/disk",
 		.snapshots = true,
 		.atomic = true,
+		.kill = true,
+		.power = lose_power,
 		.prepare = make_store};
 
 	crash(&k);
@@ -877,6 +884,8 @@ static void lodgefs_tracked(void **state)
 		.snapshots = true,
 		.atomic = true,
 		.tracked = true,
+		.kill = true,
+		.power = lose_power,
 		.prepare = make_store};
 
 	crash(&k);

@@ -20,6 +20,7 @@
 #include "base/util.h"
 #include "disk/format.h"
 #include "disk/memdev.h"
+#include "power.h"
 #include "disk/tool.h"
 
 #define SECTOR 512u
@@ -359,6 +360,7 @@ static void session(struct fix *f, struct model *all, struct model *m)
 		assert_int_equal(
 			memdevs_crash(&f->devs, memdevs_events(&f->devs), 2 + rnd(f, 5), &after),
 			0);
+		lose_power(&after);
 		for (unsigned i = 0; i < MODELS; i++)
 			if (all[i].there)
 				compare(f, &after, &all[i]);
@@ -557,6 +559,7 @@ static void reuse(void **state)
 			if (!memdevs_is_write(&f->devs, point - 1))
 				break;
 			assert_int_equal(memdevs_crash(&f->devs, point, variant, &after), 0);
+			lose_power(&after);
 			ok(open_in(f, &after, &d, "store/a", NULL, true, &e), &e, "open");
 			ok(disk_rw(d, DISK_READ, 0, b, MiB, &e), &e, "read");
 			for (unsigned i = 0; i < MiB; i++)
@@ -997,6 +1000,7 @@ static void growing(void **state)
 			struct memdevs after = {0};
 
 			assert_int_equal(memdevs_crash(&f->devs, point, variant, &after), 0);
+			lose_power(&after);
 			check_in(f, &after, true);
 			ok(open_in(f, &after, &d, "store/a", NULL, true, &e), &e, "open");
 			ok(disk_rw(d, DISK_READ, (n - 1) * MiB, buf, 4096, &e), &e, "read");
@@ -1127,6 +1131,7 @@ static void directory(void **state)
 			if (!memdevs_is_write(&f->devs, point - 1))
 				break;
 			assert_int_equal(memdevs_crash(&f->devs, point, variant, &after), 0);
+			lose_power(&after);
 			look_at_directory(f, &after, from, done, point);
 			memdevs_free(&after);
 		}

@@ -16,6 +16,7 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "disk/memdev.h"
+#include "power.h"
 #include "disk/tool.h"
 
 #define DISKS 4
@@ -364,6 +365,7 @@ static unsigned workload(uint64_t seed, unsigned step)
 				break;
 			assert_int_equal(
 				memdevs_crash(&w->devs, p, v < 2 ? v : 2 + seed, &after), 0);
+			lose_power(&after);
 			look(w, &after, p);
 			memdevs_free(&after);
 			cuts++;
