@@ -372,7 +372,7 @@ const struct opt vm_config_opts[] = {
 			"and "
 			"kvm only where kernel code runs on hardware"},
 	{BOTH("jit-cache"), .type = OPT_SIZE, C(jit_cache), .arg = "SIZE", .min = MiB, .max = GiB,
-		.dflt = "16M", .help = "memory for translated code"},
+		.dflt = "10M", .help = "memory for translated code"},
 	{BOTH("jit-tiers"), .type = OPT_ENUM, C(jit_tiers), .values = tiers_names, .dflt = "all",
 		.help = "all: hot code is translated again, better, by a thread; first: it is not; "
 			"at-once: everything is, which is for tests"},

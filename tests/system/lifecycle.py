@@ -279,7 +279,7 @@ COMP_WORDS=(lodge pause com); COMP_CWORD=2; COMP_LINE="lodge pause com"; COMP_PO
 COMP_WORDS=(lodge image pull debian : m); COMP_CWORD=5; COMP_LINE="lodge image pull debian:m"; COMP_POINT=25; _complete_lodge; echo "${{COMPREPLY[*]}}"
 """
     got = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=ENV).stdout.split()
-    check("bash completes machines and images", got == ["complete-me", "mini"], got)
+    check("bash completes machines and images", got[:2] == ["complete-me", "mini"] and all(g.startswith("mini") for g in got[1:]), got)
     ok("kill", "complete-me")
     ok("rm", "complete-me")
     for page in ("cli/lodge.1", "vm/lodge-vm.1"):

@@ -35,7 +35,7 @@ struct err;
 struct jit;
 
 #define JIT_CACHE_DEFAULT \
-	(12ull << 20) /* all of Lodge in 32 MiB: what belongs to code is half as large as it */
+	(10ull << 20) /* all of Lodge in 32 MiB: what belongs to code is half as large as it */
 #define JIT_CACHE_MIN (1ull << 20)
 #define JIT_BLOCK_INSNS 120u /* instructions of a block at most */
 
