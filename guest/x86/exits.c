@@ -12,11 +12,11 @@
 #define COM1 0x3f8u
 #define ECAM 0xe0000000u
 
-/* The note that makes a PVH kernel: XEN_ELFNOTE_PHYS32_ENTRY (18). */
+/* The note that makes a PVH kernel: XEN_ELFNOTE_PHYS32_ENTRY (18), of 8 bytes as in a 64-bit file, which the build makes of this. */
 __asm__(".pushsection .note.pvh, \"a\", @note\n"
-	".long 4, 4, 18\n"
+	".long 4, 8, 18\n"
 	".asciz \"Xen\"\n"
-	".long start\n"
+	".long start, 0\n"
 	".popsection\n"
 	".pushsection .text.start, \"ax\"\n"
 	".globl start\n"

@@ -57,6 +57,8 @@ static uint8_t *add(struct writer *w, size_t n)
 	}
 	if (w->failed)
 		return NULL;
+	if (!n)
+		return t->blob; /* nothing yet: NULL, which nobody writes to */
 	memset(t->blob + t->len, 0, n);
 	t->len += n;
 	return t->blob + t->len - n;

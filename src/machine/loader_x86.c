@@ -249,9 +249,9 @@ static int elf_load(struct space *s, const struct boot_file *f, uint64_t low_end
 	out->initrd_max = UINT32_MAX;
 	out->cmdline_max = CMDLINE_DEFAULT;
 	out->header_len = HEADER_LEAST - SETUP_SECTS;
-	put_le16(out->header + BOOT_FLAG - SETUP_SECTS, 0xaa55);
-	memcpy(out->header + HEADER - SETUP_SECTS, "HdrS", 4);
-	put_le16(out->header + VERSION - SETUP_SECTS, PROTOCOL_LEAST);
+	put_le16(out->header + (BOOT_FLAG - SETUP_SECTS), 0xaa55);
+	memcpy(out->header + (HEADER - SETUP_SECTS), "HdrS", 4);
+	put_le16(out->header + (VERSION - SETUP_SECTS), PROTOCOL_LEAST);
 	out->header[LOADFLAGS - SETUP_SECTS] = LOADED_HIGH;
 	return 0;
 }
