@@ -119,8 +119,9 @@ static void *fake_run(void *p)
 
 	assert_int_equal(n, 13);
 	assert_memory_equal(line, "CONNECT 1024\n", 13);
-	assert_true(write(fd, f->greeting, strlen(f->greeting)) >= 0);
-	assert_true(send(fd, f->say, f->len, MSG_NOSIGNAL) == (ssize_t)f->len);
+	/* The client may have gone already: what it makes of what came is its own matter. */
+	if (send(fd, f->greeting, strlen(f->greeting), MSG_NOSIGNAL) >= 0)
+		send(fd, f->say, f->len, MSG_NOSIGNAL);
 	if (f->hold) /* until the client goes */
 		while (read(fd, line, sizeof(line)) > 0)
 			;
