@@ -11,14 +11,61 @@
 #include "base/size.h"
 #include "base/util.h"
 #include "bus/bus.h"
+#include "bus/pci.h"
 #include "memory/frames.h"
 
-void parts_init(struct board_parts *p, struct board *b, const struct board_opts *o)
+static void take_down(struct board_parts *p, const struct board_step *steps, size_t built)
 {
-	p->board = b;
+	while (built--)
+		if (steps[built].down)
+			steps[built].down(p);
+	free(p);
+}
+
+void parts_take_down(struct board *b, const struct board_step *steps, size_t n)
+{
+	take_down(b->priv, steps, n);
+}
+
+int parts_build(struct board **out, const struct board_class *cls, size_t size,
+	const struct board_step *steps, size_t n, const struct board_opts *o, struct err *e)
+{
+	struct board_parts *p = calloc(1, size);
+
+	if (!p)
+		return err_set(e, -ENOMEM, "machine: no memory");
+	p->board.cls = cls;
+	p->board.engine = o->engine;
+	p->board.priv = p;
 	p->opts = o;
 	p->kernel.fd = p->initrd.fd = p->firmware.fd = -1;
 	p->seed = o->seed;
+	for (size_t i = 0; i < n; i++) {
+		int rc = steps[i].up(p, e);
+
+		if (rc) {
+			take_down(p, steps, i);
+			return rc;
+		}
+	}
+	p->opts = NULL;
+	board_reset(&p->board);
+	*out = &p->board;
+	return 0;
+}
+
+void parts_pci_down(struct board_parts *p)
+{
+	pci_host_destroy(p->board.pci);
+}
+
+void parts_cpus_reset(struct board_parts *p)
+{
+	struct board *b = &p->board;
+	struct cpu_boot parked = {0};
+
+	for (unsigned i = 0; i < b->nvcpus; i++)
+		b->engine->vcpu_reset(b->vcpus[i], &parked);
 }
 
 int parts_check_memory(const struct board_parts *p, uint64_t most, struct err *e)
@@ -80,7 +127,7 @@ static int add_ram(struct board_parts *p, struct err *e)
 
 		for (unsigned i = 0; !rc && i < ranges; i++)
 			rc = space_add_ram(
-				p->board->space, gpa(r[i].base), r[i].len, (int)n, "ram", e);
+				p->board.space, gpa(r[i].base), r[i].len, (int)n, "ram", e);
 	}
 	return rc;
 }
@@ -89,7 +136,7 @@ int parts_memory_up(struct board_parts *p, struct err *e)
 {
 	const struct topology *t = &p->topology;
 	struct frames_opts fo = {.nodes = t->nodes, .name = "lodge-ram"};
-	struct board *b = p->board;
+	struct board *b = &p->board;
 	int rc;
 
 	for (unsigned n = 0; n < fo.nodes; n++)
@@ -110,19 +157,19 @@ int parts_memory_up(struct board_parts *p, struct err *e)
 
 void parts_memory_down(struct board_parts *p)
 {
-	space_destroy(p->board->space);
-	frames_destroy(p->board->frames);
+	space_destroy(p->board.space);
+	frames_destroy(p->board.frames);
 }
 
 void parts_cpus_down(struct board_parts *p)
 {
-	p->board->engine->vm_destroy(p->board->cpu_vm);
+	p->board.engine->vm_destroy(p->board.cpu_vm);
 }
 
 int parts_cpus_up(struct board_parts *p, struct cpu_vm_opts *vo, struct err *e)
 {
 	const struct board_opts *o = p->opts;
-	struct board *b = p->board;
+	struct board *b = &p->board;
 	int rc;
 
 	vo->space = b->space;
@@ -155,18 +202,18 @@ int parts_cpus_up(struct board_parts *p, struct cpu_vm_opts *vo, struct err *e)
 
 int parts_bus_up(struct board_parts *p, struct err *e)
 {
-	return bus_create(&p->board->bus, e);
+	return bus_create(&p->board.bus, e);
 }
 
 void parts_bus_down(struct board_parts *p)
 {
-	bus_destroy(p->board->bus);
+	bus_destroy(p->board.bus);
 }
 
 int parts_devices_begin(struct board_parts *p, unsigned platform, struct err *e)
 {
 	const struct board_opts *o = p->opts;
-	struct board *b = p->board;
+	struct board *b = &p->board;
 
 	b->env = (struct device_env){o->loop, b->space, b->bus, b->pci, o->log, o->seed,
 		o->system_event, o->report, o->ctx, o->stop};
@@ -177,7 +224,7 @@ int parts_devices_begin(struct board_parts *p, unsigned platform, struct err *e)
 int parts_device_add(struct board_parts *p, const char *cls, const char *id, const void *opts,
 	int slot, struct err *e)
 {
-	struct board *b = p->board;
+	struct board *b = &p->board;
 	int rc = topology_add_device(&p->topology, id, cls, 0, slot, e);
 
 	if (!rc)
@@ -200,9 +247,9 @@ int parts_devices_end(struct board_parts *p, struct err *e)
 
 void parts_devices_down(struct board_parts *p)
 {
-	while (p->board->ndevices)
-		device_destroy(p->board->devices[--p->board->ndevices]);
-	free(p->board->devices);
+	while (p->board.ndevices)
+		device_destroy(p->board.devices[--p->board.ndevices]);
+	free(p->board.devices);
 }
 
 /* splitmix64: the seed and the number of the boot give the guest's seed. */

@@ -1,17 +1,19 @@
 /*
  * board_parts.h: what every board class is built from in the same way; for the board files only.
  *
- * Functions come in pairs, _up and _down, for a board's table of steps. One that fails has undone its own part.
+ * A board class is a struct that begins with struct board_parts, and a table of steps. parts_build() goes through the table; a step
+ * that fails has undone its own part, and those before it are undone in reverse. The same table, from its end, takes the machine apart. Steps
+ * that all boards have are here, in pairs of _up and _down.
  */
 #ifndef LODGE_MACHINE_BOARD_PARTS_H
 #define LODGE_MACHINE_BOARD_PARTS_H
 
-#include "machine/board.h"
+#include "machine/board_class.h"
 #include "machine/loader.h"
 #include "machine/topology.h"
 
 struct board_parts {
-	struct board *board;
+	struct board board;
 	const struct board_opts *opts; /* during creation only */
 	struct topology topology;
 	struct boot_file kernel, initrd, firmware;
@@ -20,7 +22,15 @@ struct board_parts {
 	uint64_t seed;
 };
 
-void parts_init(struct board_parts *p, struct board *b, const struct board_opts *o);
+struct board_step {
+	int (*up)(struct board_parts *p, struct err *e);
+	void (*down)(struct board_parts *p); /* NULL: nothing to undo */
+};
+
+/* A machine in `size` zeroed bytes that begin with struct board_parts; board.priv is that struct. */
+int parts_build(struct board **out, const struct board_class *cls, size_t size,
+	const struct board_step *steps, size_t n, const struct board_opts *o, struct err *e);
+void parts_take_down(struct board *b, const struct board_step *steps, size_t n);
 
 static inline bool parts_given(const struct boot_file *f)
 {
@@ -43,6 +53,10 @@ void parts_cpus_down(struct board_parts *p);
 
 int parts_bus_up(struct board_parts *p, struct err *e);
 void parts_bus_down(struct board_parts *p);
+
+void parts_pci_down(struct board_parts *p); /* the host bridge is each board's own to make */
+/* Every vCPU parked, in its reset state: with what a board's reset ends. */
+void parts_cpus_reset(struct board_parts *p);
 
 /* Room and environment for `platform` devices and those of the options; then devices one by one; then those of the options. */
 int parts_devices_begin(struct board_parts *p, unsigned platform, struct err *e);

@@ -28,23 +28,28 @@ _Static_assert(CPU_X86_IOAPIC == 0xfec00000 && CPU_X86_LAPIC == 0xfee00000, "pc_
 #define PLATFORM_DEVICES 6u
 
 struct pc {
-	struct board board;
-	struct board_parts p;
+	struct board_parts p; /* first */
 	struct pc_ports *ports;
 	struct bus_region msi; /* where message interrupts are stored to */
 };
 
+static struct pc *of(struct board_parts *p)
+{
+	return container_of(p, struct pc, p);
+}
+
 /* Steps. */
 
-static int shape_up(struct pc *c, struct err *e)
+static int shape_up(struct board_parts *parts, struct err *e)
 {
+	struct pc *c = of(parts);
 	const struct board_opts *o = c->p.opts;
 	const struct topology_range hole = {
 		pc_map[PC_LOW_RAM].len, pc_map[PC_HIGH_RAM].base - pc_map[PC_LOW_RAM].len};
 	int rc = topology_init_hole(
 		&c->p.topology, o->vcpus, o->nodes, pc_map[PC_LOW_RAM].base, o->memory, &hole, e);
 
-	c->board.topology = &c->p.topology;
+	c->p.board.topology = &c->p.topology;
 	if (!rc && o->firmware)
 		rc = err_set(e, -ENOTSUP,
 			"firmware %s: the pc board starts kernels directly; give --kernel",
@@ -54,26 +59,6 @@ static int shape_up(struct pc *c, struct err *e)
 			"engine %s has no interrupt controllers, which the pc board needs",
 			o->engine->name);
 	return rc ?: parts_check_memory(&c->p, pc_map[PC_HIGH_RAM].len, e);
-}
-
-static int files_up(struct pc *c, struct err *e)
-{
-	return parts_files_up(&c->p, e);
-}
-
-static void files_down(struct pc *c)
-{
-	parts_files_down(&c->p);
-}
-
-static int memory_up(struct pc *c, struct err *e)
-{
-	return parts_memory_up(&c->p, e);
-}
-
-static void memory_down(struct pc *c)
-{
-	parts_memory_down(&c->p);
 }
 
 /* As many cores a package as divide every node: a package never lies in two nodes. */
@@ -91,26 +76,12 @@ static unsigned package_cores(const struct topology *t)
 	return a;
 }
 
-static int cpus_up(struct pc *c, struct err *e)
+static int cpus_up(struct board_parts *parts, struct err *e)
 {
+	struct pc *c = of(parts);
 	struct cpu_vm_opts vo = {.cores = package_cores(&c->p.topology)};
 
 	return parts_cpus_up(&c->p, &vo, e);
-}
-
-static void cpus_down(struct pc *c)
-{
-	parts_cpus_down(&c->p);
-}
-
-static int bus_up(struct pc *c, struct err *e)
-{
-	return parts_bus_up(&c->p, e);
-}
-
-static void bus_down(struct pc *c)
-{
-	parts_bus_down(&c->p);
 }
 
 /* vCPUs have their local APIC inside the engine: what comes here is sent by devices. */
@@ -123,32 +94,34 @@ static void msi_write(void *dev, uint64_t off, unsigned size, uint64_t val)
 {
 	struct pc *c = dev;
 
-	c->board.engine->vm_msi(c->board.cpu_vm, CPU_X86_LAPIC + off, (uint32_t)val);
+	c->p.board.engine->vm_msi(c->p.board.cpu_vm, CPU_X86_LAPIC + off, (uint32_t)val);
 }
 
 static const struct bus_ops msi_ops = {
 	.read = msi_read, .write = msi_write, .min_size = 4, .max_size = 4, .msi_sink = true};
 
-static int msi_up(struct pc *c, struct err *e)
+static int msi_up(struct board_parts *parts, struct err *e)
 {
+	struct pc *c = of(parts);
+
 	c->msi = (struct bus_region){.name = "lapic-messages",
 		.ops = &msi_ops,
 		.dev = c,
 		.base = pc_map[PC_LAPIC].base,
 		.len = pc_map[PC_LAPIC].len};
-	return bus_claim(c->board.bus, &c->msi, e);
+	return bus_claim(c->p.board.bus, &c->msi, e);
 }
 
-static void msi_down(struct pc *c)
+static void msi_down(struct board_parts *parts)
 {
-	bus_release(c->board.bus, &c->msi);
+	bus_release(parts->board.bus, &of(parts)->msi);
 }
 
 static void wired(void *ctrl, unsigned gsi, bool level)
 {
 	struct pc *c = ctrl;
 
-	c->board.engine->vm_irq(c->board.cpu_vm, gsi, level);
+	c->p.board.engine->vm_irq(c->p.board.cpu_vm, gsi, level);
 }
 
 static struct irq_line line(struct pc *c, unsigned gsi)
@@ -156,8 +129,9 @@ static struct irq_line line(struct pc *c, unsigned gsi)
 	return (struct irq_line){wired, c, gsi};
 }
 
-static int pci_up(struct pc *c, struct err *e)
+static int pci_up(struct board_parts *parts, struct err *e)
 {
+	struct pc *c = of(parts);
 	const struct pc_range *mem = &pc_map[PC_PCI_MEM];
 	struct pci_host_opts o = {
 		.ecam = pc_map[PC_ECAM].base,
@@ -169,34 +143,26 @@ static int pci_up(struct pc *c, struct err *e)
 
 	for (unsigned i = 0; i < 4; i++)
 		o.intx[i] = line(c, PC_GSI_PCI + i);
-	return pci_host_create(&c->board.pci, c->board.bus, &o, e);
+	return pci_host_create(&c->p.board.pci, c->p.board.bus, &o, e);
 }
 
-static void pci_down(struct pc *c)
+static int ports_up(struct board_parts *parts, struct err *e)
 {
-	pci_host_destroy(c->board.pci);
-}
-
-static int ports_up(struct pc *c, struct err *e)
-{
-	struct pc_ports_opts o = {
-		c->board.bus, c->board.pci, PC_PORT_PCI, c->p.opts->system_event, c->p.opts->ctx};
+	struct pc *c = of(parts);
+	struct pc_ports_opts o = {c->p.board.bus, c->p.board.pci, PC_PORT_PCI,
+		c->p.opts->system_event, c->p.opts->ctx};
 
 	return pc_ports_create(&c->ports, &o, e);
 }
 
-static void ports_down(struct pc *c)
+static void ports_down(struct board_parts *parts)
 {
-	pc_ports_destroy(c->ports);
+	pc_ports_destroy(of(parts)->ports);
 }
 
-static void devices_down(struct pc *c)
+static int devices_up(struct board_parts *parts, struct err *e)
 {
-	parts_devices_down(&c->p);
-}
-
-static int devices_up(struct pc *c, struct err *e)
-{
+	struct pc *c = of(parts);
 	struct finisher_opts fin = {pc_map[PC_FINISHER].base, BUS_MMIO};
 	struct finisher_opts fin_port = {PC_PORT_FINISHER, BUS_PIO};
 	struct rtc_opts rtc = {.base = pc_map[PC_RTC_MMIO].base, .irq = line(c, PC_GSI_RTC_MMIO)};
@@ -221,60 +187,30 @@ static int devices_up(struct pc *c, struct err *e)
 	if (!rc)
 		rc = parts_devices_end(&c->p, e);
 	if (rc)
-		devices_down(c);
+		parts_devices_down(parts);
 	return rc;
 }
 
-static const struct step {
-	int (*up)(struct pc *c, struct err *e);
-	void (*down)(struct pc *c);
-} steps[] = {
+static const struct board_step steps[] = {
 	{shape_up, NULL},
-	{files_up, files_down},
-	{memory_up, memory_down},
-	{cpus_up, cpus_down},
-	{bus_up, bus_down},
+	{parts_files_up, parts_files_down},
+	{parts_memory_up, parts_memory_down},
+	{cpus_up, parts_cpus_down},
+	{parts_bus_up, parts_bus_down},
 	{msi_up, msi_down},
-	{pci_up, pci_down},
+	{pci_up, parts_pci_down},
 	{ports_up, ports_down},
-	{devices_up, devices_down},
+	{devices_up, parts_devices_down},
 };
-
-static void take_down(struct pc *c, size_t built)
-{
-	while (built--)
-		if (steps[built].down)
-			steps[built].down(c);
-	free(c);
-}
 
 static void pc_destroy(struct board *b)
 {
-	take_down(b->priv, ARRAY_SIZE(steps));
+	parts_take_down(b, steps, ARRAY_SIZE(steps));
 }
 
 static int pc_create(struct board **out, const struct board_opts *o, struct err *e)
 {
-	struct pc *c = calloc(1, sizeof(*c));
-	int rc;
-
-	if (!c)
-		return err_set(e, -ENOMEM, "machine: no memory");
-	c->board.cls = &board_pc;
-	c->board.engine = o->engine;
-	c->board.priv = c;
-	parts_init(&c->p, &c->board, o);
-	for (size_t i = 0; i < ARRAY_SIZE(steps); i++) {
-		rc = steps[i].up(c, e);
-		if (rc) {
-			take_down(c, i);
-			return rc;
-		}
-	}
-	c->p.opts = NULL;
-	board_reset(&c->board);
-	*out = &c->board;
-	return 0;
+	return parts_build(out, &board_pc, sizeof(struct pc), steps, ARRAY_SIZE(steps), o, e);
 }
 
 /* Reset and boot. */
@@ -282,12 +218,10 @@ static int pc_create(struct board **out, const struct board_opts *o, struct err 
 static void pc_reset(struct board *b)
 {
 	struct pc *c = b->priv;
-	struct cpu_boot parked = {0};
 
 	pci_host_reset(b->pci);
 	pc_ports_reset(c->ports);
-	for (unsigned i = 0; i < b->nvcpus; i++)
-		b->engine->vcpu_reset(b->vcpus[i], &parked);
+	parts_cpus_reset(&c->p);
 }
 
 static int make_tables(struct board *b, struct acpi_tables *t, struct err *e)

@@ -34,49 +34,35 @@
 #define FW_DYNAMIC_S_MODE 1
 
 struct virt {
-	struct board board;
-	struct board_parts p;
+	struct board_parts p; /* first */
 	struct irq_cpus cpus;
 	struct imsic *imsic;
 	struct aplic *aplic;
 	struct aclint *aclint;
 };
 
+static struct virt *of(struct board_parts *p)
+{
+	return container_of(p, struct virt, p);
+}
+
 /* Steps. */
 
-static int shape_up(struct virt *v, struct err *e)
+static int shape_up(struct board_parts *parts, struct err *e)
 {
+	struct virt *v = of(parts);
 	const struct board_opts *o = v->p.opts;
 	int rc = topology_init(
 		&v->p.topology, o->vcpus, o->nodes, virt_map[VIRT_DRAM].base, o->memory, e);
 
-	v->board.topology = &v->p.topology;
+	v->p.board.topology = &v->p.topology;
 	return rc ?: parts_check_memory(&v->p, virt_map[VIRT_DRAM].len, e);
 }
 
-static int files_up(struct virt *v, struct err *e)
+static int cpus_up(struct board_parts *parts, struct err *e)
 {
-	return parts_files_up(&v->p, e);
-}
-
-static void files_down(struct virt *v)
-{
-	parts_files_down(&v->p);
-}
-
-static int memory_up(struct virt *v, struct err *e)
-{
-	return parts_memory_up(&v->p, e);
-}
-
-static void memory_down(struct virt *v)
-{
-	parts_memory_down(&v->p);
-}
-
-static int cpus_up(struct virt *v, struct err *e)
-{
-	struct board *b = &v->board;
+	struct virt *v = of(parts);
+	struct board *b = &v->p.board;
 	struct cpu_vm_opts vo = {
 		.timebase_hz = VIRT_TIMEBASE_HZ, .builtin_firmware = !parts_given(&v->p.firmware)};
 	int rc = parts_cpus_up(&v->p, &vo, e);
@@ -86,35 +72,22 @@ static int cpus_up(struct virt *v, struct err *e)
 	return rc;
 }
 
-static void cpus_down(struct virt *v)
+static int imsic_up(struct board_parts *parts, struct err *e)
 {
-	parts_cpus_down(&v->p);
-}
-
-static int bus_up(struct virt *v, struct err *e)
-{
-	return parts_bus_up(&v->p, e);
-}
-
-static void bus_down(struct virt *v)
-{
-	parts_bus_down(&v->p);
-}
-
-static int imsic_up(struct virt *v, struct err *e)
-{
+	struct virt *v = of(parts);
 	struct imsic_opts o = {&v->cpus, virt_map[VIRT_IMSIC_M].base, virt_map[VIRT_IMSIC_S].base};
 
-	return imsic_create(&v->imsic, v->board.bus, &o, e);
+	return imsic_create(&v->imsic, v->p.board.bus, &o, e);
 }
 
-static void imsic_down(struct virt *v)
+static void imsic_down(struct board_parts *parts)
 {
-	imsic_destroy(v->imsic);
+	imsic_destroy(of(parts)->imsic);
 }
 
-static int aplic_up(struct virt *v, struct err *e)
+static int aplic_up(struct board_parts *parts, struct err *e)
 {
+	struct virt *v = of(parts);
 	struct aplic_opts o = {
 		.m_base = virt_map[VIRT_APLIC_M].base,
 		.s_base = virt_map[VIRT_APLIC_S].base,
@@ -126,26 +99,29 @@ static int aplic_up(struct virt *v, struct err *e)
 
 	while (1u << o.hart_bits < v->cpus.count)
 		o.hart_bits++;
-	return aplic_create(&v->aplic, v->board.bus, &o, e);
+	return aplic_create(&v->aplic, v->p.board.bus, &o, e);
 }
 
-static void aplic_down(struct virt *v)
+static void aplic_down(struct board_parts *parts)
 {
-	aplic_destroy(v->aplic);
+	aplic_destroy(of(parts)->aplic);
 }
 
-static int aclint_up(struct virt *v, struct err *e)
+static int aclint_up(struct board_parts *parts, struct err *e)
 {
-	return aclint_create(&v->aclint, v->board.bus, virt_map[VIRT_ACLINT].base, &v->cpus, e);
+	struct virt *v = of(parts);
+
+	return aclint_create(&v->aclint, v->p.board.bus, virt_map[VIRT_ACLINT].base, &v->cpus, e);
 }
 
-static void aclint_down(struct virt *v)
+static void aclint_down(struct board_parts *parts)
 {
-	aclint_destroy(v->aclint);
+	aclint_destroy(of(parts)->aclint);
 }
 
-static int pci_up(struct virt *v, struct err *e)
+static int pci_up(struct board_parts *parts, struct err *e)
 {
+	struct virt *v = of(parts);
 	const struct virt_range *mem = &virt_map[VIRT_PCI_MEM];
 	struct pci_host_opts o = {
 		.ecam = virt_map[VIRT_ECAM].base,
@@ -159,21 +135,12 @@ static int pci_up(struct virt *v, struct err *e)
 
 	for (unsigned i = 0; i < 4; i++)
 		o.intx[i] = aplic_line(v->aplic, VIRT_PCI_IRQ + i);
-	return pci_host_create(&v->board.pci, v->board.bus, &o, e);
+	return pci_host_create(&v->p.board.pci, v->p.board.bus, &o, e);
 }
 
-static void pci_down(struct virt *v)
+static int devices_up(struct board_parts *parts, struct err *e)
 {
-	pci_host_destroy(v->board.pci);
-}
-
-static void devices_down(struct virt *v)
-{
-	parts_devices_down(&v->p);
-}
-
-static int devices_up(struct virt *v, struct err *e)
-{
+	struct virt *v = of(parts);
 	struct board_parts *p = &v->p;
 	struct finisher_opts fin = {virt_map[VIRT_FINISHER].base};
 	struct rtc_opts rtc = {
@@ -192,61 +159,31 @@ static int devices_up(struct virt *v, struct err *e)
 	if (!rc)
 		rc = parts_devices_end(p, e);
 	if (rc)
-		devices_down(v);
+		parts_devices_down(parts);
 	return rc;
 }
 
-static const struct step {
-	int (*up)(struct virt *v, struct err *e);
-	void (*down)(struct virt *v);
-} steps[] = {
+static const struct board_step steps[] = {
 	{shape_up, NULL},
-	{files_up, files_down},
-	{memory_up, memory_down},
-	{cpus_up, cpus_down},
-	{bus_up, bus_down},
+	{parts_files_up, parts_files_down},
+	{parts_memory_up, parts_memory_down},
+	{cpus_up, parts_cpus_down},
+	{parts_bus_up, parts_bus_down},
 	{imsic_up, imsic_down},
 	{aplic_up, aplic_down},
 	{aclint_up, aclint_down},
-	{pci_up, pci_down},
-	{devices_up, devices_down},
+	{pci_up, parts_pci_down},
+	{devices_up, parts_devices_down},
 };
-
-static void take_down(struct virt *v, size_t built)
-{
-	while (built--)
-		if (steps[built].down)
-			steps[built].down(v);
-	free(v);
-}
 
 static void virt_destroy(struct board *b)
 {
-	take_down(b->priv, ARRAY_SIZE(steps));
+	parts_take_down(b, steps, ARRAY_SIZE(steps));
 }
 
 static int virt_create(struct board **out, const struct board_opts *o, struct err *e)
 {
-	struct virt *v = calloc(1, sizeof(*v));
-	int rc;
-
-	if (!v)
-		return err_set(e, -ENOMEM, "machine: no memory");
-	v->board.cls = &board_virt;
-	v->board.engine = o->engine;
-	v->board.priv = v;
-	parts_init(&v->p, &v->board, o);
-	for (size_t i = 0; i < ARRAY_SIZE(steps); i++) {
-		rc = steps[i].up(v, e);
-		if (rc) {
-			take_down(v, i);
-			return rc;
-		}
-	}
-	v->p.opts = NULL;
-	board_reset(&v->board);
-	*out = &v->board;
-	return 0;
+	return parts_build(out, &board_virt, sizeof(struct virt), steps, ARRAY_SIZE(steps), o, e);
 }
 
 /* Reset and boot. */
@@ -254,13 +191,11 @@ static int virt_create(struct board **out, const struct board_opts *o, struct er
 static void virt_reset(struct board *b)
 {
 	struct virt *v = b->priv;
-	struct cpu_boot parked = {0};
 
 	pci_host_reset(b->pci);
 	aclint_reset(v->aclint);
 	aplic_reset(v->aplic);
-	for (unsigned i = 0; i < b->nvcpus; i++)
-		b->engine->vcpu_reset(b->vcpus[i], &parked);
+	parts_cpus_reset(&v->p);
 }
 
 struct layout {
@@ -309,9 +244,9 @@ static int load_images(struct virt *v, struct layout *l, struct err *e)
 
 	p.kernel = p.ram + KERNEL_OFFSET;
 	if (parts_given(&v->p.firmware))
-		rc = loader_firmware(v->board.space, &v->p.firmware, &p, &l->firmware, e);
+		rc = loader_firmware(v->p.board.space, &v->p.firmware, &p, &l->firmware, e);
 	if (!rc && parts_given(&v->p.kernel))
-		rc = loader_kernel(v->board.space, &v->p.kernel, &p, &l->kernel, e);
+		rc = loader_kernel(v->p.board.space, &v->p.kernel, &p, &l->kernel, e);
 	if (!rc && parts_given(&v->p.firmware) && parts_given(&v->p.kernel) &&
 		l->firmware.end > l->kernel.start && l->kernel.end > l->firmware.start)
 		rc = err_set(e, -EINVAL,
@@ -324,7 +259,7 @@ static int load_images(struct virt *v, struct layout *l, struct err *e)
 
 static int load_tail(struct virt *v, struct layout *l, struct err *e)
 {
-	struct board *b = &v->board;
+	struct board *b = &v->p.board;
 	struct fdt_opts fo = {
 		.topology = &v->p.topology,
 		.isa = b->engine->isa_string(b->cpu_vm),
@@ -372,7 +307,7 @@ static int write_info(struct virt *v, const struct layout *l, struct err *e)
 	put_le64(info + 24, FW_DYNAMIC_S_MODE);
 	put_le64(info + 32, 0); /* options */
 	put_le64(info + 40, 0); /* hart 0 boots: no lot is drawn, which a late hart could spoil */
-	if (space_write(v->board.space, gpa(l->info), info, sizeof(info)))
+	if (space_write(v->p.board.space, gpa(l->info), info, sizeof(info)))
 		return err_set(e, -EFAULT, "firmware info: no memory");
 	return 0;
 }
