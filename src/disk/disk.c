@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/clock.h"
 #include "base/err.h"
@@ -11,6 +12,8 @@
 #include "disk/format.h"
 #include "disk/gate.h"
 #include "disk/tool.h"
+
+#define LOOKS 25u /* at a disk that another process writes to, 20 ms apart */
 
 static const struct disk_format *const formats[] = {
 	&disk_raw,
@@ -403,6 +406,7 @@ static int make_files(struct disk *d, struct disk *above, struct err *e)
 		return err_set(e, -ENOMEM, "disk: out of memory");
 	*d->files = (struct files){.loop = d->o.loop,
 		.io = d->o.io,
+		.shelf = d->o.stores ? &d->o.stores->shelf : NULL,
 		.batch = on_batch,
 		.ctx = d,
 		.open = d->o.open_file,
@@ -423,6 +427,8 @@ static int check_keys(const struct disk_format *f, const struct disk_opts *o, st
 	}
 	return 0;
 }
+
+static int open_asleep(struct disk *d, struct err *e);
 
 static int open_at(struct disk **out, const struct disk_format *f, const struct disk_opts *o,
 	struct disk *above, struct err *e)
@@ -446,7 +452,8 @@ static int open_at(struct disk **out, const struct disk_format *f, const struct 
 	if (!rc && !above)
 		rc = gate_create(&d->gate, d, e);
 	if (!rc)
-		rc = f->open(d, e);
+		rc = d->o.asleep && !above ? open_asleep(d, e) : f->open(d, e);
+	d->has_keys = d->o.kv && d->o.kv->key;
 	d->o.kv = NULL; /* the caller's; not looked at any more */
 	if (rc) {
 		disk_close(d);
@@ -454,6 +461,107 @@ static int open_at(struct disk **out, const struct disk_format *f, const struct 
 	}
 	*out = d;
 	return 0;
+}
+
+/* ---- from one process to another ---- */
+
+/* The format forgets everything; its files go to the shelf. */
+static void put_down(struct disk *d)
+{
+	struct file_shelf *shelf = &d->o.stores->shelf;
+
+	shelf->keep = true;
+	d->format->close(d);
+	d->priv = NULL;
+	disk_close(d->backing);
+	d->backing = NULL;
+	shelf->keep = false;
+	free(steal_ptr(d->backing_path));
+	free(steal_ptr(d->backing_format));
+}
+
+/* Who has the disk writes to it meanwhile: what does not fit together may do so a moment later. */
+static int open_asleep(struct disk *d, struct err *e)
+{
+	struct file_shelf *shelf = d->o.stores ? &d->o.stores->shelf : NULL;
+	bool force = d->o.force;
+	int rc = -EUCLEAN;
+
+	if (!shelf)
+		return err_set(e, -EINVAL, "disk %s: asleep, and without stores", d->o.path);
+	d->writes = !d->o.readonly;
+	d->o.readonly = d->o.force = true;
+	for (unsigned i = 0; rc && i < LOOKS; i++) {
+		if (i)
+			nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+		/* What an earlier look has opened serves this one. */
+		shelf->look = !shelf->first;
+		rc = d->format->open(d, e);
+		shelf->look = false;
+		if (rc == -ENOENT || rc == -EACCES || rc == -EINVAL)
+			return rc;
+		if (!rc || i + 1 < LOOKS)
+			put_down(d);
+	}
+	d->o.force = force;
+	d->asleep = !rc;
+	return rc;
+}
+
+int disk_sleep(struct disk *d, struct err *e)
+{
+	int rc = 0;
+
+	if (d->asleep)
+		return 0;
+	if (!d->o.stores || d->has_keys)
+		return err_set(e, -EOPNOTSUPP,
+			"disk %s: was opened in a way that cannot be repeated in another process",
+			d->o.path);
+	disk_drain(d);
+	if (disk_held(d))
+		return err_set(e, -EBUSY,
+			"disk %s: has requests that the host failed: see to the disk, and resume "
+			"the machine first",
+			d->o.path);
+	if (!d->o.readonly)
+		rc = disk_rw(d, DISK_FLUSH, 0, NULL, 0, e);
+	if (rc)
+		return rc;
+	d->writes = !d->o.readonly;
+	put_down(d);
+	d->asleep = true;
+	return 0;
+}
+
+int disk_wake(struct disk *d, struct err *e)
+{
+	uint64_t size = d->size;
+	int rc;
+
+	if (!d->asleep)
+		return 0;
+	d->o.readonly = !d->writes;
+	d->o.stores->shelf.keep =
+		true; /* a store that gets a writer closes what it has read from */
+	rc = d->format->open(d, e);
+	d->o.stores->shelf.keep = false;
+	if (!rc && d->size != size)
+		rc = err_set(e, -EINVAL, "disk %s: had %llu bytes and has %llu now", d->o.path,
+			(unsigned long long)size, (unsigned long long)d->size);
+	if (rc) {
+		put_down(d);
+		d->size = size;
+		d->o.readonly = true;
+		return rc;
+	}
+	d->asleep = false;
+	return 0;
+}
+
+void disk_stores_clear(struct disk_stores *s)
+{
+	file_shelf_clear(&s->shelf);
 }
 
 int disk_open(struct disk **out, const struct disk_opts *o, struct err *e)
@@ -641,7 +749,7 @@ void disk_info(const struct disk *d, struct disk_info *out)
 		.format = d->format->name,
 		.io = d->files->first ? d->files->first->kind : "none",
 		.size = d->size,
-		.readonly = d->o.readonly,
+		.readonly = d->asleep ? !d->writes : d->o.readonly,
 		.discard = d->can_discard,
 		.cache = d->o.cache,
 		.physical = d->physical};

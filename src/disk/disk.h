@@ -93,12 +93,15 @@ struct disk_kv {
 };
 
 /*
- * The stores (lodgefs) that disks of one owner share: a store has one writer, so that all disks of it that a process has open are opened with the
- * same of these. All zero at first; outlives the disks; belongs to the loop's thread.
+ * What disks of one owner share. Stores (lodgefs): one has one writer, so that all disks of it that a process has open are opened with the
+ * same of these. Files that are put aside while disks sleep. All zero at first; outlives the disks (then disk_stores_clear()); belongs to
+ * the loop's thread.
  */
 struct disk_stores {
 	void *first;
+	struct file_shelf shelf;
 };
+void disk_stores_clear(struct disk_stores *s);
 
 struct disk_opts {
 	const char *path;
@@ -106,6 +109,7 @@ struct disk_opts {
 	bool readonly;
 	bool offline; /* no guest looks at it: it may shrink, be repaired, have snapshots applied */
 	bool no_backing; /* leaves the backing file shut: for info, and rebase of a chain that is broken */
+	bool asleep; /* another process has it: see disk_sleep(); with `stores` */
 	bool force; /* opens a disk that is marked as damaged or not closed; readonly, or for repair */
 	bool discard; /* DISCARD and `unmap` give space back; without it they do nothing more than they must */
 	enum disk_cache cache;
@@ -144,6 +148,16 @@ void disk_submit(struct disk *d, struct disk_req *r);
 /* Blocks until nothing is in flight; every `done` has been called then. For quiesce. */
 void disk_drain(struct disk *d);
 unsigned disk_in_flight(const struct disk *d); /* with those that are held */
+
+/*
+ * A disk goes from one process to another (migration, update). sleep: everything is flushed, what says that it was closed well is written, locks and
+ * lease are given up; the files stay open, also inside the sandbox. wake: takes lock or lease, which waits a few seconds for another
+ * process that goes, and reads the format's metadata anew. A disk that is opened `asleep` knows its size and shape by looking at it while another
+ * process writes to it. While it sleeps nothing may be submitted. The disk was opened with `stores`. sleep: -EBUSY (requests that the host
+ * failed are held), what the flush answered; the disk is awake then. wake: as disk_open(), and -EINVAL when it is another disk by now; it sleeps then.
+ */
+int disk_sleep(struct disk *d, struct err *e);
+int disk_wake(struct disk *d, struct err *e);
 
 /* Requests that the host failed, with on_error PAUSE. They stay through disk_drain(). */
 unsigned disk_held(const struct disk *d);

@@ -8,9 +8,92 @@
 #include "base/err.h"
 #include "base/util.h"
 
-int file_open(struct file **out, struct files *fs, const struct file_opts *o, struct err *e)
+static int open_new(struct file **out, struct files *fs, const struct file_opts *o, struct err *e)
 {
 	return fs->open ? fs->open(out, fs, o, e) : file_host_open(out, fs, o, e);
+}
+
+/* ---- the shelf ---- */
+
+/* Of one that another process has: it may become ours to write, so it is opened for that where it can be. */
+static int open_look(struct file **out, struct files *fs, const struct file_opts *o, struct err *e)
+{
+	struct file_opts look = *o;
+	int rc;
+
+	look.no_lock = true;
+	look.readonly = false;
+	rc = open_new(out, fs, &look, e);
+	if (rc != -EROFS && rc != -EACCES && rc != -EPERM)
+		return rc;
+	look.readonly = true;
+	return open_new(out, fs, &look, e);
+}
+
+static bool serves(const struct file *f, const struct file_opts *o)
+{
+	return !strcmp(f->path, o->path) && (o->readonly || f->can_write) &&
+	       o->direct == f->o.direct && o->sectors == f->o.sectors && !o->create;
+}
+
+static void put_aside(struct file_shelf *s, struct file *f)
+{
+	f->owner = NULL;
+	f->next = s->first;
+	s->first = f;
+}
+
+static int take_down(struct file **at, struct files *fs, const struct file_opts *o, struct err *e)
+{
+	struct file *f = *at;
+	int rc;
+
+	*at = f->next;
+	f->o = *o;
+	f->o.path = f->path;
+	rc = o->no_lock ? 0 : f->ops->lock(f, true, e);
+	if (!rc)
+		rc = f->ops->measure(f, &f->size, e);
+	if (rc) {
+		put_aside(fs->shelf, f);
+		return rc;
+	}
+	f->owner = fs;
+	f->next = fs->first;
+	fs->first = f;
+	return 0;
+}
+
+int file_open(struct file **out, struct files *fs, const struct file_opts *o, struct err *e)
+{
+	struct file **at;
+	int rc;
+
+	if (!fs->shelf)
+		return open_new(out, fs, o, e);
+	if (fs->shelf->look)
+		return open_look(out, fs, o, e);
+	for (at = &fs->shelf->first; *at; at = &(*at)->next) {
+		struct file *f = *at;
+
+		if (!serves(f, o))
+			continue;
+		rc = take_down(at, fs, o, e);
+		if (!rc)
+			*out = f;
+		return rc;
+	}
+	return open_new(out, fs, o, e);
+}
+
+void file_shelf_clear(struct file_shelf *s)
+{
+	for (struct file *f = s->first, *next; f; f = next) {
+		next = f->next;
+		free(f->path);
+		f->ops->close(f);
+	}
+	s->first = NULL;
 }
 
 int file_init(struct file *f, const struct file_ops *ops, struct files *fs,
@@ -23,6 +106,7 @@ int file_init(struct file *f, const struct file_ops *ops, struct files *fs,
 	f->owner = fs;
 	f->o = *o;
 	f->o.path = f->path;
+	f->can_write = !o->readonly;
 	f->align = f->physical = 512;
 	f->next = fs->first;
 	fs->first = f;
@@ -40,6 +124,11 @@ void file_close(struct file *f)
 			*p = f->next;
 			break;
 		}
+	if (f->owner->shelf && f->owner->shelf->keep && f->ops->lock) {
+		f->ops->lock(f, false, NULL);
+		put_aside(f->owner->shelf, f);
+		return;
+	}
 	free(f->path);
 	f->ops->close(f);
 }

@@ -80,6 +80,8 @@ struct file_ops {
 	int (*measure)(struct file *f, uint64_t *size, struct err *e);
 	/* Where is data from `off` on? Sets *len, up to its own value, and *data. -EOPNOTSUPP: unknown, take all as data. Blocks. */
 	int (*extent)(struct file *f, uint64_t off, uint64_t *len, bool *data);
+	/* Takes the lock again that file_opts want, or gives it up. NULL: cannot be put aside. Nothing is in flight. */
+	int (*lock)(struct file *f, bool on, struct err *e);
 	void (*close)(struct file *f);
 };
 
@@ -92,15 +94,26 @@ struct file {
 	char *path;
 	struct file_opts o; /* path: the one above */
 	uint64_t size; /* as far as writes that are done and truncates have made it */
-	bool block_device;
+	bool block_device, can_write; /* can_write: whatever `o` says of this user */
 	unsigned in_flight;
 	unsigned align; /* of memory and place, for direct I/O without a copy; 512 and more */
 	unsigned physical; /* block size that is best for the host */
 	uint64_t writes, write_bytes, flushes; /* what went to the host: for statistics */
 };
 
+/*
+ * Files that are put aside while another process has the disk: open, with what they need to work (rings, threads), and without their locks, so
+ * that inside the sandbox they can be taken again. All zero at first.
+ */
+struct file_shelf {
+	struct file *first;
+	bool keep; /* what is closed now comes here */
+	bool look; /* what is opened now is only looked at: no lock, but fit for writing later where the host permits it */
+};
+
 struct files {
 	struct uv_loop_s *loop;
+	struct file_shelf *shelf; /* or NULL; outlives this */
 	enum io_kind io;
 	void (*batch)(void *ctx); /* after each group of completions; may be NULL */
 	void *ctx;
@@ -119,6 +132,8 @@ int file_open(struct file **out, struct files *fs, const struct file_opts *o, st
 int file_host_open(struct file **out, struct files *fs, const struct file_opts *o, struct err *e);
 /* Waits for what is in flight. NULL is nothing. */
 void file_close(struct file *f);
+/* Closes what was put aside and not taken again. */
+void file_shelf_clear(struct file_shelf *s);
 
 void file_submit(struct file *f, struct file_req *r);
 int file_truncate(struct file *f, uint64_t size, struct err *e);

@@ -474,14 +474,25 @@ static void on_batch(void *ctx)
 		fs->batch(fs->ctx);
 }
 
+static int host_lock(struct file *f, bool on, struct err *e)
+{
+	struct host *h = host_of(f);
+
+	if (on)
+		return disk_lock(h->fd[BUFFERED], f->path, !f->o.readonly, e);
+	if (!f->o.no_lock)
+		disk_unlock(h->fd[BUFFERED]); /* unlocking what is not locked is fine */
+	return 0;
+}
+
 static void host_close(struct file *f)
 {
 	struct host *h = host_of(f);
 
 	if (h->io)
 		h->io->ops->destroy(h->io);
-	if (h->fd[BUFFERED] >= 0 && !f->o.no_lock)
-		disk_unlock(h->fd[BUFFERED]); /* unlocking what is not locked is fine */
+	if (h->fd[BUFFERED] >= 0)
+		host_lock(f, false, NULL);
 	if (h->zeroes)
 		munmap(h->zeroes, ZEROES);
 	for (unsigned i = 0; i < ARRAY_SIZE(h->fd); i++)
@@ -495,6 +506,7 @@ static const struct file_ops host_ops = {.submit = submit,
 	.truncate = resize,
 	.measure = measure,
 	.extent = extent,
+	.lock = host_lock,
 	.close = host_close};
 
 static int start(struct host *h, struct err *e)

@@ -226,6 +226,9 @@ struct disk {
 	unsigned depth;
 	uint64_t size;
 	unsigned physical;
+	bool asleep,
+		writes; /* writes: what o.readonly is when it is awake (asleep it is readonly) */
+	bool has_keys; /* was opened with options of its format, which are not kept */
 	bool can_discard;
 	void *priv; /* the format's own */
 	unsigned in_flight;

@@ -249,6 +249,7 @@ void parts_devices_down(struct board_parts *p)
 {
 	while (p->board.ndevices)
 		device_destroy(p->board.devices[--p->board.ndevices]);
+	disk_stores_clear(&p->board.env.stores);
 	free(p->board.devices);
 }
 

@@ -309,6 +309,7 @@ int lf_get(struct lf **out, const struct lf_env *env, const struct lf_open *o, s
 		return err_set(e, -ENOMEM, "out of memory");
 	}
 	*files = (struct files){.loop = env->loop,
+		.shelf = env->stores ? &env->stores->shelf : NULL,
 		.io = env->io,
 		.open = env->open_file,
 		.open_ctx = env->open_ctx};
