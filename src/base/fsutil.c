@@ -1,5 +1,6 @@
 #include "base/fsutil.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -161,6 +162,49 @@ static const char *env(const char *name)
 
 	/* the XDG specification: paths that are not absolute are ignored */
 	return v && v[0] == '/' ? v : NULL;
+}
+
+static int by_text(const void *a, const void *b)
+{
+	return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static int add_name(struct fs_names *names, const char *name)
+{
+	char **more = realloc(names->v, (names->n + 1) * sizeof(*more));
+
+	if (!more)
+		return -ENOMEM;
+	names->v = more;
+	more[names->n] = strdup(name);
+	return more[names->n] ? (names->n++, 0) : -ENOMEM;
+}
+
+int fs_list(const char *path, bool (*accept)(char *name), struct fs_names *out, struct err *e)
+{
+	DIR *d = opendir(path);
+	int rc = 0;
+
+	*out = (struct fs_names){0};
+	if (!d)
+		return errno == ENOENT ? 0 : err_sys(e, -errno, "%s", path);
+	for (struct dirent *de; !rc && (de = readdir(d));)
+		if (de->d_name[0] != '.' && accept(de->d_name))
+			rc = add_name(out, de->d_name);
+	closedir(d);
+	if (rc)
+		return err_set(e, rc, "%s: no memory for its names", path);
+	if (out->n)
+		qsort(out->v, out->n, sizeof(*out->v), by_text);
+	return 0;
+}
+
+void fs_names_free(struct fs_names *names)
+{
+	for (size_t i = 0; i < names->n; i++)
+		free(names->v[i]);
+	free(names->v);
+	*names = (struct fs_names){0};
 }
 
 int fs_place_path(enum fs_place place, char *path, size_t size, struct err *e)

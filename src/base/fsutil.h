@@ -7,6 +7,7 @@
 #ifndef LODGE_BASE_FSUTIL_H
 #define LODGE_BASE_FSUTIL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
 
@@ -32,6 +33,19 @@ int fs_mkdir_p(const char *path, mode_t mode, struct err *e);
 
 /* Syncs the directory that holds `path`, so that a rename or unlink in it lasts. */
 int fs_sync_parent(const char *path, struct err *e);
+
+struct fs_names {
+	char **v; /* sorted */
+	size_t n;
+};
+
+/*
+ * The names in a directory that `accept` takes; it may shorten a name in place, or remove what the name stands for. Names that
+ * begin with a dot are left out. A directory that is not there holds none. The caller frees with fs_names_free(), whatever the
+ * answer.
+ */
+int fs_list(const char *path, bool (*accept)(char *name), struct fs_names *out, struct err *e);
+void fs_names_free(struct fs_names *names); /* fit for cleanup() */
 
 enum fs_place {
 	FS_RUNTIME, /* sockets, pid files; gone after a reboot */

@@ -1,6 +1,5 @@
 #include "cli/client.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -26,11 +25,6 @@ int client_path(const char *name, const char *file, char *path, size_t size, str
 	return rundir_path(name, file, path, size, e);
 }
 
-static int by_text(const void *a, const void *b)
-{
-	return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
 /* A directory that nobody holds; not a young one, which somebody may be about to take. */
 static void sweep(const char *name)
 {
@@ -46,64 +40,38 @@ static void sweep(const char *name)
 	close(lock);
 }
 
-int client_names(char ***names, size_t *n, struct err *e)
+static bool lives(char *name)
+{
+	if (rundir_alive(name))
+		return true;
+	sweep(name);
+	return false;
+}
+
+int client_names(struct fs_names *names, struct err *e)
 {
 	char path[4096];
-	DIR *d;
-	int rc = fs_place_path(FS_RUNTIME, path, sizeof(path), e);
 
-	*names = NULL;
-	*n = 0;
-	if (rc)
-		return rc;
-	d = opendir(path);
-	if (!d)
-		return errno == ENOENT ? 0 : err_sys(e, -errno, "%s", path);
-	for (struct dirent *de; (de = readdir(d));) {
-		char **more;
-
-		if (de->d_name[0] == '.')
-			continue;
-		if (!rundir_alive(de->d_name)) {
-			sweep(de->d_name);
-			continue;
-		}
-		more = realloc(*names, (*n + 1) * sizeof(**names));
-		if (!more)
-			break;
-		*names = more;
-		more[*n] = strdup(de->d_name);
-		if (more[*n])
-			(*n)++;
-	}
-	closedir(d);
-	if (*n)
-		qsort(*names, *n, sizeof(**names), by_text);
-	return 0;
+	*names = (struct fs_names){0};
+	return fs_place_path(FS_RUNTIME, path, sizeof(path), e) ?: fs_list(path, lives, names, e);
 }
 
 static int no_such(const char *name, struct err *e)
 {
-	char **names;
-	size_t n;
-	const char *near = NULL;
-	int rc;
+	cleanup(fs_names_free) struct fs_names names;
+	const char *near;
 
-	if (client_names(&names, &n, NULL))
+	if (client_names(&names, NULL))
 		return err_set(e, -ENOENT, "no machine %s is running", name);
-	near = spell_nearest(name, (const char *const *)names, n);
+	near = spell_nearest(name, (const char *const *)names.v, names.n);
 	if (near)
-		rc = err_set(e, -ENOENT, "no machine %s is running; did you mean %s?", name, near);
-	else if (n)
-		rc = err_set(e, -ENOENT,
+		return err_set(
+			e, -ENOENT, "no machine %s is running; did you mean %s?", name, near);
+	if (names.n)
+		return err_set(e, -ENOENT,
 			"no machine %s is running; `lodge ps` lists those that are", name);
-	else
-		rc = err_set(e, -ENOENT,
-			"no machine %s is running; in fact none is (start one: lodge run)", name);
-	for (size_t i = 0; i < n; i++)
-		free(names[i]);
-	free(names);
-	return rc;
+	return err_set(e, -ENOENT,
+		"no machine %s is running; in fact none is (start one: lodge run)", name);
 }
 
 static void client_begin(struct client *c, const char *name)

@@ -14,6 +14,7 @@
 #include <stddef.h>
 
 struct err;
+struct fs_names;
 struct client {
 	int fd;
 	char name[64];
@@ -38,7 +39,7 @@ int client_call_fd(struct client *c, const char *method, json_t *params, int fd,
 /* The next notification of a subscribed connection: 0, or -EPIPE when the machine has gone. *params: new reference. */
 int client_event(struct client *c, char *event, size_t size, json_t **params, struct err *e);
 
-/* Names of machines whose lodge-vm lives, sorted; free each and the array. Removes what dead ones left. */
-int client_names(char ***names, size_t *n, struct err *e);
+/* Names of machines whose lodge-vm lives; the caller frees them. Removes what dead ones left. */
+int client_names(struct fs_names *names, struct err *e);
 
 #endif

@@ -155,41 +155,17 @@ int place_remove(struct place *p, struct err *e)
 	return rc ? err_sys(e, rc, "%s", p->dir) : 0;
 }
 
-static int by_text(const void *a, const void *b)
+static bool is_name(char *name)
 {
-	return strcmp(*(char *const *)a, *(char *const *)b);
+	return !rundir_check_name(name, NULL);
 }
 
-int place_names(char ***names, size_t *n, struct err *e)
+int place_names(struct fs_names *names, struct err *e)
 {
 	char path[PATH_MAX];
-	int rc = place_path(NULL, path, sizeof(path), e);
-	DIR *d;
 
-	*names = NULL;
-	*n = 0;
-	if (rc)
-		return rc;
-	d = opendir(path);
-	if (!d)
-		return errno == ENOENT ? 0 : err_sys(e, -errno, "%s", path);
-	for (struct dirent *de; (de = readdir(d));) {
-		char **more;
-
-		if (rundir_check_name(de->d_name, NULL))
-			continue;
-		more = realloc(*names, (*n + 1) * sizeof(**names));
-		if (!more)
-			break;
-		*names = more;
-		more[*n] = strdup(de->d_name);
-		if (more[*n])
-			(*n)++;
-	}
-	closedir(d);
-	if (*n)
-		qsort(*names, *n, sizeof(**names), by_text);
-	return 0;
+	*names = (struct fs_names){0};
+	return place_path(NULL, path, sizeof(path), e) ?: fs_list(path, is_name, names, e);
 }
 
 void place_sweep(void)

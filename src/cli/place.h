@@ -19,6 +19,7 @@
 #include <stddef.h>
 
 struct err;
+struct fs_names;
 
 struct place {
 	char name[64];
@@ -47,8 +48,8 @@ int place_remove(struct place *p, struct err *e);
 /* Path of a file in it. */
 int place_file(const struct place *p, const char *file, char *path, size_t size, struct err *e);
 
-/* Names of all places, of machines that run and of others, sorted; free each and the array. */
-int place_names(char ***names, size_t *n, struct err *e);
+/* Names of all places, of machines that run and of others; the caller frees them. */
+int place_names(struct fs_names *names, struct err *e);
 
 /* Removes temporary places that nobody uses. Errors are not worth a message. */
 void place_sweep(void);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/fsutil.h"
 #include "base/json.h"
 #include "base/spell.h"
 #include "base/util.h"
@@ -13,38 +14,32 @@
 #include "cli/verb.h"
 #include "image/image.h"
 
-static int print_and_free(char **names, size_t n)
+static int print_names(int rc, const struct fs_names *names)
 {
-	for (size_t i = 0; i < n; i++) {
-		puts(names[i]);
-		free(names[i]);
-	}
-	free(names);
-	return EXIT_DONE;
+	for (size_t i = 0; i < names->n; i++)
+		puts(names->v[i]);
+	return rc;
 }
 
 static int machines(struct err *e)
 {
-	char **names;
-	size_t n;
+	cleanup(fs_names_free) struct fs_names names;
 
-	return client_names(&names, &n, e) ?: print_and_free(names, n);
+	return print_names(client_names(&names, e), &names);
 }
 
 static int kept(struct err *e)
 {
-	char **names;
-	size_t n;
+	cleanup(fs_names_free) struct fs_names names;
 
-	return place_names(&names, &n, e) ?: print_and_free(names, n);
+	return print_names(place_names(&names, e), &names);
 }
 
 static int snapshots(struct err *e)
 {
-	char **names;
-	size_t n;
+	cleanup(fs_names_free) struct fs_names names;
 
-	return snapstore_names(&names, &n, e) ?: print_and_free(names, n);
+	return print_names(snapstore_names(&names, e), &names);
 }
 
 static int images(struct err *e)

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "base/err.h"
+#include "base/fsutil.h"
 #include "base/json.h"
 #include "base/size.h"
 #include "base/util.h"
@@ -39,43 +40,39 @@ static void print_row(const json_t *st)
 /* What is kept of machines that do not run. */
 static int print_kept(const struct ps *p, struct err *e)
 {
-	char **names;
-	size_t n;
-	int rc = place_names(&names, &n, e);
+	cleanup(fs_names_free) struct fs_names names;
+	int rc = place_names(&names, e);
 
 	if (rc)
 		return rc;
-	for (size_t i = 0; i < n; i++) {
-		if (rundir_alive(names[i]))
+	for (size_t i = 0; i < names.n; i++) {
+		if (rundir_alive(names.v[i]))
 			;
 		else if (p->json)
-			printf("{\"name\":\"%s\",\"state\":\"off\"}\n", names[i]);
+			printf("{\"name\":\"%s\",\"state\":\"off\"}\n", names.v[i]);
 		else
-			printf("%-24s %-8s\n", names[i], "off");
-		free(names[i]);
+			printf("%-24s %-8s\n", names.v[i], "off");
 	}
-	free(names);
 	return 0;
 }
 
 static int run(void *o, const struct args *a)
 {
 	const struct ps *p = o;
+	cleanup(fs_names_free) struct fs_names names;
 	struct err e = {0};
-	char **names;
-	size_t n;
 
-	if (client_names(&names, &n, &e))
+	if (client_names(&names, &e))
 		return fail(&e);
 	if (!p->json)
 		printf("%-24s %-8s %8s %5s %8s  %s\n", "NAME", "STATE", "PID", "VCPUS", "MEMORY",
 			"UPTIME");
-	for (size_t i = 0; i < n; i++) {
+	for (size_t i = 0; i < names.n; i++) {
 		cleanup(client_close) struct client c;
 		cleanup(json_drop) json_t *st = NULL;
 
 		/* One that ends while we look is simply not listed. */
-		if (!client_open(&c, names[i], NULL) &&
+		if (!client_open(&c, names.v[i], NULL) &&
 			!client_call(&c, "status", NULL, &st, NULL)) {
 			if (p->json) {
 				json_dumpf(st, stdout, JSON_COMPACT);
@@ -84,9 +81,7 @@ static int run(void *o, const struct args *a)
 				print_row(st);
 			}
 		}
-		free(names[i]);
 	}
-	free(names);
 	return p->all && print_kept(p, &e) ? fail(&e) : EXIT_DONE;
 }
 

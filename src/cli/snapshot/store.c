@@ -1,6 +1,5 @@
 #include "cli/snapshot/store.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -51,45 +50,22 @@ int snapstore_path(const char *name, char *path, size_t size, struct err *e)
 	return 0;
 }
 
-static int by_text(const void *a, const void *b)
+static bool is_snapshot(char *name)
 {
-	return strcmp(*(char *const *)a, *(char *const *)b);
+	size_t len = strlen(name), cut = strlen(SUFFIX);
+
+	if (len <= cut || strcmp(name + len - cut, SUFFIX))
+		return false;
+	name[len - cut] = 0;
+	return !rundir_check_name(name, NULL);
 }
 
-int snapstore_names(char ***names, size_t *n, struct err *e)
+int snapstore_names(struct fs_names *names, struct err *e)
 {
 	char path[PATH_MAX];
-	int rc = folder(path, sizeof(path), e);
-	DIR *d;
 
-	*names = NULL;
-	*n = 0;
-	if (rc)
-		return rc;
-	d = opendir(path);
-	if (!d)
-		return errno == ENOENT ? 0 : err_sys(e, -errno, "%s", path);
-	for (struct dirent *de; (de = readdir(d));) {
-		size_t len = strlen(de->d_name), cut = strlen(SUFFIX);
-		char **more;
-
-		if (len <= cut || strcmp(de->d_name + len - cut, SUFFIX))
-			continue;
-		de->d_name[len - cut] = 0;
-		more = rundir_check_name(de->d_name, NULL)
-			       ? NULL
-			       : realloc(*names, (*n + 1) * sizeof(**names));
-		if (!more)
-			continue;
-		*names = more;
-		more[*n] = strdup(de->d_name);
-		if (more[*n])
-			(*n)++;
-	}
-	closedir(d);
-	if (*n)
-		qsort(*names, *n, sizeof(**names), by_text);
-	return 0;
+	*names = (struct fs_names){0};
+	return folder(path, sizeof(path), e) ?: fs_list(path, is_snapshot, names, e);
 }
 
 int snapstore_create_at(const char *path, int *fd, struct err *e)
@@ -152,19 +128,15 @@ int snapstore_publish(int fd, const char *name, struct err *e)
 
 static int no_such(const char *name, struct err *e)
 {
+	cleanup(fs_names_free) struct fs_names names;
 	const char *near;
-	char **names;
-	size_t n;
 
-	if (snapstore_names(&names, &n, NULL))
+	if (snapstore_names(&names, NULL))
 		return err_set(e, -ENOENT, "there is no snapshot %s", name);
-	near = spell_nearest(name, (const char *const *)names, n);
-	err_set(e, -ENOENT, "there is no snapshot %s%s%s%s", name, near ? "; did you mean " : "",
-		near ?: "", near ? "?" : "; lodge snapshot ls lists those that there are");
-	for (size_t i = 0; i < n; i++)
-		free(names[i]);
-	free(names);
-	return -ENOENT;
+	near = spell_nearest(name, (const char *const *)names.v, names.n);
+	return err_set(e, -ENOENT, "there is no snapshot %s%s%s%s", name,
+		near ? "; did you mean " : "", near ?: "",
+		near ? "?" : "; lodge snapshot ls lists those that there are");
 }
 
 int snapstore_remove(const char *name, struct err *e)

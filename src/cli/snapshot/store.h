@@ -14,12 +14,13 @@
 #include <stddef.h>
 
 struct err;
+struct fs_names;
 struct snapfile;
 
 /* <data place>/snapshots/NAME.snap; makes nothing. */
 int snapstore_path(const char *name, char *path, size_t size, struct err *e);
-/* Sorted; free each and the array. */
-int snapstore_names(char ***names, size_t *n, struct err *e);
+/* The caller frees them. */
+int snapstore_names(struct fs_names *names, struct err *e);
 
 /* A file without a name, next to where it will be. -EEXIST when the name is taken already. */
 int snapstore_create(const char *name, int *fd, struct err *e);

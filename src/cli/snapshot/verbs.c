@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/err.h"
+#include "base/fsutil.h"
 #include "base/hex.h"
 #include "base/json.h"
 #include "base/util.h"
@@ -84,26 +85,23 @@ static void print_one(json_t *j, bool json)
 static int run_ls(void *opts, const struct args *a)
 {
 	const struct json_only *o = opts;
+	cleanup(fs_names_free) struct fs_names names;
 	int code = EXIT_DONE;
 	struct err e = {0};
-	char **names;
-	size_t n;
 
-	if (snapstore_names(&names, &n, &e))
+	if (snapstore_names(&names, &e))
 		return fail(&e);
 	if (!o->json)
 		printf("%-32s %-16s %-19s %9s %9s\n", "NAME", "MACHINE", "TAKEN", "MEMORY",
 			"ON DISK");
-	for (size_t i = 0; i < n; i++) {
+	for (size_t i = 0; i < names.n; i++) {
 		cleanup(snapopen_close) struct snapopen s = {0};
 
-		if (snapstore_open(names[i], &s, &e))
+		if (snapstore_open(names.v[i], &s, &e))
 			code = fail(&e);
 		else
-			print_one(about(&s, names[i]), o->json);
-		free(names[i]);
+			print_one(about(&s, names.v[i]), o->json);
 	}
-	free(names);
 	return code;
 }
 

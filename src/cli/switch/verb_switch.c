@@ -1,5 +1,4 @@
 /* verb_switch.c: switches of this host: start one, look at it, capture its frames, end it. */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -10,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/err.h"
+#include "base/fsutil.h"
 #include "base/util.h"
 #include "cli/client.h"
 #include "cli/switch/serve.h"
@@ -164,33 +164,38 @@ static int run_show(void *opts, const struct args *a)
 	return EXIT_DONE;
 }
 
+static bool is_switch(char *name)
+{
+	char *dot = strrchr(name, '.');
+
+	if (!dot || strcmp(dot, ".ctl"))
+		return false;
+	*dot = 0;
+	return true;
+}
+
 static int run_ls(void *opts, const struct args *a)
 {
 	const struct show *s = opts;
+	cleanup(fs_names_free) struct fs_names names = {0};
 	json_t *all = json_array();
 	char path[PATH_MAX];
 	struct err e = {0};
-	struct dirent *d;
-	DIR *dir;
 
-	if (switch_path(NULL, NULL, path, sizeof(path), &e))
+	if (switch_path(NULL, NULL, path, sizeof(path), &e) ||
+		fs_list(path, is_switch, &names, &e)) {
+		json_decref(all);
 		return fail(&e);
-	dir = opendir(path);
-	while (dir && (d = readdir(dir))) {
-		char *dot = strrchr(d->d_name, '.');
+	}
+	for (size_t i = 0; i < names.n; i++) {
 		json_t *j = NULL;
 		struct err gone = {0};
 
-		if (!dot || strcmp(dot, ".ctl"))
+		if (call(names.v[i], "status", NULL, &j, &gone))
 			continue;
-		*dot = 0;
-		if (call(d->d_name, "status", NULL, &j, &gone))
-			continue;
-		json_object_set_new(j, "name", json_string(d->d_name));
+		json_object_set_new(j, "name", json_string(names.v[i]));
 		json_array_append_new(all, j);
 	}
-	if (dir)
-		closedir(dir);
 	if (s->json) {
 		json_dumpf(all, stdout, JSON_COMPACT);
 		putchar('\n');

@@ -132,12 +132,44 @@ static void places(void **state)
 	assert_string_equal(path, geteuid() ? want : "/run/lodge");
 }
 
+static bool ends_in_x(char *name)
+{
+	size_t len = strlen(name);
+
+	if (!len || name[len - 1] != 'x')
+		return false;
+	name[len - 1] = 0;
+	return true;
+}
+
+static void names_are_filtered_and_sorted(void **state)
+{
+	static const char *const made[] = {"l/cx", "l/ax", "l/no", "l/.hiddenx", "l/bx"};
+	struct fs_names names;
+	struct err e = {0};
+
+	assert_int_equal(fs_list("l", ends_in_x, &names, &e), 0);
+	assert_int_equal(names.n, 0);
+	assert_int_equal(fs_mkdir_p("l", 0700, &e), 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(made); i++)
+		assert_int_equal(fs_write_file_atomic(made[i], "", 0, 0600, &e), 0);
+	assert_int_equal(fs_list("l", ends_in_x, &names, &e), 0);
+	assert_int_equal(names.n, 3);
+	assert_string_equal(names.v[0], "a");
+	assert_string_equal(names.v[1], "b");
+	assert_string_equal(names.v[2], "c");
+	fs_names_free(&names);
+	assert_int_equal(fs_list("l/no", ends_in_x, &names, &e), -ENOTDIR);
+	assert_non_null(strstr(err_msg(&e), "l/no"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(files_are_replaced_in_one_step),
 		cmocka_unit_test(reading_is_bounded_and_honest),
 		cmocka_unit_test(places),
+		cmocka_unit_test(names_are_filtered_and_sorted),
 	};
 
 	return cmocka_run_group_tests(tests, make_top, drop_top);
