@@ -14,10 +14,12 @@ if not os.path.exists(os.path.join(build, 'guest', 'diff.elf')):
 if not shutil.which('qemu-system-riscv64'):
     print('SKIP: qemu-system-riscv64 is not installed')
     sys.exit(77)
-# Translated: run often enough that code is warm. With the smallest cache, which is full all the time. Interpreted.
+# Translated: run often enough that code is warm. Each region by the second tier, too. With the smallest cache, which is full all the
+# time. Interpreted.
 LODGE = '{build}/src/vm/lodge-vm --memory 128M --smp 1 --log-level error %s --firmware {elf}'
 good = True
 for what, flags, share, passes, seed in (('translated', '', 1, 1, 1), ('translated, 25 times over', '', 20, 25, 2),
+                                         ('both tiers at once, 25 times over', '--jit-tiers at-once', 20, 25, 5),
                                          ('code cache of 1 MiB', '--jit-cache 1M', 10, 15, 3), ('interpreted', '--engine interp', 4, 1, 4)):
     done = subprocess.run([sys.executable, os.path.join(top, 'tests', 'diff', 'run.py'), '--programs', str(max(1, insns // 50000 // share)),
                            '--insns', '50000', '--passes', str(passes), '--seed', str(seed), '--lodge', LODGE % flags,

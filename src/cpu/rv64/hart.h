@@ -179,7 +179,8 @@ struct jit_hart {
 	_Atomic bool inside; /* jit_run() */
 	_Atomic uint64_t
 		w_flushed; /* rv64_vm.watched, when cached write permission was last dropped */
-	uint64_t leaves, lookups, slow_mem, slow_op, cold_blocks;
+	uint64_t fence; /* number of the fence.i that it has yet to see done; 0: none */
+	uint64_t leaves, lookups, slow_mem, slow_op, cold_blocks, fences_owed;
 };
 
 /* One interrupt file of the hart's IMSIC (AIA chapter 3): 255 identities. */

@@ -16,7 +16,6 @@
 #include <sys/mman.h>
 #include <time.h>
 
-#include "base/clock.h"
 #include "base/err.h"
 #include "cpu/rv64/jit/inside.h"
 
@@ -442,16 +441,11 @@ static bool look_at(struct jit *j, struct hart *h, struct jit_page *p)
 	return true;
 }
 
-void jit_fence(struct jit *j, struct hart *h)
+/* With the lock. Whoever asked before this has its fence done by it, too: what it wrote is there to be compared. */
+static void look_at_all(struct jit *j, struct hart *h)
 {
-	if (pthread_mutex_trylock(&j->lock)) {
-		uint64_t t0 = clock_mono_ns(), took;
+	uint64_t asked = atomic_load(&j->fence_asked);
 
-		pthread_mutex_lock(&j->lock);
-		took = clock_mono_ns() - t0;
-		j->st.longest_wait_ns = MAX(j->st.longest_wait_ns, took);
-	}
-	j->st.fences++;
 	take_written(j);
 	for (struct jit_page **at = &j->unsure, *p; (p = *at);) {
 		if (look_at(j, h, p)) {
@@ -461,7 +455,25 @@ void jit_fence(struct jit *j, struct hart *h)
 			*at = p->next_unsure;
 		}
 	}
-	pthread_mutex_unlock(&j->lock);
+	atomic_store(&j->fence_done, asked);
+}
+
+bool jit_settle(struct jit *j, struct hart *h)
+{
+	if (atomic_load(&j->fence_done) < h->j.fence) {
+		if (pthread_mutex_trylock(&j->lock))
+			return false;
+		look_at_all(j, h);
+		pthread_mutex_unlock(&j->lock);
+	}
+	h->j.fence = 0;
+	return true;
+}
+
+void jit_fence(struct jit *j, struct hart *h)
+{
+	h->j.fence = atomic_fetch_add(&j->fence_asked, 1) + 1;
+	h->j.fences_owed += !jit_settle(j, h);
 }
 
 void jit_drop(struct jit *j, uint64_t a, uint64_t len)

@@ -205,10 +205,8 @@ struct jit_segment {
 
 struct jit_stats {
 	uint64_t regions, blocks, insns, translate_ns; /* made */
-	uint64_t removed, evictions, fences, links;
+	uint64_t removed, evictions, links;
 	uint64_t longest_eviction_ns; /* a segment emptied or made ready, of the CPU's time */
-	uint64_t
-		longest_wait_ns; /* of a vCPU for the lock: where it has to wait, which is at fence.i */
 	uint64_t taken_along, paired, pairs_found; /* branch_info.h */
 	uint64_t hot_regions, hot_insns, hot_refused, hot_ns, swaps, sites; /* second tier */
 };
@@ -236,6 +234,7 @@ struct jit {
 	unsigned nwritten, written_room;
 	_Atomic bool lost; /* no memory to remember one: look at everything */
 	_Atomic uint64_t removals;
+	_Atomic uint64_t fence_asked, fence_done; /* numbers of fences: jit_settle() */
 	uint16_t heat[JIT_HEAT]; /* times that a block was interpreted, and which (jit_heat()) */
 	struct hart *harts[CPU_MAX_VCPUS];
 	unsigned nharts;
@@ -268,6 +267,8 @@ bool jit_still_right(struct jit *j, const struct jit_region *r);
 void jit_make_way(struct jit *j, const struct jit_region *r);
 /* Before code of the page is read. False: out of memory. */
 bool jit_watch(struct jit *j, struct hart *h, uint64_t page);
+/* Does the fences that are owed, without waiting. False: the lock is taken, h may run no translated code yet. Without the lock. */
+bool jit_settle(struct jit *j, struct hart *h);
 void jit_link_to(struct jit *j, struct jit_link *l, struct jit_entry *e);
 void jit_remove(struct jit *j, struct jit_region *r);
 

@@ -75,7 +75,10 @@ bool jit_run(struct hart *h, uint64_t *entries);
 
 /* A watched page is about to be written. Any thread. */
 void jit_written(struct jit *j, uint64_t page);
-/* After fence.i: forgets translations whose code has changed. h's thread. */
+/*
+ * After fence.i: forgets translations whose code has changed. Does not wait: while somebody else holds the lock the fence is owed, and h
+ * interprets until it, or another hart for all, has done it. h's thread.
+ */
 void jit_fence(struct jit *j, struct hart *h);
 /* Forgets what was translated from guest-physical [a, a + len): other memory is there now. Any thread. */
 void jit_drop(struct jit *j, uint64_t a, uint64_t len);

@@ -125,7 +125,8 @@ void jit_hart_destroy(struct hart *h)
 void jit_counters(
 	struct jit *j, void (*each)(void *ctx, const char *name, uint64_t value), void *ctx)
 {
-	uint64_t used = 0, resident = PAGE_SIZE, lookups = 0, leaves = 0, mem = 0, op = 0, cold = 0;
+	uint64_t used = 0, resident = PAGE_SIZE, lookups = 0, leaves = 0, mem = 0, op = 0, cold = 0,
+		 owed = 0;
 	struct jit_stats st;
 
 	pthread_mutex_lock(&j->lock);
@@ -143,6 +144,7 @@ void jit_counters(
 		mem += h->slow_mem;
 		op += h->slow_op;
 		cold += h->cold_blocks;
+		owed += h->fences_owed;
 	}
 	each(ctx, "regions", st.regions);
 	each(ctx, "blocks", st.blocks);
@@ -150,7 +152,8 @@ void jit_counters(
 	each(ctx, "translate_us", st.translate_ns / 1000);
 	each(ctx, "removed", st.removed);
 	each(ctx, "evictions", st.evictions);
-	each(ctx, "fences", st.fences);
+	each(ctx, "fences", atomic_load(&j->fence_asked));
+	each(ctx, "fences_owed", owed);
 	each(ctx, "links", st.links);
 	each(ctx, "lookups", lookups);
 	each(ctx, "leaves", leaves);
@@ -158,7 +161,6 @@ void jit_counters(
 	each(ctx, "interpreted_instructions", op);
 	each(ctx, "interpreted_blocks", cold);
 	each(ctx, "longest_eviction_us", st.longest_eviction_ns / 1000);
-	each(ctx, "longest_wait_us", st.longest_wait_ns / 1000);
 	each(ctx, "branch_lines", j->branches->fills);
 	each(ctx, "taken_along", st.taken_along);
 	each(ctx, "pairs_made", st.paired);
@@ -189,7 +191,7 @@ static long leave(struct hart *h)
 static bool same_context(struct hart *h)
 {
 	return atomic_load_explicit(&h->j.jit->removals, memory_order_relaxed) == h->j.seen &&
-	       h->map_gen == h->j.ctx_gen && jit_fp_of(h) == h->j.ctx_fp &&
+	       h->map_gen == h->j.ctx_gen && jit_fp_of(h) == h->j.ctx_fp && !h->j.fence &&
 	       !atomic_load_explicit(&h->poll, memory_order_relaxed);
 }
 
@@ -429,10 +431,10 @@ bool jit_run(struct hart *h, uint64_t *entries)
 
 	atomic_store(&h->j.inside, true);
 	while (!h->posted && *entries && !atomic_load_explicit(&h->poll, memory_order_relaxed)) {
+		bool owes = unlikely(h->j.fence) && !jit_settle(j, h), trapped = false;
 		uint64_t removals = atomic_load_explicit(&j->removals, memory_order_acquire);
 		struct jit_link *l;
 		const void *code;
-		bool trapped;
 
 		if (h->map_gen != h->j.ctx_gen || jit_fp_of(h) != h->j.ctx_fp ||
 			removals != h->j.seen) {
@@ -440,7 +442,7 @@ bool jit_run(struct hart *h, uint64_t *entries)
 			choose_context(h);
 		}
 		--*entries;
-		code = find(h, &trapped);
+		code = owes ? NULL : find(h, &trapped);
 		if (trapped)
 			continue;
 		if (!code) {
