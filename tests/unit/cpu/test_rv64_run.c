@@ -1,6 +1,6 @@
 /*
- * What crosses the line of the rv64 engine: MMIO exits and their answers, described state, write tracking with running vCPUs, and how
- * soon interrupts are seen.
+ * What crosses the line of the rv64 engine: MMIO exits and their answers, described state, write tracking with running vCPUs, how
+ * soon interrupts are seen, and fence.i while the translator is busy.
  */
 #include <pthread.h>
 #include <setjmp.h>
@@ -16,6 +16,7 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "bare.h"
+#include "cpu/rv64/jit/inside.h"
 
 #define DEVICE 0x10000000ull
 #define WFI 0x10500073u
@@ -481,6 +482,13 @@ static void prepare_writer(struct bare *b, unsigned i)
 	rv64_set_priv(h, PRIV_M);
 }
 
+/* On a busy host that takes a while. */
+static bool have_gone_round(struct bare *b)
+{
+	return __atomic_load_n(&bare_hart(b, 0)->x[6], __ATOMIC_RELAXED) > 1000 &&
+	       __atomic_load_n(&bare_hart(b, 1)->x[6], __ATOMIC_RELAXED) > 1000;
+}
+
 /* As a migration does: copy what was reported, again and again, while two harts write; at the end the copy is the memory. */
 static void migrate(const uint32_t *code, unsigned words)
 {
@@ -488,7 +496,7 @@ static void migrate(const uint32_t *code, unsigned words)
 	_Atomic bool quit = false;
 	struct track t[2] = {{b, 0, &quit, malloc(RAM_SIZE)}, {b, 1, &quit, NULL}};
 	uint8_t *now = malloc(RAM_SIZE);
-	uint64_t end = clock_mono_ns() + 400000000, pages = 0;
+	uint64_t end = clock_mono_ns() + 400000000, late = end + 30000000000, pages = 0;
 	struct tracker *tr;
 	pthread_t thread[2];
 	struct err e = {0};
@@ -501,7 +509,8 @@ static void migrate(const uint32_t *code, unsigned words)
 	}
 	assert_int_equal(tracker_start(&tr, b->space, NULL, &e), 0);
 	assert_int_equal(space_read(b->space, gpa(RAM), t[0].shadow, RAM_SIZE), 0);
-	while (clock_mono_ns() < end)
+	while (clock_mono_ns() < end ||
+		(clock_mono_ns() < late && (!have_gone_round(b) || pages < 51)))
 		pages += tracker_collect(tr, copy_page, &t[0]);
 	quit = true;
 	for (unsigned i = 0; i < 2; i++) {
@@ -831,6 +840,67 @@ static void exactly_exits(void **state)
 	bare_free(b);
 }
 
+/* ---- fence.i ---- */
+
+#define FN (RAM + 0x5000)
+
+static uint32_t li_a0(unsigned v)
+{
+	return enc(RV_addi, 10, 0, 0) | v << 20;
+}
+
+/* s1 times: the function at FN; then t1 is stored over its first instruction, fence.i, and once more. The last answer. */
+static uint64_t change(struct bare *b, uint64_t times, uint32_t word)
+{
+	b->h->x[9] = times;
+	b->h->x[5] = FN;
+	b->h->x[6] = word;
+	b->h->pc = CODE;
+	rv64_set_priv(b->h, PRIV_M);
+	assert_int_equal(bare_trap(b), 11);
+	return b->h->x[10];
+}
+
+/* While somebody makes code, fence.i does not wait, and what runs is what memory holds. */
+static void fence_is_owed(void **state)
+{
+	static const uint32_t code[] = {
+		0x000280e7, /* jalr ra, 0(t0) */
+		0xfff48493, /* addi s1, s1, -1 */
+		0xfe049ce3, /* bnez s1, back to the call */
+		0x0062a023, /* sw t1, 0(t0) */
+		0x0000100f, /* fence.i */
+		0x000280e7, /* jalr ra, 0(t0) */
+		ECALL,
+	};
+	struct bare *b = bare_new(1, false);
+	struct jit *jit = ((struct rv64_vm *)b->vm)->jit;
+
+	if (!jit) {
+		bare_free(b);
+		print_message("SKIP: this host is no x86-64-v3\n");
+		skip();
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(code); i++)
+		bare_put(b, CODE + 4 * i, code[i]);
+	bare_put(b, FN, li_a0(1));
+	bare_put(b, FN + 4, 0x00008067);
+	assert_int_equal(change(b, 1000, li_a0(2)), 2);
+	assert_int_equal(change(b, 1000, li_a0(3)), 3);
+	assert_int_equal(b->h->j.fence, 0);
+	assert_non_null(jit_find(jit, FN, 0));
+	pthread_mutex_lock(&jit->lock);
+	assert_int_equal(change(b, 1000, li_a0(4)), 4);
+	assert_int_not_equal(b->h->j.fence, 0);
+	assert_true(b->h->j.fences_owed > 0);
+	assert_int_equal(change(b, 1000, li_a0(5)), 5);
+	assert_non_null(jit_find(jit, FN, 0)); /* the old code is there still, and not used */
+	pthread_mutex_unlock(&jit->lock);
+	assert_int_equal(change(b, 1000, li_a0(6)), 6);
+	assert_int_equal(b->h->j.fence, 0);
+	bare_free(b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -848,6 +918,7 @@ int main(void)
 		cmocka_unit_test(no_fast_write_escapes),
 		cmocka_unit_test(interrupt_latency),
 		cmocka_unit_test(timer_latency),
+		cmocka_unit_test(fence_is_owed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
