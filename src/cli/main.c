@@ -8,18 +8,43 @@
 #include "base/util.h"
 #include "cli/verb.h"
 
-static const struct verb *const tables[] = {verbs_run, verbs_ps, verbs_stop, verbs_control,
-	verbs_rm, verbs_exec, verbs_cp, verbs_agent, verbs_console, verbs_logs, verbs_inspect,
-	verbs_stats, verbs_trace, verbs_snapshot_create, verbs_snapshot, verbs_restore,
-	verbs_switch, verbs_image, verbs_disk, verbs_store, verbs_cpu, verbs_doctor, verbs_names,
-	verbs_help};
+/* In the order of the help; a heading stands above the first table of its group. */
+static const struct {
+	const char *heading;
+	const struct verb *verbs;
+} tables[] = {
+	{"Run machines", verbs_run},
+	{NULL, verbs_ps},
+	{NULL, verbs_stop},
+	{NULL, verbs_control},
+	{NULL, verbs_rm},
+	{"Inside a guest", verbs_exec},
+	{NULL, verbs_cp},
+	{NULL, verbs_agent},
+	{"Look at machines", verbs_console},
+	{NULL, verbs_logs},
+	{NULL, verbs_inspect},
+	{NULL, verbs_stats},
+	{NULL, verbs_trace},
+	{"Save, restore, clone", verbs_snapshot_create},
+	{NULL, verbs_snapshot},
+	{NULL, verbs_restore},
+	{"Networks", verbs_switch},
+	{"Images", verbs_image},
+	{"Disks", verbs_disk},
+	{NULL, verbs_store},
+	{"This host, and lodge itself", verbs_cpu},
+	{NULL, verbs_doctor},
+	{NULL, verbs_names},
+	{NULL, verbs_help},
+};
 
 size_t verbs_all(const struct verb **list, size_t max)
 {
 	size_t n = 0;
 
 	for (size_t t = 0; t < ARRAY_SIZE(tables); t++)
-		for (const struct verb *v = tables[t]; v->cmd.verb && n < max; v++)
+		for (const struct verb *v = tables[t].verbs; v->cmd.verb && n < max; v++)
 			list[n++] = v;
 	return n;
 }
@@ -44,21 +69,26 @@ enum exit_code fail(const struct err *e)
 	return exit_code_of(e->code ?: -EIO);
 }
 
-/* The verbs whose names begin with `word`, or all. */
+/* The verbs whose names begin with `word`, or all, below the headings of their groups. */
 static void print_verbs(FILE *f, const char *word)
 {
-	const struct verb *all[VERBS_MAX];
-	size_t n = verbs_all(all, VERBS_MAX), len = strlen(word);
+	const char *heading = NULL;
 
-	fputs("Usage: lodge VERB [OPTION...] [ARGUMENT...]\n\n", f);
-	for (size_t i = 0; i < n; i++) {
-		const struct command *c = &all[i]->cmd;
-		int width;
+	fputs("Usage: lodge VERB [OPTION...] [ARGUMENT...]\n", f);
+	for (size_t t = 0; t < ARRAY_SIZE(tables); t++) {
+		heading = tables[t].heading ?: heading;
+		for (const struct verb *v = tables[t].verbs; v->cmd.verb; v++) {
+			const struct command *c = &v->cmd;
+			int width;
 
-		if (strncmp(c->verb, word, len))
-			continue;
-		width = fprintf(f, "  %s%s%s", c->verb, c->args ? " " : "", c->args ?: "");
-		fprintf(f, "%*s%s\n", width < 29 ? 30 - width : 1, "", c->summary);
+			if (strncmp(c->verb, word, strlen(word)))
+				continue;
+			if (heading)
+				fprintf(f, "\n%s:\n", heading);
+			heading = NULL;
+			width = fprintf(f, "  %s%s%s", c->verb, c->args ? " " : "", c->args ?: "");
+			fprintf(f, "%*s%s\n", width < 29 ? 30 - width : 1, "", c->summary);
+		}
 	}
 	fputs("\nlodge VERB --help tells more about one.\n", f);
 }

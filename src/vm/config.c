@@ -406,10 +406,13 @@ const struct opt vm_config_opts[] = {
 		.max = VM_MAX_DISKS,
 		.sub = vm_disk_opts,
 		.parse = disk_parse,
-		.arg = "FILE:raw[,readonly][,cache=writeback|none|writethrough][,id=ID][,discard="
-		       "on|off][,queues=N]",
+		.arg = "FILE:raw|qcow2|lodgefs[,OPTION...]",
 		.complete = OPT_COMPLETE_FILE,
-		.help = "a disk; a comma in the file name is written twice"},
+		.help = "a disk; options: readonly, cache=writeback|none|writethrough, "
+			"on-error=report|pause|ignore, discard=on|off, iops=N, iops-burst=N, "
+			"bps=SIZE, bps-burst=SIZE, queues=N, io=uring|threads, id=ID; a comma in "
+			"the "
+			"file name is written twice"},
 	{.flag = "net",
 		.key = "nets",
 		.type = OPT_LIST,

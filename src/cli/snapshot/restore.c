@@ -287,6 +287,11 @@ static int run_clone(void *opts, const struct args *a)
 	}
 	if (!rc)
 		rc = snapstore_open(fd >= 0 ? path : a->v[0], &s, &e) ?: can_clone(&s, &e);
+	if (rc == -ENOENT && fd < 0) {
+		struct err why = e;
+
+		err_set(&e, rc, "no machine %s is running, and %s", a->v[0], err_msg(&why));
+	}
 	for (unsigned i = 1; !rc && i <= o->n; i++)
 		rc = clone_one(&s, o->name ?: text_of(s.manifest, "machine"), i, &e);
 	return rc ? (int)fail(&e) : EXIT_DONE;
