@@ -237,7 +237,7 @@ static int offset(struct gen *g)
  * One load or store at off(base). A load leaves the base alone: others follow, and what was loaded is no address. In M-mode nothing would
  * stop a store to the monitor's code, which nobody fences.
  */
-static void access_at(struct gen *g, unsigned base, int off)
+static void access_keeping(struct gen *g, unsigned base, int off, unsigned other)
 {
 	unsigned to;
 
@@ -255,9 +255,14 @@ static void access_at(struct gen *g, unsigned base, int off)
 		break;
 	default:
 		to = rd(g);
-		word(g, itype(pick(g, FMT_LOAD), to == base ? 0 : to, base, off));
+		word(g, itype(pick(g, FMT_LOAD), to == base || to == other ? 0 : to, base, off));
 		break;
 	}
+}
+
+static void access_at(struct gen *g, unsigned base, int off)
+{
+	access_keeping(g, base, off, base);
 }
 
 static void mem(struct gen *g)
@@ -443,6 +448,42 @@ static void loop(struct gen *g, uint32_t budget, uint32_t *cost)
 	g->depth--;
 }
 
+/* A loop that steps through pages by two pointers, as over arrays: steps and places that are aligned, and some that are not. */
+static void walk(struct gen *g, uint32_t *cost)
+{
+	static const int8_t steps[] = {4, 8, 8, 16, 24, -8, 56, 1, 13, 64};
+	unsigned counter = g->depth ? 8 : 9, n = 2 + below(g, chance(g, 50) ? 60 : 6);
+	unsigned p = 10 + below(g, 3), q = chance(g, 50) ? 13 + below(g, 3) : 18;
+	unsigned body = 2 + below(g, 7);
+	uint32_t head;
+
+	if (g->depth > 1)
+		return;
+	for (unsigned i = 0; i < 2; i++) {
+		uint64_t at = HOT_DATA + (2 + below(g, HOT_DATA_PAGES - 4)) * PAGE_SIZE;
+
+		at += chance(g, 50) ? -(uint64_t)below(g, 256) : below(g, PAGE_SIZE);
+		address(g, i ? q : p, chance(g, 80) ? at & ~7ull : at);
+	}
+	word(g, itype(M(addi), counter, 0, (int)n));
+	head = g->at;
+	for (unsigned i = 0; i < body; i++) {
+		unsigned base = chance(g, 50) ? p : q;
+
+		if (chance(g, 70))
+			access_keeping(g, base, (int)below(g, 6) * 8, base == p ? q : p);
+		else if (chance(g, 70))
+			word(g, pick(g, FMT_FR_RM) | fr(g) << 7 | 7u << 12 | fr(g) << 15 |
+					fr(g) << 20);
+		else
+			word(g, itype(M(addi), base, base, steps[below(g, sizeof(steps))]));
+	}
+	word(g, itype(M(addi), p, p, steps[below(g, sizeof(steps))]));
+	word(g, itype(M(addi), counter, counter, -1));
+	word(g, btype(M(bne), counter, 0, (int32_t)(head - g->at)));
+	*cost += n * (body + 3) + 24;
+}
+
 /* Four arms of 16 bytes behind a computed jump. */
 static void table(struct gen *g)
 {
@@ -506,8 +547,10 @@ static void one(struct gen *g, uint32_t budget, uint32_t *cost)
 		compressed(g);
 	else if (k < 56)
 		word(g, fp_word(g));
-	else if (k < 72)
+	else if (k < 70)
 		mem(g);
+	else if (k < 72 && !g->sets)
+		walk(g, cost);
 	else if (k < 74)
 		amo(g);
 	else if (k < 76)

@@ -153,7 +153,7 @@ struct jit_jump {
 	uint64_t va;
 	const void *code;
 };
-#define JIT_NEAR 6
+#define JIT_NEAR 8
 #define JIT_SITES 64
 struct jit_hart {
 	int32_t fuel; /* instructions until instret_stop; charged block by block. In a register while translated code runs */
@@ -167,8 +167,9 @@ struct jit_hart {
 	 * Pages that accesses of hot code found last, each access its own: jit/address.c. Forgotten whenever C has run. tag and add as a TLB entry's;
 	 * limit: how far above the tag accesses that share a look may begin, 0: nothing is known. missed: since the last sample.
 	 */
-	uint64_t site_tag[JIT_SITES], site_add[JIT_SITES];
-	uint32_t site_limit[JIT_SITES], site_missed[JIT_SITES];
+	uint64_t site_tag[JIT_SITES], site_add[JIT_SITES], site_limit[JIT_SITES];
+	uint32_t site_missed[JIT_SITES];
+	uint64_t sampled; /* instret at the last sample */
 	uint64_t stopped; /* set by the op after a single instruction: it was done */
 	/* Not looked at by translated code. */
 	struct jit *jit; /* NULL: interpreted only */

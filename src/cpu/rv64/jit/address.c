@@ -11,7 +11,13 @@
  * Accesses of a block that are near each other (the same base register but for constants: a stack frame, a structure, a step through an
  * array) share one look: the first of them asks for the page of all of them, and leaves the difference in hart.j.near for the others, which
  * need three instructions, or, right behind one of them, only their own. When they are not all in one page, or the page is not in the TLB, the first leaves 0, and each looks for itself,
- * out of line. No difference outlives its block, nor an instruction that may change what the TLB is for: so it is never
+ * out of line.
+ *
+ * In the second tier, when the base has its value already where the block begins, the look is made there, and its accesses need nothing of
+ * their own: the difference is in a host register if there is one (jit_tr.holds). If such a look fails, the block's slow form runs instead,
+ * in which each access looks for itself. A loop of one block is made several times over, so it looks once for several turns.
+ *
+ * No difference outlives its block, nor an instruction that may change what the TLB is for: so it is never
  * older than the hart's last look at its poll bits.
  */
 #include "cpu/rv64/jit/inside.h"
@@ -25,6 +31,7 @@ struct group {
 	unsigned first, last, n; /* accesses; indices in the block */
 	int32_t lo, hi; /* bytes, from that value */
 	bool write;
+	uint8_t slot;
 };
 
 /* ---- which accesses are near each other ---- */
@@ -77,30 +84,59 @@ static struct group *join(
 	return g;
 }
 
+/* Groups whose base has its value already when the block begins: those with most accesses have the first slots. */
+static void settle_early(struct jit_tr *t, struct group *groups, unsigned n, unsigned *free_at)
+{
+	struct group *best;
+
+	for (t->nearly = 0; t->nearly < JIT_NEAR; t->nearly++) {
+		best = NULL;
+		for (struct group *g = groups; g < groups + n; g++)
+			if (g->version < 32 && !g->slot && g->n > (best ? best->n : 1))
+				best = g;
+		if (!best)
+			return;
+		free_at[t->nearly] = best->last + 1;
+		best->slot = (uint8_t)(t->nearly + 1);
+		t->early[t->nearly] = (struct jit_early){.slot = best->slot,
+			.reg = (uint8_t)best->version,
+			.n = (uint8_t)best->n,
+			.span = (uint8_t)(best->hi - best->lo),
+			.write = best->write,
+			.index = (uint16_t)best->first,
+			.lo = best->lo};
+	}
+}
+
 /* Gives groups of two and more a slot, and tells their members. */
 static void settle(
 	struct jit_tr *t, struct group *groups, unsigned n, const uint8_t *of, const int32_t *at)
 {
 	unsigned free_at[JIT_NEAR] = {0};
-	uint8_t slot[GROUPS];
 
+	t->nearly = 0;
+	if (t->tier > 1)
+		settle_early(t, groups, n, free_at);
 	for (unsigned i = 0; i < n; i++) {
-		slot[i] = 0;
-		if (groups[i].n < 2)
+		struct group *g = &groups[i];
+		bool early = g->slot;
+
+		if (g->n < 2)
 			continue;
-		for (unsigned s = 0; s < JIT_NEAR && !slot[i]; s++) {
-			if (free_at[s] <= groups[i].first) {
-				free_at[s] = groups[i].last + 1;
-				slot[i] = (uint8_t)(s + 1);
+		for (unsigned s = 0; s < JIT_NEAR && !g->slot; s++) {
+			if (free_at[s] <= g->first) {
+				free_at[s] = g->last + 1;
+				g->slot = (uint8_t)(s + 1);
 			}
 		}
-		for (unsigned k = groups[i].first; slot[i] && k <= groups[i].last; k++) {
+		for (unsigned k = g->first; g->slot && k <= g->last; k++) {
 			if (of[k] == i + 1)
-				t->near[k] = (struct jit_near){.slot = slot[i],
-					.first = k == groups[i].first,
-					.write = groups[i].write,
-					.before = (uint8_t)(at[k] - groups[i].lo),
-					.span = (uint8_t)(groups[i].hi - groups[i].lo)};
+				t->near[k] = (struct jit_near){.slot = g->slot,
+					.first = k == g->first && !early,
+					.early = early,
+					.write = g->write,
+					.before = (uint8_t)(at[k] - g->lo),
+					.span = (uint8_t)(g->hi - g->lo)};
 		}
 	}
 }
@@ -146,8 +182,9 @@ static bool follow(struct values *v, const struct rv64_insn *in)
 	return rv64_writes_only_x(in);
 }
 
-void jit_find_near(struct jit_tr *t, const struct jit_block *b, unsigned insns)
+void jit_find_near(struct jit_tr *t, const struct jit_block *b)
 {
+	unsigned insns = b->n * b->copies;
 	struct group groups[GROUPS];
 	uint8_t of[JIT_BLOCK_INSNS] = {0};
 	int32_t at[JIT_BLOCK_INSNS];
@@ -212,36 +249,42 @@ static int address_in(struct jit_tr *t, unsigned rs1, int32_t imm)
 	return RAX;
 }
 
-/* rcx = offset of the TLB's slot for the address in `reg`. */
-static void slot_of(struct x86 *a, int reg)
+/* rcx = offset of the TLB's slot for the address in `reg`; its address, where JIT_TLB is given away. */
+static void slot_of(struct jit_tr *t, int reg)
 {
+	struct x86 *a = &t->a;
+
 	x86_rorx(a, X86_32, RCX, x86_reg(reg), PAGE_SHIFT - 4);
 	x86_alu_i(a, X86_32, ALU_AND, x86_reg(RCX), (TLB_SIZE - 1) << 4);
+	if (t->nholds)
+		x86_alu(a, X86_64, ALU_ADD, RCX, HART(cur));
 }
 
-static struct x86_rm entry(bool write, size_t field)
+static struct x86_rm entry(const struct jit_tr *t, bool write, size_t field)
 {
-	return x86_sib(JIT_TLB, RCX, 0,
-		(int32_t)((write ? offsetof(struct tlb, w) : offsetof(struct tlb, r)) + field));
+	int32_t at = (int32_t)((write ? offsetof(struct tlb, w) : offsetof(struct tlb, r)) + field);
+
+	return t->nholds ? x86_mem(RCX, at) : x86_sib(JIT_TLB, RCX, 0, at);
 }
 
 #define TAG offsetof(struct tlb_entry, tag)
 #define ADD offsetof(struct tlb_entry, add)
 
 /* rcx = the difference for the page of [reg, reg + span); the jump when there is none. */
-static uint8_t *look(struct x86 *a, int reg, unsigned span, bool write)
+static uint8_t *look(struct jit_tr *t, int reg, unsigned span, bool write)
 {
+	struct x86 *a = &t->a;
 	uint8_t *miss;
 
-	slot_of(a, reg);
+	slot_of(t, reg);
 	if (span > 1)
 		x86_lea(a, RDX, x86_mem(reg, (int32_t)span - 1));
 	else
 		x86_mov(a, RDX, reg);
 	x86_alu_i(a, X86_64, ALU_AND, x86_reg(RDX), -(int32_t)PAGE_SIZE);
-	x86_alu(a, X86_64, ALU_CMP, RDX, entry(write, TAG));
+	x86_alu(a, X86_64, ALU_CMP, RDX, entry(t, write, TAG));
 	miss = x86_jcc(a, CC_NE, NULL);
-	x86_load(a, X86_64, RCX, entry(write, ADD));
+	x86_load(a, X86_64, RCX, entry(t, write, ADD));
 	return miss;
 }
 
@@ -252,7 +295,12 @@ static struct x86_rm site(size_t array, unsigned size, unsigned slot)
 
 #define SITE(field, slot) \
 	site(offsetof(struct hart, j.field), sizeof(((struct hart *)0)->j.field[0]), slot)
-#define SITE_LIMIT (PAGE_SIZE + 1 - NEAR_SPAN)
+/* Slots are for short spans or for long ones: how many bytes may begin at an access's place. */
+#define SHORT_SPAN 32
+static unsigned site_span(unsigned span)
+{
+	return span > SHORT_SPAN ? NEAR_SPAN : SHORT_SPAN;
+}
 
 /* arg[0]: host register of the address; arg[1]: span, site << 16, write << 24. Finds the page in the TLB, and remembers it. */
 static void cold_site(struct jit_tr *t, struct jit_cold *c)
@@ -262,18 +310,18 @@ static void cold_site(struct jit_tr *t, struct jit_cold *c)
 
 	x86_alu_i(a, X86_32, ALU_ADD, SITE(site_missed, slot), 1);
 	/* The end of the access itself comes next in the list. */
-	c[1].from = look(a, (int)c->arg[0], span, c->arg[1] >> 24);
+	c[1].from = look(t, (int)c->arg[0], span, c->arg[1] >> 24);
 	x86_store(a, X86_64, SITE(site_tag, slot), RDX);
-	x86_store_i(a, X86_32, SITE(site_limit, slot), SITE_LIMIT);
+	x86_store_i(a, X86_64, SITE(site_limit, slot), (int32_t)(PAGE_SIZE + 1 - site_span(span)));
 	x86_store(a, X86_64, SITE(site_add, slot), RCX);
 	x86_jmp(a, c->back);
 }
 
 /*
  * look() for hot code: what the same access found last time is tried first. Then the difference does not wait for the address, and
- * there is no slot to work out. alone: an access of a power of two, which is aligned or else looked up.
+ * there is no slot to work out. alone: an access of a power of two, which is aligned or else looked up. The difference comes into `to`.
  */
-static uint8_t *look_again(struct jit_tr *t, int reg, unsigned span, bool write, bool alone)
+static uint8_t *look_again(struct jit_tr *t, int reg, unsigned span, bool write, bool alone, int to)
 {
 	struct x86 *a = &t->a;
 	struct jit_cold *c;
@@ -281,10 +329,13 @@ static uint8_t *look_again(struct jit_tr *t, int reg, unsigned span, bool write,
 	unsigned slot;
 
 	if (t->tier < 2 || t->nsites == ARRAY_SIZE(t->sites) ||
-		jit_bad_site(t->j, t->page + t->insn->off))
-		return look(a, reg, span, write);
+		jit_bad_site(t->j, t->page + t->insn->off)) {
+		from = look(t, reg, span, write);
+		x86_mov(a, to, RCX);
+		return from;
+	}
 	/* Slots are for reads or for writes: that a page can be read says nothing about writing. */
-	slot = t->next_site++ % (JIT_SITES / 2) * 2 + write;
+	slot = t->next_site++ % (JIT_SITES / 4) * 4 + (span > SHORT_SPAN) * 2 + write;
 	t->sites[t->nsites++] = (struct jit_site){.off = t->insn->off, .slot = (uint8_t)slot};
 	if (alone) {
 		x86_op(a, X86_64, 0xc7, 0, x86_reg(RDX));
@@ -295,12 +346,11 @@ static uint8_t *look_again(struct jit_tr *t, int reg, unsigned span, bool write,
 	} else {
 		x86_mov(a, RDX, reg);
 		x86_alu(a, X86_64, ALU_SUB, RDX, SITE(site_tag, slot));
-		x86_load(a, X86_32, RCX, SITE(site_limit, slot));
-		x86_alu(a, X86_64, ALU_CMP, RDX, x86_reg(RCX));
+		x86_alu(a, X86_64, ALU_CMP, RDX, SITE(site_limit, slot));
 		from = x86_jcc(a, CC_AE, NULL);
 	}
-	x86_load(a, X86_64, RCX, SITE(site_add, slot));
 	c = jit_cold(t, COLD_CUSTOM, from);
+	x86_load(a, X86_64, to, SITE(site_add, slot));
 	c->custom = cold_site;
 	c->low = 0; /* nothing leaves here */
 	c->fp = (struct jit_fp){0};
@@ -309,9 +359,22 @@ static uint8_t *look_again(struct jit_tr *t, int reg, unsigned span, bool write,
 	return from;
 }
 
-static struct x86_rm near_slot(unsigned slot)
+/* The slot's difference = `reg`. */
+static void put_near(struct jit_tr *t, unsigned slot, int reg)
 {
-	return x86_mem(RBP, (int32_t)(offsetof(struct hart, j.near) + 8 * (slot - 1)) - JIT_BIAS);
+	if (t->near_host[slot])
+		x86_mov(&t->a, t->near_host[slot], reg);
+	else
+		x86_store(&t->a, X86_64, jit_near_home(slot), reg);
+}
+
+/* A register that has it: its own, or rcx. */
+static int get_near(struct jit_tr *t, unsigned slot)
+{
+	if (t->near_host[slot])
+		return t->near_host[slot];
+	x86_load(&t->a, X86_64, RCX, jit_near_home(slot));
+	return RCX;
 }
 
 /* Accesses that could not share a look do their own, and all that rely on the same test. */
@@ -319,8 +382,10 @@ static void cold_alone(struct jit_tr *t, struct jit_cold *c)
 {
 	unsigned slot = c->arg[1] & 0xff, chain = (unsigned)(c->arg[1] >> 8);
 
-	if (slot)
-		x86_store_i(&t->a, X86_64, near_slot(slot), 0);
+	if (slot && t->near_host[slot])
+		x86_zero(&t->a, t->near_host[slot]);
+	else if (slot)
+		x86_store_i(&t->a, X86_64, jit_near_home(slot), 0);
 	t->insn = (const struct jit_insn *)c->arg[0];
 	t->left = c->a >> 12 & 0xff;
 	t->alone = true;
@@ -344,6 +409,45 @@ static unsigned chain_of(const struct jit_tr *t)
 	return n;
 }
 
+/* A look at the block's start has failed: arg[0] is the block. */
+static void cold_early(struct jit_tr *t, struct jit_cold *c)
+{
+	struct jit_block *b = &t->blocks[c->arg[0]];
+
+	if (b->slow)
+		x86_jmp(&t->a, b->slow);
+	else
+		jit_emit_slow(t, b);
+}
+
+void jit_emit_early(struct jit_tr *t, unsigned number)
+{
+	struct jit_block *b = &t->blocks[number];
+
+	for (struct jit_early *e = t->early; e < t->early + t->nearly; e++) {
+		int reg = address_in(t, e->reg, e->lo), near = t->near_host[e->slot];
+		struct jit_cold *c;
+		uint8_t *miss;
+
+		t->insn = &t->sorted[b->first + e->index % b->n];
+		miss = look_again(t, reg, e->span, e->write, false, near ? near : RCX);
+		if (!near)
+			put_near(t, e->slot, RCX);
+		c = jit_cold(t, COLD_CUSTOM, miss);
+		c->custom = cold_early;
+		c->arg[0] = number;
+	}
+}
+
+/* [rs1 + imm] with the difference in a register. */
+static struct x86_rm with(struct jit_tr *t, unsigned rs1, int32_t imm, int near)
+{
+	if (t->map[rs1])
+		return x86_sib(t->map[rs1], near, 0, imm);
+	jit_emit_va(t, rs1, imm);
+	return x86_sib(RAX, near, 0, 0);
+}
+
 struct jit_cold *jit_emit_access(struct jit_tr *t, unsigned rs1, int32_t imm, unsigned size,
 	bool write, uint32_t what, struct x86_rm *m)
 {
@@ -355,34 +459,33 @@ struct jit_cold *jit_emit_access(struct jit_tr *t, unsigned rs1, int32_t imm, un
 
 	if (t->alone || !n->slot) {
 		reg = address_in(t, rs1, imm);
-		miss = t->alone ? look(a, reg, size, write) : look_again(t, reg, size, write, true);
+		miss = t->alone ? look(t, reg, size, write)
+				: look_again(t, reg, size, write, true, RCX);
 		*m = x86_sib(reg, RCX, 0, 0);
 		c = jit_cold(t, COLD_MEM, miss);
 		c->b = what;
 		c->arg[0] = (unsigned)reg;
 		return c;
 	}
+	if (n->early) {
+		*m = with(t, rs1, imm,
+			n->chained && !t->near_host[n->slot] ? RCX : get_near(t, n->slot));
+		return &t->nowhere;
+	}
 	if (n->chained) {
-		reg = t->map[rs1];
-		if (!reg)
-			jit_emit_va(t, rs1, imm);
-		*m = reg ? x86_sib(reg, RCX, 0, imm) : x86_sib(RAX, RCX, 0, 0);
+		*m = with(t, rs1, imm, t->near_host[n->slot] ? t->near_host[n->slot] : RCX);
 		return t->chain;
 	}
 	if (n->first) {
 		reg = address_in(t, rs1, imm - n->before);
-		miss = look_again(t, reg, n->span, n->write, false);
-		x86_store(a, X86_64, near_slot(n->slot), RCX);
+		miss = look_again(t, reg, n->span, n->write, false, RCX);
+		put_near(t, n->slot, RCX);
 		*m = x86_sib(reg, RCX, 0, n->before);
 	} else {
-		x86_load(a, X86_64, RCX, near_slot(n->slot));
-		if (t->map[rs1]) {
-			*m = x86_sib(t->map[rs1], RCX, 0, imm);
-		} else {
-			jit_emit_va(t, rs1, imm);
-			*m = x86_sib(RAX, RCX, 0, 0);
-		}
-		x86_test(a, X86_64, RCX, RCX);
+		int near = get_near(t, n->slot);
+
+		*m = with(t, rs1, imm, near);
+		x86_test(a, X86_64, near, near);
 		miss = x86_jcc(a, CC_E, NULL);
 	}
 	c = jit_cold(t, COLD_CUSTOM, miss);
@@ -401,12 +504,12 @@ struct jit_cold *jit_emit_aligned(struct jit_tr *t, unsigned rs1, unsigned size,
 	jit_emit_va(t, rs1, 0);
 	if (size > 8)
 		x86_alu_i(a, X86_64, ALU_AND, x86_reg(RAX), -(int32_t)size);
-	slot_of(a, RAX);
+	slot_of(t, RAX);
 	x86_op(a, X86_64, 0xc7, 0, x86_reg(RDX));
 	x86_u32(a, (uint32_t)(int32_t)(~(int64_t)PAGE_MASK | (int64_t)(size - 1)));
 	x86_alu(a, X86_64, ALU_AND, RDX, x86_reg(RAX));
-	x86_alu(a, X86_64, ALU_CMP, RDX, entry(write, TAG));
+	x86_alu(a, X86_64, ALU_CMP, RDX, entry(t, write, TAG));
 	c = jit_cold(t, COLD_OP, x86_jcc(a, CC_NE, NULL));
-	x86_alu(a, X86_64, ALU_ADD, RAX, entry(write, ADD));
+	x86_alu(a, X86_64, ALU_ADD, RAX, entry(t, write, ADD));
 	return c;
 }

@@ -27,7 +27,7 @@
 
 #define JIT_BIAS 128 /* rbp = hart + bias: hart.x[] is reached with one byte of displacement */
 #define HART(field) x86_mem(RBP, (int32_t)offsetof(struct hart, field) - JIT_BIAS)
-#define JIT_TLB R15
+#define JIT_TLB R15 /* but in a region that has given it to jit_tr.holds */
 #define JIT_FUEL R12 /* hart.j.fuel, while translated code runs */
 
 /*
@@ -346,7 +346,10 @@ struct jit_block {
 	uint16_t next; /* offset behind it */
 	enum jit_end end;
 	uint8_t depth; /* of loops; second tier */
+	uint8_t copies; /* that it is made of: more for a loop of this one block */
 	uint8_t *code; /* by the region's mapping */
+	uint8_t *
+		slow; /* the same, each access with a look of its own: where the looks at its start fail */
 	uint8_t *entry; /* by the common one: from outside, and after calls */
 };
 
@@ -404,6 +407,13 @@ struct jit_tr {
 		uint8_t theirs, ours; /* by the common mapping, by this region's */
 	} swaps[10], fswaps[13];
 	unsigned nswaps, nfswaps;
+	/* Host registers that hold hart.j.near[slot - 1], and what they hold by the common mapping: a guest register, or 0, the TLB. */
+	struct jit_hold {
+		int8_t host;
+		uint8_t slot, theirs;
+	} holds[3];
+	unsigned nholds;
+	int8_t near_host[JIT_NEAR + 1]; /* of slot; 0: it is in the hart */
 	struct jit_site sites[128];
 	unsigned nsites, next_site;
 	uint32_t fp; /* context */
@@ -425,15 +435,15 @@ struct jit_tr {
 		uint8_t *at;
 		uint16_t target;
 		bool entry; /* of a call: by the common mapping */
-	} fixes[2 * JIT_REGION_BLOCKS];
+	} fixes[4 * JIT_REGION_BLOCKS];
 	unsigned nfixes;
-	struct jit_cold colds[4 * JIT_REGION_INSNS];
+	struct jit_cold colds[8 * JIT_REGION_INSNS];
 	unsigned ncolds;
 	struct {
 		uint8_t *at;
 		uint8_t *unlinked;
 		uint16_t target;
-	} links[2 * JIT_REGION_BLOCKS];
+	} links[4 * JIT_REGION_BLOCKS];
 	unsigned nlinks;
 	struct rv64_block *ops[JIT_REGION_INSNS];
 	unsigned nops;
@@ -458,9 +468,20 @@ struct jit_tr {
 		uint8_t slot; /* of hart.j.near, from 1; 0: alone */
 		bool first, write; /* looks for all; some store */
 		bool chained; /* right behind another with the same slot */
+		bool early; /* the block's start has looked, and it is there */
 		uint8_t before, span; /* bytes: from the lowest of all to this one; of all */
 	} near[JIT_BLOCK_INSNS + 1];
 	struct jit_cold *chain; /* of the access before this one */
+	/* Looks at the block's start: for [reg + lo, reg + lo + span). */
+	struct jit_early {
+		uint8_t slot, reg, n; /* n: accesses */
+		uint8_t span;
+		bool write;
+		uint16_t index; /* of the first access */
+		int32_t lo;
+	} early[JIT_NEAR];
+	unsigned nearly;
+	struct jit_cold nowhere; /* of accesses that cannot miss */
 };
 
 static inline struct x86_rm jit_x(const struct jit_tr *t, unsigned r)
@@ -554,8 +575,16 @@ struct jit_cold *jit_emit_access(struct jit_tr *t, unsigned rs1, int32_t imm, un
  * in which rs1 points.
  */
 struct jit_cold *jit_emit_aligned(struct jit_tr *t, unsigned rs1, unsigned size, bool write);
-/* Before a block is made: which of its accesses share a look at the TLB. insns: its instructions, or a multiple of b->n, for a loop. */
-void jit_find_near(struct jit_tr *t, const struct jit_block *b, unsigned insns);
+/* Before a block is made: which of its accesses share a look at the TLB. */
+void jit_find_near(struct jit_tr *t, const struct jit_block *b);
+/* At the start of block `number`: the looks that are made there. */
+void jit_emit_early(struct jit_tr *t, unsigned number);
+/* Where the block's slow form is to be made, out of line. */
+void jit_emit_slow(struct jit_tr *t, struct jit_block *b);
+static inline struct x86_rm jit_near_home(unsigned slot)
+{
+	return x86_mem(RBP, (int32_t)(offsetof(struct hart, j.near) + 8 * (slot - 1)) - JIT_BIAS);
+}
 static inline void jit_back(struct jit_tr *t, struct jit_cold *c)
 {
 	c->back = t->a.p;

@@ -55,7 +55,7 @@ static void forget_sites(struct x86 *a)
 	for (unsigned i = 0; i < JIT_SITES * 8; i += 32)
 		x86_vex(a, 0, 1, 2, 1, 0x7f, 0, 0, x86_mem(RBP, tags + (int32_t)i)); /* vmovdqu */
 	x86_vex(a, 0, 1, 1, 1, 0xef, 0, 0, x86_reg(0)); /* vpxor */
-	for (unsigned i = 0; i < JIT_SITES * 4; i += 32)
+	for (unsigned i = 0; i < JIT_SITES * 8; i += 32)
 		x86_vex(a, 0, 1, 2, 1, 0x7f, 0, 0, x86_mem(RBP, limits + (int32_t)i));
 	x86_bytes(a, (const uint8_t[]){0xc5, 0xf8, 0x77}, 3); /* vzeroupper */
 }

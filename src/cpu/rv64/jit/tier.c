@@ -201,9 +201,46 @@ static unsigned exchange(
 	return n;
 }
 
+/*
+ * Host registers for what the looks at blocks' starts find: the TLB's, which only looks out of line want then, and those of the common
+ * mapping that are used less than they are worth. cost: of loading one when the region is left.
+ */
+static void hold(struct jit_tr *t, const uint64_t *near, const uint64_t *uses, uint64_t cost)
+{
+	bool held[JIT_NEAR + 1] = {false};
+
+	while (t->nholds < ARRAY_SIZE(t->holds)) {
+		unsigned slot = 0, out = 0;
+		struct jit_hold *h = &t->holds[t->nholds];
+
+		for (unsigned s = 1; s <= JIT_NEAR; s++)
+			if (near[s] && !held[s] && (!slot || near[s] > near[slot]))
+				slot = s;
+		for (unsigned r = 1; r < 32 && t->nholds; r++) {
+			bool swapped = false;
+
+			for (unsigned i = 0; i < t->nswaps; i++)
+				swapped |= t->swaps[i].ours == r;
+			if (t->map[r] && !swapped && (!out || uses[r] < uses[out]))
+				out = r;
+		}
+		if (!slot || (t->nholds && !out))
+			return;
+		if (near[slot] <= (out ? uses[out] + 2 * cost : cost))
+			return;
+		h->host = out ? t->map[out] : JIT_TLB;
+		h->slot = (uint8_t)slot;
+		h->theirs = (uint8_t)out;
+		t->map[out] = 0;
+		t->near_host[slot] = h->host;
+		held[slot] = true;
+		t->nholds++;
+	}
+}
+
 void jit_choose_map(struct jit_tr *t)
 {
-	uint64_t x[32] = {0}, f[32] = {0}, cost = 0;
+	uint64_t x[32] = {0}, f[32] = {0}, near[JIT_NEAR + 1] = {0}, cost = 0;
 
 	memcpy(t->map, jit_map, sizeof(jit_map));
 	memcpy(t->fmap, jit_fmap, sizeof(jit_fmap));
@@ -214,6 +251,9 @@ void jit_choose_map(struct jit_tr *t)
 
 		/* A register costs a store and a load each way. */
 		cost += weight * crossings(t, b) / 8 * 4;
+		jit_find_near(t, b);
+		for (unsigned k = 0; k < t->nearly; k++)
+			near[t->early[k].slot] += weight * (t->early[k].n + 1u) / b->copies;
 		for (unsigned k = 0; k < b->n; k++) {
 			const struct rv64_insn *in = &t->sorted[b->first + k].in;
 			struct operands o = operands_of(in);
@@ -229,6 +269,7 @@ void jit_choose_map(struct jit_tr *t)
 	t->nswaps = exchange(x, cost, t->map, t->swaps, ARRAY_SIZE(t->swaps));
 	if (t->fp && t->uses_fp)
 		t->nfswaps = exchange(f, cost, t->fmap, t->fswaps, ARRAY_SIZE(t->fswaps));
+	hold(t, near, x, cost / 4);
 }
 
 bool jit_hot_has_left(const struct jit *j, uint64_t since)
@@ -254,12 +295,13 @@ bool jit_bad_site(const struct jit *j, uint64_t pa)
 static unsigned judge(struct hart *h, const struct jit_region *r)
 {
 	struct jit_hot *hot = h->j.jit->hot;
-	unsigned n = 0, many = h->slice / HOT_MISSES;
+	uint64_t many = (h->instret - h->j.sampled) / HOT_MISSES;
+	unsigned n = 0;
 
 	for (unsigned i = 0; i < r->nsites; i++) {
 		uint32_t at = bad_index(r->page + r->sites[i].off);
 
-		if (h->j.site_missed[r->sites[i].slot] < MAX(many, 4u))
+		if (h->j.site_missed[r->sites[i].slot] < MAX(many, 4ull))
 			continue;
 		n++;
 		__atomic_fetch_or(&hot->bad[at / 8], 1u << at % 8, __ATOMIC_RELAXED);
@@ -459,6 +501,7 @@ void jit_sample(struct hart *h)
 		unsigned bad = judge(h, e->region);
 
 		memset(h->j.site_missed, 0, sizeof(h->j.site_missed));
+		h->j.sampled = h->instret;
 		if (!bad || ++e->region->strikes < HOT_STRIKES)
 			return;
 		e->region->strikes = 0;

@@ -103,6 +103,12 @@ static void swap(struct jit_tr *t, bool out)
 {
 	struct x86 *a = &t->a;
 
+	for (const struct jit_hold *h = t->holds; h < t->holds + t->nholds; h++) {
+		if (out)
+			x86_load(a, X86_64, h->host, h->theirs ? jit_home(h->theirs) : HART(cur));
+		else if (h->theirs)
+			x86_store(a, X86_64, jit_home(h->theirs), h->host);
+	}
 	for (unsigned i = 0; i < t->nswaps; i++)
 		x86_store(a, X86_64, jit_home(out ? t->swaps[i].ours : t->swaps[i].theirs),
 			t->swaps[i].host);
@@ -129,7 +135,19 @@ void jit_swap_in(struct jit_tr *t)
 
 static bool swaps(const struct jit_tr *t)
 {
-	return t->nswaps || t->nfswaps;
+	return t->nswaps || t->nfswaps || t->nholds;
+}
+
+/* To C, by a stub, and back. */
+static void call_stub(struct jit_tr *t, const uint8_t *stub)
+{
+	for (const struct jit_hold *h = t->holds; h < t->holds + t->nholds; h++)
+		x86_store(&t->a, X86_64, jit_near_home(h->slot), h->host);
+	jit_swap_out(t);
+	x86_call(&t->a, stub);
+	jit_swap_in(t);
+	for (const struct jit_hold *h = t->holds; h < t->holds + t->nholds; h++)
+		x86_load(&t->a, X86_64, h->host, jit_near_home(h->slot));
 }
 
 /* ---- ways out of line ---- */
@@ -171,9 +189,7 @@ static void call_op(struct jit_tr *t, uint32_t where, struct rv64_block *b)
 	b = keep_op(t, b);
 	x86_mov_i(&t->a, RAX, (uintptr_t)b);
 	x86_mov_i(&t->a, RDX, where);
-	jit_swap_out(t);
-	x86_call(&t->a, t->j->slow_op);
-	jit_swap_in(t);
+	call_stub(t, t->j->slow_op);
 }
 
 void jit_emit_op(struct jit_tr *t)
@@ -449,7 +465,9 @@ static void one(struct jit_tr *t)
 static unsigned copies_of(struct jit_tr *t, const struct jit_block *b)
 {
 	const struct jit_insn *end = &t->sorted[b->first + b->n - 1];
-	unsigned copies = b->n <= JIT_LOOP_INSNS / 4 ? 4 : b->n <= JIT_LOOP_INSNS / 2 ? 2 : 1;
+	unsigned copies = JIT_LOOP_INSNS / b->n;
+
+	copies = copies >= 8 ? 8 : copies >= 4 ? 4 : copies >= 2 ? 2 : 1;
 
 	if (b->end != END_BRANCH || end->off + end->in.imm != b->off)
 		return 1;
@@ -457,6 +475,53 @@ static unsigned copies_of(struct jit_tr *t, const struct jit_block *b)
 		return 1;
 	t->repeated += (copies - 1) * b->n;
 	return copies;
+}
+
+static void begin_block(struct jit_tr *t)
+{
+	t->insn = NULL;
+	t->known = t->sx = 1;
+	t->low = 0;
+	t->value[0] = 0;
+	t->boxed = 0;
+	t->fp_late = (struct jit_fp){0};
+}
+
+static void end_block(struct jit_tr *t, const struct jit_block *b, bool last)
+{
+	if (b->end == END_BRANCH || b->end == END_JAL || b->end == END_JALR) {
+		finish(t, b, last);
+		return;
+	}
+	jit_full_all(t);
+	if (b->end == END_FALL && last)
+		go(t, JUMP, 0, b->next);
+	else if (b->end == END_STOP)
+		x86_u8(&t->a, 0x0f), x86_u8(&t->a, 0x0b); /* ud2: never reached */
+}
+
+static bool jumps(const struct jit_block *b)
+{
+	return b->end == END_BRANCH || b->end == END_JAL || b->end == END_JALR;
+}
+
+void jit_emit_slow(struct jit_tr *t, struct jit_block *b)
+{
+	b->slow = t->a.p;
+	begin_block(t);
+	if (b->copies > 1)
+		x86_alu_i(&t->a, X86_32, ALU_ADD, x86_reg(JIT_FUEL), (b->copies - 1) * b->n);
+	t->alone = true;
+	for (unsigned i = 0; i < b->n; i++) {
+		t->insn = &t->sorted[b->first + i];
+		t->left = b->n - i;
+		t->index = i;
+		if (i + 1 < b->n || !jumps(b))
+			one(t);
+	}
+	end_block(t, b, true);
+	t->alone = false;
+	begin_block(t);
 }
 
 static void cold_loop_ends(struct jit_tr *t, struct jit_cold *c)
@@ -482,39 +547,28 @@ static void loop_on(struct jit_tr *t, const struct jit_block *b)
 
 static void block(struct jit_tr *t, struct jit_block *b, bool last)
 {
-	bool jumps = b->end == END_BRANCH || b->end == END_JAL || b->end == END_JALR;
-	unsigned n = b->n * copies_of(t, b);
+	unsigned n = b->n * b->copies;
 	struct jit_cold *c;
 
 	b->code = t->a.p;
-	t->insn = NULL;
-	t->known = t->sx = 1;
-	t->low = 0;
-	t->value[0] = 0;
-	t->boxed = 0;
-	t->fp_late = (struct jit_fp){0};
-	jit_find_near(t, b, n);
+	b->slow = NULL;
+	begin_block(t);
+	jit_find_near(t, b);
 	x86_alu_i(&t->a, X86_32, ALU_SUB, x86_reg(JIT_FUEL), (int32_t)n);
 	c = jit_cold(t, COLD_FUEL, x86_jcc(&t->a, CC_S, NULL));
 	c->a = b->off;
 	c->b = n;
+	jit_emit_early(t, (unsigned)(b - t->blocks));
 	for (unsigned i = 0; i < n; i++) {
 		t->insn = &t->sorted[b->first + i % b->n];
 		t->left = n - i;
 		t->index = i;
-		if ((i + 1) % b->n || !jumps)
+		if ((i + 1) % b->n || !jumps(b))
 			one(t);
 		else if (i + 1 < n)
 			loop_on(t, b);
 	}
-	if (!jumps)
-		jit_full_all(t);
-	if (jumps)
-		finish(t, b, last);
-	else if (b->end == END_FALL && last)
-		go(t, JUMP, 0, b->next);
-	else if (b->end == END_STOP)
-		x86_u8(&t->a, 0x0f), x86_u8(&t->a, 0x0b); /* ud2: never reached */
+	end_block(t, b, last);
 }
 
 static void emit_cold(struct jit_tr *t, struct jit_cold *c)
@@ -536,9 +590,7 @@ static void emit_cold(struct jit_tr *t, struct jit_cold *c)
 		x86_mov(a, RAX, (int)c->arg[0]);
 		x86_mov_i(a, RDX, c->a);
 		x86_mov_i(a, RCX, c->b);
-		jit_swap_out(t);
-		x86_call(a, t->j->slow_mem);
-		jit_swap_in(t);
+		call_stub(t, t->j->slow_mem);
 		x86_jmp(a, c->back);
 		break;
 	case COLD_OP:
@@ -662,11 +714,14 @@ bool jit_emit(struct jit_tr *t, uint8_t *code, uint64_t room)
 {
 	t->a = (struct x86){.p = code, .end = code + room};
 	t->ncolds = t->nfixes = t->nlinks = t->nops = t->repeated = 0;
-	t->nswaps = t->nfswaps = t->nsites = 0;
+	t->nswaps = t->nfswaps = t->nsites = t->nholds = 0;
+	memset(t->near_host, 0, sizeof(t->near_host));
 	t->uses_fp = false;
 	t->frm = t->fp & 7;
 	for (unsigned i = 0; i < t->ninsns && !t->uses_fp; i++)
 		t->uses_fp = rv64_is_fp(&t->sorted[i].in);
+	for (unsigned i = 0; i < t->nblocks; i++)
+		t->blocks[i].copies = (uint8_t)copies_of(t, &t->blocks[i]);
 	if (t->tier > 1)
 		jit_choose_map(t);
 	for (unsigned i = 0; i < t->nblocks && !t->a.full; i++) {
