@@ -79,7 +79,7 @@ def files():
 
 def left():
     """What is there that should not be; the keeper of an ended machine has a moment to go."""
-    end = time.monotonic() + 3
+    end = time.monotonic() + 30
     while processes() and time.monotonic() < end:
         time.sleep(0.05)
     return processes() + files()
