@@ -8,7 +8,7 @@
 #include "guest/common/text.h"
 
 /* The board. */
-extern const uint64_t isa_ecam, isa_pci_window;
+extern const uint64_t isa_ram, isa_ecam, isa_pci_window;
 extern const uint64_t isa_second; /* of isa_ticks(), about */
 
 enum isa_event { EV_BREAK, EV_UNDEFINED, EV_PAGE, EV_TIMER, EV_IPI, EV_MESSAGE, EVENTS };
@@ -33,9 +33,19 @@ void isa_wait(void);
 /* What a device must write for EV_MESSAGE on processor 0. */
 void isa_message(uint64_t *address, uint32_t *data);
 
-/* Another processor runs fn(cpu), once; afterwards IPIs reach it while it is in isa_wait(). False: there is no such processor. */
+/* Behind the RAM that follows isa_ram. */
+uint64_t isa_memory_end(void);
+
+#define ISA_VECTOR_WORDS 64
+/* Into or out of this processor's floating-point or vector registers, which nothing else here uses. Returns how many words they are; v may be NULL. */
+unsigned isa_vectors(int store, uint64_t *v);
+
+/* Another processor runs fn(cpu), which must have returned from the one before; afterwards IPIs reach it while it is in isa_wait(). False: there is no such processor. */
 int isa_start(unsigned cpu, void (*fn)(unsigned cpu));
 void isa_ipi(unsigned cpu);
+
+/* Does not return. RAM that no program is loaded to keeps its contents. */
+void isa_reboot(void) __attribute__((noreturn));
 
 /* A byte register of the UART that holds what is written. */
 uint8_t isa_scratch(int write, uint8_t v);

@@ -1,17 +1,23 @@
 /* What bare guests of either ISA share: text, verdict, and what the compiler may call. */
 #include "guest/common/text.h"
 
+void (*text_also)(const char *s);
+
 void put_text(const char *s)
 {
+	if (text_also)
+		text_also(s);
 	while (*s)
 		put_char(*s++);
 }
 
 void put_hex(uint64_t v)
 {
-	put_text("0x");
-	for (int i = 60; i >= 0; i -= 4)
-		put_char("0123456789abcdef"[(v >> i) & 15]);
+	char buf[19] = "0x";
+
+	for (unsigned i = 0; i < 16; i++)
+		buf[2 + i] = "0123456789abcdef"[(v >> (60 - 4 * i)) & 15];
+	put_text(buf);
 }
 
 void put_dec(uint64_t v)
@@ -29,6 +35,10 @@ void put_dec(uint64_t v)
 
 void fail(const char *what, uint64_t value)
 {
+	static int failed;
+
+	if (failed++)
+		text_also = 0; /* that is what failed now */
 	put_text("FAIL ");
 	put_text(what);
 	put_text(" ");

@@ -8,6 +8,8 @@
 
 void put_char(char c);
 void put_text(const char *s);
+/* Where put_text() writes, too; NULL: nowhere else. */
+extern void (*text_also)(const char *s);
 void put_hex(uint64_t v);
 void put_dec(uint64_t v);
 

@@ -11,11 +11,12 @@
 #define IMSIC 0x24000000ul
 #define MESSAGE 7
 
-const uint64_t isa_ecam = 0x30000000, isa_pci_window = 0x40000000, isa_second = 10000000;
+const uint64_t isa_ram = 0x80000000, isa_ecam = 0x30000000, isa_pci_window = 0x40000000,
+	       isa_second = 10000000;
 volatile uint64_t isa_count[EVENTS];
 volatile uint64_t isa_fault_address;
 volatile int isa_fault_write;
-static volatile uint64_t here[16];
+static volatile uint64_t here[16], nobody;
 static void (*volatile job[16])(unsigned);
 static uint64_t tables[512] __attribute__((aligned(4096)));
 
@@ -66,6 +67,9 @@ uint64_t trap(uint64_t cause, uint64_t epc, uint64_t tval, uint64_t *regs)
 		return epc;
 	}
 	switch (cause) {
+	case 5:
+		nobody = 1;
+		break;
 	case 3:
 		event(EV_BREAK);
 		break;
@@ -124,20 +128,9 @@ void isa_touch(uint64_t address, int write)
 	csr_write(satp, 0);
 }
 
-static void receive(void)
-{
-	uint64_t hart = csr_read(mhartid);
-
-	__asm__ volatile("csrw 0x350, %0\n csrw 0x351, %1" ::"r"(0x70ul), "r"(1ul));
-	__asm__ volatile("csrw 0x350, %0\n csrw 0x351, %1" ::"r"(0x72ul), "r"(0ul));
-	__asm__ volatile("csrw 0x350, %0\n csrw 0x351, %1" ::"r"(0xc0ul), "r"(1ul << MESSAGE));
-	csr_write(mie, 1 << 3 | 1 << 7 | 1 << 11);
-	here[hart] = 1;
-}
-
 void isa_timer_in(uint64_t microseconds)
 {
-	receive();
+	csr_set(mie, 1 << 7);
 	MTIMECMP(csr_read(mhartid)) = isa_ticks() + microseconds * 10;
 }
 
@@ -150,7 +143,10 @@ void isa_wait(void)
 
 void isa_message(uint64_t *address, uint32_t *data)
 {
-	receive();
+	__asm__ volatile("csrw 0x350, %0\n csrw 0x351, %1" ::"r"(0x70ul), "r"(1ul));
+	__asm__ volatile("csrw 0x350, %0\n csrw 0x351, %1" ::"r"(0x72ul), "r"(0ul));
+	__asm__ volatile("csrw 0x350, %0\n csrw 0x351, %1" ::"r"(0xc0ul), "r"(1ul << MESSAGE));
+	csr_set(mie, 1 << 11);
 	*address = IMSIC;
 	*data = MESSAGE;
 }
@@ -158,12 +154,18 @@ void isa_message(uint64_t *address, uint32_t *data)
 /* Harts other than 0 come here from start.S. */
 static void wait_for_job(uint64_t hart)
 {
-	receive();
-	while (!job[hart])
-		isa_wait();
-	job[hart]((unsigned)hart);
-	for (;;)
-		__asm__ volatile("wfi");
+	csr_set(mie, 1 << 3);
+	here[hart] = 1;
+	for (;;) {
+		void (*fn)(unsigned) = job[hart];
+
+		if (fn) {
+			job[hart] = 0;
+			fn((unsigned)hart);
+		} else {
+			isa_wait();
+		}
+	}
 }
 
 int isa_start(unsigned cpu, void (*fn)(unsigned cpu))
@@ -184,6 +186,13 @@ void isa_ipi(unsigned cpu)
 	MSIP(cpu) = 1;
 }
 
+void isa_reboot(void)
+{
+	*(volatile uint32_t *)0x100000 = 0x7777;
+	for (;;)
+		__asm__ volatile("wfi");
+}
+
 uint8_t isa_scratch(int write, uint8_t v)
 {
 	volatile uint8_t *uart = (volatile uint8_t *)0x10000000;
@@ -191,6 +200,33 @@ uint8_t isa_scratch(int write, uint8_t v)
 	if (write)
 		uart[7] = v;
 	return uart[7];
+}
+
+uint64_t isa_memory_end(void)
+{
+	uint64_t at, v;
+
+	for (at = isa_ram, nobody = 0; !nobody; at += 16 << 20)
+		__asm__ volatile(".option push\n .option norvc\n ld %0, -8(%1)\n .option pop"
+				 : "=r"(v)
+				 : "r"(at + (16 << 20))
+				 : "memory");
+	return at - (16 << 20);
+}
+
+unsigned isa_vectors(int store, uint64_t *v)
+{
+	if (v && store)
+		__asm__ volatile(
+			".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,"
+			"25,26,27,28,29,30,31\n\tfsd f\\n, 8*\\n(%0)\n\t.endr" ::"r"(v)
+			: "memory");
+	else if (v)
+		__asm__ volatile(
+			".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,"
+			"25,26,27,28,29,30,31\n\tfld f\\n, 8*\\n(%0)\n\t.endr" ::"r"(v)
+			: "memory");
+	return 32;
 }
 
 int both(void);

@@ -11,12 +11,14 @@
 #define MESSAGE 0x42
 #define STARTUP 0x8000ul
 
-const uint64_t isa_ecam = 0xe0000000, isa_pci_window = 0xc0000000, isa_second = 2500000000;
+const uint64_t isa_ram = 0, isa_ecam = 0xe0000000, isa_pci_window = 0xc0000000,
+	       isa_second = 2500000000;
 volatile uint64_t isa_count[EVENTS];
 volatile uint64_t isa_fault_address;
 volatile int isa_fault_write;
 static void (*volatile job[4])(unsigned);
 static volatile int running[4];
+static int wide; /* there is AVX */
 static struct {
 	uint16_t low, selector, type, mid;
 	uint32_t high, zero;
@@ -132,9 +134,48 @@ uint64_t isa_nowhere(void)
 	return 0x2340001230;
 }
 
+uint64_t isa_memory_end(void)
+{
+	/* Linux' Documentation/arch/x86/zero-page.rst: the memory map and its length. */
+	const volatile uint8_t *zero_page = (const volatile uint8_t *)0x7000;
+	uint64_t end = 0;
+
+	for (unsigned i = 0; i < zero_page[0x1e8]; i++) {
+		const volatile uint32_t *e = (const volatile uint32_t *)(zero_page + 0x2d0 +
+									 20 * i);
+		uint64_t from = e[0] | (uint64_t)e[1] << 32, len = e[2] | (uint64_t)e[3] << 32;
+
+		if (e[4] == 1 && from <= 1 << 20)
+			end = from + len;
+	}
+	return end;
+}
+
+unsigned isa_vectors(int store, uint64_t *v)
+{
+	if (v)
+		user_run((wide ? 6 : 4) + (store ? 1 : 0), (uint64_t)v);
+	return wide ? 64 : 32;
+}
+
 void isa_touch(uint64_t address, int write)
 {
 	user_run(write ? 3 : 2, address);
+}
+
+/* SSE, and AVX where there is XSAVE (SDM volume 1, "Managing State Using the XSAVE Feature Set"). */
+static void vectors_on(void)
+{
+	uint32_t a = 1, b, c = 0, d;
+	uint64_t cr4;
+
+	__asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+	wide = c >> 26 & c >> 28 & 1;
+	__asm__ volatile("mov %%cr4, %0" : "=r"(cr4));
+	cr4 |= 3 << 9 | (wide ? 1 << 18 : 0);
+	__asm__ volatile("mov %0, %%cr4" ::"r"(cr4));
+	if (wide)
+		__asm__ volatile("xsetbv" ::"a"(7), "d"(0), "c"(0));
 }
 
 /* Each processor's own: segments, vectors, its APIC. */
@@ -218,6 +259,14 @@ void isa_ipi(unsigned cpu)
 	command(cpu, 0x4000 | IPI);
 }
 
+void isa_reboot(void)
+{
+	outb(0xcf9, 2);
+	outb(0xcf9, 6);
+	for (;;)
+		__asm__ volatile("cli; hlt");
+}
+
 uint8_t isa_scratch(int write, uint8_t v)
 {
 	if (write)
@@ -259,6 +308,7 @@ void enter(unsigned cpu)
 	set_up();
 	if (!cpu)
 		__asm__ volatile("ltr %w0" ::"r"(0x28));
+	vectors_on();
 	running[cpu & 3] = 1;
 	if (!cpu)
 		test_done(both());

@@ -86,7 +86,30 @@ user_entry:
 	cmp	$1, %edi
 	jb	1f
 	je	2f
-	cmp	$3, %edi
+	cmp	$4, %edi
+	jb	3f
+	je	4f
+	cmp	$6, %edi
+	jb	5f
+	je	6f
+	jmp	7f
+4:	.irp	n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15
+	movdqu	16*\n(%rsi), %xmm\n
+	.endr
+	jmp	user_out
+5:	.irp	n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15
+	movdqu	%xmm\n, 16*\n(%rsi)
+	.endr
+	jmp	user_out
+6:	.irp	n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15
+	vmovdqu	32*\n(%rsi), %ymm\n
+	.endr
+	jmp	user_out
+7:	.irp	n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15
+	vmovdqu	%ymm\n, 32*\n(%rsi)
+	.endr
+	jmp	user_out
+3:	cmp	$3, %edi
 	je	3f
 	mov	(%rsi), %rax
 	jmp	user_out

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-# time-limit: 120
-"""One guest (guest/common/both.c) on both engines: exceptions, timers, a second processor, message interrupts, accesses of each width,
-virtio-rng and virtio-blk. And which engine a machine gets when nobody says. kvm is left out only where there is no /dev/kvm."""
+# time-limit: 300
+"""One guest (guest/common/both.c) on both engines: exceptions, timers, a second processor, message interrupts, accesses of each width, aliases,
+a reboot, virtio rng, blk, net, console and balloon. Another (guest/common/stamp.c) is saved and restored in new processes. And which engine a
+machine gets when nobody says. kvm is left out only where there is no /dev/kvm."""
 import json
 import os
 import struct
@@ -9,13 +10,17 @@ import subprocess
 import sys
 import time
 
+sys.path.insert(0, os.path.join(os.environ['LODGE_TOP'], 'tests/lib'))
+from machine import Machine
+
 BUILD = os.environ['LODGE_BUILD']
 TMP = os.environ.get('LODGE_TMP', '.')
 VM = os.path.join(BUILD, 'src', 'vm', 'lodge-vm')
 LODGE = os.path.join(BUILD, 'src', 'cli', 'lodge')
 DISK = os.path.join(TMP, 'sectors.raw')
-RV64, X86 = (os.path.join(BUILD, 'guest', 'both-%s.elf' % isa) for isa in ('rv64', 'x86'))
-PARTS = ['widths', 'exceptions', 'timer', 'virtio-rng', 'virtio-blk']
+RV64, X86, STAMP_RV64, STAMP_X86 = (os.path.join(BUILD, 'guest', '%s-%s.elf' % (what, isa)) for what in ('both', 'stamp') for isa in ('rv64', 'x86'))
+PARTS = ['reboot', 'widths', 'exceptions', 'timer', 'virtio-rng', 'virtio-blk', 'virtio-net', 'virtio-balloon']
+LIVES = 30
 
 
 def show(ok, text, detail=''):
@@ -35,11 +40,46 @@ def run(argv, limit=60):
 
 
 def both(name, argv, cpus):
-    rc, text, seconds = run([VM, '--memory', '128M', '--smp', str(cpus), '--log-level', 'error', '--disk', DISK + ':raw,readonly'] + argv)
+    rc, text, seconds = run([VM, '--memory', '64M', '--smp', str(cpus), '--log-level', 'error', '--disk', DISK + ':raw,readonly', '--net', 'user'] + argv)
     lines = text.split('\n')
     want = PARTS + (['a second processor'] if cpus > 1 else [])
-    ok = rc == 0 and 'SUCCESS' in lines and all('ok ' + p in lines for p in want)
-    return show(ok, '%s, %d vCPUs: %d parts, %.1f s' % (name, cpus, sum(1 for x in lines if x.startswith('ok ')), seconds), text)
+    missing = [p for p in want if 'ok ' + p not in lines]
+    ok = rc == 0 and 'SUCCESS' in lines and not missing
+    return show(ok, '%s, %d vCPUs: %d parts, %.1f s' % (name, cpus, sum(1 for x in lines if x.startswith('ok ')), seconds), '%s\n%s' % (missing, text))
+
+
+def aliases(engine, guest):
+    rc, text, seconds = run([os.path.join(BUILD, 'tests', 'tools', 'alias-machine'), engine, guest])
+    return show(rc == 0 and 'ok aliases\n' in text and 'SUCCESS' in text, '%s: two addresses of one page' % engine, text)
+
+
+def console(engine, boot):
+    """The console is the virtio one, and so is what the guest says from then on."""
+    with Machine('--engine', engine, *boot, '--memory', '64M', '--console', 'virtio', name='console-' + engine) as m:
+        m.expect(b'marco', 30)
+        m.type('polo\n')
+        m.expect(b'heard polo', 30)
+        m.expect(b'SUCCESS', 60)
+        return show(m.wait(10) == 0, '%s: virtio-console' % engine)
+
+
+def generations(engine, boot):
+    """A guest that ticks with its vector registers in use, while its second processor writes all memory, lives in thirty processes."""
+    args = ['--engine', engine, *boot, '--memory', '16M', '--smp', '2']
+    stream = os.path.join(TMP, 'saved-' + engine)
+    for life in range(LIVES):
+        load = ['--load', stream] if life else []
+        with Machine(*args, *load, '--save-to', stream, name='life-%s-%d' % (engine, life)) as m:
+            words = m.expect(b'rounds', 60)
+            m.expect(b'\n', 60)
+            m.call('pause')
+            m.call('save')
+            if b'FAIL' in m.out:
+                return show(False, '%s: life %d' % (engine, life), m.out.decode())
+            if not life:
+                words = words.split(b'registers ')[1].split()[0].decode()
+                print('      %s: %s words in registers' % (engine, words))
+    return show(True, '%s: saved and restored in %d processes' % (engine, LIVES))
 
 
 def main():
@@ -55,11 +95,17 @@ def main():
         good &= both('rv64', ['--engine', 'rv64', '--firmware', RV64], cpus)
     good &= both('rv64, interpreted', ['--engine', 'interp', '--firmware', RV64], 2)
     good &= both('auto takes rv64', ['--firmware', RV64], 1)
+    good &= aliases('rv64', RV64) and aliases('interp', RV64)
+    good &= console('rv64', ['--firmware', RV64])
+    good &= generations('rv64', ['--firmware', STAMP_RV64])
     if not os.path.exists('/dev/kvm') or not os.path.exists(X86):
         print('SKIP: no /dev/kvm')
         return 0 if good else 1
     for cpus in (1, 2):
         good &= both('kvm', ['--engine', 'kvm', '--kernel', X86], cpus)
+    good &= aliases('kvm', X86)
+    good &= console('kvm', ['--kernel', X86])
+    good &= generations('kvm', ['--kernel', STAMP_X86])
 
     # Which engine, when nobody says: by the kernel, and by what this host's KVM is worth.
     doctor = json.loads(run([LODGE, 'doctor', '--json'])[1])['engine kvm']

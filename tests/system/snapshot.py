@@ -13,7 +13,7 @@ import time
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
 from machine import BUILD, HOME, LODGE, TMP, check, skip
 
-STAMP = os.path.join(BUILD, "guest", "stamp.elf")
+STAMP = os.path.join(BUILD, "guest", "stamp-rv64.elf")
 STORE = os.path.join(HOME, "data", "snapshots")
 ENV = dict(os.environ, LODGE_HOME=HOME)
 
