@@ -3,7 +3,7 @@
  *
  * A small store with a disk, a snapshot and a journal that is not empty is made; the input is what is then changed: eight bytes each, page (2), offset
  * (2), what to do (1), three bytes. The checksum of what was changed is made right again unless told otherwise, as whoever makes a store to harm us
- * would. It is opened, read, checked, repaired and written to. What a repair calls good has to stay good.
+ * would. 4 in the first `what`: the store has checksums of data. It is opened, read, checked, repaired and written to. What a repair calls good has to stay good.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -62,9 +62,10 @@ static int rw(struct rig *r, struct disk *d, enum disk_op op, uint64_t off, uint
 	return disk_rw(d, op, off, r->buf, MIN(len, disk_size(d) - off), NULL);
 }
 
-static void make(struct rig *r)
+static void make(struct rig *r, bool sums)
 {
-	struct disk_kv kv[] = {{"entries", "14"}, {"journal", "1M"}, {0}};
+	struct disk_kv kv[] = {
+		{"entries", "14"}, {"journal", "1M"}, {"sums", sums ? "on" : "off"}, {0}};
 	struct disk_create_opts o = {.path = "s",
 		.size = 16 * MiB,
 		.kv = kv,
@@ -155,7 +156,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	bool good;
 
 	uv_loop_init(&r.loop);
-	make(&r);
+	make(&r, size >= 8 && data[4] & 4);
 	for (size_t i = 0; i + 8 <= size && i < 512; i += 8)
 		change(&r, data + i);
 	for (unsigned readonly = 2; readonly--;) {

@@ -521,6 +521,8 @@ int lf_snapshot_all(struct disk *const *d, unsigned n, const char *name, struct 
 		return no_record(fs, e);
 	/* What was written in place has to be there before a record that says that the snapshot holds it. */
 	rc = lf_fail(fs, lf_flush(fs), e);
+	if (!rc) /* it is at rest from now on */
+		rc = lf_fail(fs, lf_sums_settle(fs), e);
 	if (!rc)
 		rc = lf_fail(fs, lf_begin(fs, lf_need(4 + 2 * n)), e);
 	if (rc)

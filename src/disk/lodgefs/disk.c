@@ -260,6 +260,111 @@ static void read_many(struct lf_disk *l, struct disk_req *r)
 	}
 }
 
+/* ---- reading what has checksums ---- */
+
+#define TRIES \
+	3u /* a read that meets a write of the same place may see neither the old nor the new whole */
+#define AT_ONCE MiB
+
+struct proved {
+	struct disk_req *r;
+	int rc;
+	bool in_submit;
+};
+
+struct extent {
+	uint64_t addr, at, len; /* at: in the buffer */
+};
+
+/* [from, from + len) of the disk, whole sub-blocks, as it is now. -EBADMSG: does not fit. */
+static int read_once(struct lf_disk *l, uint64_t from, uint64_t len, uint8_t *buf)
+{
+	struct extent x[AT_ONCE / LF_SUB + 1];
+	struct lf_wait w = {.fs = l->fs};
+	cleanup(free_ptr) struct lf_xfer *xfer = NULL;
+	unsigned n = 0;
+	uint64_t bad;
+	int rc;
+
+	for (uint64_t at = 0, some; at < len; at += some) {
+		bool own;
+
+		some = lf_map(l->fs, l->rec, from + at, len - at, &x[n].addr, &own);
+		x[n].at = at;
+		x[n].len = some;
+		if (x[n].addr)
+			n++;
+		else
+			memset(buf + at, 0, some);
+	}
+	xfer = calloc(MAX(n, 1u), sizeof(*xfer));
+	if (!xfer)
+		return -ENOMEM;
+	for (unsigned i = 0; i < n; i++)
+		lf_start(&w, &xfer[i], FILE_READ, x[i].addr, buf + x[i].at, x[i].len);
+	rc = lf_wait_all(&w);
+	for (unsigned i = 0; i < n && !rc; i++)
+		rc = lf_sums_verify(l->fs, x[i].addr, buf + x[i].at, x[i].len, &bad);
+	return rc;
+}
+
+static void proved_job(void *arg)
+{
+	struct proved *p = arg;
+	const struct disk_req *r = p->r;
+	struct lf_disk *l = r->disk->priv;
+	cleanup(free_ptr) uint8_t *buf = NULL;
+
+	if (posix_memalign((void **)&buf, LF_PAGE, AT_ONCE)) {
+		p->rc = -ENOMEM;
+		return;
+	}
+	for (uint64_t at = 0, n; at < r->len && !p->rc; at += n) {
+		uint64_t from = align_down(r->offset + at, LF_SUB), skip = r->offset + at - from;
+
+		n = MIN(r->len - at, AT_ONCE - skip);
+		for (unsigned try = 0; try < TRIES; try++) {
+			p->rc = read_once(l, from, align_up(skip + n, LF_SUB), buf);
+			if (p->rc != -EBADMSG)
+				break;
+		}
+		if (!p->rc)
+			iov_write(r->iov, r->niov, at, buf + skip, n);
+	}
+	if (p->rc == -EBADMSG) {
+		l->fs->stats.sum_errors++;
+		p->rc = -EIO;
+	}
+}
+
+static void proved_after(void *arg)
+{
+	struct proved *p = arg;
+	struct disk_req *r = p->r;
+	bool soon = p->in_submit;
+	int rc = p->rc;
+
+	((struct lf_disk *)r->disk->priv)->fs->jobs--;
+	free(p);
+	read_end(r, rc, soon);
+}
+
+static void read_proved(struct lf_disk *l, struct disk_req *r)
+{
+	struct proved *p = calloc(1, sizeof(*p));
+	unsigned jobs = l->fs->jobs;
+
+	if (!p) {
+		read_end(r, -ENOMEM, true);
+		return;
+	}
+	*p = (struct proved){.r = r, .in_submit = true};
+	l->fs->jobs++;
+	lf_start_job(l->fs, proved_job, proved_after, p);
+	if (l->fs->jobs > jobs) /* it waits: `p` is alive */
+		p->in_submit = false;
+}
+
 static void submit_read(struct lf_disk *l, struct disk_req *r)
 {
 	uint64_t addr, n;
@@ -267,6 +372,10 @@ static void submit_read(struct lf_disk *l, struct disk_req *r)
 
 	if (l->sorter)
 		r->cookie = sorter_enter(l->sorter);
+	if (l->fs->sums) {
+		read_proved(l, r);
+		return;
+	}
 	n = lf_map(l->fs, l->rec, r->offset, r->len, &addr, &own);
 	if (n < r->len || !addr) {
 		read_many(l, r);
@@ -416,8 +525,8 @@ static void lf_stats_json(struct disk *d, json_t *obj)
 		{"fill_bytes", w.fill_bytes}, {"transactions", s->transactions},
 		{"journal_bytes", s->journal_bytes}, {"marks", s->marks},
 		{"checkpoints", s->checkpoints}, {"flushes", s->flushes},
-		{"page_writes", s->page_writes}, {"replayed", s->replayed},
-		{"dropped", s->dropped}};
+		{"page_writes", s->page_writes}, {"replayed", s->replayed}, {"dropped", s->dropped},
+		{"checksum_errors", s->sum_errors}, {"without_checksum", l->fs->sums_wrote}};
 
 	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
 		json_object_set_new(obj, all[i].name, json_integer((json_int_t)all[i].v));

@@ -1,7 +1,7 @@
 /*
  * journal.c: transactions, marks, checkpoints; docs/lodgefs.md, "Journal", says why this is safe.
  *
- * Lock order: fs->lock is the only one. lf_begin() takes it and lf_end() lets it go.
+ * Lock order: fs->lock, fs->sums_lock. lf_begin() takes the first and lf_end() lets it go.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -71,15 +71,15 @@ int lf_io(struct lf *fs, enum file_op op, uint64_t off, void *buf, uint64_t len)
 	return w.rc;
 }
 
-static void lock(struct lf *fs)
+void lf_lock(struct lf *fs, struct co_mutex *m)
 {
 	if (co_self(&fs->cs)) {
-		co_lock(&fs->cs, &fs->lock);
+		co_lock(&fs->cs, m);
 		return;
 	}
-	while (fs->lock.held)
+	while (m->held)
 		files_drain(fs->files);
-	fs->lock.held = true;
+	m->held = true;
 }
 
 static int fail(struct lf *fs, int rc)
@@ -445,7 +445,7 @@ int lf_checkpoint(struct lf *fs)
 {
 	int rc;
 
-	lock(fs);
+	lf_lock(fs, &fs->lock);
 	rc = checkpoint_locked(fs);
 	co_unlock(&fs->lock);
 	return rc;
@@ -457,7 +457,7 @@ int lf_begin(struct lf *fs, uint64_t need)
 {
 	int rc = 0;
 
-	lock(fs);
+	lf_lock(fs, &fs->lock);
 	fs->by = NULL;
 	/* A mark, and the end of the journal that a record does not fit into. */
 	if (2 * need + 4096 > fs->s.journal_bytes)
@@ -573,7 +573,7 @@ int lf_mark(struct lf *fs)
 {
 	int rc;
 
-	lock(fs);
+	lf_lock(fs, &fs->lock);
 	/* One has to be left for the checkpoint. */
 	rc = fs->failed ?: room(fs) < 4096 ? checkpoint_locked(fs) : put_mark(fs);
 	if (!rc)

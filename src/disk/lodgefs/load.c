@@ -97,6 +97,12 @@ static const char *super_wrong(const struct lf_super *s, uint64_t size)
 	if (s->bitmap_at != end || !s->bitmap_pages || s->bitmap_pages > 1u << 18)
 		return "its bitmap";
 	end += s->bitmap_pages * LF_PAGE;
+	if (!(s->incompatible & LF_INC_SUMS) != !s->sum_pages ||
+		(s->sum_pages && (s->sums_at != end || s->max_blocks >= UINT32_MAX ||
+					 s->sum_pages != (s->max_blocks + LF_SUM_BLOCKS - 1) /
+								 LF_SUM_BLOCKS)))
+		return "its checksums";
+	end += s->sum_pages * LF_PAGE;
 	if (s->data_at % MiB || s->data_at < end || s->data_at - end > MiB)
 		return "the place of its blocks";
 	if (!s->blocks || s->blocks > s->max_blocks || s->max_blocks > s->bitmap_pages * LF_BITS ||
@@ -140,7 +146,8 @@ static int super_read(struct lf *fs, struct err *e)
 	if (!any)
 		return err_set(e, -EUCLEAN, "store %s: both copies of the superblock are damaged",
 			fs->path);
-	if (fs->s.version != LF_VERSION || fs->s.incompatible & ~(uint64_t)LF_INC_TRACK)
+	if (fs->s.version != LF_VERSION ||
+		fs->s.incompatible & ~(uint64_t)(LF_INC_TRACK | LF_INC_SUMS))
 		return err_set(e, -EOPNOTSUPP,
 			"store %s: is of version %u with features %#llx, of which this lodge knows "
 			"nothing",
@@ -302,7 +309,7 @@ static bool place_ok(const struct lf *fs, uint64_t at)
 {
 	uint64_t dir = fs->s.dir_at / LF_PAGE, data = fs->s.data_at / LF_PAGE;
 
-	if (at >= dir && at < dir + fs->s.dir_pages + fs->s.bitmap_pages)
+	if (at >= dir && at < dir + fs->s.dir_pages + fs->s.bitmap_pages + fs->s.sum_pages)
 		return true;
 	return at >= data && at - data < fs->s.blocks * LF_BLOCK_PAGES;
 }
@@ -520,8 +527,7 @@ static void set_dirty(struct lf *fs, struct lf_page *p)
 	fs->dirty = p;
 }
 
-/* The page as it is after recovery; *out is NULL when it is damaged and that was only counted. `have`: its bytes in the file, when they were read. */
-static int load_page(struct lf *fs, uint64_t at, unsigned type, unsigned level, const void *have,
+int lf_load_page(struct lf *fs, uint64_t at, unsigned type, unsigned level, const void *have,
 	struct lf_page **out, struct err *e)
 {
 	struct lf_page **o = overlay_at(fs, at), *p = *o;
@@ -573,7 +579,7 @@ static int load_region(
 		if (i % some == 0)
 			rc = file_read(fs->f, at + i * LF_PAGE, buf, MIN(some, n - i) * LF_PAGE, e);
 		if (!rc)
-			rc = load_page(
+			rc = lf_load_page(
 				fs, at / LF_PAGE + i, type, 0, buf + i % some * LF_PAGE, &v[i], e);
 		if (rc)
 			return rc;
@@ -612,6 +618,8 @@ static int load_entry(struct lf *fs, struct lf_page *p, struct lf_entry *x, stru
 		}
 		if (*ref[i])
 			fs->block[*ref[i] - 1].refs++;
+		for (unsigned w = 0; fs->valid && *ref[i] && w < 4; w++)
+			fs->valid[4 * (*ref[i] - 1ull) + w] |= map[i][w];
 	}
 	return 0;
 }
@@ -647,7 +655,7 @@ static int load_tree(struct lf *fs, uint64_t *root, unsigned type, unsigned leve
 			"page %llu refers to page %llu, which is none of level %u",
 			(unsigned long long)from->at, (unsigned long long)*root, level);
 	} else {
-		rc = load_page(fs, *root, type, level, NULL, &p, e);
+		rc = lf_load_page(fs, *root, type, level, NULL, &p, e);
 	}
 	if (rc)
 		return rc;
@@ -810,6 +818,33 @@ static int compare_bitmap(struct lf *fs, struct err *e)
 	return rc;
 }
 
+/* Those that the journal has; all others are read when they are wanted. */
+static int load_sums(struct lf *fs, struct err *e)
+{
+	uint64_t first = fs->s.sums_at / LF_PAGE;
+
+	if (!fs->s.sum_pages)
+		return 0;
+	fs->sums = calloc(fs->s.sum_pages, sizeof(*fs->sums));
+	if (!fs->sums)
+		return err_set(e, -ENOMEM, "store %s: out of memory", fs->path);
+	for (unsigned i = 0; i < HASH; i++)
+		for (struct lf_page *p = fs->overlay_hash[i], *next; p; p = next) {
+			int rc;
+
+			next = p->next;
+			if (p->at < first || p->at - first >= fs->s.sum_pages)
+				continue;
+			rc = lf_load_page(fs, p->at, LF_T_SUMS, 0, NULL, &p, e);
+			if (!rc && p && lf_sums_adopt(fs, p))
+				rc = err_set(e, -ENOMEM,
+					"out of memory"); /* it is in the list of dirty pages */
+			if (rc)
+				return rc;
+		}
+	return 0;
+}
+
 /* ---- a store ---- */
 
 static int load(struct lf *fs, struct err *e)
@@ -819,7 +854,14 @@ static int load(struct lf *fs, struct err *e)
 	fs->block = calloc(fs->s.blocks, sizeof(*fs->block));
 	if (!fs->block)
 		return err_set(e, -ENOMEM, "store %s: out of memory", fs->path);
+	if (fs->check && fs->s.sum_pages) {
+		fs->valid = calloc(fs->s.blocks, 4 * sizeof(*fs->valid));
+		if (!fs->valid)
+			return err_set(e, -ENOMEM, "store %s: out of memory", fs->path);
+	}
 	rc = replay(fs, e);
+	if (!rc)
+		rc = load_sums(fs, e);
 	if (!rc)
 		rc = load_dir(fs, e);
 	if (!rc)
@@ -948,12 +990,15 @@ static void free_pages(struct lf *fs)
 			lf_page_free(b->page[k]);
 		free(b);
 	}
+	lf_sums_free(fs);
 }
 
 void lf_close(struct lf *fs)
 {
 	if (!fs)
 		return;
+	if (fs->writable && !fs->failed)
+		(void)lf_sums_settle(fs);
 	if (fs->writable && !fs->failed)
 		(void)lf_checkpoint(fs);
 	if (fs->fence && (!fs->failed || !fs->writable))
@@ -963,6 +1008,7 @@ void lf_close(struct lf *fs)
 	co_sched_destroy(&fs->cs);
 	file_close(fs->f);
 	free(fs->overlay_hash);
+	free(fs->valid);
 	free(fs->dir);
 	free(fs->bitmap);
 	free(fs->rec);

@@ -7,11 +7,13 @@
  *   journal.c  transactions, marks, checkpoints
  *   load.c     superblock, recovery, loading; opening and closing a store; the lease
  *   track.c    what has changed since when: generations, bitmaps
+ *   sums.c     checksums of data
  *   share.c    one store under several disks
  *   dir.c      the directory: disks, snapshots, clones, composed disks, bitmaps
  *   store.c    making, listing, checking, growing: the row of the table of stores
  *
- * All metadata of a store is in memory while it is open (80 bytes for each MiB that is in use, and what snapshots hold beside). Reference
+ * All metadata of a store is in memory while it is open (80 bytes for each MiB that is in use, and what snapshots hold beside), but for checksums
+ * of data, of which there is what was wanted last. Reference
  * counts are not stored: they are the number of references found when the store was loaded, and are kept up from then on.
  *
  * Who may change a page: only between lf_begin() and lf_end(), which write one record to the journal. Pages go to their places
@@ -76,6 +78,7 @@ struct lf_super {
 	uint64_t tail; /* where the oldest record that counts begins; bytes into the journal */
 	uint64_t seq; /* its number */
 	uint64_t next_id; /* of a directory record */
+	uint64_t sums_at, sum_pages; /* checksums of data; 0: there are none */
 };
 
 struct lf_lease {
@@ -98,7 +101,7 @@ struct lf_page_head {
 	uint8_t type, level; /* level: of pointer pages; 0: leaf */
 	uint8_t zero[30];
 };
-enum { LF_T_POINTERS = 1, LF_T_DIR, LF_T_BITMAP, LF_T_TRACK };
+enum { LF_T_POINTERS = 1, LF_T_DIR, LF_T_BITMAP, LF_T_TRACK, LF_T_SUMS };
 
 /* Of a leaf: 1 MiB of a disk. Sub-block i is at `own` if own_valid has bit i; else at `base` if base_valid has; else zero. */
 struct lf_entry {
@@ -120,6 +123,8 @@ enum { LF_F_STAYS = 4 /* a TRACK that does not go with the last bitmap */ };
 #define LF_TRACK_CHUNKS 16u /* in a MiB */
 #define LF_TRACK_ENTRIES 63u /* MiB in a leaf */
 #define LF_INC_TRACK 1u /* lf_super.incompatible: there are TRACK records */
+#define LF_INC_SUMS 2u /* data has checksums */
+#define LF_SUM_BLOCKS 3u /* whose checksums are in a page */
 struct lf_record {
 	uint64_t id;
 	uint8_t type, height, nranges, zero0;
@@ -203,9 +208,25 @@ struct lf_fresh {
 	uint64_t at, seq; /* at: sub-block number of the file + 1; 0: empty */
 };
 
+/* A page of checksums, 0: none. wrote: sub-blocks that were written in place and are without one; old: those whose turn it is to be read. */
+struct lf_sums {
+	struct lf_page *page;
+	uint64_t wrote[LF_SUM_BLOCKS * LF_SUBS / 64], old[LF_SUM_BLOCKS * LF_SUBS / 64];
+};
+
+/* Sub-blocks that are to be written in place: in part, as a whole; may: they can lose their checksum. */
+struct lf_sum_want {
+	unsigned n;
+	struct lf_sum_block {
+		uint64_t number, part[4], whole[4], may[4];
+	} block[2];
+};
+
 struct lf_stats {
 	uint64_t transactions, journal_bytes, marks, checkpoints, flushes, page_writes;
 	uint64_t replayed, dropped; /* records, at opening */
+	uint64_t
+		sum_errors; /* sub-blocks that did not fit their checksum, and were not handed out */
 };
 
 struct lf {
@@ -236,6 +257,10 @@ struct lf {
 	struct lf_pages *roomy;
 	uint64_t pages_used, pages_free, pages_reserved, page_blocks;
 	struct lf_page **dir, **bitmap;
+	struct lf_sums **sums; /* NULL: the store has none. s.sum_pages; NULL: not in memory */
+	uint64_t sums_in, sums_hand, sums_wrote; /* in memory; bits in `wrote` */
+	struct co_mutex sums_lock; /* pages come and go; inside of `lock` */
+	bool settling;
 	struct lf_record **rec; /* pointers into dir pages; in order */
 	uint64_t nrec;
 
@@ -270,13 +295,17 @@ struct lf {
 	uint64_t overlay_size;
 	const struct disk_watch *watch;
 	struct disk_check *check; /* or NULL: the first finding ends it */
+	uint64_t *
+		valid; /* of each block four words: what of it is data; only for a check of the sums */
+	uint64_t unmended; /* findings that a repair has to leave */
 };
 
-/* A set whose plain elements are waiting to be recorded as changed. */
+/* What has to be recorded before something is written in place: that it changes (of the set's plain elements), that its checksums go. */
 struct lf_ahead {
 	struct lf_ahead *next;
 	struct lf_disk *l;
-	struct sorter_set *set;
+	struct sorter_set *set; /* or NULL */
+	struct lf_sum_want want;
 	struct co *co;
 	bool done;
 	int rc;
@@ -338,6 +367,9 @@ int lf_super_write(struct lf *fs);
 int lf_found(struct lf *fs, bool error, struct err *e, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
 uint32_t lf_page_crc(const void *page);
+/* The page as it is after recovery; *out is NULL when it is damaged and that was only counted. `have`: its bytes in the file, when they were read. */
+int lf_load_page(struct lf *fs, uint64_t at, unsigned type, unsigned level, const void *have,
+	struct lf_page **out, struct err *e);
 
 /* ---- share.c ---- */
 
@@ -376,6 +408,8 @@ void lf_start(struct lf_wait *w, struct lf_xfer *x, enum file_op op, uint64_t of
 	uint64_t len);
 int lf_wait_all(struct lf_wait *w);
 int lf_io(struct lf *fs, enum file_op op, uint64_t off, void *buf, uint64_t len);
+/* co_unlock() lets it go. */
+void lf_lock(struct lf *fs, struct co_mutex *m);
 
 /* Begins a transaction for which the journal has `need` bytes; may wait for a checkpoint. On error nothing is to be ended. */
 int lf_begin(struct lf *fs, uint64_t need);
@@ -477,8 +511,8 @@ bool lf_track_has(struct lf_disk *l, uint64_t off, uint64_t len); /* durably */
 /* In a transaction that has reserved lf_track_pages(). */
 void lf_track_set(struct lf_disk *l, uint64_t off, uint64_t len);
 unsigned lf_track_pages(const struct lf_disk *l);
-/* Records the plain elements of the set, durably. In a coroutine. */
-int lf_track_ahead(struct lf_disk *l, struct sorter_set *set);
+/* Records what is in a->l, a->set and a->want, durably. In a coroutine. */
+int lf_track_ahead(struct lf_ahead *a);
 /* In a transaction, nothing of the disk in flight: the next generation; all is changed in the present one; a taller tree. */
 void lf_track_next(struct lf *fs, struct lf_record *disk);
 void lf_track_all(struct lf *fs, struct lf_record *disk);
@@ -495,6 +529,30 @@ int lf_bitmap_status(
 int lf_generation(struct disk *d, bool next, struct disk_generation *out, struct err *e);
 int lf_changed(
 	struct disk *d, uint64_t since, uint64_t off, uint64_t *len, bool *dirty, struct err *e);
+
+/* ---- sums.c: nothing of it is called for a store without sums, but lf_sums_free(), lf_sums_settle() ---- */
+
+uint32_t lf_sum(const void *sub); /* of 4 KiB; never 0 */
+/* The page that has the checksum of that sub-block of the store. Waits; what it gives is there until somebody waits again. */
+int lf_sums_get(struct lf *fs, uint64_t sub, struct lf_sums **out);
+/* Takes over a page that recovery has brought. */
+int lf_sums_adopt(struct lf *fs, struct lf_page *p);
+void lf_sums_free(struct lf *fs);
+/* Whole sub-blocks that were read from `addr`. -EBADMSG: they are not what was written; *bad: where. Waits. */
+int lf_sums_verify(struct lf *fs, uint64_t addr, const void *buf, uint64_t len, uint64_t *bad);
+/* May that be written in place: has it no checksum, durably? Then it is taken as written. */
+bool lf_sums_clear_of(struct lf *fs, uint64_t addr, uint64_t len);
+/* Before such a write: what it wants; reads and proves what stays of it (-EIO: is damaged); in a transaction: takes the checksums away. */
+void lf_sums_want(struct lf *fs, struct lf_sum_want *w, uint64_t addr, uint64_t len);
+int lf_sums_look(struct lf *fs, struct lf_sum_want *w);
+int lf_sums_clear(struct lf *fs, const struct lf_sum_want *w);
+/* In a transaction: what is new in the entry. taken: its `own` is a block that nobody had. */
+int lf_sums_put(struct lf *fs, const struct sorter_tx *tx, const struct lf_entry *old,
+	const struct lf_entry *now, bool taken);
+/* Gives those that were written in place a checksum again; in a coroutine, or with nothing in flight. relieve: starts that when there are many. */
+int lf_sums_settle(struct lf *fs);
+void lf_sums_relieve(struct lf *fs);
+int lf_sums_check(struct lf *fs, struct err *e);
 
 /* ---- write.c ---- */
 

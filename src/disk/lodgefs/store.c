@@ -15,6 +15,7 @@ static const struct disk_key create_keys[] = {
 	{"journal", "1M..1G", "size of the journal (32M)"},
 	{"entries", "7..1048576",
 		"disks, snapshots and bitmaps that there can be (one for 64K, at most 16384)"},
+	{"sums", "on|off", "checksums of all data, verified when it is read (off)"},
 	{"max-size", "SIZE", "up to which the store can grow (16 times its size, 1T at least)"},
 	{0},
 };
@@ -35,17 +36,29 @@ static int take_entries(const struct disk_kv *kv, uint64_t *out, struct err *e)
 	return 0;
 }
 
+/* A page for three blocks that there can be. */
+static void add_sums(struct lf_super *s)
+{
+	s->incompatible |= LF_INC_SUMS;
+	s->sums_at = s->bitmap_at + s->bitmap_pages * LF_PAGE;
+	s->sum_pages = (s->max_blocks + LF_SUM_BLOCKS - 1) / LF_SUM_BLOCKS;
+	s->data_at = align_up(s->sums_at + s->sum_pages * LF_PAGE, MiB);
+}
+
 static int lay_out(
 	struct lf_super *s, const struct disk_create_opts *o, uint64_t size, struct err *e)
 {
 	uint64_t journal = 32 * MiB, entries = MIN(16384ull, MAX(512ull, size / (64 * KiB))),
 		 most = MAX(16 * size, 1024 * GiB), pages;
 	char text[SIZE_TEXT];
-	int rc;
+	bool sums = false;
+	int rc = disk_kv_bool(o->kv, "sums", &sums, e);
 
 	if (size < 64 * MiB)
 		journal = 2 * MiB;
-	rc = disk_kv_size(o->kv, "journal", MiB, GiB, true, &journal, e);
+	if (sums) /* their room is set aside for all of it */
+		most = 4 * size;
+	rc = rc ?: disk_kv_size(o->kv, "journal", MiB, GiB, true, &journal, e);
 	rc = rc ?: take_entries(o->kv, &entries, e);
 	rc = rc ?: disk_kv_size(o->kv, "max-size", MiB, 1ull << 50, false, &most, e);
 	if (rc)
@@ -60,6 +73,8 @@ static int lay_out(
 	s->max_blocks = MIN(MAX(most, size) / LF_BLOCK, UINT32_MAX - 1ull);
 	s->bitmap_pages = (s->max_blocks + LF_BITS - 1) / LF_BITS;
 	s->data_at = align_up(s->bitmap_at + s->bitmap_pages * LF_PAGE, MiB);
+	if (sums)
+		add_sums(s);
 	if (size < s->data_at + 2 * MiB)
 		return err_set(e, -EINVAL,
 			"store %s: %s is too small: its tables alone are %llu MiB", o->path,
@@ -158,6 +173,8 @@ static int store_create(const struct disk_create_opts *o, struct err *e)
 	/* Space for the journal is there from the beginning: a host that is full does not stop overwriting. */
 	if (!rc)
 		rc = file_zero(f, s.journal_at, s.journal_bytes, false, e);
+	if (!rc && s.sum_pages)
+		rc = file_zero(f, s.sums_at, s.sum_pages * LF_PAGE, true, e);
 	if (!rc)
 		rc = write_store(f, &s, e);
 	file_close(f);
@@ -285,12 +302,16 @@ static int store_check(struct files *files, const char *path, bool repair,
 	rc = lf_open(&fs, files, &o, e);
 	if (rc)
 		return rc;
+	if (fs->sums)
+		rc = lf_sums_check(fs, e);
+	if (repair)
+		out->fixed_errors -= fs->unmended;
 	measure(fs, &space);
 	out->total = fs->s.blocks;
 	out->allocated = space.used / LF_BLOCK;
 	out->end = fs->s.data_at + fs->s.blocks * LF_BLOCK;
 	lf_close(fs);
-	return 0;
+	return rc;
 }
 
 static int change(
@@ -386,6 +407,7 @@ static int store_info(struct files *files, const char *path, json_t *obj, struct
 	json_object_set_new(obj, "block_size", json_integer(LF_BLOCK));
 	json_object_set_new(obj, "journal", json_integer((json_int_t)fs->s.journal_bytes));
 	json_object_set_new(obj, "entries", json_integer((json_int_t)fs->nrec));
+	json_object_set_new(obj, "sums", json_boolean(fs->sums));
 	json_object_set_new(
 		obj, "max_size", json_integer((json_int_t)(fs->s.max_blocks * LF_BLOCK)));
 	lf_close(fs);

@@ -156,31 +156,48 @@ unsigned lf_track_pages(const struct lf_disk *l)
 
 /* ---- ahead of writes in place ---- */
 
-/* No room for the pages: then all of these disks counts as changed, and what is there can be written nevertheless. */
-static int record_all(struct lf *fs, struct lf_ahead *some)
+static int clear_sums(struct lf *fs, const struct lf_ahead *some)
 {
-	int rc = lf_begin(fs, lf_need((unsigned)fs->s.dir_pages));
+	int rc = 0;
 
-	for (struct lf_ahead *a = some; a && !rc; a = a->next)
-		lf_track_all(fs, a->l->rec);
-	return rc ?: lf_end(fs, NULL, 0) ?: lf_flush(fs);
+	for (const struct lf_ahead *a = some; a && !rc; a = a->next)
+		rc = lf_sums_clear(fs, &a->want);
+	if (rc)
+		fs->failed = fs->failed ?: rc;
+	return rc;
 }
 
-static int record_some(struct lf *fs, struct lf_ahead *some, unsigned pages)
+/* No room for the pages: then all of these disks counts as changed, and what is there can be written nevertheless. */
+static int record_all(struct lf *fs, struct lf_ahead *some, unsigned others)
+{
+	int rc = lf_begin(fs, lf_need((unsigned)fs->s.dir_pages + others));
+
+	if (rc)
+		return rc;
+	for (struct lf_ahead *a = some; a; a = a->next)
+		if (a->set && a->l->track)
+			lf_track_all(fs, a->l->rec);
+	(void)clear_sums(fs, some);
+	return lf_end(fs, NULL, 0) ?: lf_flush(fs);
+}
+
+static int record_some(struct lf *fs, struct lf_ahead *some, unsigned pages, unsigned others)
 {
 	int rc = lf_reserve(fs, pages);
 
 	if (rc == -ENOSPC)
-		return record_all(fs, some);
+		return record_all(fs, some, others);
 	if (rc)
 		return rc;
-	rc = lf_begin(fs, lf_need(2 * pages + 2));
+	rc = lf_begin(fs, lf_need(2 * pages + 2 + others));
 	for (struct lf_ahead *a = some; a && !rc; a = a->next)
-		for (unsigned i = 0; i < a->set->n; i++)
+		for (unsigned i = 0; a->set && a->l->track && i < a->set->n; i++)
 			if (a->set->elem[i].where == SORT_PLAIN)
 				lf_track_set(a->l, a->set->elem[i].off, a->set->elem[i].len);
-	if (!rc)
+	if (!rc) {
+		(void)clear_sums(fs, some);
 		rc = lf_end(fs, NULL, 0);
+	}
 	lf_unreserve(fs, pages);
 	return rc ?: lf_flush(fs);
 }
@@ -190,17 +207,18 @@ static void lead(struct lf *fs)
 {
 	uint64_t most = fs->s.journal_bytes / 8;
 	struct lf_ahead *some = NULL, *a;
-	unsigned pages = 0;
+	unsigned pages = 0, others = 0;
 	int rc;
 
 	fs->ahead_busy = true;
-	while ((a = fs->ahead) && (!some || lf_need(2 * pages + 32) < most)) {
+	while ((a = fs->ahead) && (!some || lf_need(2 * pages + others + 32) < most)) {
 		fs->ahead = a->next;
 		a->next = some;
 		some = a;
 		pages += lf_track_pages(a->l);
+		others += a->want.n;
 	}
-	rc = record_some(fs, some, pages);
+	rc = record_some(fs, some, pages, others);
 	fs->ahead_busy = false;
 	while ((a = some)) {
 		some = a->next;
@@ -213,23 +231,27 @@ static void lead(struct lf *fs)
 		co_wake(fs->ahead->co);
 }
 
-int lf_track_ahead(struct lf_disk *l, struct sorter_set *set)
+int lf_track_ahead(struct lf_ahead *a)
 {
-	struct lf_ahead a = {.l = l, .set = set}, **last = &l->fs->ahead;
+	struct lf *fs = a->l->fs;
+	struct lf_ahead **last;
+	int rc = a->want.n ? lf_sums_look(fs, &a->want) : 0;
 
-	while (*last)
-		last = &(*last)->next;
-	*last = &a;
-	while (!a.done) {
-		if (!l->fs->ahead_busy) {
-			lead(l->fs);
+	if (rc)
+		return rc;
+	for (last = &fs->ahead; *last; last = &(*last)->next)
+		;
+	*last = a;
+	while (!a->done) {
+		if (!fs->ahead_busy) {
+			lead(fs);
 			continue;
 		}
-		a.co = co_self(&l->fs->cs);
-		co_wait(&l->fs->cs);
-		a.co = NULL;
+		a->co = co_self(&fs->cs);
+		co_wait(&fs->cs);
+		a->co = NULL;
 	}
-	return a.rc;
+	return a->rc;
 }
 
 /* ---- generations ---- */

@@ -114,7 +114,7 @@ static bool readonly_range(const struct lf_record *r, uint64_t mib)
 	return false;
 }
 
-enum { WANT_MARK = 1, WANT_TRACK = 2 };
+enum { WANT_MARK = 1, WANT_RECORD = 2 };
 
 /* WANT_*: that has to come first. */
 static int resolve_set(struct lf_disk *l, struct sorter_set *set)
@@ -133,7 +133,9 @@ static int resolve_set(struct lf_disk *l, struct sorter_set *set)
 			continue;
 		wait |= lf_overwrites(l->fs, set->elem[i].addr, set->elem[i].len) ? WANT_MARK : 0;
 		if (l->track && !lf_track_has(l, set->elem[i].off, set->elem[i].len))
-			wait |= WANT_TRACK;
+			wait |= WANT_RECORD;
+		if (l->fs->sums && !lf_sums_clear_of(l->fs, set->elem[i].addr, set->elem[i].len))
+			wait |= WANT_RECORD;
 	}
 	return rc ?: wait;
 }
@@ -157,12 +159,22 @@ static struct job *job_make(struct lf_disk *l)
 	return j;
 }
 
+static int record_set(struct lf_disk *l, struct sorter_set *set)
+{
+	struct lf_ahead a = {.l = l, .set = set};
+
+	for (unsigned i = 0; l->fs->sums && i < set->n; i++)
+		if (set->elem[i].where == SORT_PLAIN)
+			lf_sums_want(l->fs, &a.want, set->elem[i].addr, set->elem[i].len);
+	return lf_track_ahead(&a);
+}
+
 static void resolve_job(void *arg)
 {
 	struct job *j = arg;
 
 	while (j->rc > 0) {
-		int rc = j->rc & WANT_TRACK ? lf_track_ahead(j->l, j->set) : lf_mark(j->l->fs);
+		int rc = j->rc & WANT_RECORD ? record_set(j->l, j->set) : lf_mark(j->l->fs);
 
 		j->rc = rc ?: resolve_set(j->l, j->set);
 	}
@@ -184,6 +196,7 @@ static void resolve(void *ctx, struct sorter_set *set)
 	int rc = resolve_set(l, set);
 	struct job *j;
 
+	lf_sums_relieve(l->fs);
 	if (rc <= 0) {
 		sorter_resolved(set, rc);
 		return;
@@ -386,6 +399,14 @@ static bool over_gone(struct lf_disk *l, uint64_t off, uint64_t len, uint64_t ad
 	return false;
 }
 
+/* A block that was taken has no checksums that count. */
+static int want_place(struct lf_disk *l, const struct plan *p, uint64_t addr, uint64_t len)
+{
+	if (!l->fs->sums || p->taken || lf_sums_clear_of(l->fs, addr, len))
+		return 0;
+	return WANT_RECORD;
+}
+
 static int plan_places(struct lf_disk *l, struct sorter_tx *tx, const struct plan *p)
 {
 	int wait = 0;
@@ -399,12 +420,14 @@ static int plan_places(struct lf_disk *l, struct sorter_tx *tx, const struct pla
 			continue;
 		wait |= lf_overwrites(l->fs, el->addr, el->len);
 		wait |= l->track && over_gone(l, el->off, el->len, el->addr);
+		wait |= want_place(l, p, el->addr, el->len);
 	}
 	for (unsigned i = 0; i < tx->nfill; i++) {
 		const struct sorter_fill *f = &tx->fill[i];
 
 		wait |= lf_overwrites(l->fs, f->addr, f->len);
 		wait |= l->track && over_gone(l, f->off, f->len, f->addr);
+		wait |= want_place(l, p, f->addr, f->len);
 	}
 	return wait;
 }
@@ -417,7 +440,7 @@ static void plan_drop(struct lf *fs, struct plan *p)
 	free(p);
 }
 
-/* 1: a mark has to come first. */
+/* WANT_*: that has to come first. */
 static int plan_make(struct lf_disk *l, struct sorter_tx *tx, struct plan *p)
 {
 	uint64_t copy[4] = {0};
@@ -450,11 +473,17 @@ static int plan_make(struct lf_disk *l, struct sorter_tx *tx, struct plan *p)
 	return rc;
 }
 
-static int prepare_once(struct lf_disk *l, struct sorter_tx *tx)
+/* *want: the places, where WANT_RECORD is the answer; or NULL. */
+static int prepare_once(struct lf_disk *l, struct sorter_tx *tx, struct lf_sum_want *want)
 {
 	struct plan *p = calloc(1, sizeof(*p));
 	int rc = p ? plan_make(l, tx, p) : -ENOMEM;
 
+	for (unsigned i = 0; want && rc > 0 && rc & WANT_RECORD && i < tx->n; i++)
+		if (tx->elem[i].kind == SORT_DATA)
+			lf_sums_want(l->fs, want, tx->elem[i].addr, tx->elem[i].len);
+	for (unsigned i = 0; want && rc > 0 && rc & WANT_RECORD && i < tx->nfill; i++)
+		lf_sums_want(l->fs, want, tx->fill[i].addr, tx->fill[i].len);
 	if (rc && p) {
 		plan_drop(l->fs, p);
 		p = NULL;
@@ -472,11 +501,19 @@ static void prepare_job(void *arg)
 	/* Space that was freed is there again when that is durable and its readers are gone. */
 	j->rc = lf_mark(fs);
 	if (!j->rc)
-		j->rc = prepare_once(j->l, j->tx);
-	while (j->rc == 1) {
-		j->rc = lf_mark(fs);
+		j->rc = prepare_once(j->l, j->tx, NULL);
+	while (j->rc > 0) {
+		struct lf_ahead a = {.l = j->l};
+		bool record = j->rc & WANT_RECORD;
+
+		/* It changes between two looks: which places it needs is asked right before. */
+		if (record)
+			j->rc = prepare_once(j->l, j->tx, &a.want);
+		if (j->rc <= 0)
+			break;
+		j->rc = record ? lf_track_ahead(&a) : lf_mark(fs);
 		if (!j->rc)
-			j->rc = prepare_once(j->l, j->tx);
+			j->rc = prepare_once(j->l, j->tx, NULL);
 	}
 }
 
@@ -493,10 +530,10 @@ static void prepare_after(void *arg)
 static void prepare(void *ctx, struct sorter_tx *tx)
 {
 	struct lf_disk *l = ctx;
-	int rc = prepare_once(l, tx);
+	int rc = prepare_once(l, tx, NULL);
 	struct job *j;
 
-	if (rc == 1 || (rc == -ENOSPC && l->fs->freed)) {
+	if (rc > 0 || (rc == -ENOSPC && l->fs->freed)) {
 		j = job_make(l);
 		if (j) {
 			j->tx = tx;
@@ -522,10 +559,61 @@ static void fill_read(struct file_req *r)
 	sorter_filled(container_of(r, struct sorter_fill, req), r->result);
 }
 
+struct filling {
+	struct lf_disk *l;
+	struct sorter_fill *f;
+	int rc;
+};
+
+/* Damage must not get a good checksum by being copied. */
+static void fill_job(void *arg)
+{
+	struct filling *x = arg;
+	struct sorter_fill *f = x->f;
+	uint64_t from = align_down(f->tag, LF_SUB), to = align_up(f->tag + f->len, LF_SUB), bad;
+	cleanup(free_ptr) uint8_t *buf = NULL;
+
+	x->rc = posix_memalign((void **)&buf, LF_PAGE, to - from)
+			? -ENOMEM
+			: lf_io(x->l->fs, FILE_READ, from, buf, to - from);
+	if (!x->rc)
+		x->rc = lf_sums_verify(x->l->fs, from, buf, to - from, &bad);
+	if (x->rc == -EBADMSG) {
+		x->l->fs->stats.sum_errors++;
+		x->rc = -EIO;
+	}
+	if (!x->rc)
+		memcpy(f->buf, buf + (f->tag - from), f->len);
+}
+
+static void fill_after(void *arg)
+{
+	struct filling x = *(struct filling *)arg;
+
+	free(arg);
+	sorter_filled(x.f, x.rc);
+}
+
+static void read_proved(struct lf_disk *l, struct sorter_fill *f)
+{
+	struct filling *x = calloc(1, sizeof(*x));
+
+	if (!x) {
+		sorter_filled(f, -ENOMEM);
+		return;
+	}
+	*x = (struct filling){.l = l, .f = f};
+	lf_start_job(l->fs, fill_job, fill_after, x);
+}
+
 static void read_old(void *ctx, struct sorter_fill *f)
 {
 	struct lf_disk *l = ctx;
 
+	if (l->fs->sums) {
+		read_proved(l, f);
+		return;
+	}
 	f->iov = (struct iovec){f->buf, f->len};
 	f->req = (struct file_req){.op = FILE_READ,
 		.off = f->tag,
@@ -595,6 +683,15 @@ static void change_entry(struct lf_disk *l, struct sorter_tx *tx)
 	const struct lf_entry *old;
 	bool own;
 
+	if (p->change && l->fs->sums) {
+		static const struct lf_entry none;
+		int rc;
+
+		old = lf_find(l->fs, l->rec, tx->block, &own);
+		rc = lf_sums_put(l->fs, tx, old ?: &none, &p->now, p->taken);
+		if (rc)
+			l->fs->failed = l->fs->failed ?: rc;
+	}
 	old = p->change && l->track ? lf_find(l->fs, l->rec, tx->block, &own) : NULL;
 	if (old)
 		note_gone(l->fs, old, &p->now);
@@ -616,7 +713,7 @@ static int commit_batch(struct lf_disk *l, struct sorter_batch *b)
 
 	for (struct sorter_tx *tx = b->first; tx; tx = tx->next) {
 		n += tx->n + tx->nfill;
-		need += lf_need(l->rec->height + 4u + lf_track_pages(l));
+		need += lf_need(l->rec->height + 5u + lf_track_pages(l));
 	}
 	checks = malloc(MAX(n, 1u) * sizeof(*checks));
 	rc = checks ? lf_begin(fs, need + n * sizeof(*checks)) : -ENOMEM;
@@ -699,7 +796,7 @@ int lf_writer_create(struct lf_disk *l, bool one_by_one, struct err *e)
 {
 	/* Two of the largest batches have to fit into the journal. */
 	uint64_t txs = l->fs->s.journal_bytes / 4 /
-		       (lf_need(2 * LF_HEIGHT_MAX + 5) + 2 * LF_BLOCK / SECTOR * 16);
+		       (lf_need(2 * LF_HEIGHT_MAX + 6) + 2 * LF_BLOCK / SECTOR * 16);
 	struct sorter_opts o = {.disk = l->d,
 		.block_size = LF_BLOCK,
 		.ops = &ops,

@@ -48,7 +48,7 @@
 struct kind {
 	const char *name, *format, *path;
 	const char *file; /* in which it is, where that is not the path */
-	struct disk_kv create[4], open[3];
+	struct disk_kv create[4], open[3], store[2];
 	bool backing, snapshots, atomic, tracked;
 	void (*power)(struct memdevs *
 			devs); /* what else a power cut changes: the host is booted again; may be NULL */
@@ -852,6 +852,7 @@ static int make_store(struct memdevs *devs, uv_loop_t *loop, const struct kind *
 		if (!strcmp(disk_store_at(i)->name, k->format))
 			return disk_store_at(i)->create(&(struct disk_create_opts){.path = k->file,
 								.size = 32 * MiB,
+								.kv = k->store,
 								.loop = loop,
 								.open_file = memdevs_open,
 								.open_ctx = devs},
@@ -891,6 +892,24 @@ static void lodgefs_tracked(void **state)
 	crash(&k);
 }
 
+static void lodgefs_sums(void **state)
+{
+	static const struct kind k = {.name = "lodgefs-sums",
+		.format = "lodgefs",
+		.file = "store",
+		.path = "store/disk",
+		.create = {{"track", "on"}, {0}},
+		.store = {{"sums", "on"}, {0}},
+		.snapshots = true,
+		.atomic = true,
+		.tracked = true,
+		.kill = true,
+		.power = lose_power,
+		.prepare = make_store};
+
+	crash(&k);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -901,6 +920,7 @@ int main(void)
 		cmocka_unit_test(qcow2_lazy),
 		cmocka_unit_test(lodgefs),
 		cmocka_unit_test(lodgefs_tracked),
+		cmocka_unit_test(lodgefs_sums),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

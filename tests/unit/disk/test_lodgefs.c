@@ -371,16 +371,14 @@ static void session(struct fix *f, struct model *all, struct model *m)
 	assert_int_equal(memdevs_record(&f->devs), 0);
 }
 
-static void model(void **state)
+static void model_of(const struct disk_kv *kv)
 {
 	uint64_t rounds = getenv("LODGE_MODEL_ROUNDS")
 				  ? strtoull(getenv("LODGE_MODEL_ROUNDS"), NULL, 10)
 				  : 40;
-	struct fix *f = begin(
-		96 * MiB, (struct disk_kv[]){{"journal", "2M"}, {"entries", "200"}, {0}});
+	struct fix *f = begin(96 * MiB, kv);
 	struct model all[MODELS] = {0};
 
-	(void)state;
 	if (getenv("LODGE_MODEL_SEED"))
 		f->rng ^= strtoull(getenv("LODGE_MODEL_SEED"), NULL, 10) * 0x9e3779b97f4a7c15ull;
 	f->devs.seed = f->rng;
@@ -406,6 +404,18 @@ static void model(void **state)
 		free(all[i].data);
 	}
 	end(f);
+}
+
+static void model(void **state)
+{
+	(void)state;
+	model_of((struct disk_kv[]){{"journal", "2M"}, {"entries", "200"}, {0}});
+}
+
+static void model_sums(void **state)
+{
+	(void)state;
+	model_of((struct disk_kv[]){{"journal", "2M"}, {"entries", "200"}, {"sums", "on"}, {0}});
 }
 
 /* ---- S32 ---- */
@@ -1210,6 +1220,7 @@ int main(void)
 		cmocka_unit_test(composed),
 		cmocka_unit_test(damage),
 		cmocka_unit_test(model),
+		cmocka_unit_test(model_sums),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
