@@ -210,39 +210,39 @@ void parts_bus_down(struct board_parts *p)
 	bus_destroy(p->board.bus);
 }
 
-int parts_devices_begin(struct board_parts *p, unsigned platform, struct err *e)
-{
-	const struct board_opts *o = p->opts;
-	struct board *b = &p->board;
-
-	b->env = (struct device_env){o->loop, b->space, b->bus, b->pci, o->log, o->seed,
-		o->system_event, o->report, o->ctx, o->stop};
-	b->devices = calloc(platform + o->ndevices, sizeof(struct device *));
-	return b->devices ? 0 : err_set(e, -ENOMEM, "no memory");
-}
-
-int parts_device_add(struct board_parts *p, const char *cls, const char *id, const void *opts,
-	int slot, struct err *e)
+static int add_device(struct board_parts *p, const struct board_device *d, int slot, struct err *e)
 {
 	struct board *b = &p->board;
-	int rc = topology_add_device(&p->topology, id, cls, 0, slot, e);
+	int rc = topology_add_device(&p->topology, d->id, d->cls, 0, slot, e);
 
 	if (!rc)
-		rc = device_create(&b->devices[b->ndevices], cls, id, &b->env, opts, e);
+		rc = device_create(&b->devices[b->ndevices], d->cls, d->id, &b->env, d->opts, e);
 	if (!rc)
 		b->ndevices++;
 	return rc;
 }
 
-int parts_devices_end(struct board_parts *p, struct err *e)
+int parts_devices_up(
+	struct board_parts *p, const struct board_device *platform, unsigned n, struct err *e)
 {
 	const struct board_opts *o = p->opts;
+	struct board *b = &p->board;
 	int rc = 0;
 
+	b->env = (struct device_env){o->loop, b->space, b->bus, b->pci, o->log, o->seed,
+		o->system_event, o->report, o->ctx, o->stop};
+	b->devices = calloc(n + o->ndevices, sizeof(struct device *));
+	if (!b->devices)
+		return err_set(e, -ENOMEM, "no memory");
+	for (unsigned i = 0; !rc && i < n; i++)
+		rc = add_device(p, &platform[i], -1, e);
 	for (unsigned i = 0; !rc && i < o->ndevices; i++)
-		rc = parts_device_add(
-			p, o->devices[i].cls, o->devices[i].id, o->devices[i].opts, (int)i + 1, e);
-	return rc ?: topology_check(&p->topology, e);
+		rc = add_device(p, &o->devices[i], (int)i + 1, e);
+	if (!rc)
+		rc = topology_check(&p->topology, e);
+	if (rc)
+		parts_devices_down(p);
+	return rc;
 }
 
 void parts_devices_down(struct board_parts *p)

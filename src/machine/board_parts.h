@@ -58,11 +58,9 @@ void parts_pci_down(struct board_parts *p); /* the host bridge is each board's o
 /* Every vCPU parked, in its reset state: with what a board's reset ends. */
 void parts_cpus_reset(struct board_parts *p);
 
-/* Room and environment for `platform` devices and those of the options; then devices one by one; then those of the options. */
-int parts_devices_begin(struct board_parts *p, unsigned platform, struct err *e);
-int parts_device_add(struct board_parts *p, const char *cls, const char *id, const void *opts,
-	int slot, struct err *e);
-int parts_devices_end(struct board_parts *p, struct err *e);
+/* The board's own devices, then those of the options as PCI functions, in slot order. */
+int parts_devices_up(
+	struct board_parts *p, const struct board_device *platform, unsigned n, struct err *e);
 void parts_devices_down(struct board_parts *p);
 
 /* Random numbers for the guest, others at each boot; from the machine's seed where it has one. */

@@ -25,8 +25,6 @@
 
 _Static_assert(CPU_X86_IOAPIC == 0xfec00000 && CPU_X86_LAPIC == 0xfee00000, "pc_map.h");
 
-#define PLATFORM_DEVICES 6u
-
 struct pc {
 	struct board_parts p; /* first */
 	struct pc_ports *ports;
@@ -169,7 +167,7 @@ static int devices_up(struct board_parts *parts, struct err *e)
 	struct rtc_cmos_opts cmos = {.port = PC_PORT_RTC, .irq = line(c, PC_GSI_RTC)};
 	struct uart_opts uart = {PC_PORT_UART, line(c, PC_GSI_UART), c->p.opts->uart, BUS_PIO};
 	struct ged_opts ged = {pc_map[PC_GED].base, line(c, PC_GSI_GED)};
-	const struct board_device platform[PLATFORM_DEVICES] = {
+	const struct board_device platform[] = {
 		{"test-finisher", "finisher.0", &fin},
 		{"test-finisher", "finisher.1", &fin_port},
 		{"acpi-ged", "ged.0", &ged},
@@ -177,18 +175,8 @@ static int devices_up(struct board_parts *parts, struct err *e)
 		{"rtc-cmos", "rtc.1", &cmos},
 		{"uart-16550", "uart.0", &uart},
 	};
-	int rc = parts_devices_begin(&c->p, PLATFORM_DEVICES, e);
 
-	if (rc)
-		return rc;
-	for (unsigned i = 0; !rc && i < PLATFORM_DEVICES; i++)
-		rc = parts_device_add(
-			&c->p, platform[i].cls, platform[i].id, platform[i].opts, -1, e);
-	if (!rc)
-		rc = parts_devices_end(&c->p, e);
-	if (rc)
-		parts_devices_down(parts);
-	return rc;
+	return parts_devices_up(&c->p, platform, ARRAY_SIZE(platform), e);
 }
 
 static const struct board_step steps[] = {

@@ -27,7 +27,6 @@
 #include "machine/topology.h"
 #include "machine/virt_map.h"
 
-#define PLATFORM_DEVICES 3u
 #define KERNEL_OFFSET 0x200000ull /* where a kernel goes; firmware lies before it */
 #define DTB_SLACK (64 * KiB) /* firmware edits the tree in place */
 #define FW_DYNAMIC_MAGIC 0x4942534full
@@ -147,20 +146,13 @@ static int devices_up(struct board_parts *parts, struct err *e)
 		.base = virt_map[VIRT_RTC].base, .irq = aplic_line(v->aplic, VIRT_RTC_IRQ)};
 	struct uart_opts uart = {
 		virt_map[VIRT_UART].base, aplic_line(v->aplic, VIRT_UART_IRQ), p->opts->uart};
-	int rc = parts_devices_begin(p, PLATFORM_DEVICES, e);
+	const struct board_device platform[] = {
+		{"test-finisher", "finisher.0", &fin},
+		{"rtc-goldfish", "rtc.0", &rtc},
+		{"uart-16550", "uart.0", &uart},
+	};
 
-	if (rc)
-		return rc;
-	rc = parts_device_add(p, "test-finisher", "finisher.0", &fin, -1, e);
-	if (!rc)
-		rc = parts_device_add(p, "rtc-goldfish", "rtc.0", &rtc, -1, e);
-	if (!rc)
-		rc = parts_device_add(p, "uart-16550", "uart.0", &uart, -1, e);
-	if (!rc)
-		rc = parts_devices_end(p, e);
-	if (rc)
-		parts_devices_down(parts);
-	return rc;
+	return parts_devices_up(p, platform, ARRAY_SIZE(platform), e);
 }
 
 static const struct board_step steps[] = {
