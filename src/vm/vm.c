@@ -329,6 +329,9 @@ void vm_destroy(struct vm *vm)
 	if (vm->sched) {
 		hold(vm);
 		sched_destroy(vm->sched);
+		/* Devices finish what is in flight, and its interrupts wake nobody any more. */
+		for (unsigned i = 0; vm->vcpus && i < vm->nvcpus; i++)
+			vm->vcpus[i].task = NULL;
 	}
 	board_destroy(vm->board);
 	trace_destroy(vm->trace);
