@@ -6,20 +6,23 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "agent/client.h"
 #include "base/err.h"
 #include "base/json.h"
 #include "base/util.h"
 #include "cli/client.h"
 #include "cli/disk/disk_session.h"
+#include "cli/guest/guest.h"
 #include "cli/snapshot/create.h"
 #include "cli/snapshot/store.h"
 #include "cli/verb.h"
 
 #define POLL_NS 20000000
+#define FROZEN_MS 10000 /* the guest's own watchdog thaws after that */
 
 struct create {
 	char *name;
-	bool memory_only, with_disks, json;
+	bool memory_only, with_disks, quiesce, json;
 	uint64_t queue;
 };
 
@@ -31,6 +34,8 @@ static const struct opt create_opts[] = {
 	{"with-disks", .type = OPT_FLAG, OPT_AT(struct create, with_disks),
 		.help = "with the machine's disks, as they are at the same instant (the default "
 			"where there are any)"},
+	{"quiesce", .type = OPT_FLAG, OPT_AT(struct create, quiesce),
+		.help = "have the guest's agent write out and freeze file systems for the moment"},
 	{"queue", .type = OPT_SIZE, OPT_AT(struct create, queue), .arg = "SIZE", .dflt = "64M",
 		.min = 256 * KiB, .max = 16 * GiB,
 		.help = "at most so much memory for what the guest overwrites meanwhile"},
@@ -102,6 +107,34 @@ static void forget_disks(struct client *c, int fd, const char *name)
 	snapopen_close(&s);
 }
 
+/* The moment, with file systems that stand still if that was asked for. */
+static int moment(const struct create *o, struct client *c, const char *name, int fd, json_t **st,
+	struct err *e)
+{
+	cleanup(agent_closep) struct agent_client *agent = NULL; /* its end thaws as well */
+	struct err late = {0};
+	int rc = 0;
+
+	if (o->quiesce)
+		rc = guest_agent(&agent, c->name, 0, e) ?: agent_freeze(agent, FROZEN_MS, NULL, e);
+	if (rc)
+		return err_wrap(e, "--quiesce");
+	rc = client_call_fd(c, "snapshot_create",
+		json_pack("{s:s, s:s, s:I}", "name", name, "disks",
+			o->memory_only	? "memory-only"
+			: o->with_disks ? "with-disks"
+					: "auto",
+			"queue", (json_int_t)o->queue),
+		fd, st, e);
+	/* An agent that thaws only now has been frozen at the moment. */
+	if (!rc && agent && agent_thaw(agent, &late))
+		rc = err_set(e, late.code,
+			"--quiesce: the guest's file systems did not stand still until the moment "
+			"(%s); nothing is left of the snapshot",
+			err_msg(&late));
+	return rc;
+}
+
 static int make(const struct create *o, const char *vm, const char *name, json_t **st,
 	struct session *s, struct err *e)
 {
@@ -110,13 +143,7 @@ static int make(const struct create *o, const char *vm, const char *name, json_t
 	int rc = client_open(&c, vm, e) ?: snapstore_create(name, &fd, e);
 
 	if (!rc)
-		rc = client_call_fd(&c, "snapshot_create",
-			json_pack("{s:s, s:s, s:I}", "name", name, "disks",
-				o->memory_only	? "memory-only"
-				: o->with_disks ? "with-disks"
-						: "auto",
-				"queue", (json_int_t)o->queue),
-			fd, st, e);
+		rc = moment(o, &c, name, fd, st, e);
 	if (!rc)
 		rc = follow(&c, s, st, e);
 	if (rc)
@@ -185,7 +212,10 @@ const struct verb verbs_snapshot_create[] = {
 			"is; its pages are written while it runs, and each page that it changes "
 			"meanwhile is copied first.\n\n"
 			"Disks in qcow2 and lodgefs get a snapshot of the same name at the same "
-			"instant; with another format --memory-only has to be said.\n\n"
+			"instant; with another format --memory-only has to be said. They are as "
+			"after a power cut at that instant, and journals mend that; with "
+			"--quiesce "
+			"the guest's file systems are written out and clean.\n\n"
 			"Ctrl-C stops it and leaves nothing behind."},
 	VERBS_END,
 };

@@ -15,7 +15,6 @@
 #include "vm/internal.h"
 #include "vm/snapshot/live.h"
 
-#define DISKS_MAX 64
 #define HOT_MAX 65536u
 
 struct vm_snapshot {
@@ -26,7 +25,7 @@ struct vm_snapshot {
 	uint64_t began_ns;
 	/* How long the vCPUs stood still, and for what. */
 	uint64_t pause_ns, stop_ns, quiet_ns, state_ns, disks_ns, arm_ns;
-	struct disk *disks[DISKS_MAX]; /* that have a snapshot of this name now */
+	struct disk *disks[DISK_TOGETHER]; /* that have a snapshot of this name now */
 	unsigned ndisks;
 };
 
@@ -62,8 +61,9 @@ static int check(struct vm_snapshot *s, const struct vm_snapshot_opts *o, struct
 		return err_set(e, -EINVAL,
 			"snapshot %s: --with-disks, and this machine has no disk that it writes to",
 			s->name);
-	if (!rc && can > DISKS_MAX)
-		return err_set(e, -E2BIG, "snapshot %s: more than %d disks", s->name, DISKS_MAX);
+	if (!rc && can > DISK_TOGETHER)
+		return err_set(
+			e, -E2BIG, "snapshot %s: more than %u disks", s->name, DISK_TOGETHER);
 	return rc;
 }
 
@@ -89,19 +89,23 @@ static void undo_disks(struct vm_snapshot *s)
 		disk_snapshot(s->disks[--s->ndisks], DISK_SNAP_DELETE, s->name, NULL);
 }
 
+/* Nothing of one disk lies between the snapshots of two: all of them are quiet, and have theirs, or none has. */
 static int snap_disks(struct vm_snapshot *s, const struct vm_snapshot_opts *o, struct err *e)
 {
 	struct board *b = s->vm->board;
+	unsigned n = 0;
+	int rc;
 
 	for (unsigned i = 0; o->disks != VM_SNAPSHOT_MEMORY_ONLY && i < b->ndevices; i++) {
 		struct disk *d = virtio_blk_disk(b->devices[i]);
 
-		if (!d || d->o.readonly)
-			continue;
-		if (disk_snapshot(d, DISK_SNAP_CREATE, s->name, e))
-			return err_wrap(e, "snapshot %s: disk %s", s->name, b->devices[i]->id);
-		s->disks[s->ndisks++] = d;
+		if (d && !d->o.readonly)
+			s->disks[n++] = d;
 	}
+	rc = disk_snapshot_all(s->disks, n, s->name, e);
+	if (rc)
+		return err_wrap(e, "snapshot %s", s->name);
+	s->ndisks = n;
 	return 0;
 }
 
