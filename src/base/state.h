@@ -123,6 +123,11 @@ struct state_desc {
 	 * input: indices, enums, ring sizes. May be NULL.
 	 */
 	int (*check)(const void *staged, unsigned version, struct err *e);
+	/*
+	 * There were programs of this format that did not have the object: a stream without it leaves the
+	 * object as it is. (Else it is refused.)
+	 */
+	bool younger;
 };
 
 /*

@@ -18,5 +18,6 @@ extern const struct device_class virtio_input_class;
 extern const struct device_class virtio_net_class;
 extern const struct device_class virtio_rng_class;
 extern const struct device_class virtio_vsock_class;
+extern const struct device_class vmgenid_class;
 
 #endif

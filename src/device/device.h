@@ -67,6 +67,8 @@ struct device_class {
 	void (*stats)(struct device *d, struct json_t *into);
 	/* Presses the machine's power button, where this is one. Loop thread. -ENOTCONN: the guest does not listen yet. */
 	int (*power_button)(struct device *d, struct err *e);
+	/* The machine goes on as another one than it was (restored, cloned). Loop thread, state loaded, vCPUs not running yet. May be NULL. */
+	int (*reborn)(struct device *d, struct err *e);
 };
 
 struct device {

@@ -73,23 +73,37 @@ static void ged_reset(struct device *d)
 }
 
 /* The interrupt is an edge: nothing tells whether the guest listens. */
-static int ged_power_button(struct device *d, struct err *e)
+static void happen(struct ged *g, uint32_t event)
 {
-	struct ged *g = (struct ged *)d;
-
-	pthread_mutex_lock(&d->lock);
-	g->events |= GED_POWER_BUTTON;
+	pthread_mutex_lock(&g->dev.lock);
+	g->events |= event;
 	irq_set(&g->irq, true);
 	irq_set(&g->irq, false);
-	pthread_mutex_unlock(&d->lock);
+	pthread_mutex_unlock(&g->dev.lock);
+}
+
+static int ged_power_button(struct device *d, struct err *e)
+{
+	happen((struct ged *)d, GED_POWER_BUTTON);
 	return 0;
+}
+
+static void wired(void *ctrl, unsigned pin, bool level)
+{
+	if (level)
+		happen(ctrl, pin);
+}
+
+struct irq_line ged_line(struct device *ged, uint32_t event)
+{
+	return (struct irq_line){wired, ged, event};
 }
 
 static int ged_post_load(void *obj, unsigned version, struct err *e)
 {
 	const struct ged *g = obj;
 
-	if (g->events & ~GED_POWER_BUTTON)
+	if (g->events & ~(GED_POWER_BUTTON | GED_GENERATION))
 		return err_set(
 			e, -EINVAL, "event device: unknown events 0x%x in the stream", g->events);
 	return 0;

@@ -13,5 +13,6 @@ const struct device_class *const device_classes[] = {
 	&virtio_net_class,
 	&virtio_rng_class,
 	&virtio_vsock_class,
+	&vmgenid_class,
 	NULL,
 };

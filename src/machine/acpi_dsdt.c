@@ -182,7 +182,7 @@ static void pci(struct aml *a, const struct acpi_opts *o)
 
 static void board_resources(struct aml *a, const struct acpi_opts *o)
 {
-	static const enum pc_region own[] = {PC_ECAM, PC_FINISHER, PC_RTC_MMIO};
+	static const enum pc_region own[] = {PC_ECAM, PC_FINISHER, PC_RTC_MMIO, PC_VMGENID};
 
 	aml_device(a, "MRES");
 	aml_name(a, "_HID");
@@ -224,9 +224,46 @@ static void legacy(struct aml *a)
 	aml_end(a);
 }
 
+/*
+ * "Virtual Machine Generation ID": found by its compatible names, the second of which is as long as ACPI allows; ADDR is where the
+ * identifier is, low half first.
+ */
+static void generation(struct aml *a)
+{
+	aml_device(a, "VGEN");
+	aml_name(a, "_HID");
+	aml_string(a, "LODG0001");
+	aml_name(a, "_CID");
+	aml_package(a, 2);
+	aml_string(a, "VM_Gen_Counter");
+	aml_string(a, "VMGENCTR");
+	aml_end(a);
+	aml_name(a, "_DDN");
+	aml_string(a, "VM_Gen_Counter");
+	present(a);
+	aml_name(a, "ADDR");
+	aml_package(a, 2);
+	aml_int(a, pc_map[PC_VMGENID].base);
+	aml_int(a, 0);
+	aml_end(a);
+	aml_end(a);
+}
+
+static void notify_if(struct aml *a, uint32_t event, const char *device)
+{
+	aml_if(a);
+	aml_and(a);
+	aml_local(a, 0);
+	aml_int(a, event);
+	aml_no_target(a);
+	aml_notify(a, device, 0x80);
+	aml_end(a);
+}
+
 /* Generic event device (5.6.9): one interrupt, and a method that asks what it was. */
 static void events(struct aml *a)
 {
+	generation(a);
 	aml_device(a, "PWRB");
 	aml_name(a, "_HID");
 	aml_eisaid(a, "PNP0C0C");
@@ -248,13 +285,8 @@ static void events(struct aml *a)
 	aml_store(a);
 	aml_path(a, "ESEL");
 	aml_local(a, 0);
-	aml_if(a);
-	aml_and(a);
-	aml_local(a, 0);
-	aml_int(a, GED_POWER_BUTTON);
-	aml_no_target(a);
-	aml_notify(a, "PWRB", 0x80);
-	aml_end(a);
+	notify_if(a, GED_POWER_BUTTON, "PWRB");
+	notify_if(a, GED_GENERATION, "VGEN");
 	aml_end(a);
 	aml_end(a);
 }

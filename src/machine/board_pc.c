@@ -16,6 +16,7 @@
 #include "device/clock/rtc.h"
 #include "device/clock/rtc_cmos.h"
 #include "device/uart.h"
+#include "device/vmgenid/vmgenid.h"
 #include "machine/acpi.h"
 #include "machine/board_class.h"
 #include "machine/board_parts.h"
@@ -158,6 +159,15 @@ static void ports_down(struct board_parts *parts)
 	pc_ports_destroy(of(parts)->ports);
 }
 
+/* What other devices have to say through the event device, which is the first of the list. */
+static void event(void *ctrl, unsigned what, bool level)
+{
+	const struct pc *c = ctrl;
+	struct irq_line l = ged_line(c->p.board.devices[0], what);
+
+	irq_set(&l, level);
+}
+
 static int devices_up(struct board_parts *parts, struct err *e)
 {
 	struct pc *c = of(parts);
@@ -167,10 +177,12 @@ static int devices_up(struct board_parts *parts, struct err *e)
 	struct rtc_cmos_opts cmos = {.port = PC_PORT_RTC, .irq = line(c, PC_GSI_RTC)};
 	struct uart_opts uart = {PC_PORT_UART, line(c, PC_GSI_UART), c->p.opts->uart, BUS_PIO};
 	struct ged_opts ged = {pc_map[PC_GED].base, line(c, PC_GSI_GED)};
+	struct vmgenid_opts gen = {pc_map[PC_VMGENID].base, {event, c, GED_GENERATION}};
 	const struct board_device platform[] = {
+		{"acpi-ged", "ged.0", &ged},
+		{"vmgenid", "vmgenid.0", &gen},
 		{"test-finisher", "finisher.0", &fin},
 		{"test-finisher", "finisher.1", &fin_port},
-		{"acpi-ged", "ged.0", &ged},
 		{"rtc-goldfish", "rtc.0", &rtc},
 		{"rtc-cmos", "rtc.1", &cmos},
 		{"uart-16550", "uart.0", &uart},

@@ -20,6 +20,7 @@
 #include "device/finisher.h"
 #include "device/clock/rtc.h"
 #include "device/uart.h"
+#include "device/vmgenid/vmgenid.h"
 #include "machine/board_class.h"
 #include "machine/board_parts.h"
 #include "machine/fdt.h"
@@ -146,10 +147,13 @@ static int devices_up(struct board_parts *parts, struct err *e)
 		.base = virt_map[VIRT_RTC].base, .irq = aplic_line(v->aplic, VIRT_RTC_IRQ)};
 	struct uart_opts uart = {
 		virt_map[VIRT_UART].base, aplic_line(v->aplic, VIRT_UART_IRQ), p->opts->uart};
+	struct vmgenid_opts gen = {
+		virt_map[VIRT_VMGENID].base, aplic_line(v->aplic, VIRT_VMGENID_IRQ)};
 	const struct board_device platform[] = {
 		{"test-finisher", "finisher.0", &fin},
 		{"rtc-goldfish", "rtc.0", &rtc},
 		{"uart-16550", "uart.0", &uart},
+		{"vmgenid", "vmgenid.0", &gen},
 	};
 
 	return parts_devices_up(p, platform, ARRAY_SIZE(platform), e);

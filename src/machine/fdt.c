@@ -14,7 +14,7 @@
 
 /* Phandles. A hart's is 1 + its id, its interrupt controller's HART_INTC + its id. */
 enum { HART = 1, HART_INTC = 0x1000, IMSIC_M = 0x2000, IMSIC_S, APLIC_M, APLIC_S, FINISHER };
-enum { IRQ_LEVEL_HIGH = 4 }; /* second cell of an APLIC interrupt */
+enum { IRQ_EDGE_RISING = 1, IRQ_LEVEL_HIGH = 4 }; /* second cell of an APLIC interrupt */
 enum { HART_M_SOFT = 3, HART_M_TIMER = 7, HART_S_EXT = 9, HART_M_EXT = 11 };
 
 /* The first error sticks; later calls do nothing, and one check at the end is enough. */
@@ -359,10 +359,10 @@ static void pci(struct writer *w)
 	end(w);
 }
 
-static void wired(struct writer *w, uint32_t source)
+static void wired(struct writer *w, uint32_t source, uint32_t kind)
 {
 	u32(w, "interrupt-parent", APLIC_S);
-	CELLS(w, "interrupts", source, IRQ_LEVEL_HIGH);
+	CELLS(w, "interrupts", source, kind);
 }
 
 static void soc(struct writer *w)
@@ -380,12 +380,17 @@ static void soc(struct writer *w)
 	text(w, "compatible", "ns16550a");
 	region(w, VIRT_UART);
 	u32(w, "clock-frequency", VIRT_UART_CLOCK_HZ);
-	wired(w, VIRT_UART_IRQ);
+	wired(w, VIRT_UART_IRQ, IRQ_LEVEL_HIGH);
 	end(w);
 	begin(w, "rtc@%llx", (unsigned long long)virt_map[VIRT_RTC].base);
 	text(w, "compatible", "google,goldfish-rtc");
 	region(w, VIRT_RTC);
-	wired(w, VIRT_RTC_IRQ);
+	wired(w, VIRT_RTC_IRQ, IRQ_LEVEL_HIGH);
+	end(w);
+	begin(w, "rng@%llx", (unsigned long long)virt_map[VIRT_VMGENID].base);
+	text(w, "compatible", "microsoft,vmgenid");
+	region(w, VIRT_VMGENID);
+	wired(w, VIRT_VMGENID_IRQ, IRQ_EDGE_RISING);
 	end(w);
 	begin(w, "test@%llx", (unsigned long long)virt_map[VIRT_FINISHER].base);
 	bytes(w, "compatible", "sifive,test1\0sifive,test0\0syscon", 33);

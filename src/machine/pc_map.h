@@ -17,6 +17,7 @@ enum pc_region {
 	PC_ECAM,
 	PC_FINISHER,
 	PC_RTC_MMIO,
+	PC_VMGENID, /* Lodge's own */
 	PC_GED, /* event selector, and from +0x200 on the sleep and reset registers */
 	PC_IOAPIC,
 	PC_LAPIC,
@@ -34,6 +35,7 @@ static const struct pc_range pc_map[PC_REGIONS] = {
 	[PC_ECAM] = {0xe0000000, 0x10000000},
 	[PC_FINISHER] = {0xfe000000, 0x1000},
 	[PC_RTC_MMIO] = {0xfe001000, 0x1000},
+	[PC_VMGENID] = {0xfe002000, 0x1000},
 	[PC_GED] = {0xfea00000, 0x1000},
 	[PC_IOAPIC] = {0xfec00000, 0x1000},
 	[PC_LAPIC] = {0xfee00000, 0x100000},

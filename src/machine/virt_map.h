@@ -13,6 +13,7 @@
 enum virt_region {
 	VIRT_FINISHER,
 	VIRT_RTC,
+	VIRT_VMGENID, /* Lodge's own: QEMU's board has nothing there */
 	VIRT_ACLINT,
 	VIRT_PCI_IO,
 	VIRT_APLIC_M,
@@ -33,6 +34,7 @@ struct virt_range {
 static const struct virt_range virt_map[VIRT_REGIONS] = {
 	[VIRT_FINISHER] = {0x100000, 0x1000},
 	[VIRT_RTC] = {0x101000, 0x1000},
+	[VIRT_VMGENID] = {0x102000, 0x1000},
 	[VIRT_ACLINT] = {0x2000000, 0x10000},
 	[VIRT_PCI_IO] = {0x3000000, 0x10000},
 	[VIRT_APLIC_M] = {0xc000000, 0x8000},
@@ -47,6 +49,7 @@ static const struct virt_range virt_map[VIRT_REGIONS] = {
 
 #define VIRT_UART_IRQ 10u
 #define VIRT_RTC_IRQ 11u
+#define VIRT_VMGENID_IRQ 12u
 #define VIRT_PCI_IRQ 32u /* to 35: pins A to D */
 #define VIRT_IRQ_SOURCES 96u
 #define VIRT_PCI_BUSES 256u

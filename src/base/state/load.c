@@ -379,7 +379,7 @@ static int read_stream(struct loader *l, const struct state_obj *objs, unsigned 
 			return r;
 	}
 	for (unsigned i = 0; i < n; i++)
-		if (!l->staged[i].copy)
+		if (!l->staged[i].copy && !objs[i].desc->younger)
 			return err_set(l->e, -EINVAL, "the stream has no object %s", objs[i].id);
 	if ((r = read_key(l, "digest")) || (r = cbor_read_kind(&l->in, CBOR_ITEM_BYTES, &it, l->e)))
 		return r;
@@ -448,11 +448,15 @@ static int post_load(const struct loader *l, const struct state_desc *d, const v
 static int apply_all(struct loader *l, const struct state_obj *objs, unsigned n)
 {
 	for (unsigned i = 0; i < n; i++)
-		apply(objs[i].desc, l->staged[i].copy, objs[i].obj);
+		if (l->staged[i].copy)
+			apply(objs[i].desc, l->staged[i].copy, objs[i].obj);
 	l->applied = true;
 	for (unsigned i = 0; i < n; i++) {
-		int r = post_load(
-			l, objs[i].desc, l->staged[i].copy, objs[i].obj, l->staged[i].version);
+		int r = 0;
+
+		if (l->staged[i].copy)
+			r = post_load(l, objs[i].desc, l->staged[i].copy, objs[i].obj,
+				l->staged[i].version);
 
 		if (r)
 			return err_wrap(l->e, "%s", objs[i].id);

@@ -300,6 +300,18 @@ static int load_state(struct vm *vm, struct snapfile *s, struct err *e)
 	return rc ? err_wrap(e, "restore") : 0;
 }
 
+/* Two machines may come from this one: it says to its guest that it is another one now. */
+static int reborn(struct vm *vm, struct err *e)
+{
+	struct board *b = vm->board;
+	int rc = 0;
+
+	for (unsigned i = 0; !rc && i < b->ndevices; i++)
+		if (b->devices[i]->cls->reborn)
+			rc = b->devices[i]->cls->reborn(b->devices[i], e);
+	return rc;
+}
+
 int vm_restore(struct vm *vm, int fd, struct err *e)
 {
 	cleanup(snapfile_drop) struct snapfile *s = NULL;
@@ -328,5 +340,6 @@ int vm_restore(struct vm *vm, int fd, struct err *e)
 		return err_set(e, -ENOMEM, "restore: out of memory");
 	u.s = s;
 	rc = fits(vm, s, e) ?: map_store(vm, s, e) ?: snapfile_unpack(s, put_page, &u, e);
-	return rc ?: load_state(vm, s, e) ?: read_working_set(vm, s, e) ?: read_hot_code(vm, s, e);
+	rc = rc ?: load_state(vm, s, e) ?: reborn(vm, e);
+	return rc ?: read_working_set(vm, s, e) ?: read_hot_code(vm, s, e);
 }

@@ -319,6 +319,36 @@ static void each_corruption_is_named(void **state)
 	}
 }
 
+struct late {
+	uint32_t n;
+};
+static const struct state_field late_fields[] = {STATE_U32(struct late, n, 1), STATE_END};
+
+/* An object that earlier programs did not have keeps what it is; any other one has to be there. */
+static void younger_object_may_be_absent(void **state)
+{
+	struct state_desc desc = {"late", 1, late_fields, .younger = true};
+	struct sample s, t;
+	struct late late = {7};
+	struct stream st;
+	struct err e = {0};
+	struct state_obj objs[] = {{"late", &desc, &late}, {"s0", &sample_state, &t}};
+
+	fill(&s);
+	memset(&t, 0, sizeof(t));
+	st = save(&sample_state, &s);
+	assert_int_equal(state_load(objs, 2, st.p, st.len, &e), 0);
+	assert_int_equal(late.n, 7);
+	drop(&t);
+	memset(&t, 0, sizeof(t));
+	desc.younger = false;
+	assert_int_equal(state_load(objs, 2, st.p, st.len, &e), -EINVAL);
+	assert_non_null(strstr(err_msg(&e), "no object late"));
+	free(st.p);
+	drop(&s);
+	drop(&t);
+}
+
 static void unknown_optional_is_skipped(void **state)
 {
 	struct sample s, t = {0};
@@ -503,6 +533,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(old_version_takes_defaults),
 		cmocka_unit_test(newer_version_is_refused),
 		cmocka_unit_test(each_corruption_is_named),
+		cmocka_unit_test(younger_object_may_be_absent),
 		cmocka_unit_test(unknown_optional_is_skipped),
 		cmocka_unit_test(every_cut_and_flip_is_refused),
 		cmocka_unit_test(failing_post_load_fails_the_load),

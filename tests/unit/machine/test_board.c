@@ -411,7 +411,7 @@ static void state_goes_round(void **state)
 	assert_int_equal(bus_access(b->bus, BUS_MMIO, 0x2000004, 4, true, &v), 0);
 	b->vcpus[2]->mtimecmp = 99;
 	assert_int_equal(board_state(b, &objs, &n), 0);
-	assert_int_equal(n, 1 + 3 + 3 + 3);
+	assert_int_equal(n, 1 + 3 + 3 + 4);
 	for (unsigned i = 0; i < n; i++)
 		for (unsigned k = 0; k < i; k++)
 			assert_string_not_equal(objs[i].id, objs[k].id);

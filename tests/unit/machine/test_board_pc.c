@@ -16,6 +16,7 @@
 #include "base/system_event.h"
 #include "base/util.h"
 #include "bus/pci.h"
+#include "device/ged.h"
 #include "machine/board.h"
 #include "machine/pc_map.h"
 #include "machine/topology.h"
@@ -206,6 +207,30 @@ static void power_and_reset(void **state)
 	board_destroy(b);
 }
 
+/* A machine that became another one has another identifier, and an event says so. */
+static void another_generation(void **state)
+{
+	uint64_t at = pc_map[PC_VMGENID].base, was[2];
+	struct board *b = make();
+
+	was[0] = in(b, BUS_MMIO, at, 8);
+	was[1] = in(b, BUS_MMIO, at + 8, 8);
+	out(b, BUS_MMIO, at, 8, ~was[0]);
+	assert_int_equal(in(b, BUS_MMIO, at, 8), was[0]);
+	assert_int_equal(in(b, BUS_MMIO, at + 3, 1), was[0] >> 24 & 0xff);
+	board_reset(b);
+	assert_int_equal(in(b, BUS_MMIO, at, 8), was[0]);
+	assert_int_equal(rig.edges[PC_GSI_GED], 0);
+	for (unsigned i = 0; i < b->ndevices; i++)
+		if (b->devices[i]->cls->reborn)
+			assert_int_equal(b->devices[i]->cls->reborn(b->devices[i], NULL), 0);
+	assert_true(in(b, BUS_MMIO, at, 8) != was[0] && in(b, BUS_MMIO, at + 8, 8) != was[1]);
+	assert_int_equal(rig.edges[PC_GSI_GED], 1);
+	assert_int_equal(in(b, BUS_MMIO, pc_map[PC_GED].base, 4), GED_GENERATION);
+	assert_int_equal(in(b, BUS_MMIO, pc_map[PC_GED].base, 4), 0);
+	board_destroy(b);
+}
+
 static void interrupts_reach_the_engine(void **state)
 {
 	struct board *b = make();
@@ -299,7 +324,7 @@ static void state_goes_round(void **state)
 	out(b, BUS_PIO, PC_PORT_RTC, 1, 0x40);
 	out(b, BUS_PIO, PC_PORT_RTC + 1, 1, 0x77);
 	assert_int_equal(board_state(b, &objs, &n), 0);
-	assert_int_equal(n, 1 + 3 + 2 + 6);
+	assert_int_equal(n, 1 + 3 + 2 + 7);
 	assert_int_equal(state_save(objs, n, &buf, &len, &e), 0);
 	free(objs);
 	board_destroy(b);
@@ -322,6 +347,7 @@ int main(void)
 		T(starts_in_long_mode),
 		T(the_map_answers),
 		T(power_and_reset),
+		T(another_generation),
 		T(interrupts_reach_the_engine),
 		T(memory_goes_on_behind_the_hole),
 		T(tables_have_the_engines_ids),
