@@ -25,7 +25,7 @@
 #define SLICE 8192u /* instructions, at first */
 #define SLICE_MIN 1024u
 #define SLICE_MAX 65536u
-#define SLICE_QUICK_NS 15000u /* shorter: twice as many instructions the next time */
+#define SLICE_QUICK_NS 15000u /* shorter: half as many more the next time */
 #define SLICE_SLOW_NS 40000u /* longer: half of them */
 /* Budgets too short for that: somebody wants a few instructions only. */
 #define SHORT_NS 1000u
@@ -465,6 +465,9 @@ static bool ready_to_run(struct hart *h)
 {
 	uint32_t poll = rv64_serve_poll(h);
 
+	/* Who is interrupted once is likely to be again, by somebody who waits: a guest's kernel that makes others flush their TLBs. */
+	if (poll & POLL_SOON)
+		h->slice = SLICE_MIN;
 	if (poll & POLL_KICK) {
 		atomic_fetch_and(&h->poll, ~(uint32_t)POLL_KICK);
 		rv64_leave(h, CAUSE_IRQ | IRQ_SSI, 0);
@@ -494,7 +497,7 @@ static bool interpret(struct hart *h, uint64_t *entries)
 static void fit_slice(struct hart *h, uint64_t took)
 {
 	if (took < SLICE_QUICK_NS && h->slice < SLICE_MAX)
-		h->slice *= 2;
+		h->slice = MIN(h->slice + h->slice / 2, SLICE_MAX);
 	else if (took > SLICE_SLOW_NS && h->slice > SLICE_MIN)
 		h->slice /= 2;
 }
@@ -512,6 +515,7 @@ static void run_loop(struct hart *h, uint64_t end, bool few)
 		uint64_t now;
 		bool over;
 
+		stop = MIN(stop, h->instret + h->slice); /* it may have become shorter */
 		h->instret_stop = stop;
 		over = h->j.jit ? jit_run(h, &entries) : interpret(h, &entries);
 		if (h->posted)

@@ -87,7 +87,7 @@ void rv64_irq_changed(struct hart *h)
 
 void rv64_poke(struct hart *h, uint32_t poll_bits)
 {
-	atomic_fetch_or(&h->poll, poll_bits);
+	atomic_fetch_or(&h->poll, poll_bits | POLL_SOON);
 	if (!atomic_load(&h->in_run) && h->vm->o.wake)
 		h->vm->o.wake(h->vm->o.wake_ctx, h->id);
 }
@@ -235,7 +235,7 @@ void rv64_broadcast(
 {
 	for (unsigned i = 0; i < vm->nvcpus; i++)
 		if (in_mask(mask, i))
-			atomic_fetch_or(&vm->vcpus[i]->h.poll, poll_bits);
+			atomic_fetch_or(&vm->vcpus[i]->h.poll, poll_bits | POLL_SOON);
 	for (unsigned i = 0; i < vm->nvcpus; i++) {
 		struct hart *h = &vm->vcpus[i]->h;
 

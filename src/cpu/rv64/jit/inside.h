@@ -176,7 +176,7 @@ struct jit_region {
 #define JIT_PAGES 4096u
 #define JIT_QUIET 8 /* fences without a change, after which a page is watched again */
 #define JIT_SEGMENTS 8u /* at least */
-#define JIT_SEGMENT_MAX (2ull << 20) /* emptied at once: bounds how long that takes */
+#define JIT_SEGMENT_MAX (1ull << 20) /* emptied at once: bounds how long that takes */
 #define JIT_HEAT 65536u
 #define JIT_COLD_MAX 255u /* in heat: not to be translated */
 
