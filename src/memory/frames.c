@@ -38,13 +38,21 @@ struct frames {
 	struct chunk *chunks;
 	struct node node[FRAMES_MAX_NODES];
 	unsigned nodes;
-	/* Bounds of what lies over a file (frames_map_file()); the ranges may have holes that do not. */
+	/* What lies over a file, in no order; and bounds of it, read by anybody. Its lock is the inner one. */
+	pthread_mutex_t over_lock;
+	struct over *over;
+	unsigned novers, overs_max;
 	_Atomic uint64_t over_first, over_end;
-	_Atomic unsigned taken_back; /* pieces that were mapped away from it again */
+};
+
+/* Frames that lie over a file (frames_map_file()). */
+struct over {
+	uint64_t first, count;
+	uint8_t *aside; /* moved there; NULL: in their place */
 };
 
 /* The host allows a process 65530 mappings; each piece that is taken back can make two more. */
-#define TAKEN_BACK_MAX 16384u
+#define OVERS_MAX 16384u
 
 int frames_create(struct frames **out, const struct frames_opts *o, struct err *e)
 {
@@ -67,6 +75,7 @@ int frames_create(struct frames **out, const struct frames_opts *o, struct err *
 	if (!f)
 		return err_set(e, -ENOMEM, "machine memory: out of memory");
 	pthread_mutex_init(&f->lock, NULL);
+	pthread_mutex_init(&f->over_lock, NULL);
 	f->count = bytes / PAGE_SIZE;
 	f->nodes = o->nodes;
 	f->chunks = calloc(f->count / CHUNK_FRAMES, sizeof(*f->chunks));
@@ -104,11 +113,16 @@ void frames_destroy(struct frames *f)
 	for (uint64_t i = 0; f->chunks && i < f->count / CHUNK_FRAMES; i++)
 		free(f->chunks[i].used);
 	free(f->chunks);
+	for (unsigned i = 0; i < f->novers; i++)
+		if (f->over[i].aside)
+			munmap(f->over[i].aside, f->over[i].count * PAGE_SIZE);
+	free(f->over);
 	if (f->base != MAP_FAILED)
 		munmap(f->base, f->count * PAGE_SIZE);
 	if (f->fd >= 0)
 		close(f->fd);
 	pthread_mutex_destroy(&f->lock);
+	pthread_mutex_destroy(&f->over_lock);
 	free(f);
 }
 
@@ -245,28 +259,173 @@ void frames_free(struct frames *f, mfn_t m, unsigned order)
 	pthread_mutex_unlock(&f->lock);
 }
 
+/* ---- over a file ---- */
+
+static bool over_file(const struct frames *f, mfn_t m, uint64_t count)
+{
+	return m.n < f->over_end && m.n + count > f->over_first;
+}
+
+/* Under the lock. */
+static bool over_add(struct frames *f, uint64_t first, uint64_t count, uint8_t *aside)
+{
+	if (f->novers == f->overs_max) {
+		unsigned max = MAX(2 * f->overs_max, 16u);
+		struct over *p = max > 2 * OVERS_MAX ? NULL : realloc(f->over, max * sizeof(*p));
+
+		if (!p)
+			return false;
+		f->over = p;
+		f->overs_max = max;
+	}
+	f->over[f->novers++] = (struct over){first, count, aside};
+	f->over_first = f->over_end ? MIN(f->over_first, first) : first;
+	f->over_end = MAX(f->over_end, first + count);
+	return true;
+}
+
+/* [first, first + count) is over nothing any more. False: no room to say so. Under the lock. */
+static bool over_cut(struct frames *f, uint64_t first, uint64_t count)
+{
+	uint64_t end = first + count;
+
+	for (unsigned i = 0; i < f->novers;) {
+		struct over o = f->over[i];
+		uint64_t from = MAX(first, o.first), to = MIN(end, o.first + o.count);
+
+		if (from >= to) {
+			i++;
+			continue;
+		}
+		if (to < o.first + o.count &&
+			!over_add(f, to, o.first + o.count - to,
+				o.aside ? o.aside + (to - o.first) * PAGE_SIZE : NULL))
+			return false;
+		f->over[i].count = from - o.first;
+		if (!f->over[i].count)
+			f->over[i] = f->over[--f->novers];
+	}
+	if (!f->novers)
+		f->over_first = f->over_end = 0;
+	return true;
+}
+
+/* The piece that frame n is in; NULL. Under the lock. */
+static struct over *over_of(struct frames *f, uint64_t n)
+{
+	for (unsigned i = 0; i < f->novers; i++)
+		if (n >= f->over[i].first && n - f->over[i].first < f->over[i].count)
+			return &f->over[i];
+	return NULL;
+}
+
+/* The memory file's own pages, in place of whatever is there. */
+static bool map_own(struct frames *f, uint64_t first, uint64_t count)
+{
+	return mmap(f->base + first * PAGE_SIZE, count * PAGE_SIZE, PROT_READ | PROT_WRITE,
+		       MAP_SHARED | MAP_FIXED | MAP_NORESERVE, f->fd,
+		       (off_t)(first * PAGE_SIZE)) != MAP_FAILED;
+}
+
 int frames_map_file(struct frames *f, mfn_t m, uint64_t count, int fd, uint64_t off, struct err *e)
 {
 	void *at;
+	bool noted;
 
 	if (!count || m.n > f->count || count > f->count - m.n || off & PAGE_MASK)
 		return err_set(e, -EINVAL, "machine memory: frames %#llx+%#llx over a file",
 			(unsigned long long)m.n, (unsigned long long)count);
+	pthread_mutex_lock(&f->over_lock);
+	noted = over_add(f, m.n, count, NULL);
+	pthread_mutex_unlock(&f->over_lock);
+	if (!noted)
+		return err_set(e, -ENOMEM, "machine memory: too many pieces of a file");
 	at = mmap(f->base + m.n * PAGE_SIZE, count * PAGE_SIZE, PROT_READ | PROT_WRITE,
 		MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, (off_t)off);
 	if (at == MAP_FAILED)
 		return err_sys(e, -errno, "machine memory: mapping %llu MiB of a file",
 			(unsigned long long)(count * PAGE_SIZE / MiB));
-	pthread_mutex_lock(&f->lock);
-	f->over_first = f->over_end ? MIN(f->over_first, m.n) : m.n;
-	f->over_end = MAX(f->over_end, m.n + count);
-	pthread_mutex_unlock(&f->lock);
 	return 0;
 }
 
-static bool over_file(const struct frames *f, mfn_t m, uint64_t count)
+static int set_aside(struct frames *f, uint64_t first, uint64_t count)
 {
-	return m.n < f->over_end && m.n + count > f->over_first;
+	uint8_t *at = f->base + first * PAGE_SIZE, *to;
+	size_t len = count * PAGE_SIZE;
+
+	if (!over_cut(f, first, count) || !over_add(f, first, count, NULL))
+		return -ENOMEM;
+	/* The old place stays mapped until the new pages come: nobody else can get it in between. */
+	to = mremap(at, len, len, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL);
+	if (to == MAP_FAILED)
+		return -errno;
+	f->over[f->novers - 1].aside = to;
+	return map_own(f, first, count) ? 0 : -errno;
+}
+
+int frames_set_aside(struct frames *f, mfn_t m, uint64_t count, struct err *e)
+{
+	int rc = 0;
+
+	if (!over_file(f, m, count))
+		return 0;
+	pthread_mutex_lock(&f->over_lock);
+	for (uint64_t n = m.n; !rc && n < m.n + count;) {
+		uint64_t next = m.n + count;
+		const struct over *o = over_of(f, n);
+
+		if (o && !o->aside) {
+			next = MIN(next, o->first + o->count);
+			rc = set_aside(f, n, next - n);
+		} else if (o) {
+			next = o->first + o->count;
+		} else {
+			for (unsigned i = 0; i < f->novers; i++)
+				if (f->over[i].first > n)
+					next = MIN(next, f->over[i].first);
+		}
+		n = next;
+	}
+	pthread_mutex_unlock(&f->over_lock);
+	return rc ? err_sys(e, rc, "machine memory: moving what lies over a file") : 0;
+}
+
+const void *frames_aside(struct frames *f, mfn_t m, uint64_t *count)
+{
+	const uint8_t *p = NULL;
+	const struct over *o;
+
+	if (!over_file(f, m, *count))
+		return NULL;
+	pthread_mutex_lock(&f->over_lock);
+	o = over_of(f, m.n);
+	if (o) {
+		p = o->aside ? o->aside + (m.n - o->first) * PAGE_SIZE : NULL;
+		*count = MIN(*count, o->first + o->count - m.n);
+	}
+	for (unsigned i = 0; !o && i < f->novers; i++)
+		if (f->over[i].first > m.n)
+			*count = MIN(*count, f->over[i].first - m.n);
+	pthread_mutex_unlock(&f->over_lock);
+	return p;
+}
+
+void frames_aside_end(struct frames *f, mfn_t m, uint64_t count)
+{
+	pthread_mutex_lock(&f->over_lock);
+	for (unsigned i = 0; i < f->novers; i++) {
+		struct over o = f->over[i];
+		uint64_t from = MAX(m.n, o.first), to = MIN(m.n + count, o.first + o.count);
+
+		if (!o.aside || from >= to)
+			continue;
+		/* Without room for the rest's place it is kept: nobody asks for it again. Another piece may stand here now. */
+		if (!over_cut(f, from, to - from))
+			continue;
+		munmap(o.aside + (from - o.first) * PAGE_SIZE, (to - from) * PAGE_SIZE);
+		i--;
+	}
+	pthread_mutex_unlock(&f->over_lock);
 }
 
 uint64_t frames_untouched(struct frames *f, mfn_t m, uint64_t count)
@@ -281,18 +440,21 @@ uint64_t frames_untouched(struct frames *f, mfn_t m, uint64_t count)
 	return MIN(count, (uint64_t)data / PAGE_SIZE - m.n);
 }
 
-/* What lies over a file would show the file again: the memory file comes back in its place. */
-static int discard_over(struct frames *f, mfn_t m, uint64_t count)
+/* What lies over a file would show the file again: the memory file comes back in its place. What is aside, or cannot, is cleared. */
+static bool discard_over(struct frames *f, mfn_t m, uint64_t count)
 {
-	void *at = f->base + m.n * PAGE_SIZE;
+	bool gone = true;
 
-	if (atomic_fetch_add(&f->taken_back, 1) < TAKEN_BACK_MAX &&
-		mmap(at, count * PAGE_SIZE, PROT_READ | PROT_WRITE,
-			MAP_SHARED | MAP_FIXED | MAP_NORESERVE, f->fd,
-			(off_t)(m.n * PAGE_SIZE)) != MAP_FAILED)
-		return 0;
-	memset(at, 0, count * PAGE_SIZE);
-	return 0;
+	pthread_mutex_lock(&f->over_lock);
+	for (unsigned i = 0; i < f->novers; i++)
+		if (f->over[i].aside && m.n < f->over[i].first + f->over[i].count &&
+			m.n + count > f->over[i].first)
+			gone = false;
+	gone = gone && f->novers < OVERS_MAX && map_own(f, m.n, count) && over_cut(f, m.n, count);
+	pthread_mutex_unlock(&f->over_lock);
+	if (!gone)
+		memset(f->base + m.n * PAGE_SIZE, 0, count * PAGE_SIZE);
+	return gone;
 }
 
 int frames_discard(struct frames *f, mfn_t m, uint64_t count)
@@ -301,8 +463,8 @@ int frames_discard(struct frames *f, mfn_t m, uint64_t count)
 		return -EINVAL;
 	if (!count)
 		return 0;
-	if (over_file(f, m, count))
-		discard_over(f, m, count);
+	if (over_file(f, m, count) && !discard_over(f, m, count))
+		return 0;
 	if (fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(m.n * PAGE_SIZE),
 		    (off_t)(count * PAGE_SIZE)))
 		return -errno;

@@ -54,6 +54,17 @@ int frames_discard(struct frames *f, mfn_t m, uint64_t count);
  */
 int frames_map_file(struct frames *f, mfn_t m, uint64_t count, int fd, uint64_t off, struct err *e);
 
+/*
+ * What lies over a file is no memory that userfaultfd protects. frames_set_aside() moves it out of the way and puts empty pages of the
+ * memory file in its place, which the caller fills by a userfaultfd when they are touched (UFFD_MISSING), each from where frames_aside() says; when all
+ * are filled, frames_aside_end() drops what was moved. The move copies nothing. Meanwhile frames_discard() clears pages, and
+ * gives nothing back. Nobody writes to the frames during frames_set_aside(). One caller at a time.
+ */
+int frames_set_aside(struct frames *f, mfn_t m, uint64_t count, struct err *e);
+/* Where the contents of frame m are: NULL: in its place. *count: how many frames that is so of, at most as many as it was. Any thread. */
+const void *frames_aside(struct frames *f, mfn_t m, uint64_t *count);
+void frames_aside_end(struct frames *f, mfn_t m, uint64_t count);
+
 /* How many frames from m on, at most `count`, have never been touched: they read as zero, without having been made for that. */
 uint64_t frames_untouched(struct frames *f, mfn_t m, uint64_t count);
 

@@ -167,6 +167,8 @@ struct space_listener {
 	int (*track)(struct space_listener *l, bool on, bool before, struct err *e);
 	/* Passes on, by space_wrote(), what was noted, and notes anew. May be NULL. */
 	void (*harvest)(struct space_listener *l);
+	/* A sweep (tracker_claim()) is about to read this page: reading it must wait for nobody from then on. Lock-free. May be NULL. */
+	void (*fetch)(struct space_listener *l, const void *host);
 	struct space_listener *next; /* the space's */
 };
 void space_listen(struct space *s, struct space_listener *l);

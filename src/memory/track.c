@@ -66,12 +66,22 @@ static void mark(struct tracker *t, uint64_t i, gpa_t page, const void *host)
 	run_held(t, i, page, host, t->ops.before, t->ops.ctx);
 }
 
+static void fetch(struct space *s, const void *host)
+{
+	pthread_rwlock_rdlock(&s->lock);
+	for (struct space_listener *l = s->listeners; l; l = l->next)
+		if (l->fetch)
+			l->fetch(l, host);
+	pthread_rwlock_unlock(&s->lock);
+}
+
 int tracker_claim(struct tracker *t, gpa_t page,
 	void (*fn)(void *ctx, gpa_t page, const void *host), void *ctx)
 {
 	struct view_leaf l;
 	uint64_t i, bit;
 	unsigned in;
+	bool there;
 	int rc = -EAGAIN;
 
 	if (!page_index(t->s, page, &i))
@@ -80,9 +90,10 @@ int tracker_claim(struct tracker *t, gpa_t page,
 	if (atomic_load_explicit(&t->seen[i / 64], memory_order_acquire) & bit)
 		return 0;
 	in = space_enter(t->s);
+	there = !view_lookup(t->s->views[0], page, &l);
+	if (there)
+		fetch(t->s, frames_ptr(t->s->f, l.mfn));
 	if (!(atomic_fetch_or(&t->busy[i / 64], bit) & bit)) {
-		bool there = !view_lookup(t->s->views[0], page, &l);
-
 		rc = run_held(t, i, page, there ? frames_ptr(t->s->f, l.mfn) : NULL, fn, ctx);
 	}
 	space_leave(t->s, in);

@@ -206,6 +206,8 @@ void uffd_unregister(struct uffd *u, void *p, size_t len)
 	struct uffdio_range r = {(uintptr_t)p, len};
 
 	ioctl(u->fd, UFFDIO_UNREGISTER, &r);
+	/* Linux lets go by itself only who waits in ranges that were registered for missing pages. */
+	ioctl(u->fd, UFFDIO_WAKE, &r);
 }
 
 int uffd_protect(struct uffd *u, void *p, size_t len, bool on)
@@ -227,6 +229,29 @@ int uffd_fill(struct uffd *u, void *page, const void *from)
 
 	if (from ? ioctl(u->fd, UFFDIO_COPY, &c) : ioctl(u->fd, UFFDIO_ZEROPAGE, &z))
 		return -errno;
+	return 0;
+}
+
+int uffd_fill_missing(struct uffd *u, void *to, const void *from, size_t len, bool protect)
+{
+	for (size_t done = 0; done < len;) {
+		struct uffdio_copy c = {.dst = (uintptr_t)to + done,
+			.src = (uintptr_t)from + done,
+			.len = len - done,
+			.mode = protect ? UFFDIO_COPY_MODE_WP : 0};
+		struct uffdio_range here = {c.dst, PAGE_SIZE};
+
+		if (!ioctl(u->fd, UFFDIO_COPY, &c))
+			return 0;
+		if (c.copy > 0) {
+			done += (size_t)c.copy;
+		} else if (errno == EEXIST) {
+			ioctl(u->fd, UFFDIO_WAKE, &here);
+			done += PAGE_SIZE;
+		} else if (errno != EAGAIN && errno != EINTR) {
+			return -errno;
+		}
+	}
 	return 0;
 }
 

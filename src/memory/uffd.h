@@ -48,6 +48,11 @@ void uffd_unregister(struct uffd *u, void *p, size_t len);
 int uffd_protect(struct uffd *u, void *p, size_t len, bool on);
 /* Serves a missing page: with the contents of `from` (a page), or zeroes (NULL). -EEXIST: somebody was faster. */
 int uffd_fill(struct uffd *u, void *page, const void *from);
+/*
+ * Gives each page of the range that is missing what `from` has, and leaves the others; all that waited go on. `protect`: the new pages
+ * are write-protected. 0 or -errno.
+ */
+int uffd_fill_missing(struct uffd *u, void *to, const void *from, size_t len, bool protect);
 /* Serves a minor fault: maps what the file has. */
 int uffd_continue(struct uffd *u, void *page);
 

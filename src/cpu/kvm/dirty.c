@@ -21,6 +21,8 @@ struct kvm_dirty {
 	unsigned ring_pages;
 	size_t ring_bytes;
 	struct uffd *uffd; /* NULL: this host has none, or none for us */
+	bool missing; /* it can bring pages that are not there */
+	pthread_mutex_t aside_lock; /* the innermost: where a page is brought from */
 	char why_not[160];
 	pthread_mutex_t hook_lock;
 	struct kvm_slot *armed; /* what is registered, by address */
@@ -119,6 +121,39 @@ void kvm_dirty_ring_full(struct kvm_vcpu *c)
 /* ---- hook ---- */
 
 /*
+ * Memory over a file (a machine that was restored) cannot be protected: it is set aside (frames.h), and each page is brought, protected,
+ * when somebody touches it, or when the sweep of a snapshot comes to it. The latter does it by itself, because the fault thread may be
+ * waiting for it.
+ */
+static void bring(struct kvm_vm *vm, uintptr_t host, size_t len)
+{
+	struct frames *f = space_frames(vm->o.space);
+	uint64_t first = (host - (uintptr_t)frames_base(f)) / PAGE_SIZE, n;
+
+	pthread_mutex_lock(&vm->dirty->aside_lock);
+	for (uint64_t left = len / PAGE_SIZE; left; left -= n, first += n) {
+		const void *from;
+		void *to;
+
+		n = left;
+		from = frames_aside(f, mfn(first), &n);
+		to = frames_ptr(f, mfn(first));
+		/* It fails where arm() failed, with the gate closed: nothing waits there, and nothing was written yet. */
+		if (from && uffd_fill_missing(vm->dirty->uffd, to, from, n * PAGE_SIZE, true))
+			memcpy(to, from, n * PAGE_SIZE);
+	}
+	pthread_mutex_unlock(&vm->dirty->aside_lock);
+}
+
+static void fetch(struct space_listener *l, const void *host)
+{
+	struct kvm_vm *vm = container_of(l, struct kvm_vm, listener);
+
+	if (vm->dirty->way == WAY_HOOK)
+		bring(vm, (uintptr_t)host, PAGE_SIZE);
+}
+
+/*
  * In the fault thread: somebody is about to write a protected page. A frame that is mapped at several addresses is announced under each: the
  * fault does not say which was used. The lock makes "announce, unprotect" one step against "re-arm, protect".
  */
@@ -127,6 +162,10 @@ static void on_fault(void *ctx, const struct uffd_fault *f)
 	struct kvm_vm *vm = ctx;
 	struct kvm_dirty *d = vm->dirty;
 
+	if (f->kind == UFFD_MISSING) {
+		bring(vm, f->page, PAGE_SIZE); /* who wants to write comes again */
+		return;
+	}
 	pthread_mutex_lock(&d->hook_lock);
 	for (unsigned i = 0; i < d->narmed; i++) {
 		const struct kvm_slot *s = &d->armed[i];
@@ -139,17 +178,58 @@ static void on_fault(void *ctx, const struct uffd_fault *f)
 	pthread_mutex_unlock(&d->hook_lock);
 }
 
-static void disarm(struct kvm_dirty *d)
+static mfn_t frame_of(struct kvm_vm *vm, const struct kvm_slot *s)
 {
-	pthread_mutex_lock(&d->hook_lock);
+	uintptr_t base = (uintptr_t)frames_base(space_frames(vm->o.space));
+
+	return mfn(((uintptr_t)s->host - base) / PAGE_SIZE);
+}
+
+static void disarm(struct kvm_vm *vm)
+{
+	struct kvm_dirty *d = vm->dirty;
+
+	/* Before the lock: it can take long, and the guest's writes are served meanwhile. */
 	for (unsigned i = 0; i < d->narmed; i++)
+		bring(vm, (uintptr_t)d->armed[i].host, d->armed[i].len);
+	pthread_mutex_lock(&d->hook_lock);
+	pthread_mutex_lock(&d->aside_lock);
+	for (unsigned i = 0; i < d->narmed; i++) {
 		uffd_unregister(d->uffd, d->armed[i].host, d->armed[i].len);
+		frames_aside_end(space_frames(vm->o.space), frame_of(vm, &d->armed[i]),
+			d->armed[i].len / PAGE_SIZE);
+	}
+	pthread_mutex_unlock(&d->aside_lock);
 	free(d->armed);
 	d->armed = NULL;
 	d->narmed = 0;
 	pthread_mutex_unlock(&d->hook_lock);
 }
 
+/* What is aside is missing, and comes protected. */
+static int arm_slot(struct kvm_vm *vm, const struct kvm_slot *s, struct err *e)
+{
+	struct frames *f = space_frames(vm->o.space);
+	struct kvm_dirty *d = vm->dirty;
+	uint64_t pages = s->len / PAGE_SIZE, n;
+	mfn_t m = frame_of(vm, s);
+	int rc = d->missing ? frames_set_aside(f, m, pages, e) : 0;
+
+	for (uint64_t i = 0; !rc && i < pages; i += n) {
+		char *at = (char *)s->host + i * PAGE_SIZE;
+		bool aside;
+
+		n = pages - i;
+		aside = frames_aside(f, mfn(m.n + i), &n) != NULL;
+		rc = uffd_register(
+			d->uffd, at, n * PAGE_SIZE, aside ? UFFD_WP | UFFD_MISSING : UFFD_WP, e);
+		if (!rc && !aside && uffd_protect(d->uffd, at, n * PAGE_SIZE, true))
+			rc = err_set(e, -EIO, "write tracking: memory cannot be protected");
+	}
+	return rc;
+}
+
+/* With the gate closed: nobody is in memory that is set aside. */
 static int arm(struct kvm_vm *vm, struct err *e)
 {
 	struct kvm_dirty *d = vm->dirty;
@@ -160,20 +240,14 @@ static int arm(struct kvm_vm *vm, struct err *e)
 	if (!d->armed)
 		rc = err_set(e, -ENOMEM, "write tracking: out of memory");
 	for (unsigned i = 0; !rc && i < vm->nslots; i++) {
-		const struct kvm_slot *s = &vm->slots[i];
-
-		if (!(s->perm & VIEW_W))
+		if (!(vm->slots[i].perm & VIEW_W))
 			continue;
-		rc = uffd_register(d->uffd, s->host, s->len, UFFD_WP, e);
-		if (rc)
-			break;
-		d->armed[d->narmed++] = *s;
-		if (uffd_protect(d->uffd, s->host, s->len, true))
-			rc = err_set(e, -EIO, "write tracking: memory cannot be protected");
+		d->armed[d->narmed++] = vm->slots[i];
+		rc = arm_slot(vm, &vm->slots[i], e);
 	}
 	pthread_mutex_unlock(&d->hook_lock);
 	if (rc)
-		disarm(d);
+		disarm(vm);
 	return rc;
 }
 
@@ -255,8 +329,11 @@ static int change(struct kvm_vm *vm, enum way to, struct err *e)
 		rc = uffd_serve(d->uffd, on_fault, vm, e);
 		d->serving = !rc;
 	}
-	if (!rc && to == WAY_HOOK)
+	if (!rc && to == WAY_HOOK) {
+		kvm_gate_close(vm);
 		rc = arm(vm, e);
+		kvm_gate_reopen(vm);
+	}
 	if (rc)
 		return rc;
 	if (was == WAY_LOG)
@@ -264,7 +341,7 @@ static int change(struct kvm_vm *vm, enum way to, struct err *e)
 	if (was == WAY_LOG || to == WAY_LOG)
 		rc = log_slots(vm, to == WAY_LOG, e);
 	if (was == WAY_HOOK)
-		disarm(d);
+		disarm(vm);
 	d->way = rc ? WAY_OFF : to;
 	return rc;
 }
@@ -298,7 +375,7 @@ void kvm_dirty_slots_changed(struct kvm_vm *vm)
 
 	if (vm->dirty->way != WAY_HOOK)
 		return;
-	disarm(vm->dirty);
+	disarm(vm);
 	if (arm(vm, &e))
 		kvm_break(vm, "%s", err_msg(&e));
 }
@@ -314,6 +391,7 @@ int kvm_dirty_init(struct kvm_vm *vm, struct err *e)
 	if (!d)
 		return err_set(e, -ENOMEM, "engine kvm: out of memory");
 	pthread_mutex_init(&d->hook_lock, NULL);
+	pthread_mutex_init(&d->aside_lock, NULL);
 	vm->dirty = d;
 	if (vm->o.dirty == CPU_DIRTY_RING) {
 		if (!kvm_has(&vm->caps, KC_DIRTY_RING))
@@ -336,12 +414,14 @@ int kvm_dirty_init(struct kvm_vm *vm, struct err *e)
 				      KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE) >= 0;
 	}
 	/* Now, because the sandbox opens nothing later; the thread starts with the first hook. */
-	if (uffd_open(&d->uffd, UFFD_WP, &why)) {
+	d->missing = uffd_modes() & UFFD_MISSING;
+	if (uffd_open(&d->uffd, UFFD_WP | (d->missing ? UFFD_MISSING : 0), &why)) {
 		d->uffd = NULL;
 		snprintf(d->why_not, sizeof(d->why_not), "%s", err_msg(&why));
 	}
 	vm->listener.track = track;
 	vm->listener.harvest = harvest;
+	vm->listener.fetch = fetch;
 	return 0;
 }
 
@@ -374,8 +454,9 @@ void kvm_dirty_free(struct kvm_vm *vm)
 	if (!d)
 		return;
 	if (d->narmed)
-		disarm(d);
+		disarm(vm);
 	uffd_close(d->uffd);
 	pthread_mutex_destroy(&d->hook_lock);
+	pthread_mutex_destroy(&d->aside_lock);
 	free(d);
 }

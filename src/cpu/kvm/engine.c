@@ -395,6 +395,8 @@ static const struct cpu_ioctl *ioctls(unsigned *n)
 		{UFFDIO_REGISTER, "write tracking with a copy before the write"},
 		{UFFDIO_UNREGISTER, "write tracking with a copy before the write"},
 		{UFFDIO_WRITEPROTECT, "write tracking with a copy before the write"},
+		{UFFDIO_COPY, "the same on memory of a snapshot"},
+		{UFFDIO_WAKE, "the same on memory of a snapshot"},
 		{KVM_IRQ_LINE, "interrupts"},
 		{KVM_SIGNAL_MSI, "interrupts"},
 		{KVM_NMI, "interrupts"},

@@ -1,6 +1,7 @@
 /* Write tracking over the kvm engine, each way: nothing that a guest writes is missed. */
 #include <pthread.h>
 #include <stdio.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/err.h"
@@ -133,8 +134,24 @@ static void test_ring(void **state)
 	rounds(&(struct cpu_vm_opts){.vcpus = 1, .dirty = CPU_DIRTY_RING}, &kvm_sys_host);
 }
 
+/* The pages as those of a machine that was restored: over a file, which has `v` in each. */
+static void over_file(struct kvm_bare *b, uint64_t v)
+{
+	int fd = memfd_create("snapshot", MFD_CLOEXEC);
+	struct view_leaf l;
+	struct err e = {0};
+
+	for (unsigned i = 0; i < PAGES; i++)
+		assert_int_equal(pwrite(fd, &v, sizeof(v), i * PAGE_SIZE), sizeof(v));
+	assert_int_equal(ftruncate(fd, PAGES * PAGE_SIZE), 0);
+	assert_int_equal(view_lookup(space_view(b->space, 0), gpa(FIRST), &l), 0);
+	if (frames_map_file(space_frames(b->space), l.mfn, PAGES, fd, 0, &e))
+		fail_msg("%s", err_msg(&e));
+	close(fd);
+}
+
 /* A copy before the write holds what was there before it. */
-static void test_hook(void **state)
+static void hook(bool restored)
 {
 	struct kvm_bare *b = kb_new(1);
 	struct seen s = {.b = b};
@@ -145,6 +162,8 @@ static void test_hook(void **state)
 	int rc;
 
 	KB_LOAD(b, writer);
+	if (restored)
+		over_file(b, 0x99);
 	writes(b, &x, 0, PAGES / 2, 0x11);
 	rc = tracker_start(&t, b->space, &ops, &e);
 	if (rc == -ENOTSUP || rc == -EPERM) {
@@ -160,7 +179,7 @@ static void test_hook(void **state)
 	for (unsigned i = 0; i < PAGES; i++) {
 		assert_int_equal(s.hooked[i], i >= 4 && i < 40);
 		if (i >= 4 && i < 40)
-			assert_int_equal(s.before[i], i < PAGES / 2 ? 0x11 : 0);
+			assert_int_equal(s.before[i], i < PAGES / 2 ? 0x11 : restored ? 0x99 : 0);
 		if (i >= 4 && i < 40)
 			assert_int_equal(kb_get(b, FIRST + i * PAGE_SIZE), 0x33);
 	}
@@ -178,7 +197,20 @@ static void test_hook(void **state)
 	assert_int_equal(s.hit[5], 1);
 	assert_int_equal(s.hit[7], 1);
 	tracker_stop(log);
+	if (restored)
+		for (unsigned i = 41; i < PAGES; i++)
+			assert_int_equal(kb_get(b, FIRST + i * PAGE_SIZE), 0x99);
 	kb_free(b);
+}
+
+static void test_hook(void **state)
+{
+	hook(false);
+}
+
+static void test_hook_restored(void **state)
+{
+	hook(true);
 }
 
 struct racing {
@@ -201,7 +233,7 @@ static void *run_racer(void *ctx)
 }
 
 /* While the guest writes all the time: after the last collect, with the guest stopped, a copy made of what was told of equals memory. */
-static void race(const struct cpu_vm_opts *o, bool hook)
+static void race(const struct cpu_vm_opts *o, bool hook, bool restored)
 {
 	struct kvm_bare *b = kb_new_with(o, &kvm_sys_host);
 	struct racing r = {.b = b};
@@ -213,6 +245,8 @@ static void race(const struct cpu_vm_opts *o, bool hook)
 	pthread_t th;
 
 	KB_LOAD(b, racer);
+	if (restored)
+		over_file(b, 0x99);
 	if (tracker_start(&t, b->space, hook ? &ops : NULL, &e)) {
 		print_message("skipped: %s\n", err_msg(&e));
 		kb_free(b);
@@ -242,17 +276,22 @@ static void race(const struct cpu_vm_opts *o, bool hook)
 
 static void test_race_bitmap(void **state)
 {
-	race(&(struct cpu_vm_opts){.vcpus = 1}, false);
+	race(&(struct cpu_vm_opts){.vcpus = 1}, false, false);
 }
 
 static void test_race_ring(void **state)
 {
-	race(&(struct cpu_vm_opts){.vcpus = 1, .dirty = CPU_DIRTY_RING}, false);
+	race(&(struct cpu_vm_opts){.vcpus = 1, .dirty = CPU_DIRTY_RING}, false, false);
 }
 
 static void test_race_hook(void **state)
 {
-	race(&(struct cpu_vm_opts){.vcpus = 1}, true);
+	race(&(struct cpu_vm_opts){.vcpus = 1}, true, false);
+}
+
+static void test_race_hook_restored(void **state)
+{
+	race(&(struct cpu_vm_opts){.vcpus = 1}, true, true);
 }
 
 /* More pages than a ring holds: the vCPU comes out, and nothing is lost. */
@@ -309,9 +348,11 @@ int main(void)
 		cmocka_unit_test(test_bitmap_old),
 		cmocka_unit_test(test_ring),
 		cmocka_unit_test(test_hook),
+		cmocka_unit_test(test_hook_restored),
 		cmocka_unit_test(test_race_bitmap),
 		cmocka_unit_test(test_race_ring),
 		cmocka_unit_test(test_race_hook),
+		cmocka_unit_test(test_race_hook_restored),
 		cmocka_unit_test(test_ring_full),
 		cmocka_unit_test(test_policy),
 	};
