@@ -323,6 +323,32 @@ int agent_thaw(struct agent_client *c, struct err *e)
 	return agent_call(c, AGENT_F_FREEZE, NULL, e);
 }
 
+int agent_hold(struct agent_client *c, uint32_t ms, struct err *e)
+{
+	agent_begin(&c->out, AGENT_HOLD);
+	agent_put_u32(&c->out, ms);
+	return agent_call(c, AGENT_F_CLONE, NULL, e);
+}
+
+int agent_release(struct agent_client *c, struct err *e)
+{
+	agent_begin(&c->out, AGENT_RELEASE);
+	return agent_call(c, AGENT_F_CLONE, NULL, e);
+}
+
+int agent_address(struct agent_client *c, uint32_t number, const uint8_t (*mac)[2][6], uint32_t n,
+	struct err *e)
+{
+	agent_begin(&c->out, AGENT_ADDRESS);
+	agent_put_u32(&c->out, number);
+	agent_put_u32(&c->out, n);
+	for (uint32_t i = 0; i < n; i++) {
+		agent_put_bytes(&c->out, mac[i][0], 6);
+		agent_put_bytes(&c->out, mac[i][1], 6);
+	}
+	return agent_call(c, AGENT_F_CLONE, NULL, e);
+}
+
 int agent_power(struct agent_client *c, enum agent_power what, struct err *e)
 {
 	agent_begin(&c->out, AGENT_POWER);

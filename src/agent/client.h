@@ -59,6 +59,12 @@ int agent_identity(struct agent_client *c, uint32_t flags, const char *host_name
 /* File systems stand still until agent_thaw(), the end of the connection, or `ms` later. */
 int agent_freeze(struct agent_client *c, uint32_t ms, uint64_t *count, struct err *e);
 int agent_thaw(struct agent_client *c, struct err *e);
+/* All programs of the guest stand still but its agent, until agent_release() or `ms` later (AGENT_HOLD). */
+int agent_hold(struct agent_client *c, uint32_t ms, struct err *e);
+int agent_release(struct agent_client *c, struct err *e);
+/* Interfaces with the hardware address mac[i][0] get mac[i][1]; IPv4 addresses by rule from the copy's `number` (guest/address.c). */
+int agent_address(struct agent_client *c, uint32_t number, const uint8_t (*mac)[2][6], uint32_t n,
+	struct err *e);
 int agent_power(struct agent_client *c, enum agent_power what, struct err *e);
 
 #endif

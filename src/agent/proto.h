@@ -39,6 +39,7 @@ enum agent_feature {
 	AGENT_F_IDENTITY = 8,
 	AGENT_F_FREEZE = 16,
 	AGENT_F_POWER = 32,
+	AGENT_F_CLONE = 64, /* HOLD, RELEASE, ADDRESS */
 };
 
 enum agent_type {
@@ -59,6 +60,14 @@ enum agent_type {
 	AGENT_THAW, /* on the connection that froze -> OK; the end of the connection thaws too */
 	AGENT_POWER, /* u32 enum agent_power -> OK */
 	AGENT_INFO, /* -> TEXT: lines of "key=value" */
+	/*
+	 * u32 milliseconds -> OK (u64 groups of processes). All programs of the guest but the agent stand still until RELEASE, the orderly end of
+	 * the connection, or that time is over. Where the connection breaks (a machine that goes on from a snapshot) they stay held.
+	 */
+	AGENT_HOLD,
+	AGENT_RELEASE, /* on any connection -> OK (u64 0: nothing was held) */
+	/* u32 number of the copy (0: IPv4 stays), u32 n, n * (bytes hardware address that it has, bytes that it gets) -> OK (u64 interfaces) */
+	AGENT_ADDRESS,
 
 	/* Of EXEC, from the client. */
 	AGENT_STDIN = 48, /* bytes to the end of the frame */

@@ -29,6 +29,7 @@ static const struct {
 	{"Save, restore, clone", verbs_snapshot_create},
 	{NULL, verbs_snapshot},
 	{NULL, verbs_restore},
+	{NULL, verbs_clone},
 	{"Networks", verbs_switch},
 	{"Images", verbs_image},
 	{"Disks", verbs_disk},

@@ -71,6 +71,7 @@ extern const struct verb verbs_rm[];
 extern const struct verb verbs_names[];
 extern const struct verb verbs_doctor[];
 extern const struct verb verbs_cpu[];
+extern const struct verb verbs_clone[];
 extern const struct verb verbs_snapshot[];
 extern const struct verb verbs_snapshot_create[];
 extern const struct verb verbs_restore[];

@@ -5,8 +5,10 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/sysinfo.h>
 
+#include "base/bytes.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/size.h"
@@ -467,5 +469,39 @@ int vm_host_read(struct vm_host *h, struct err *e)
 	if (sysinfo(&si))
 		return err_sys(e, -errno, "ask the host for its memory");
 	h->memory = (uint64_t)si.totalram * si.mem_unit;
+	return 0;
+}
+
+/* FNV-1a, finished by a mixer: short names must differ in every byte of the address. */
+static uint64_t hash(uint64_t h, const void *data, size_t len)
+{
+	const uint8_t *p = data;
+
+	for (size_t i = 0; i < len; i++)
+		h = (h ^ p[i]) * 0x100000001b3;
+	return h;
+}
+
+/* 0x52 is "locally administered, unicast" (IEEE 802). */
+int vm_net_mac(const struct vm_config *cfg, unsigned i, uint8_t mac[6], struct err *e)
+{
+	uint64_t h = 0xcbf29ce484222325;
+	uint8_t raw[8];
+
+	if (cfg->nets[i].mac)
+		return vm_mac_parse(cfg->nets[i].mac, mac, e);
+	put_le64(raw, cfg->seed);
+	if (cfg->has_seed)
+		h = hash(h, raw, sizeof(raw));
+	else if (cfg->name)
+		h = hash(h, cfg->name, strlen(cfg->name));
+	else if (getrandom(&h, sizeof(h), 0) != sizeof(h))
+		return err_sys(e, -errno, "net%u: random numbers", i);
+	h = hash(h, &(uint8_t){(uint8_t)i}, 1);
+	h ^= h >> 32;
+	h *= 0x9e3779b97f4a7c15;
+	put_be64(raw, h);
+	mac[0] = 0x52;
+	memcpy(mac + 1, raw, 5);
 	return 0;
 }

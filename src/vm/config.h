@@ -173,6 +173,11 @@ bool vm_config_cpu_next(const char *cpu, const char **pos, char ext[32], bool *o
 
 /* "52:54:00:12:34:56" -> 6 bytes; multicast addresses are refused. */
 int vm_mac_parse(const char *text, uint8_t mac[6], struct err *e);
+/*
+ * The hardware address of card i: the definition's, else made from the seed, else from the machine's name, so that it stays the same. A machine
+ * without all three gets another one each time.
+ */
+int vm_net_mac(const struct vm_config *cfg, unsigned i, uint8_t mac[6], struct err *e);
 
 /* "tcp:[addr]:port-[guest]:port" */
 int vm_fwd_parse(struct vm_fwd *f, const char *text, struct err *e);

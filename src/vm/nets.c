@@ -4,50 +4,11 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/random.h>
 
-#include "base/bytes.h"
 #include "base/err.h"
 #include "base/util.h"
 #include "net/wire.h"
 #include "vm/switchdir.h"
-
-/* FNV-1a, finished by a mixer: short names must differ in every byte of the address. */
-static uint64_t hash(uint64_t h, const void *data, size_t len)
-{
-	const uint8_t *p = data;
-
-	for (size_t i = 0; i < len; i++)
-		h = (h ^ p[i]) * 0x100000001b3;
-	return h;
-}
-
-/*
- * Given; else made from the seed, or the machine's name, so that a machine keeps its address; else by lot. 0x52 is "locally administered,
- * unicast" (IEEE 802).
- */
-static int make_mac(uint8_t mac[6], const struct vm_config *cfg, unsigned i, struct err *e)
-{
-	uint64_t h = 0xcbf29ce484222325;
-	uint8_t raw[8];
-
-	if (cfg->nets[i].mac)
-		return vm_mac_parse(cfg->nets[i].mac, mac, e);
-	put_le64(raw, cfg->seed);
-	if (cfg->has_seed)
-		h = hash(h, raw, sizeof(raw));
-	else if (cfg->name)
-		h = hash(h, cfg->name, strlen(cfg->name));
-	else if (getrandom(&h, sizeof(h), 0) != sizeof(h))
-		return err_sys(e, -errno, "net%u: random numbers", i);
-	h = hash(h, &(uint8_t){(uint8_t)i}, 1);
-	h ^= h >> 32;
-	h *= 0x9e3779b97f4a7c15;
-	put_be64(raw, h);
-	mac[0] = 0x52;
-	memcpy(mac + 1, raw, 5);
-	return 0;
-}
 
 static int open_user(struct net_backend **out, const struct vm_net *n, const char *id,
 	struct uv_loop_s *loop, struct err *e)
@@ -91,7 +52,7 @@ static int open_one(struct vm_nets *nets, const struct vm_config *cfg, unsigned 
 		snprintf(nets->id[i], sizeof(nets->id[i]), "%s", n->id);
 	else
 		snprintf(nets->id[i], sizeof(nets->id[i]), "net%u", i);
-	rc = make_mac(o->mac, cfg, i, e);
+	rc = vm_net_mac(cfg, i, o->mac, e);
 	if (rc)
 		return rc;
 	if (n->user)

@@ -43,5 +43,8 @@ void serve_identity(struct peer *p);
 void serve_freeze(struct peer *p);
 void serve_power(struct peer *p);
 void serve_info(struct peer *p);
+void serve_hold(struct peer *p);
+void serve_release(struct peer *p);
+void serve_address(struct peer *p);
 
 #endif

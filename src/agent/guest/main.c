@@ -115,6 +115,9 @@ static const struct {
 	{AGENT_FREEZE, serve_freeze},
 	{AGENT_POWER, serve_power},
 	{AGENT_INFO, serve_info},
+	{AGENT_HOLD, serve_hold},
+	{AGENT_RELEASE, serve_release},
+	{AGENT_ADDRESS, serve_address},
 };
 
 static _Noreturn void serve(int fd)
@@ -125,7 +128,7 @@ static _Noreturn void serve(int fd)
 	agent_begin(&p->out, AGENT_HELLO);
 	agent_put_u32(&p->out, AGENT_VERSION);
 	agent_put_u32(&p->out, AGENT_F_EXEC | AGENT_F_FILES | AGENT_F_TIME | AGENT_F_IDENTITY |
-				       AGENT_F_FREEZE | AGENT_F_POWER);
+				       AGENT_F_FREEZE | AGENT_F_POWER | AGENT_F_CLONE);
 	agent_put_text(&p->out, AGENT_BUILD);
 	peer_send(p);
 	/* Requests follow each other until the client goes. */

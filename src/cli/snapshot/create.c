@@ -18,11 +18,11 @@
 #include "cli/verb.h"
 
 #define POLL_NS 20000000
-#define FROZEN_MS 10000 /* the guest's own watchdog thaws after that */
+#define STILL_MS 15000 /* the guest's own watchdog ends it after that */
 
 struct create {
 	char *name;
-	bool memory_only, with_disks, quiesce, json;
+	bool memory_only, with_disks, quiesce, hold, json;
 	uint64_t queue;
 };
 
@@ -36,6 +36,9 @@ static const struct opt create_opts[] = {
 			"where there are any)"},
 	{"quiesce", .type = OPT_FLAG, OPT_AT(struct create, quiesce),
 		.help = "have the guest's agent write out and freeze file systems for the moment"},
+	{"hold", .type = OPT_FLAG, OPT_AT(struct create, hold),
+		.help = "have the guest's agent hold its programs for the moment, so that clones "
+			"of the snapshot have their identity before these go on"},
 	{"queue", .type = OPT_SIZE, OPT_AT(struct create, queue), .arg = "SIZE", .dflt = "64M",
 		.min = 256 * KiB, .max = 16 * GiB,
 		.help = "at most so much memory for what the guest overwrites meanwhile"},
@@ -107,43 +110,64 @@ static void forget_disks(struct client *c, int fd, const char *name)
 	snapopen_close(&s);
 }
 
-/* The moment, with file systems that stand still if that was asked for. */
-static int moment(const struct create *o, struct client *c, const char *name, int fd, json_t **st,
-	struct err *e)
+/* What the guest's agent keeps still at the moment. The end of a connection ends it as well. */
+struct still {
+	struct agent_client *hold, *freeze;
+};
+
+static void still_end(struct still *s)
 {
-	cleanup(agent_closep) struct agent_client *agent = NULL; /* its end thaws as well */
-	struct err late = {0};
+	agent_close(s->freeze);
+	agent_close(s->hold);
+}
+
+static int stand_still(struct still *s, const char *vm, bool hold, bool freeze, struct err *e)
+{
 	int rc = 0;
 
-	if (o->quiesce)
-		rc = guest_agent(&agent, c->name, 0, e) ?: agent_freeze(agent, FROZEN_MS, NULL, e);
+	if (hold)
+		rc = guest_agent(&s->hold, vm, 0, e) ?: agent_hold(s->hold, STILL_MS, e);
 	if (rc)
-		return err_wrap(e, "--quiesce");
-	rc = client_call_fd(c, "snapshot_create",
-		json_pack("{s:s, s:s, s:I}", "name", name, "disks",
-			o->memory_only	? "memory-only"
-			: o->with_disks ? "with-disks"
-					: "auto",
-			"queue", (json_int_t)o->queue),
-		fd, st, e);
-	/* An agent that thaws only now has been frozen at the moment. */
-	if (!rc && agent && agent_thaw(agent, &late))
-		rc = err_set(e, late.code,
-			"--quiesce: the guest's file systems did not stand still until the moment "
-			"(%s); nothing is left of the snapshot",
+		return err_wrap(e, "holding the guest's programs");
+	if (freeze)
+		rc = guest_agent(&s->freeze, vm, 0, e)
+			     ?: agent_freeze(s->freeze, STILL_MS, NULL, e);
+	return rc ? err_wrap(e, "--quiesce") : 0;
+}
+
+/* An agent that lets go only now was still at the moment. */
+static int go_on(struct still *s, struct err *e)
+{
+	struct err late = {0};
+
+	if ((s->freeze && agent_thaw(s->freeze, &late)) ||
+		(s->hold && agent_release(s->hold, &late)))
+		return err_set(e, late.code,
+			"the guest did not stand still until the moment (%s); nothing is left of "
+			"the snapshot",
 			err_msg(&late));
-	return rc;
+	return 0;
 }
 
 static int make(const struct create *o, const char *vm, const char *name, json_t **st,
 	struct session *s, struct err *e)
 {
 	cleanup(client_close) struct client c = {.fd = -1};
+	cleanup(still_end) struct still still = {0};
 	cleanup(close_fd) int fd = -1;
 	int rc = client_open(&c, vm, e) ?: snapstore_create(name, &fd, e);
 
 	if (!rc)
-		rc = moment(o, &c, name, fd, st, e);
+		rc = stand_still(&still, vm, o->hold, o->quiesce, e);
+	if (!rc)
+		rc = client_call_fd(&c, "snapshot_create",
+			json_pack("{s:s, s:s, s:I}", "name", name, "disks",
+				o->memory_only	? "memory-only"
+				: o->with_disks ? "with-disks"
+						: "auto",
+				"queue", (json_int_t)o->queue),
+			fd, st, e);
+	rc = rc ?: go_on(&still, e);
 	if (!rc)
 		rc = follow(&c, s, st, e);
 	if (rc)
@@ -154,19 +178,27 @@ static int make(const struct create *o, const char *vm, const char *name, json_t
 	return rc;
 }
 
-int snapshot_unnamed(const char *vm, int *fd, struct err *e)
+int snapshot_unnamed(const char *vm, int *fd, struct err *no_agent, struct err *e)
 {
 	cleanup(client_close) struct client c = {.fd = -1};
 	cleanup(session_end) struct session s = {0};
+	cleanup(still_end) struct still still = {0};
 	cleanup(json_drop) json_t *st = NULL;
 	int rc = client_open(&c, vm, e) ?: snapstore_create("being-cloned", fd, e);
 
 	if (rc)
 		return rc;
 	session_begin(&s, false, "clone");
+	rc = stand_still(&still, vm, true, false, no_agent);
+	if (rc && rc != -ECONNREFUSED && rc != -ENOTSUP) {
+		*e = *no_agent;
+		return rc;
+	}
 	rc = client_call_fd(&c, "snapshot_create",
 		json_pack("{s:s, s:s}", "name", "being-cloned", "disks", "memory-only"), *fd, &st,
 		e);
+	if (!rc && !no_agent->code)
+		rc = go_on(&still, e);
 	return rc ?: follow(&c, &s, &st, e);
 }
 

@@ -6,7 +6,10 @@
 
 struct err;
 
-/* The memory of a running machine, in a file without a name: it goes with the last who has it open or mapped. *fd is the caller's. */
-int snapshot_unnamed(const char *vm, int *fd, struct err *e);
+/*
+ * The memory of a running machine, in a file without a name: it goes with the last who has it open or mapped. *fd is the caller's. The
+ * guest's programs are held at that moment (AGENT_HOLD); where nobody can, *no_agent says why.
+ */
+int snapshot_unnamed(const char *vm, int *fd, struct err *no_agent, struct err *e);
 
 #endif

@@ -20,6 +20,7 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/list.h"
 #include "base/util.h"
@@ -28,6 +29,8 @@
 #include "device/vsock/vsock_host.h"
 
 enum { RX, TX, EVENT, QUEUES };
+#define EVENTS_MAX 64u /* buffers; Linux gives 8 */
+#define SETTLE_NS 1000000000ull /* for a driver that never puts them back */
 enum op { INVALID, REQUEST, RESPONSE, RST, SHUTDOWN, RW, CREDIT_UPDATE, CREDIT_REQUEST };
 enum { NO_RECEIVE = 1, NO_SEND = 2 }; /* flags of SHUTDOWN */
 #define TYPE_STREAM 1u
@@ -70,6 +73,9 @@ struct vsock {
 	uint8_t config[8]; /* guest_cid */
 	uint32_t cid;
 	bool reset_event; /* to be told: the transport was reset */
+	unsigned
+		settling; /* event buffers that there are when the driver has dealt with it; 0: it has */
+	uint64_t settle_until;
 	struct vsock_host *host;
 	struct list conns, ready;
 	unsigned nconns;
@@ -275,11 +281,25 @@ static struct vreq *buffer(struct vsock *s)
 	return NULL;
 }
 
+/*
+ * The driver ends every connection that it knows when it hears of the reset, which may be after it has seen packets that were sent later: a new
+ * connection would be among them, and nobody be told. It puts its event buffer back when it is done.
+ */
+static bool settled(struct vsock *s)
+{
+	if (s->settling &&
+		(virtq_waiting(&s->v, EVENT) >= s->settling || clock_mono_ns() > s->settle_until))
+		s->settling = 0;
+	return !s->settling;
+}
+
 static void pump(struct vsock *s)
 {
 	struct vreq *r = NULL;
 	unsigned given = 0;
 
+	if (!settled(s))
+		return;
 	while (s->nstray && (r = buffer(s))) {
 		uint8_t h[HDR];
 
@@ -317,6 +337,18 @@ static void pump(struct vsock *s)
 		virtq_notify(&s->v, RX);
 }
 
+/* The next event buffer is announced: that is asked for by whoever finds the queue empty. */
+static void want_bell(struct vsock *s)
+{
+	struct vreq *r[EVENTS_MAX];
+	unsigned n = 0;
+
+	while (n < EVENTS_MAX && (r[n] = virtq_pop(&s->v, EVENT, 0)))
+		n++;
+	while (n)
+		vreq_undo(r[--n]);
+}
+
 static void tell_reset(struct vsock *s)
 {
 	struct vreq *r = s->reset_event ? virtq_pop(&s->v, EVENT, 0) : NULL;
@@ -325,6 +357,9 @@ static void tell_reset(struct vsock *s)
 	if (!r)
 		return;
 	s->reset_event = false;
+	s->settling = virtq_waiting(&s->v, EVENT) + 1;
+	s->settle_until = clock_mono_ns() + SETTLE_NS;
+	want_bell(s);
 	vreq_done(r, (uint32_t)vreq_write(r, id, sizeof(id)));
 	virtq_notify(&s->v, EVENT);
 }
@@ -455,8 +490,7 @@ static void serve(struct virtio *v, unsigned q)
 		transmit(s);
 	if (q == EVENT)
 		tell_reset(s);
-	else
-		pump(s);
+	pump(s);
 }
 
 /* ---- from the host ---- */
@@ -569,6 +603,7 @@ static void reset(struct device *d)
 
 	close_all(s);
 	s->reset_event = false;
+	s->settling = 0;
 	virtio_device_reset(d);
 }
 
@@ -604,6 +639,7 @@ static int post_load(void *obj, unsigned version, struct err *e)
 	struct vsock *s = obj;
 
 	s->reset_event = true;
+	s->settling = 0;
 	return 0;
 }
 

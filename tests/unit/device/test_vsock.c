@@ -366,6 +366,31 @@ static void a_loaded_machine_says_that_connections_are_gone(void **state)
 	rig_close(&r);
 }
 
+/* A driver that hears of the reset late would end what was opened since. */
+static void a_loaded_machine_opens_nothing_before_it_knows(void **state)
+{
+	static struct rig r;
+	const struct state_desc *desc;
+	struct err e = {0};
+	int fd;
+
+	rig_open(&r, SIZE);
+	desc = r.dev->cls->state;
+	post(&r, 2, TXBUF + 0x8000, 4, true);
+	post(&r, 2, TXBUF + 0x8010, 4, true);
+	turn(&r);
+	assert_int_equal(r.dev->cls->quiesce(r.dev, &e), 0);
+	assert_int_equal(desc->post_load(r.dev, desc->version, &e), 0);
+	r.dev->cls->resume(r.dev);
+	fd = unix_socket(r.path, 0);
+	assert_int_equal(write(fd, "CONNECT 1024\n", 13), 13);
+	assert_false(next(&r));
+	post(&r, 2, TXBUF + 0x8000, 4, true);
+	expect(&r, REQUEST, 0, 1024);
+	close(fd);
+	rig_close(&r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -377,6 +402,7 @@ int main(void)
 		cmocka_unit_test(without_buffers_nothing_grows),
 		cmocka_unit_test(programs_that_say_nonsense_are_let_go),
 		cmocka_unit_test(a_loaded_machine_says_that_connections_are_gone),
+		cmocka_unit_test(a_loaded_machine_opens_nothing_before_it_knows),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
