@@ -155,7 +155,8 @@ struct jit_jump {
 	const void *code;
 };
 #define JIT_NEAR 8
-#define JIT_SITES 64
+#define JIT_SITES 1024
+#define JIT_FILLED 192
 struct jit_hart {
 	int32_t fuel; /* instructions until instret_stop; charged block by block. In a register while translated code runs */
 	uint32_t fp_live; /* guest FP registers are in the host's: FS is dirty */
@@ -165,12 +166,15 @@ struct jit_hart {
 	uint64_t near
 		[JIT_NEAR]; /* host - guest address of pages that a block has looked up; 0: it has not */
 	/*
-	 * Pages that accesses of hot code found last, each access its own: jit/address.c. Forgotten whenever C has run. tag and add as a TLB entry's;
-	 * limit: how far above the tag accesses that share a look may begin, 0: nothing is known. missed: since the last sample.
+	 * Pages that accesses of hot code found last, each access its own: jit/address.c. Forgotten whenever C has run: those in the list of what was filled since,
+	 * or all when the list is full. tag and add as a TLB entry's; limit: how far above the tag accesses that share a look may begin, 0: nothing
+	 * is known. missed: ever.
 	 */
-	uint64_t site_tag[JIT_SITES], site_add[JIT_SITES], site_limit[JIT_SITES];
-	uint32_t site_missed[JIT_SITES];
-	uint64_t sampled; /* instret at the last sample */
+	struct jit_found {
+		uint64_t tag, limit, add;
+		uint32_t missed, unused;
+	} site[JIT_SITES];
+	uint32_t nfilled, filled[JIT_FILLED];
 	uint64_t stopped; /* set by the op after a single instruction: it was done */
 	/* Not looked at by translated code. */
 	struct jit *jit; /* NULL: interpreted only */

@@ -288,13 +288,12 @@ static uint8_t *look(struct jit_tr *t, int reg, unsigned span, bool write)
 	return miss;
 }
 
-static struct x86_rm site(size_t array, unsigned size, unsigned slot)
+static struct x86_rm site(size_t field, unsigned slot)
 {
-	return x86_mem(RBP, (int32_t)(array + size * slot) - JIT_BIAS);
+	return x86_mem(RBP, (int32_t)(field + sizeof(struct jit_found) * slot) - JIT_BIAS);
 }
 
-#define SITE(field, slot) \
-	site(offsetof(struct hart, j.field), sizeof(((struct hart *)0)->j.field[0]), slot)
+#define SITE(field, slot) site(offsetof(struct hart, j.site[0].field), slot)
 /* Slots are for short spans or for long ones: how many bytes may begin at an access's place. */
 #define SHORT_SPAN 32
 static unsigned site_span(unsigned span)
@@ -302,18 +301,30 @@ static unsigned site_span(unsigned span)
 	return span > SHORT_SPAN ? NEAR_SPAN : SHORT_SPAN;
 }
 
-/* arg[0]: host register of the address; arg[1]: span, site << 16, write << 24. Finds the page in the TLB, and remembers it. */
+/* arg[0]: host register of the address; arg[1]: span, site << 16, write << 32. Finds the page in the TLB, and remembers it. */
 static void cold_site(struct jit_tr *t, struct jit_cold *c)
 {
-	unsigned span = c->arg[1] & 0xffff, slot = c->arg[1] >> 16 & 0xff;
+	unsigned span = c->arg[1] & 0xffff, slot = c->arg[1] >> 16 & 0xffff;
 	struct x86 *a = &t->a;
+	uint8_t *known, *full;
 
-	x86_alu_i(a, X86_32, ALU_ADD, SITE(site_missed, slot), 1);
+	x86_alu_i(a, X86_32, ALU_ADD, SITE(missed, slot), 1);
 	/* The end of the access itself comes next in the list. */
-	c[1].from = look(t, (int)c->arg[0], span, c->arg[1] >> 24);
-	x86_store(a, X86_64, SITE(site_tag, slot), RDX);
-	x86_store_i(a, X86_64, SITE(site_limit, slot), (int32_t)(PAGE_SIZE + 1 - site_span(span)));
-	x86_store(a, X86_64, SITE(site_add, slot), RCX);
+	c[1].from = look(t, (int)c->arg[0], span, c->arg[1] >> 32);
+	x86_store(a, X86_64, SITE(tag, slot), RDX);
+	x86_store(a, X86_64, SITE(add, slot), RCX);
+	x86_alu_i(a, X86_32, ALU_CMP, SITE(limit, slot), 0);
+	known = x86_jcc8(a, CC_NE);
+	x86_store_i(a, X86_64, SITE(limit, slot), (int32_t)(PAGE_SIZE + 1 - site_span(span)));
+	x86_load(a, X86_32, RCX, HART(j.nfilled));
+	x86_alu_i(a, X86_32, ALU_CMP, x86_reg(RCX), JIT_FILLED);
+	full = x86_jcc8(a, CC_AE);
+	x86_store_i(a, X86_32,
+		x86_sib(RBP, RCX, 2, (int32_t)offsetof(struct hart, j.filled) - JIT_BIAS),
+		(int32_t)slot);
+	x86_alu_i(a, X86_32, ALU_ADD, HART(j.nfilled), 1);
+	x86_here8(a, full);
+	x86_here8(a, known);
 	x86_jmp(a, c->back);
 }
 
@@ -336,26 +347,26 @@ static uint8_t *look_again(struct jit_tr *t, int reg, unsigned span, bool write,
 	}
 	/* Slots are for reads or for writes: that a page can be read says nothing about writing. */
 	slot = t->next_site++ % (JIT_SITES / 4) * 4 + (span > SHORT_SPAN) * 2 + write;
-	t->sites[t->nsites++] = (struct jit_site){.off = t->insn->off, .slot = (uint8_t)slot};
+	t->sites[t->nsites++] = (struct jit_site){.off = t->insn->off, .slot = (uint16_t)slot};
 	if (alone) {
 		x86_op(a, X86_64, 0xc7, 0, x86_reg(RDX));
 		x86_u32(a, (uint32_t)(int32_t)(~(int64_t)PAGE_MASK | (int64_t)(span - 1)));
 		x86_alu(a, X86_64, ALU_AND, RDX, x86_reg(reg));
-		x86_alu(a, X86_64, ALU_CMP, RDX, SITE(site_tag, slot));
+		x86_alu(a, X86_64, ALU_CMP, RDX, SITE(tag, slot));
 		from = x86_jcc(a, CC_NE, NULL);
 	} else {
 		x86_mov(a, RDX, reg);
-		x86_alu(a, X86_64, ALU_SUB, RDX, SITE(site_tag, slot));
-		x86_alu(a, X86_64, ALU_CMP, RDX, SITE(site_limit, slot));
+		x86_alu(a, X86_64, ALU_SUB, RDX, SITE(tag, slot));
+		x86_alu(a, X86_64, ALU_CMP, RDX, SITE(limit, slot));
 		from = x86_jcc(a, CC_AE, NULL);
 	}
 	c = jit_cold(t, COLD_CUSTOM, from);
-	x86_load(a, X86_64, to, SITE(site_add, slot));
+	x86_load(a, X86_64, to, SITE(add, slot));
 	c->custom = cold_site;
 	c->low = 0; /* nothing leaves here */
 	c->fp = (struct jit_fp){0};
 	c->arg[0] = (unsigned)reg;
-	c->arg[1] = span | slot << 16 | (unsigned)write << 24;
+	c->arg[1] = span | slot << 16 | (uint64_t)write << 32;
 	return from;
 }
 

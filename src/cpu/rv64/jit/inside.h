@@ -140,7 +140,8 @@ struct jit_link {
 /* An access of a second-tier region that remembers its page: address.c. */
 struct jit_site {
 	uint16_t off; /* of its instruction in the page */
-	uint8_t slot; /* of hart.j.site_* */
+	uint16_t slot; /* of hart.j.site */
+	uint32_t missed; /* of the slot, when the region was last judged */
 };
 
 struct jit_region {
@@ -150,6 +151,8 @@ struct jit_region {
 	uint8_t tier; /* 1, 2 */
 	uint8_t strikes; /* samples in which sites found another page too often */
 	uint16_t start; /* offset that it was formed from */
+	const struct hart *judged_by; /* at a sample, last; and its instret then */
+	uint64_t judged_at;
 	struct jit_site *sites;
 	unsigned nsites;
 	struct jit_page *in_page;

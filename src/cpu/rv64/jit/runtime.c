@@ -112,6 +112,7 @@ int jit_hart_init(struct jit *j, struct hart *h, struct err *e)
 		return err_set(e, -ENOMEM, "hart: out of memory for its jump tables");
 	h->j.jit = j;
 	h->j.ctx_gen = UINT64_MAX;
+	h->j.nfilled = JIT_FILLED; /* tags are to be made */
 	j->harts[j->nharts++] = h;
 	return 0;
 }
@@ -209,6 +210,21 @@ static uint64_t extend(uint64_t v, unsigned how)
 	}
 }
 
+/* hart.j.site: what was known of pages may have changed. */
+static void forget_sites(struct hart *h)
+{
+	bool all = h->j.nfilled >= JIT_FILLED;
+	unsigned n = all ? JIT_SITES : h->j.nfilled;
+
+	for (unsigned i = 0; i < n; i++) {
+		struct jit_found *f = &h->j.site[all ? i : h->j.filled[i]];
+
+		f->tag = UINT64_MAX;
+		f->limit = 0;
+	}
+	h->j.nfilled = 0;
+}
+
 /* A load or store that the TLB did not serve. 0: leave. */
 long jit_slow_mem(struct hart *h, uint64_t va, uint32_t where, uint32_t what)
 {
@@ -236,6 +252,7 @@ long jit_slow_mem(struct hart *h, uint64_t va, uint32_t where, uint32_t what)
 		h->instret++;
 		return leave(h);
 	}
+	forget_sites(h);
 	return 1;
 }
 
@@ -248,6 +265,7 @@ long jit_slow_op(struct hart *h, struct rv64_block *b, uint32_t where)
 	b->ops[0].fn(h, b->ops);
 	if (!h->j.stopped || !same_context(h))
 		return leave(h);
+	forget_sites(h);
 	return 1;
 }
 
@@ -458,6 +476,7 @@ bool jit_run(struct hart *h, uint64_t *entries)
 		}
 		h->j.page = h->pc & ~(uint64_t)PAGE_MASK;
 		h->j.fuel = (int32_t)(h->instret_stop - h->instret);
+		forget_sites(h);
 		l = enter(h, code);
 		h->instret = h->instret_stop - (uint64_t)(int64_t)h->j.fuel;
 		h->j.leaves++;

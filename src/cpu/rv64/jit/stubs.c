@@ -45,21 +45,6 @@ static void move_floats(struct x86 *a, bool out)
 	x86_here(a, skip);
 }
 
-/* hart.j.site_*: what was known of pages may have changed. */
-static void forget_sites(struct x86 *a)
-{
-	int32_t tags = offsetof(struct hart, j.site_tag) - JIT_BIAS,
-		limits = offsetof(struct hart, j.site_limit) - JIT_BIAS;
-
-	x86_vex(a, 0, 1, 1, 1, 0x76, 0, 0, x86_reg(0)); /* vpcmpeqd ymm0: ones */
-	for (unsigned i = 0; i < JIT_SITES * 8; i += 32)
-		x86_vex(a, 0, 1, 2, 1, 0x7f, 0, 0, x86_mem(RBP, tags + (int32_t)i)); /* vmovdqu */
-	x86_vex(a, 0, 1, 1, 1, 0xef, 0, 0, x86_reg(0)); /* vpxor */
-	for (unsigned i = 0; i < JIT_SITES * 8; i += 32)
-		x86_vex(a, 0, 1, 2, 1, 0x7f, 0, 0, x86_mem(RBP, limits + (int32_t)i));
-	x86_bytes(a, (const uint8_t[]){0xc5, 0xf8, 0x77}, 3); /* vzeroupper */
-}
-
 static void call_c(struct x86 *a, const void *fn, const uint8_t *leave_clean)
 {
 	move_ints(a, true);
@@ -73,7 +58,6 @@ static void call_c(struct x86 *a, const void *fn, const uint8_t *leave_clean)
 	x86_mov(a, RSP, RBX);
 	x86_test(a, X86_32, RAX, RAX);
 	x86_jcc(a, CC_E, leave_clean);
-	forget_sites(a);
 	move_ints(a, false);
 	move_floats(a, false);
 	x86_load(a, X86_64, JIT_TLB, HART(cur));
@@ -146,7 +130,6 @@ void jit_make_stubs(struct jit *j, struct x86 *a)
 	for (unsigned i = 0; i < ARRAY_SIZE(saved); i++)
 		x86_push(a, saved[i]);
 	x86_lea(a, RBP, x86_mem(RDI, JIT_BIAS));
-	forget_sites(a);
 	x86_mov(a, RAX, RSI);
 	move_ints(a, false);
 	move_floats(a, false);

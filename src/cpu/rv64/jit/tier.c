@@ -292,16 +292,22 @@ bool jit_bad_site(const struct jit *j, uint64_t pa)
 }
 
 /* Sites of the region that found other pages all the time; the number. */
-static unsigned judge(struct hart *h, const struct jit_region *r)
+static unsigned judge(struct hart *h, struct jit_region *r)
 {
 	struct jit_hot *hot = h->j.jit->hot;
-	uint64_t many = (h->instret - h->j.sampled) / HOT_MISSES;
+	uint64_t many = (h->instret - r->judged_at) / HOT_MISSES;
+	bool before = r->judged_by == h;
 	unsigned n = 0;
 
+	r->judged_by = h;
+	r->judged_at = h->instret;
 	for (unsigned i = 0; i < r->nsites; i++) {
 		uint32_t at = bad_index(r->page + r->sites[i].off);
+		uint32_t missed = h->j.site[r->sites[i].slot].missed;
+		uint32_t since = missed - r->sites[i].missed;
 
-		if (h->j.site_missed[r->sites[i].slot] < MAX(many, 4ull))
+		r->sites[i].missed = missed;
+		if (!before || since < MAX(many, 4ull))
 			continue;
 		n++;
 		__atomic_fetch_or(&hot->bad[at / 8], 1u << at % 8, __ATOMIC_RELAXED);
@@ -332,7 +338,7 @@ static bool make(struct jit_hot *hot, struct request *q, bool now)
 	t->host = q->bytes;
 	t->live = q->live;
 	t->replaces = hot_already ? e->region : NULL;
-	t->next_site = (unsigned)(q->page >> PAGE_SHIFT) + q->off / 16u;
+	t->next_site = (unsigned)(q->page >> PAGE_SHIFT) * 73 + q->off / 16u;
 	code = jit_code_room(j, 2, &room);
 	if (!code)
 		return false;
@@ -500,8 +506,6 @@ void jit_sample(struct hart *h)
 	if (e && e->region->tier == 2) {
 		unsigned bad = judge(h, e->region);
 
-		memset(h->j.site_missed, 0, sizeof(h->j.site_missed));
-		h->j.sampled = h->instret;
 		if (!bad || ++e->region->strikes < HOT_STRIKES)
 			return;
 		e->region->strikes = 0;
