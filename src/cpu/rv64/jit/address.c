@@ -84,15 +84,20 @@ static struct group *join(
 	return g;
 }
 
-/* Groups whose base has its value already when the block begins: those with most accesses have the first slots. */
-static void settle_early(struct jit_tr *t, struct group *groups, unsigned n, unsigned *free_at)
+/*
+ * Groups whose base has its value already when the block begins: those with most accesses have the first slots. Whose first access is not
+ * sure to be made, being behind a branch, is not looked for: nothing may be there.
+ */
+static void settle_early(
+	struct jit_tr *t, struct group *groups, unsigned n, unsigned *free_at, unsigned sure)
 {
 	struct group *best;
 
 	for (t->nearly = 0; t->nearly < JIT_NEAR; t->nearly++) {
 		best = NULL;
 		for (struct group *g = groups; g < groups + n; g++)
-			if (g->version < 32 && !g->slot && g->n > (best ? best->n : 1))
+			if (g->version < 32 && !g->slot && g->first < sure &&
+				g->n > (best ? best->n : 1))
 				best = g;
 		if (!best)
 			return;
@@ -109,14 +114,14 @@ static void settle_early(struct jit_tr *t, struct group *groups, unsigned n, uns
 }
 
 /* Gives groups of two and more a slot, and tells their members. */
-static void settle(
-	struct jit_tr *t, struct group *groups, unsigned n, const uint8_t *of, const int32_t *at)
+static void settle(struct jit_tr *t, struct group *groups, unsigned n, const uint8_t *of,
+	const int32_t *at, unsigned sure)
 {
 	unsigned free_at[JIT_NEAR] = {0};
 
 	t->nearly = 0;
 	if (t->tier > 1)
-		settle_early(t, groups, n, free_at);
+		settle_early(t, groups, n, free_at, sure);
 	for (unsigned i = 0; i < n; i++) {
 		struct group *g = &groups[i];
 		bool early = g->slot;
@@ -189,7 +194,7 @@ void jit_find_near(struct jit_tr *t, const struct jit_block *b)
 	uint8_t of[JIT_BLOCK_INSNS] = {0};
 	int32_t at[JIT_BLOCK_INSNS];
 	struct values v = {.next = 32};
-	unsigned n = 0;
+	unsigned n = 0, sure = insns;
 
 	memset(t->near, 0, (insns + 1) * sizeof(t->near[0]));
 	for (unsigned r = 0; r < 32; r++)
@@ -200,6 +205,8 @@ void jit_find_near(struct jit_tr *t, const struct jit_block *b)
 		int32_t size = (int32_t)access_size(in->id, &write);
 		struct group *g;
 
+		if (jit_is_branch(in->id))
+			sure = MIN(sure, i);
 		if (!size || (!t->fp && rv64_is_fp(in))) { /* or the interpreter's */
 			if (!follow(&v, in))
 				for (unsigned r = 0; r < 32; r++)
@@ -217,7 +224,7 @@ void jit_find_near(struct jit_tr *t, const struct jit_block *b)
 		if (!write && !rv64_is_fp(in))
 			renew(&v, in->rd);
 	}
-	settle(t, groups, n, of, at);
+	settle(t, groups, n, of, at, sure);
 	for (unsigned i = 1; i < insns; i++)
 		t->near[i].chained = t->near[i].slot && t->near[i].slot == t->near[i - 1].slot &&
 				     !t->near[i].first;

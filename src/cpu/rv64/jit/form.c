@@ -13,11 +13,6 @@ static uint32_t halfword(const struct jit_tr *t, unsigned off)
 	return __atomic_load_n((const uint16_t *)(t->host + off), __ATOMIC_RELAXED);
 }
 
-static bool is_branch(unsigned id)
-{
-	return id >= RV_beq && id <= RV_bgeu;
-}
-
 static bool never_goes_on(unsigned id)
 {
 	switch (id) {
@@ -145,7 +140,7 @@ static void line(struct jit_tr *t, struct todo *w, unsigned off)
 		t->at[off / 2] = (uint16_t)++t->ninsns;
 		t->lo = MIN(t->lo, off / 2);
 		t->hi = MAX(t->hi, off / 2);
-		if (is_branch(i->in.id)) {
+		if (jit_is_branch(i->in.id)) {
 			want(t, w, (int64_t)off + i->in.imm, false);
 			want(t, w, off + i->in.len, false);
 			return;
@@ -172,7 +167,7 @@ static void line(struct jit_tr *t, struct todo *w, unsigned off)
 
 static enum jit_end end_of(const struct rv64_insn *in)
 {
-	return is_branch(in->id)       ? END_BRANCH
+	return jit_is_branch(in->id)   ? END_BRANCH
 	       : in->id == RV_jal      ? END_JAL
 	       : in->id == RV_jalr     ? END_JALR
 	       : never_goes_on(in->id) ? END_STOP
@@ -209,6 +204,56 @@ static void cut(struct jit_tr *t)
 	}
 }
 
+static int64_t target(const struct jit_insn *i)
+{
+	return (int64_t)i->off + i->in.imm;
+}
+
+/* Which blocks have another way to them than from the block before. */
+static void find_targets(struct jit_tr *t, bool *is_target)
+{
+	for (unsigned i = 0; i < t->nblocks; i++) {
+		const struct jit_block *b = &t->blocks[i], *to = NULL;
+		const struct jit_insn *end = &t->sorted[b->first + b->n - 1];
+		int64_t at = target(end);
+
+		is_target[i] |= b->off == t->start || !i || b->end == END_STOP;
+		if ((b->end == END_BRANCH || b->end == END_JAL) && at >= 0 &&
+			at < (int64_t)PAGE_SIZE)
+			to = jit_block_at(t, (unsigned)at);
+		if (to)
+			is_target[to - t->blocks] = true;
+	}
+}
+
+/*
+ * The second tier: a block that is reached from the one before only, when its branch is not taken, becomes part of it: one charge, and what
+ * is known of registers and pages goes on. Not when the branch closes a loop, nor when it skips just this block: then both ways are as likely.
+ */
+static void merge(struct jit_tr *t)
+{
+	bool is_target[JIT_REGION_BLOCKS] = {false};
+	unsigned n = 0;
+
+	find_targets(t, is_target);
+	for (unsigned i = 1; i < t->nblocks; i++) {
+		struct jit_block *a = &t->blocks[n], *b = &t->blocks[i];
+		int64_t other = target(&t->sorted[a->first + a->n - 1]);
+
+		if (a->end == END_BRANCH && a->next == b->off && !is_target[i] && other > a->next &&
+			other != b->next && a->n + b->n <= JIT_BLOCK_INSNS) {
+			t->block_at[b->off / 2] = 0;
+			a->n += b->n;
+			a->next = b->next;
+			a->end = b->end;
+		} else {
+			t->blocks[++n] = *b;
+			t->block_at[b->off / 2] = (uint16_t)(n + 1);
+		}
+	}
+	t->nblocks = n + 1;
+}
+
 struct jit_block *jit_block_at(struct jit_tr *t, unsigned off)
 {
 	unsigned i = t->block_at[off / 2];
@@ -238,5 +283,7 @@ bool jit_form(struct jit_tr *t, unsigned off)
 	if (!t->ninsns)
 		return false;
 	cut(t);
+	if (t->tier > 1)
+		merge(t);
 	return true;
 }

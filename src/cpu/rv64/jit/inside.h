@@ -344,6 +344,7 @@ enum jit_end {
 	END_STOP /* the last instruction never goes on */
 };
 
+/* In the second tier there may be branches before its end. */
 struct jit_block {
 	uint16_t off, first, n; /* offset in the page; instructions */
 	uint16_t next; /* offset behind it */
@@ -499,6 +500,11 @@ static inline struct x86_rm jit_f(const struct jit_tr *t, unsigned r)
 
 /* Fills insns and blocks from `off` on. False: nothing to translate there. */
 bool jit_form(struct jit_tr *t, unsigned off);
+static inline bool jit_is_branch(unsigned id)
+{
+	return id >= RV_beq && id <= RV_bgeu;
+}
+
 /* The block that begins at off, or NULL. */
 struct jit_block *jit_block_at(struct jit_tr *t, unsigned off);
 /* Translates what was formed. NULL: no room, or it did not fit (t->a.full). */

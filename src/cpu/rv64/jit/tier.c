@@ -118,25 +118,30 @@ static struct operands operands_of(const struct rv64_insn *in)
 	}
 }
 
-/* Loops, as compilers lay them out: what lies between a jump back and where it goes. */
+/* Does this instruction of block i jump back? Then what lies between is a loop. */
+static void deepen(struct jit_tr *t, unsigned i, const struct jit_insn *jump)
+{
+	int64_t to = (int64_t)jump->off + jump->in.imm;
+	const struct jit_block *head;
+
+	if (!jit_is_branch(jump->in.id) && (jump->in.id != RV_jal || jump->in.rd))
+		return;
+	if (to < 0 || to > t->blocks[i].off)
+		return;
+	head = jit_block_at(t, (unsigned)to);
+	for (unsigned k = head ? (unsigned)(head - t->blocks) : i + 1; k <= i; k++)
+		if (t->blocks[k].depth < 4)
+			t->blocks[k].depth++;
+}
+
+/* Loops, as compilers lay them out. */
 static void find_depths(struct jit_tr *t)
 {
 	for (unsigned i = 0; i < t->nblocks; i++)
 		t->blocks[i].depth = 0;
-	for (unsigned i = 0; i < t->nblocks; i++) {
-		const struct jit_insn *end = &t->sorted[t->blocks[i].first + t->blocks[i].n - 1];
-		int64_t to = (int64_t)end->off + end->in.imm;
-		const struct jit_block *head;
-
-		if (t->blocks[i].end != END_BRANCH && (t->blocks[i].end != END_JAL || end->in.rd))
-			continue;
-		if (to < 0 || to > t->blocks[i].off)
-			continue;
-		head = jit_block_at(t, (unsigned)to);
-		for (unsigned k = head ? (unsigned)(head - t->blocks) : i + 1; k <= i; k++)
-			if (t->blocks[k].depth < 4)
-				t->blocks[k].depth++;
-	}
+	for (unsigned i = 0; i < t->nblocks; i++)
+		for (unsigned k = 0; k < t->blocks[i].n; k++)
+			deepen(t, i, &t->sorted[t->blocks[i].first + k]);
 }
 
 static bool leads_out(struct jit_tr *t, int64_t to)
@@ -150,11 +155,16 @@ static unsigned crossings(struct jit_tr *t, const struct jit_block *b)
 	const struct jit_insn *end = &t->sorted[b->first + b->n - 1];
 	unsigned n = 0;
 
+	for (unsigned k = 0; k + 1 < b->n; k++) {
+		const struct jit_insn *i = &t->sorted[b->first + k];
+
+		n += jit_is_branch(i->in.id) && leads_out(t, (int64_t)i->off + i->in.imm);
+	}
 	switch (b->end) {
 	case END_BRANCH:
 		n += leads_out(t, (int64_t)end->off + end->in.imm);
 		n += leads_out(t, b->next);
-		return n == 2 ? 8 : n;
+		return n >= 2 ? 8 : n;
 	case END_JAL:
 		return end->in.rd ? 16 : 8 * leads_out(t, (int64_t)end->off + end->in.imm);
 	case END_JALR:

@@ -505,6 +505,48 @@ static bool jumps(const struct jit_block *b)
 	return b->end == END_BRANCH || b->end == END_JAL || b->end == END_JALR;
 }
 
+/* Out of a block before its end: what was charged for the rest is given back. */
+static void cold_side(struct jit_tr *t, struct jit_cold *c)
+{
+	if (c->arg[0])
+		x86_alu_i(&t->a, X86_32, ALU_ADD, x86_reg(JIT_FUEL), (int32_t)c->arg[0]);
+	go(t, JUMP, 0, (int64_t)c->arg[1]);
+}
+
+/* A branch that is not its block's end: on to the next instruction, or to where it leads; `back`: the other way round. */
+static void side(struct jit_tr *t, bool back)
+{
+	const struct jit_insn *i = t->insn;
+	struct jit_cold *c;
+	enum x86_cc cc;
+
+	jit_full(t, i->in.rs1);
+	jit_full(t, i->in.rs2);
+	cc = compare(t, &i->in);
+	c = jit_cold(t, COLD_CUSTOM, x86_jcc(&t->a, back ? cc ^ 1 : cc, NULL));
+	c->custom = cold_side;
+	c->arg[0] = t->left - 1;
+	c->arg[1] = (uint64_t)(back ? i->off + i->in.len : i->off + i->in.imm);
+}
+
+/* Copy number i / b->n of its instruction i % b->n, of n in all. */
+static void step(struct jit_tr *t, const struct jit_block *b, unsigned i, unsigned n)
+{
+	bool last = (i + 1) % b->n == 0;
+
+	t->insn = &t->sorted[b->first + i % b->n];
+	t->left = n - i;
+	t->index = i;
+	if (last && jumps(b)) {
+		if (i + 1 < n)
+			side(t, true);
+	} else if (jit_is_branch(t->insn->in.id)) {
+		side(t, false);
+	} else {
+		one(t);
+	}
+}
+
 void jit_emit_slow(struct jit_tr *t, struct jit_block *b)
 {
 	b->slow = t->a.p;
@@ -512,37 +554,11 @@ void jit_emit_slow(struct jit_tr *t, struct jit_block *b)
 	if (b->copies > 1)
 		x86_alu_i(&t->a, X86_32, ALU_ADD, x86_reg(JIT_FUEL), (b->copies - 1) * b->n);
 	t->alone = true;
-	for (unsigned i = 0; i < b->n; i++) {
-		t->insn = &t->sorted[b->first + i];
-		t->left = b->n - i;
-		t->index = i;
-		if (i + 1 < b->n || !jumps(b))
-			one(t);
-	}
+	for (unsigned i = 0; i < b->n; i++)
+		step(t, b, i, b->n);
 	end_block(t, b, true);
 	t->alone = false;
 	begin_block(t);
-}
-
-static void cold_loop_ends(struct jit_tr *t, struct jit_cold *c)
-{
-	x86_alu_i(&t->a, X86_32, ALU_ADD, x86_reg(JIT_FUEL), (int32_t)c->arg[0]);
-	go(t, JUMP, 0, (int64_t)c->arg[1]);
-}
-
-/* The branch at the end of a copy that another follows. */
-static void loop_on(struct jit_tr *t, const struct jit_block *b)
-{
-	struct jit_cold *c;
-	enum x86_cc cc;
-
-	jit_full(t, t->insn->in.rs1);
-	jit_full(t, t->insn->in.rs2);
-	cc = compare(t, &t->insn->in);
-	c = jit_cold(t, COLD_CUSTOM, x86_jcc(&t->a, cc ^ 1, NULL));
-	c->custom = cold_loop_ends;
-	c->arg[0] = t->left - 1;
-	c->arg[1] = b->next;
 }
 
 static void block(struct jit_tr *t, struct jit_block *b, bool last)
@@ -559,15 +575,8 @@ static void block(struct jit_tr *t, struct jit_block *b, bool last)
 	c->a = b->off;
 	c->b = n;
 	jit_emit_early(t, (unsigned)(b - t->blocks));
-	for (unsigned i = 0; i < n; i++) {
-		t->insn = &t->sorted[b->first + i % b->n];
-		t->left = n - i;
-		t->index = i;
-		if ((i + 1) % b->n || !jumps(b))
-			one(t);
-		else if (i + 1 < n)
-			loop_on(t, b);
-	}
+	for (unsigned i = 0; i < n; i++)
+		step(t, b, i, n);
 	end_block(t, b, last);
 }
 
