@@ -80,7 +80,8 @@ enum {
 	POLL_TLB_ALL = 8, /* drop every translation */
 	POLL_FENCE_I = 16, /* instruction memory may have changed */
 	POLL_ASKED = 32, /* forget what hart.asks names */
-	POLL_SOON = 64, /* with others: somebody waits for it. The hart takes short slices for a while */
+	POLL_SOON =
+		64, /* with others: somebody waits for it. The hart takes short slices for a while */
 };
 
 /* What others want forgotten: like POLL_TLB_*, but only what it is about (irq.c). */

@@ -17,6 +17,11 @@ static void on_wake(void *ctx, unsigned vcpu)
 
 struct bare *bare_new(unsigned harts, bool builtin_firmware)
 {
+	return bare_new_jit(harts, builtin_firmware, CPU_JIT_AUTO);
+}
+
+struct bare *bare_new_jit(unsigned harts, bool builtin_firmware, enum cpu_jit jit)
+{
 	struct bare *b = calloc(1, sizeof(*b));
 	struct err e = {0};
 	struct frames_opts fo = {.nodes = 1, .node_bytes = {2 * RAM_SIZE}, .name = "bare"};
@@ -27,6 +32,7 @@ struct bare *bare_new(unsigned harts, bool builtin_firmware)
 	assert_int_equal(rv64_engine.vm_create(&b->vm,
 				 &(struct cpu_vm_opts){.space = b->space,
 					 .vcpus = harts,
+					 .jit = jit,
 					 .timebase_hz = 10000000,
 					 .builtin_firmware = builtin_firmware,
 					 .wake = on_wake,

@@ -31,6 +31,7 @@ struct bare {
 };
 
 struct bare *bare_new(unsigned harts, bool builtin_firmware);
+struct bare *bare_new_jit(unsigned harts, bool builtin_firmware, enum cpu_jit jit);
 void bare_free(struct bare *b);
 struct hart *bare_hart(struct bare *b, unsigned i);
 

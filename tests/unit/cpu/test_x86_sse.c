@@ -86,7 +86,7 @@ __attribute__((format(printf, 3, 4))) static void reads(
 /* CASE(what is emitted, the text it has to read as) */
 #define CASE(emit, ...) \
 	do { \
-		uint8_t code[16]; \
+		uint8_t code[32]; \
 		struct x86 buffer = {.p = code, .end = code + sizeof(code)}, *a = &buffer; \
 \
 		emit; \

@@ -266,6 +266,8 @@ void jit_publish(struct jit *j, struct jit_region *r, uint64_t code_len)
 	for (unsigned i = 0; i < r->nentries; i++) {
 		struct jit_entry *_Atomic *b = bucket(j, r->entries[i].key);
 
+		__atomic_fetch_or(&j->lines[jit_page_hash(r->page)],
+			1ull << (r->entries[i].key & PAGE_MASK) / 64, __ATOMIC_RELAXED);
 		atomic_store_explicit(&r->entries[i].next, *b, memory_order_relaxed);
 		atomic_store_explicit(b, &r->entries[i], memory_order_release);
 	}

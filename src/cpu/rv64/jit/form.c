@@ -117,12 +117,13 @@ static void take_along(struct jit_tr *t, struct todo *w, unsigned off)
 static void line(struct jit_tr *t, struct todo *w, unsigned off)
 {
 	unsigned start = off, seen = UINT32_MAX;
+	uint64_t lines = __atomic_load_n(&t->j->lines[jit_page_hash(t->page)], __ATOMIC_RELAXED);
 
 	while (off + 2 <= PAGE_SIZE && !t->at[off / 2] && t->ninsns < JIT_REGION_INSNS) {
 		struct jit_insn *i = &t->insns[t->ninsns];
 		uint32_t word = halfword(t, off);
 
-		if (off != start && jit_heat(t->j, t->page + off) && there(t, off))
+		if (off != start && lines >> off / 64 & 1 && there(t, off))
 			return;
 
 		if (rv64_insn_len(word) == 4) {

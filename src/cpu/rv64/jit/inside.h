@@ -231,6 +231,8 @@ struct jit {
 	struct jit_entry *_Atomic entries[JIT_BUCKETS];
 	struct jit_page *pages[JIT_PAGES];
 	struct jit_page *unsure; /* pages that fences look at */
+	uint64_t lines
+		[JIT_PAGES]; /* of 64 bytes in which there may be entries, by page; pages share */
 	/* What jit_written() has heard since the last fence. Its own lock: writers must not wait for a translation. */
 	pthread_mutex_t written_lock;
 	uint64_t *written;
@@ -286,30 +288,34 @@ static inline uint32_t jit_page_hash(uint64_t page)
 }
 
 /*
- * How often the block at pa was interpreted, up to JIT_COLD_MAX. A table that blocks share: eight bits tell them apart, the newcomer takes the
- * place, so that code that runs once never adds up to warm code. Two vCPUs may lose a count.
+ * How often the block at pa was interpreted, up to JIT_COLD_MAX. A table that blocks share: eight bits tell them apart, and each has two
+ * places. A newcomer takes that of the colder one, so that code that runs once never adds up to warm code. Two vCPUs may lose a count.
  */
-static inline uint16_t *jit_heat_slot(struct jit *j, uint64_t pa, uint8_t *tag)
+static inline uint16_t *jit_heat_slots(struct jit *j, uint64_t pa, uint8_t *tag)
 {
 	uint64_t h = (pa >> 1) * 0x9e3779b97f4a7c15ull;
 
+	/* Once more: functions at equal distances would meet. */
+	h = (h ^ h >> 32) * 0x9e3779b97f4a7c15ull;
 	*tag = (uint8_t)(h >> 40);
-	return &j->heat[h >> 48];
+	return &j->heat[h >> 48 & ~1ull];
 }
 
 static inline uint8_t jit_heat(struct jit *j, uint64_t pa)
 {
 	uint8_t tag;
-	uint16_t v = *jit_heat_slot(j, pa, &tag);
+	const uint16_t *v = jit_heat_slots(j, pa, &tag);
 
-	return v >> 8 == tag ? (uint8_t)v : 0;
+	return v[0] >> 8 == tag ? (uint8_t)v[0] : v[1] >> 8 == tag ? (uint8_t)v[1] : 0;
 }
 
 static inline void jit_heat_set(struct jit *j, uint64_t pa, uint8_t n)
 {
 	uint8_t tag;
-	uint16_t *v = jit_heat_slot(j, pa, &tag);
+	uint16_t *v = jit_heat_slots(j, pa, &tag);
 
+	if (v[0] >> 8 != tag && (v[1] >> 8 == tag || (uint8_t)v[1] < (uint8_t)v[0]))
+		v++;
 	*v = (uint16_t)(tag << 8 | n);
 }
 

@@ -2,6 +2,8 @@
  * x86.h: encoder of the host's instructions. Bytes go to a buffer; when it is full, `full` is set and nothing more is written, so
  * that callers look once, at the end.
  *
+ * Each write of up to eight bytes is one store, so the last sixteen bytes of a buffer stay unused.
+ *
  * An operand that may be a register or memory is a struct x86_rm: x86_reg(RAX), x86_mem(RBP, 16), x86_sib(RAX, RCX, 3, 0).
  * Instructions are named by their opcode, as the manual's tables have them: 0x03 is add r, r/m; 0x0fb6 is movzx. The
  * ones that the translator uses most have inline functions below.
@@ -69,12 +71,22 @@ static inline struct x86_rm x86_sib(int base, int index, unsigned scale, int32_t
 		.disp = disp};
 }
 
+/* The n bytes of v, 8 at most. */
+static inline void x86_put(struct x86 *a, uint64_t v, unsigned n)
+{
+	uint8_t *p = a->p;
+
+	if (a->end - p < 16) {
+		a->full = true;
+		return;
+	}
+	memcpy(p, &v, 8);
+	a->p = p + n;
+}
+
 static inline void x86_u8(struct x86 *a, unsigned v)
 {
-	if (a->p < a->end)
-		*a->p++ = (uint8_t)v;
-	else
-		a->full = true;
+	x86_put(a, v, 1);
 }
 
 static inline void x86_bytes(struct x86 *a, const void *v, unsigned n)
@@ -89,12 +101,12 @@ static inline void x86_bytes(struct x86 *a, const void *v, unsigned n)
 
 static inline void x86_u32(struct x86 *a, uint32_t v)
 {
-	x86_bytes(a, &v, 4);
+	x86_put(a, v, 4);
 }
 
 static inline void x86_u64(struct x86 *a, uint64_t v)
 {
-	x86_bytes(a, &v, 8);
+	x86_put(a, v, 8);
 }
 
 static inline bool x86_fits8(int64_t v)
@@ -107,29 +119,51 @@ static inline bool x86_fits32(int64_t v)
 	return v == (int32_t)v;
 }
 
-/* ModRM, SIB and displacement. */
-static inline void x86_modrm(struct x86 *a, int reg, struct x86_rm m)
-{
-	unsigned r = ((unsigned)reg & 7) << 3, mod;
+/*
+ * An instruction on its way: bytes are gathered in a register and written in one piece, since each write through a byte pointer makes the
+ * compiler read the buffer's own fields again. Up to the displacement they are eight at most.
+ */
+struct x86_text {
+	uint64_t v;
+	unsigned n; /* bits */
+};
 
-	if (!m.mem) {
-		x86_u8(a, 0xc0 | r | ((unsigned)m.base & 7));
+static inline void x86_add(struct x86_text *i, unsigned byte)
+{
+	i->v |= (uint64_t)(byte & 0xff) << i->n;
+	i->n += 8;
+}
+
+/* Writes it, with ModRM, SIB, displacement, and an immediate of so many bytes. */
+static inline void x86_modrm_i(
+	struct x86 *a, struct x86_text i, int reg, struct x86_rm m, int32_t imm, unsigned bytes)
+{
+	unsigned r = ((unsigned)reg & 7) << 3, base = (unsigned)m.base & 7, mod = 0xc0, len = 0;
+	uint8_t *p = a->p;
+
+	if (a->end - p < 16) {
+		a->full = true;
 		return;
 	}
-	/* rbp and r13 as a base have no form without displacement */
-	mod = !m.disp && (m.base & 7) != RBP ? 0 : x86_fits8(m.disp) ? 0x40 : 0x80;
-	if (m.index >= 0 || (m.base & 7) == RSP) {
+	if (m.mem) {
+		/* rbp and r13 as a base have no form without displacement */
+		mod = !m.disp && base != RBP ? 0 : x86_fits8(m.disp) ? 0x40 : 0x80;
+		len = mod == 0x40 ? 1 : mod == 0x80 ? 4 : 0;
+	}
+	if (m.mem && (m.index >= 0 || base == RSP)) {
 		unsigned index = m.index >= 0 ? (unsigned)m.index & 7 : 4;
 
-		x86_u8(a, mod | r | 4);
-		x86_u8(a, (unsigned)m.scale << 6 | index << 3 | ((unsigned)m.base & 7));
+		x86_add(&i, mod | r | 4);
+		x86_add(&i, (unsigned)m.scale << 6 | index << 3 | base);
 	} else {
-		x86_u8(a, mod | r | ((unsigned)m.base & 7));
+		x86_add(&i, mod | r | base);
 	}
-	if (mod == 0x40)
-		x86_u8(a, (unsigned)m.disp);
-	else if (mod == 0x80)
-		x86_u32(a, (uint32_t)m.disp);
+	memcpy(p, &i.v, 8);
+	p += i.n / 8;
+	memcpy(p, &m.disp, 4);
+	p += len;
+	memcpy(p, &imm, 4);
+	a->p = p + bytes;
 }
 
 /*
@@ -138,23 +172,30 @@ static inline void x86_modrm(struct x86 *a, int reg, struct x86_rm m)
  */
 enum { X86_32 = 0, X86_64 = 1, X86_BYTE = 2 };
 
-static inline void x86_op(struct x86 *a, unsigned w, uint32_t op, int reg, struct x86_rm m)
+static inline void x86_op_i(struct x86 *a, unsigned w, uint32_t op, int reg, struct x86_rm m,
+	int32_t imm, unsigned bytes)
 {
 	unsigned rex = (w & 1) << 3 | ((unsigned)reg >> 3 & 1) << 2 |
 		       (m.index >= 0 ? ((unsigned)m.index >> 3 & 1) << 1 : 0) |
 		       ((unsigned)m.base >> 3 & 1);
 	bool byte = w & X86_BYTE && ((reg & 15) > RBX || (!m.mem && (m.base & 15) > RBX));
+	struct x86_text i = {0};
 
 	if (op >> 24)
-		x86_u8(a, op >> 24);
+		x86_add(&i, op >> 24);
 	if (rex || byte)
-		x86_u8(a, 0x40 | rex);
+		x86_add(&i, 0x40 | rex);
 	if (op >> 16 & 0xff)
-		x86_u8(a, op >> 16 & 0xff);
+		x86_add(&i, op >> 16);
 	if (op >> 8 & 0xffff)
-		x86_u8(a, op >> 8 & 0xff);
-	x86_u8(a, op & 0xff);
-	x86_modrm(a, reg, m);
+		x86_add(&i, op >> 8);
+	x86_add(&i, op);
+	x86_modrm_i(a, i, reg, m, imm, bytes);
+}
+
+static inline void x86_op(struct x86 *a, unsigned w, uint32_t op, int reg, struct x86_rm m)
+{
+	x86_op_i(a, w, op, reg, m, 0, 0);
 }
 
 /*
@@ -168,17 +209,18 @@ static inline void x86_vex(struct x86 *a, unsigned w, unsigned l, unsigned pp, u
 	unsigned x = (m.index >= 0 ? ~(unsigned)m.index >> 3 & 1 : 1) << 6;
 	unsigned b = (~(unsigned)m.base >> 3 & 1) << 5;
 	unsigned v = (~(unsigned)vvvv & 15) << 3;
+	struct x86_text i = {0};
 
 	if (map == 1 && !w && x && b) {
-		x86_u8(a, 0xc5);
-		x86_u8(a, r | v | l << 2 | pp);
+		x86_add(&i, 0xc5);
+		x86_add(&i, r | v | l << 2 | pp);
 	} else {
-		x86_u8(a, 0xc4);
-		x86_u8(a, r | x | b | map);
-		x86_u8(a, w << 7 | v | l << 2 | pp);
+		x86_add(&i, 0xc4);
+		x86_add(&i, r | x | b | map);
+		x86_add(&i, w << 7 | v | l << 2 | pp);
 	}
-	x86_u8(a, op);
-	x86_modrm(a, reg, m);
+	x86_add(&i, op);
+	x86_modrm_i(a, i, reg, m, 0, 0);
 }
 
 /* ---- the common ones; 64-bit unless said ---- */
@@ -199,13 +241,9 @@ static inline void x86_alu_to(struct x86 *a, unsigned w, enum x86_alu op, struct
 static inline void x86_alu_i(
 	struct x86 *a, unsigned w, enum x86_alu op, struct x86_rm m, int32_t imm)
 {
-	if (x86_fits8(imm)) {
-		x86_op(a, w, 0x83, (int)op, m);
-		x86_u8(a, (unsigned)imm);
-	} else {
-		x86_op(a, w, 0x81, (int)op, m);
-		x86_u32(a, (uint32_t)imm);
-	}
+	bool small = x86_fits8(imm);
+
+	x86_op_i(a, w, small ? 0x83 : 0x81, (int)op, m, imm, small ? 1 : 4);
 }
 
 static inline void x86_load(struct x86 *a, unsigned w, int reg, struct x86_rm m)
@@ -228,13 +266,14 @@ static inline void x86_mov(struct x86 *a, int to, int from)
 static inline void x86_mov_i(struct x86 *a, int reg, uint64_t v)
 {
 	if (v <= UINT32_MAX) {
+		uint64_t text = 0xb8 | ((unsigned)reg & 7) | v << 8;
+
 		if (reg >> 3)
-			x86_u8(a, 0x41);
-		x86_u8(a, 0xb8 | ((unsigned)reg & 7));
-		x86_u32(a, (uint32_t)v);
+			x86_put(a, text << 8 | 0x41, 6);
+		else
+			x86_put(a, text, 5);
 	} else if (x86_fits32((int64_t)v)) {
-		x86_op(a, X86_64, 0xc7, 0, x86_reg(reg));
-		x86_u32(a, (uint32_t)v);
+		x86_op_i(a, X86_64, 0xc7, 0, x86_reg(reg), (int32_t)v, 4);
 	} else {
 		x86_u8(a, 0x48 | (unsigned)reg >> 3);
 		x86_u8(a, 0xb8 | ((unsigned)reg & 7));
@@ -251,8 +290,7 @@ static inline void x86_zero(struct x86 *a, int reg)
 /* [m] = imm, sign-extended */
 static inline void x86_store_i(struct x86 *a, unsigned w, struct x86_rm m, int32_t imm)
 {
-	x86_op(a, w, 0xc7, 0, m);
-	x86_u32(a, (uint32_t)imm);
+	x86_op_i(a, w, 0xc7, 0, m, imm, 4);
 }
 
 static inline void x86_lea(struct x86 *a, int reg, struct x86_rm m)
@@ -265,8 +303,7 @@ enum x86_shift { SHIFT_ROL = 0, SHIFT_ROR = 1, SHIFT_SHL = 4, SHIFT_SHR = 5, SHI
 static inline void x86_shift_i(
 	struct x86 *a, unsigned w, enum x86_shift op, struct x86_rm m, unsigned n)
 {
-	x86_op(a, w, 0xc1, (int)op, m);
-	x86_u8(a, n);
+	x86_op_i(a, w, 0xc1, (int)op, m, (int32_t)n, 1);
 }
 
 /* By cl. */
@@ -323,32 +360,32 @@ static inline void x86_ret(struct x86 *a)
 	x86_u8(a, 0xc3);
 }
 
-/* Jumps within the buffer. To a place that is not known yet: `to` NULL; the answer is where its rel32 is, for x86_here(). */
-static inline uint8_t *x86_rel32(struct x86 *a, const uint8_t *to)
+/*
+ * Jumps within the buffer: so many bytes of opcode, and rel32. To a place that is not known yet: `to` NULL; the answer is where its
+ * rel32 is, for x86_here().
+ */
+static inline uint8_t *x86_rel32(struct x86 *a, uint64_t op, unsigned bytes, const uint8_t *to)
 {
-	uint8_t *at = a->p;
+	uint8_t *at = a->p + bytes;
+	uint32_t rel = to ? (uint32_t)(to - (at + 4)) : 0;
 
-	x86_u32(a, to ? (uint32_t)(to - (at + 4)) : 0);
+	x86_put(a, op | (uint64_t)rel << 8 * bytes, bytes + 4);
 	return at;
 }
 
 static inline uint8_t *x86_jmp(struct x86 *a, const uint8_t *to)
 {
-	x86_u8(a, 0xe9);
-	return x86_rel32(a, to);
+	return x86_rel32(a, 0xe9, 1, to);
 }
 
 static inline uint8_t *x86_jcc(struct x86 *a, enum x86_cc cc, const uint8_t *to)
 {
-	x86_u8(a, 0x0f);
-	x86_u8(a, 0x80 + cc);
-	return x86_rel32(a, to);
+	return x86_rel32(a, 0x0f | (0x80 + cc) << 8, 2, to);
 }
 
 static inline uint8_t *x86_call(struct x86 *a, const uint8_t *to)
 {
-	x86_u8(a, 0xe8);
-	return x86_rel32(a, to);
+	return x86_rel32(a, 0xe8, 1, to);
 }
 
 /* What jumped with rel32 at `at` arrives at `to`. */
