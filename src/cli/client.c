@@ -205,24 +205,24 @@ static int take_error(const struct client *c, const json_t *error, struct err *e
 	return err_set(e, code, "machine %s: %s", c->name, text ?: "it refused");
 }
 
-/* The first byte, with the descriptor. */
-static int send_fd(int sock, const char *p, int fd)
+/* The first byte, with the descriptors. */
+static int send_fds(int sock, const char *p, const int *fds, unsigned n)
 {
 	struct iovec iov = {(void *)(uintptr_t)p, 1};
 	union {
-		char buf[CMSG_SPACE(sizeof(int))];
+		char buf[CMSG_SPACE(CLIENT_FDS * sizeof(int))];
 		struct cmsghdr align;
 	} u = {{0}};
 	struct msghdr m = {.msg_iov = &iov,
 		.msg_iovlen = 1,
 		.msg_control = u.buf,
-		.msg_controllen = sizeof(u.buf)};
+		.msg_controllen = CMSG_SPACE(n * sizeof(int))};
 	struct cmsghdr *c = CMSG_FIRSTHDR(&m);
 
 	c->cmsg_level = SOL_SOCKET;
 	c->cmsg_type = SCM_RIGHTS;
-	c->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(c), &fd, sizeof(fd));
+	c->cmsg_len = CMSG_LEN(n * sizeof(int));
+	memcpy(CMSG_DATA(c), fds, n * sizeof(int));
 	while (sendmsg(sock, &m, MSG_NOSIGNAL) < 0)
 		if (errno != EINTR)
 			return -errno;
@@ -232,11 +232,17 @@ static int send_fd(int sock, const char *p, int fd)
 int client_call(
 	struct client *c, const char *method, json_t *params, json_t **result, struct err *e)
 {
-	return client_call_fd(c, method, params, -1, result, e);
+	return client_call_fds(c, method, params, NULL, 0, result, e);
 }
 
 int client_call_fd(struct client *c, const char *method, json_t *params, int fd, json_t **result,
 	struct err *e)
+{
+	return client_call_fds(c, method, params, &fd, 1, result, e);
+}
+
+int client_call_fds(struct client *c, const char *method, json_t *params, const int *fds,
+	unsigned nfds, json_t **result, struct err *e)
 {
 	json_t *req = json_pack("{s:s, s:i, s:s, s:o*}", "jsonrpc", "2.0", "id", (int)++c->id,
 		"method", method, "params", params);
@@ -246,9 +252,9 @@ int client_call_fd(struct client *c, const char *method, json_t *params, int fd,
 	json_decref(req);
 	if (!text)
 		return err_set(e, -ENOMEM, "out of memory");
-	rc = fd < 0 ? 0 : send_fd(c->fd, text, fd);
+	rc = nfds ? send_fds(c->fd, text, fds, nfds) : 0;
 	if (!rc)
-		rc = send_all(c->fd, text + (fd >= 0), strlen(text) - (fd >= 0))
+		rc = send_all(c->fd, text + (nfds > 0), strlen(text) - (nfds > 0))
 			     ?: send_all(c->fd, "\n", 1);
 	free(text);
 	if (rc)

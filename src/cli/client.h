@@ -33,7 +33,10 @@ void client_close(struct client *c); /* fit for cleanup() */
 /* Steals `params` (may be NULL). *result: new reference; may be NULL. Notifications that come in between are dropped. */
 int client_call(
 	struct client *c, const char *method, json_t *params, json_t **result, struct err *e);
-/* The same, with an open file (borrowed) that goes with the request. */
+/* The same, with open files (borrowed, at most CLIENT_FDS) that go with the request. */
+#define CLIENT_FDS 8u
+int client_call_fds(struct client *c, const char *method, json_t *params, const int *fds,
+	unsigned nfds, json_t **result, struct err *e);
 int client_call_fd(struct client *c, const char *method, json_t *params, int fd, json_t **result,
 	struct err *e);
 /* The next notification of a subscribed connection: 0, or -EPIPE when the machine has gone. *params: new reference. */

@@ -68,20 +68,39 @@ struct keeper {
 	uint64_t kill_at; /* 0: nobody has asked it to end */
 };
 
+/* Instead of a definition, or beside it. */
+static unsigned add_receive(
+	const struct launch *l, const char **argv, unsigned n, const char *config, char fd[16])
+{
+	const struct launch_receive *r = l->receive;
+	const char *const more[] = {r->own_definition ? "--config" : "--name",
+		r->own_definition ? config : l->cfg->name, "--receive", fd,
+		r->cert ? "--tls-cert" : NULL, r->cert, "--tls-key", r->key, "--tls-ca", r->ca};
+
+	snprintf(fd, 16, "%d", r->fd);
+	fcntl(r->fd, F_SETFD, 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(more) && more[i]; i++)
+		argv[n++] = more[i];
+	return n;
+}
+
 static void exec_vm(const struct launch *l, int def_fd, int ready_fd)
 {
-	char config[40], ready[16], console[PATH_MAX], program[PATH_MAX + 32];
-	const char *argv[] = {"lodge-vm", "--config", config, "--ready-fd", ready, "--console-log",
-		console, NULL, NULL, NULL, NULL};
+	char config[40], ready[16], listener[16], console[PATH_MAX], program[PATH_MAX + 32];
+	const char *argv[24] = {
+		"lodge-vm", "--ready-fd", ready, "--console-log", console, "--config", config};
 	unsigned n = 7;
 	sigset_t none;
 
+	if (l->receive)
+		n = add_receive(l, argv, 5, config, listener);
 	if (l->paused)
 		argv[n++] = "--paused";
 	if (l->restore) {
 		argv[n++] = "--restore";
-		argv[n] = l->restore;
+		argv[n++] = l->restore;
 	}
+	argv[n] = NULL;
 
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);

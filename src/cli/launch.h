@@ -21,11 +21,19 @@ struct err;
 struct place;
 struct vm_config;
 
+/* A machine that is to come from another process. */
+struct launch_receive {
+	int fd; /* listens */
+	bool own_definition; /* `cfg` is one, to which the machine must fit; else only its name counts */
+	const char *cert, *key, *ca; /* files; NULL: no TLS */
+};
+
 struct launch {
 	const struct vm_config *cfg; /* with its name set */
 	struct place *place; /* open; the keeper holds its lock from then on */
 	const char *restore; /* a snapshot to go on from; NULL: boot */
 	bool paused; /* the guest waits for the method `resume` */
+	const struct launch_receive *receive; /* NULL: it begins here */
 };
 
 struct launched {

@@ -30,6 +30,8 @@ static const struct {
 	{NULL, verbs_snapshot},
 	{NULL, verbs_restore},
 	{NULL, verbs_clone},
+	{"Move a running machine", verbs_migrate},
+	{NULL, verbs_receive},
 	{"Networks", verbs_switch},
 	{"Images", verbs_image},
 	{"Disks", verbs_disk},

@@ -75,6 +75,8 @@ extern const struct verb verbs_clone[];
 extern const struct verb verbs_snapshot[];
 extern const struct verb verbs_snapshot_create[];
 extern const struct verb verbs_restore[];
+extern const struct verb verbs_migrate[];
+extern const struct verb verbs_receive[];
 
 /* All verbs in the order of the help; fills at most `max`, returns how many there are. main.c. */
 size_t verbs_all(const struct verb **list, size_t max);

@@ -73,7 +73,7 @@ _Static_assert((int)VM_ERROR_REPORT == (int)DISK_ERROR_REPORT &&
 		       (int)VM_ERROR_IGNORE == (int)DISK_ERROR_IGNORE,
 	"enum vm_on_error and enum disk_on_error");
 
-static void add_disk(struct device_list *l, const struct vm_config *cfg, unsigned i)
+static void add_disk(struct device_list *l, const struct vm_config *cfg, unsigned i, bool asleep)
 {
 	static const char *const formats[] = {[VM_FORMAT_RAW] = "raw",
 		[VM_FORMAT_QCOW2] = "qcow2",
@@ -88,6 +88,7 @@ static void add_disk(struct device_list *l, const struct vm_config *cfg, unsigne
 		.disk = {.path = d->file,
 			.format = formats[d->format],
 			.readonly = d->readonly,
+			.asleep = asleep,
 			.discard = d->discard,
 			.cache = (enum disk_cache)d->cache,
 			.io = (enum io_kind)d->io,
@@ -122,7 +123,7 @@ static int list_devices(struct device_list *l, struct vm *vm, struct err *e)
 		add_device(l, "virtio-console", "console", &l->console);
 	}
 	for (unsigned i = 0; i < cfg->ndisks; i++)
-		add_disk(l, cfg, i);
+		add_disk(l, cfg, i, vm->o.asleep);
 	for (unsigned i = 0; i < vm->nets->n; i++)
 		add_device(l, "virtio-net", vm->nets->id[i], &vm->nets->opts[i]);
 	if (cfg->balloon)

@@ -10,6 +10,7 @@
 #include "base/util.h"
 #include "disk/tool.h"
 #include "vm/console.h"
+#include "vm/migrate/migrate.h"
 #include "vm/rpc.h"
 #include "vm/snapshot/snapshot.h"
 #include "vm/vm.h"
@@ -246,6 +247,58 @@ static int m_snapshot_cancel(
 	return 0;
 }
 
+/* Who asked has gone. */
+static void migrate_orphan(void *ctx)
+{
+	struct control *c = ctx;
+
+	if (c->vm)
+		vm_migrate_cancel(c->vm);
+}
+
+static int m_migrate_start(
+	void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
+{
+	struct control *c = ctx;
+	int rc = need_vm(c, e) ?: vm_migrate_rpc(c->vm, conn, p, e);
+
+	if (rc)
+		return rc;
+	rpc_conn_watch(conn, migrate_orphan, c);
+	*res = vm_migrate_status(c->vm);
+	return 0;
+}
+
+static int m_migrate_status(
+	void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
+{
+	struct control *c = ctx;
+
+	if (need_vm(c, e))
+		return -EBUSY;
+	*res = vm_migrate_status(c->vm);
+	return 0;
+}
+
+static int m_migrate_cancel(
+	void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
+{
+	struct control *c = ctx;
+
+	if (need_vm(c, e))
+		return -EBUSY;
+	vm_migrate_cancel(c->vm);
+	return 0;
+}
+
+static int m_migrate_take_back(
+	void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
+{
+	struct control *c = ctx;
+
+	return need_vm(c, e) ?: vm_migrate_take_back(c->vm, true, e) ?: vm_resume(c->vm, e);
+}
+
 static int m_disk_resize(
 	void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
 {
@@ -383,6 +436,22 @@ static const struct rpc_method methods[] = {
 	{"snapshot_status", "how far the present snapshot is, or how the last one went", NULL,
 		m_snapshot_status},
 	{"snapshot_cancel", "ends the present snapshot", NULL, m_snapshot_cancel},
+	{"migrate_start",
+		"begins to move the machine over the connected sockets that are passed with the "
+		"request; it ends with the event \"migration\"; closing the connection before that "
+		"cancels it",
+		"{\"bandwidth\": bytes a second, \"downtime_us\": number, \"dry_run\": bool, "
+		"\"throttle\": bool, \"tls\": {\"cert\", \"key\", \"ca\", \"peer\"}}",
+		m_migrate_start},
+	{"migrate_status", "how far the present migration is, or how the last one went", NULL,
+		m_migrate_status},
+	{"migrate_cancel", "ends the present migration; the machine stays here", NULL,
+		m_migrate_cancel},
+	{"migrate_take_back",
+		"runs a machine on that a broken migration has left here, which does not run at "
+		"its "
+		"destination",
+		NULL, m_migrate_take_back},
 	{"disk_resize", "grows a disk while the guest runs, and tells it",
 		"{\"id\": text, \"size\": bytes}", m_disk_resize},
 	{"disk_info", "what a disk is, with its snapshots and bitmaps", "{\"id\": text}",

@@ -22,6 +22,7 @@ struct vm_vcpu {
 	struct sched_task *task;
 	_Atomic uint64_t exits[CPU_EXIT_REASONS]; /* (any) */
 	_Atomic uint64_t types[CPU_TYPES]; /* (any) the same exits, finer */
+	uint64_t rest_until; /* held back until then; the worker's */
 };
 
 /* What a worker wants the event loop to do. One at a time: the first one wins. */
@@ -56,6 +57,12 @@ struct vm {
 	uint64_t reboots;
 
 	struct vm_snapshot *snap; /* the one that is being written; NULL */
+	struct vm_migration *mig; /* the one that is going on; NULL */
+	struct json_t *last_mig; /* how the last one went; or NULL */
+	bool receiving; /* it is not here yet */
+	bool asleep; /* a migration has failed and left it without its disks (it is paused) */
+	bool lost; /* and it may be running elsewhere */
+	_Atomic unsigned throttle; /* (any) thousandths of their time that vCPUs do not run */
 	struct vm_restored *restored; /* came from a snapshot; or NULL */
 	struct json_t *last_snap; /* how the last one went; or NULL */
 	char directory
@@ -82,6 +89,8 @@ void vm_post_event(struct vm *vm, int event, uint64_t code, const char *text);
 /* The vCPUs out of run(), without stopping the guest's clock; and back. Loop thread. Does nothing on a machine that is held. */
 void vm_stand_still(struct vm *vm);
 void vm_go_on(struct vm *vm);
+/* Holds the vCPUs back by thousandths of their time; 0: not any more. Any thread. */
+void vm_throttle(struct vm *vm, unsigned permille);
 void vm_emit(struct vm *vm, const char *name, struct json_t *params); /* steals params */
 
 #endif

@@ -23,6 +23,8 @@
 #include "vm/config.h"
 #include "vm/console.h"
 #include "vm/control.h"
+#include "vm/migrate/chan.h"
+#include "vm/migrate/receive.h"
 #include "vm/rundir.h"
 #include "vm/sandbox.h"
 #include "vm/snapshot/snapshot.h"
@@ -32,7 +34,8 @@
 struct process {
 	struct vm_config cfg;
 	char *config, *console_log, *load, *restore, *save_to, *rundir;
-	unsigned ready_fd;
+	char *tls_cert, *tls_key, *tls_ca;
+	unsigned ready_fd, receive_fd;
 	bool paused, explain, man, completion, version, no_stdio;
 
 	uv_loop_t loop;
@@ -42,6 +45,7 @@ struct process {
 	struct log log;
 	struct control *control;
 	struct vm *vm;
+	struct receive *receive; /* the machine is still coming */
 	char name[64];
 	int lock_fd, save_fd;
 	int code;
@@ -63,6 +67,19 @@ static const struct opt process_opts[] = {
 		.help = "go on from a snapshot of a machine of the same definition; its memory is "
 			"mapped from the file, which must not change meanwhile (lodge restore does "
 			"all of it)"},
+	{"receive", .type = OPT_UINT, OPT_AT(struct process, receive_fd), .arg = "FD", .max = 1023,
+		.help = "wait on this listening socket for a machine that is migrated here; its "
+			"definition comes with it unless --config names one (lodge receive does "
+			"all "
+			"of it)"},
+	{"tls-cert", .type = OPT_TEXT, OPT_AT(struct process, tls_cert), .arg = "FILE",
+		.complete = OPT_COMPLETE_FILE,
+		.help = "for --receive: the certificate to show, PEM; only TLS is spoken then"},
+	{"tls-key", .type = OPT_TEXT, OPT_AT(struct process, tls_key), .arg = "FILE",
+		.complete = OPT_COMPLETE_FILE, .help = "its key"},
+	{"tls-ca", .type = OPT_TEXT, OPT_AT(struct process, tls_ca), .arg = "FILE",
+		.complete = OPT_COMPLETE_FILE,
+		.help = "what must have signed the certificate of who sends the machine"},
 	{"save-to", .type = OPT_TEXT, OPT_AT(struct process, save_to), .arg = "FILE",
 		.complete = OPT_COMPLETE_FILE, .help = "where the control method `save` writes to"},
 	{"ready-fd", .type = OPT_UINT, OPT_AT(struct process, ready_fd), .arg = "FD", .max = 1023,
@@ -134,6 +151,7 @@ static void on_ended(void *ctx, enum vm_cause cause, int code)
 	struct process *p = ctx;
 
 	p->code = code;
+	receive_free(steal_ptr(p->receive));
 	control_set_vm(p->control, NULL);
 	vm_destroy(p->vm);
 	p->vm = NULL;
@@ -227,7 +245,8 @@ static int build(struct process *p, struct err *e)
 		.event = on_event,
 		.ended = on_ended,
 		.ctx = p,
-		.restore = p->restore != NULL};
+		.restore = p->restore || p->receive,
+		.asleep = p->receive != NULL};
 	cleanup(close_fd) int load_fd = -1;
 	char path[PATH_MAX], vsock[PATH_MAX];
 	int rc;
@@ -246,7 +265,9 @@ static int build(struct process *p, struct err *e)
 	if (rc)
 		return rc;
 	control_set_vm(p->control, p->vm);
-	if (p->restore) {
+	if (p->receive) {
+		rc = receive_check(p->receive, p->vm, e);
+	} else if (p->restore) {
 		load_fd = open(p->restore, O_RDONLY | O_CLOEXEC);
 		rc = load_fd < 0 ? err_sys(e, -errno, "%s", p->restore)
 				 : vm_restore(p->vm, load_fd, e);
@@ -289,15 +310,95 @@ static void watch_signals_and_input(struct process *p)
 	uv_poll_start(&p->input, UV_READABLE, on_input);
 }
 
-static int run(struct process *p, struct err *e)
+/* ---- a machine that comes from elsewhere ---- */
+
+static int read_tls(struct process *p, struct chan_tls **out, struct err *e)
 {
+	cleanup(free_ptr) char *cert = NULL, *key = NULL, *ca = NULL;
 	int rc;
 
-	uv_loop_init(&p->loop);
-	rc = open_files(p, e);
+	*out = NULL;
+	if (!p->tls_cert && !p->tls_key && !p->tls_ca)
+		return 0;
+	if (!p->tls_cert || !p->tls_key || !p->tls_ca)
+		return err_set(e, -EINVAL, "--tls-cert, --tls-key and --tls-ca go together");
+	rc = fs_read_file(p->tls_cert, MiB, &cert, NULL, e)
+		     ?: fs_read_file(p->tls_key, MiB, &key, NULL, e)
+		     ?: fs_read_file(p->tls_ca, MiB, &ca, NULL, e);
+	return rc ?: chan_tls_create(out, cert, key, ca, NULL, e);
+}
 
+/* Without a definition of our own it is the source's, under our name; what it says lies relative to where it was started. */
+static int adopt_definition(struct process *p, struct err *e)
+{
+	const json_t *hello = receive_hello(p->receive);
+	const char *dir = json_string_value(json_object_get(hello, "directory"));
+	struct vm_config c;
+	struct vm_host host;
+	int rc = 0;
+
+	if (!p->config) {
+		rc = vm_config_init(&c, e)
+			     ?: vm_config_from_json(&c, json_object_get(hello, "definition"), e);
+		if (!rc) {
+			free(c.name);
+			c.name = steal_ptr(p->cfg.name);
+			free(c.log);
+			c.log = steal_ptr(p->cfg.log);
+		}
+		vm_config_free(&p->cfg);
+		p->cfg = c;
+		if (!rc && dir && *dir && chdir(dir) && errno != ENOENT)
+			rc = err_sys(e, -errno, "%s, where the machine was started", dir);
+	}
+	rc = rc ?: vm_host_read(&host, e);
+	return rc ?: vm_config_validate(&p->cfg, &host, true, e);
+}
+
+static int wait_for_machine(struct process *p, struct err *e)
+{
+	struct chan_tls *tls;
+	int rc = read_tls(p, &tls, e) ?: receive_open(&p->receive, (int)p->receive_fd, tls, e);
+
+	return rc ?: adopt_definition(p, e);
+}
+
+static void on_received(void *ctx, const struct err *why)
+{
+	struct process *p = ctx;
+
+	if (why) {
+		struct err e = *why;
+
+		if (json_is_true(json_object_get(receive_hello(p->receive), "dry_run")))
+			e.code = -EAGAIN;
+		tell_ready(p, &e);
+		log_error(&p->log, "receive", "%s", err_msg(why));
+		vm_end(p->vm, VM_CAUSE_ERROR, 1, err_msg(why));
+		return;
+	}
+	receive_free(steal_ptr(p->receive));
+	close((int)p->receive_fd);
+	tell_ready(p, NULL);
+}
+
+static int start(struct process *p, struct err *e)
+{
+	int rc = vm_start(p->vm, p->paused || p->receive, e);
+
+	if (!rc && p->receive)
+		return receive_start(p->receive, p->vm, on_received, p, e);
 	if (!rc)
-		rc = claim_name(p, e);
+		tell_ready(p, NULL);
+	return rc;
+}
+
+static int bring_up(struct process *p, struct err *e)
+{
+	int rc = p->receive_fd ? wait_for_machine(p, e) : 0;
+
+	rc = rc ?: open_files(p, e);
+	rc = rc ?: claim_name(p, e);
 	if (rc)
 		return rc;
 	rc = build(p, e);
@@ -305,13 +406,22 @@ static int run(struct process *p, struct err *e)
 		watch_signals_and_input(p);
 		rc = enter_sandbox(p, e);
 	}
-	if (!rc)
-		rc = vm_start(p->vm, p->paused, e);
-	if (rc) {
+	rc = rc ?: start(p, e);
+	if (rc)
 		rundir_remove(p->name);
+	return rc;
+}
+
+static int run(struct process *p, struct err *e)
+{
+	int rc;
+
+	uv_loop_init(&p->loop);
+	rc = bring_up(p, e);
+	if (rc && p->receive)
+		receive_refuse(p->receive, e);
+	if (rc)
 		return rc;
-	}
-	tell_ready(p, NULL);
 	uv_run(&p->loop, UV_RUN_DEFAULT);
 	return 0;
 }
@@ -326,6 +436,8 @@ static int read_args(struct process *p, int argc, char **argv, struct args *a, s
 	if (rc || a->help || p->explain || p->man || p->completion || p->version)
 		return rc;
 	p->no_stdio = p->ready_fd != 0;
+	if (p->receive_fd)
+		return 0; /* the definition comes later */
 	rc = vm_host_read(&host, e);
 	return rc ?: vm_config_validate(&p->cfg, &host, false, e);
 }

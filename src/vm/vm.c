@@ -9,6 +9,7 @@
 #include "base/util.h"
 #include "vm/build.h"
 #include "vm/internal.h"
+#include "vm/migrate/migrate.h"
 #include "vm/nets.h"
 #include "vm/snapshot/restore.h"
 #include "vm/snapshot/snapshot.h"
@@ -22,7 +23,8 @@ const char *vm_state_name(enum vm_state s)
 
 const char *vm_cause_name(enum vm_cause c)
 {
-	static const char *const names[] = {"none", "shutdown", "crash", "error", "killed"};
+	static const char *const names[] = {
+		"none", "shutdown", "crash", "error", "killed", "migrated"};
 
 	return names[c];
 }
@@ -56,13 +58,50 @@ void vm_emit(struct vm *vm, const char *name, json_t *params)
 
 /* ---- vCPUs as tasks: in the workers' threads ---- */
 
+/* A vCPU that is held back (vm_throttle()) runs so long, and then rests as long as vm->throttle says. */
+#define THROTTLE_RUN_NS 250000ull
+
+static bool resting(struct vm_vcpu *vc, uint64_t *deadline_ns)
+{
+	if (!vc->vm->throttle || clock_mono_ns() >= vc->rest_until)
+		return false;
+	*deadline_ns = vc->rest_until;
+	return true;
+}
+
+static bool must_rest(struct vm_vcpu *vc, uint64_t *deadline_ns)
+{
+	unsigned permille = vc->vm->throttle;
+
+	if (!permille || vc->vm->halted)
+		return false;
+	*deadline_ns = vc->rest_until = clock_mono_ns() +
+					THROTTLE_RUN_NS * permille / (1000 - permille);
+	return true;
+}
+
+void vm_throttle(struct vm *vm, unsigned permille)
+{
+	vm->throttle = MIN(permille, 999u);
+	for (unsigned i = 0; i < vm->nvcpus; i++) {
+		vm->board->engine->vcpu_kick(vm->vcpus[i].cpu);
+		if (!permille && vm->vcpus[i].task)
+			sched_wake(vm->vcpus[i].task);
+	}
+}
+
 static enum sched_verdict vcpu_slice(void *ctx, uint64_t budget_ns, uint64_t *deadline_ns)
 {
 	struct vm_vcpu *vc = ctx;
 	const struct cpu_engine_ops *ops = vc->vm->board->engine;
-	uint64_t end = vc->vm->unsliced ? CPU_BUDGET_NONE : clock_mono_ns() + budget_ns;
+	bool held_back = vc->vm->throttle;
+	uint64_t end = held_back	  ? clock_mono_ns() + MIN(budget_ns, THROTTLE_RUN_NS)
+		       : vc->vm->unsliced ? CPU_BUDGET_NONE
+					  : clock_mono_ns() + budget_ns;
 	struct cpu_exit x;
 
+	if (held_back && resting(vc, deadline_ns))
+		return VERDICT_IDLE;
 	for (;;) {
 		uint64_t left = CPU_BUDGET_NONE;
 
@@ -77,6 +116,8 @@ static enum sched_verdict vcpu_slice(void *ctx, uint64_t budget_ns, uint64_t *de
 		case EXIT_GO_ON:
 			continue;
 		case EXIT_AGAIN:
+			if (held_back && must_rest(vc, deadline_ns))
+				return VERDICT_IDLE;
 			return vc->vm->halted ? VERDICT_STOP : VERDICT_AGAIN;
 		case EXIT_YIELD:
 			return VERDICT_YIELD;
@@ -209,7 +250,7 @@ void vm_go_on(struct vm *vm)
 		sched_resume(vm->sched);
 }
 
-static void end(struct vm *vm, enum vm_cause cause, int code, const char *text)
+void vm_end(struct vm *vm, enum vm_cause cause, int code, const char *text)
 {
 	if (vm->state == VM_ENDED)
 		return;
@@ -254,15 +295,15 @@ static void act(struct vm *vm, const struct vm_post *p)
 
 	switch (p->event) {
 	case CPU_SYSTEM_SHUTDOWN:
-		end(vm, VM_CAUSE_SHUTDOWN, (int)(p->code & 0xff), "guest powered off");
+		vm_end(vm, VM_CAUSE_SHUTDOWN, (int)(p->code & 0xff), "guest powered off");
 		return;
 	case CPU_SYSTEM_CRASH:
-		end(vm, VM_CAUSE_CRASH, p->code ? (int)(p->code & 0xff) : 1,
+		vm_end(vm, VM_CAUSE_CRASH, p->code ? (int)(p->code & 0xff) : 1,
 			"guest reported a failure");
 		return;
 	case CPU_SYSTEM_REBOOT:
 		if (reboot(vm, &e))
-			end(vm, VM_CAUSE_ERROR, 1, err_msg(&e));
+			vm_end(vm, VM_CAUSE_ERROR, 1, err_msg(&e));
 		return;
 	case CPU_SYSTEM_SUSPEND:
 		hold(vm);
@@ -294,7 +335,7 @@ static void on_async(uv_async_t *a)
 	vm->stop_wanted = false;
 	pthread_mutex_unlock(&vm->post_lock);
 	if (vm->kill_wanted)
-		end(vm, VM_CAUSE_KILLED, 137, "killed");
+		vm_end(vm, VM_CAUSE_KILLED, 137, "killed");
 	else if (p.set && vm->state != VM_ENDED)
 		act(vm, &p);
 	if (stop && vm->state == VM_RUNNING && !vm_pause(vm, NULL))
@@ -324,6 +365,7 @@ void vm_destroy(struct vm *vm)
 {
 	if (!vm)
 		return;
+	vm_migrate_drop(vm);
 	vm_snapshot_drop(vm);
 	vm_restore_drop(vm);
 	if (vm->sched) {
@@ -442,6 +484,8 @@ int vm_pause(struct vm *vm, struct err *e)
 	if (vm->state != VM_RUNNING)
 		return err_set(e, -EBUSY, "machine is %s: only a running one can be paused",
 			vm_state_name(vm->state));
+	if (vm_migrate_idle(vm, e))
+		return -EBUSY;
 	hold(vm);
 	vm->state = VM_PAUSED;
 	vm_emit(vm, "paused", json_object());
@@ -458,6 +502,10 @@ int vm_resume(struct vm *vm, struct err *e)
 	if (vm->halted)
 		return err_set(
 			e, -EIO, "machine stopped on an error and cannot go on: reset or kill it");
+	if (vm->receiving)
+		return err_set(e, -EBUSY, "machine is still coming from another process");
+	if (vm_migrate_idle(vm, e) || vm_migrate_take_back(vm, false, e))
+		return e ? e->code : -EBUSY;
 	vm->state = VM_RUNNING;
 	vm_emit(vm, "resumed", json_object());
 	build_retry_disks(vm->board);
@@ -469,7 +517,9 @@ int vm_reset(struct vm *vm, struct err *e)
 {
 	if (vm->state == VM_ENDED)
 		return err_set(e, -EBUSY, "machine has ended");
-	return reboot(vm, e);
+	if (vm->receiving || vm->asleep)
+		return err_set(e, -EBUSY, "machine is not this process's to reset just now");
+	return vm_migrate_idle(vm, e) ?: reboot(vm, e);
 }
 
 int vm_power_button(struct vm *vm, struct err *e)
@@ -488,6 +538,8 @@ int vm_disk_resize(struct vm *vm, const char *id, uint64_t size, struct err *e)
 
 	if (vm->state == VM_ENDED)
 		return err_set(e, -EBUSY, "machine has ended");
+	if (vm->mig || vm->receiving || vm->asleep)
+		return err_set(e, -EBUSY, "machine is moving: grow its disk afterwards");
 	rc = build_disk_resize(vm->board, id, size, e);
 	if (!rc)
 		vm_emit(vm, "disk_resized",
@@ -499,6 +551,8 @@ int vm_disk(struct vm *vm, const char *id, struct disk **out, struct err *e)
 {
 	if (vm->state == VM_ENDED)
 		return err_set(e, -EBUSY, "machine has ended");
+	if (vm->receiving || vm->asleep || vm_migrate_idle(vm, NULL))
+		return err_set(e, -EBUSY, "machine is moving: its disks are not ours just now");
 	*out = id ? build_disk(vm->board, id) : NULL;
 	return *out ? 0
 		    : err_set(e, -ENOENT, "this machine has no disk %s", id ?: "without a name");
@@ -520,9 +574,10 @@ void vm_kill(struct vm *vm)
 
 json_t *vm_status(struct vm *vm)
 {
-	json_t *j = json_pack("{s:s, s:i, s:I, s:I, s:s}", "state", vm_state_name(vm->state),
-		"vcpus", (int)vm->nvcpus, "memory", (json_int_t)build_memory(vm->o.cfg), "reboots",
-		(json_int_t)vm->reboots, "engine", vm->board->engine->name);
+	json_t *j = json_pack("{s:s, s:i, s:I, s:I, s:s}", "state",
+		vm->receiving ? "receiving" : vm_state_name(vm->state), "vcpus", (int)vm->nvcpus,
+		"memory", (json_int_t)build_memory(vm->o.cfg), "reboots", (json_int_t)vm->reboots,
+		"engine", vm->board->engine->name);
 
 	if (vm->started_ns)
 		json_object_set_new(j, "uptime_ms",

@@ -34,6 +34,7 @@ enum vm_cause {
 	VM_CAUSE_CRASH, /* the guest said that it failed */
 	VM_CAUSE_ERROR, /* the engine could not go on */
 	VM_CAUSE_KILLED, /* somebody said kill */
+	VM_CAUSE_MIGRATED, /* it goes on in another process */
 };
 
 struct vm_opts {
@@ -48,7 +49,8 @@ struct vm_opts {
 	/* The machine has ended. Called once, from the loop; the callee may vm_destroy(). */
 	void (*ended)(void *ctx, enum vm_cause cause, int code);
 	void *ctx;
-	bool restore; /* vm_restore() follows: nothing is loaded to boot from */
+	bool restore; /* vm_restore() or receive_start() follows: nothing is loaded to boot from */
+	bool asleep; /* another process has the disks (disk_sleep()) */
 };
 
 /* Opens and builds everything; nothing runs yet. After this no file needs to be opened any more (sandbox). */
@@ -68,6 +70,8 @@ struct disk;
 int vm_disk(struct vm *vm, const char *id, struct disk **out, struct err *e);
 /* Grows a disk while the guest runs, and tells it; 0: to what its file or device has now. -ENOENT, and the errors of disk_resize(). */
 int vm_disk_resize(struct vm *vm, const char *id, uint64_t size, struct err *e);
+/* The machine is over: vm_opts.ended is called, which may destroy it. */
+void vm_end(struct vm *vm, enum vm_cause cause, int code, const char *text);
 /* Ends at once, as pulling the plug. */
 void vm_kill(struct vm *vm);
 

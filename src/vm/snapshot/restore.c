@@ -15,6 +15,7 @@
 #include "base/util.h"
 #include "vm/internal.h"
 #include "vm/snapshot/file.h"
+#include "vm/snapshot/fits.h"
 #include "vm/snapshot/restore.h"
 #include "vm/snapshot/snapshot.h"
 
@@ -36,52 +37,6 @@ struct vm_restored {
 };
 
 /* ---- does it fit ---- */
-
-static int fits_text(const json_t *j, const char *key, const char *have, struct err *e)
-{
-	const char *want = NULL;
-	int rc = json_want_text(j, "snapshot: manifest", key, true, &want, e);
-
-	if (!rc && strcmp(want, have))
-		rc = err_set(e, -EINVAL, "restore: the snapshot is of %s %s, this machine has %s",
-			key, want, have);
-	return rc;
-}
-
-static bool has_word(const char *list, const char *word, size_t len)
-{
-	for (const char *p = list; *p; p += *p == '_') {
-		size_t n = strcspn(p, "_");
-
-		if (n == len && !memcmp(p, word, n))
-			return true;
-		p += n;
-	}
-	return false;
-}
-
-/* Every extension that the guest may have found has to be here. */
-static int fits_cpu(struct vm *vm, const json_t *j, struct err *e)
-{
-	const struct cpu_engine_ops *ops = vm->board->engine;
-	const char *have = ops->isa_string ? ops->isa_string(vm->board->cpu_vm) : "";
-	const char *want = NULL;
-	int rc = json_want_text(j, "snapshot: manifest", "cpu", true, &want, e);
-
-	if (rc)
-		return rc;
-	for (const char *p = want; *p; p += *p == '_') {
-		size_t n = strcspn(p, "_");
-
-		if (!has_word(have, p, n))
-			return err_set(e, -ENOTSUP,
-				"restore: the guest was started on a CPU with %.*s, which this one "
-				"does not have (%s)",
-				(int)n, p, have);
-		p += n;
-	}
-	return 0;
-}
 
 static int fits_ram(struct vm *vm, const struct snapfile *s, struct err *e)
 {
@@ -108,9 +63,8 @@ static int fits(struct vm *vm, struct snapfile *s, struct err *e)
 	if (!rc)
 		rc = json_parse(text, len, &j, e);
 	if (!rc)
-		rc = fits_text(j, "engine", vm->board->engine->name, e)
-			     ?: fits_text(j, "isa", vm->board->engine->isa, e);
-	return rc ?: fits_cpu(vm, j, e) ?: fits_ram(vm, s, e);
+		rc = vm_fits_cpu(vm, j, "restore", e);
+	return rc ?: fits_ram(vm, s, e);
 }
 
 /* ---- memory ---- */

@@ -321,6 +321,8 @@ int vm_snapshot_start(struct vm *vm, const struct vm_snapshot_opts *o, struct er
 			"a snapshot of this machine is being written already (%s): wait for it, or "
 			"stop who writes it",
 			vm->snap->name);
+	else if (vm->mig || vm->receiving || vm->asleep)
+		rc = err_set(e, -EBUSY, "snapshot: the machine is being migrated");
 	else if (vm->state != VM_RUNNING && vm->state != VM_PAUSED)
 		rc = err_set(e, -EBUSY, "snapshot: the machine is %s", vm_state_name(vm->state));
 	else if (vm->halted)

@@ -1,0 +1,149 @@
+#include "cli/migrate/address.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <limits.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/util.h"
+
+#define BACKLOG 8
+
+static int parse_unix(struct address *a, const char *path, struct err *e)
+{
+	struct sockaddr_un *un = (struct sockaddr_un *)&a->sa;
+
+	if (!*path || strlen(path) >= sizeof(un->sun_path))
+		return err_set(e, -EINVAL, "unix:PATH: a path of 1 to %zu bytes",
+			sizeof(un->sun_path) - 1);
+	un->sun_family = AF_UNIX;
+	memcpy(un->sun_path, path, strlen(path) + 1);
+	a->len = sizeof(*un);
+	return 0;
+}
+
+static int parse_tcp(struct address *a, const char *text, struct err *e)
+{
+	struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *ai = NULL;
+	const char *colon = strrchr(text, ':');
+	size_t n = colon ? (size_t)(colon - text) : 0;
+	int rc;
+
+	if (n > 2 && text[0] == '[' && text[n - 1] == ']') {
+		text++;
+		n -= 2;
+	}
+	if (!n || !colon[1] || n >= sizeof(a->host))
+		return err_set(e, -EINVAL, "tcp:HOST:PORT, as in tcp:node2:7070");
+	memcpy(a->host, text, n);
+	a->host[n] = 0;
+	rc = getaddrinfo(a->host, colon + 1, &hints, &ai);
+	if (rc)
+		return err_set(e, -EINVAL, "%s: %s", a->text, gai_strerror(rc));
+	memcpy(&a->sa, ai->ai_addr, ai->ai_addrlen);
+	a->len = ai->ai_addrlen;
+	freeaddrinfo(ai);
+	return 0;
+}
+
+int address_parse(struct address *a, const char *text, struct err *e)
+{
+	*a = (struct address){0};
+	snprintf(a->text, sizeof(a->text), "%s", text);
+	if (!strncmp(text, "unix:", 5))
+		return parse_unix(a, text + 5, e);
+	if (!strncmp(text, "tcp:", 4))
+		return parse_tcp(a, text + 4, e);
+	return err_set(e, -EINVAL, "'%s' is no address: unix:PATH or tcp:HOST:PORT", text);
+}
+
+static bool is_here(const struct address *a)
+{
+	const struct sockaddr_in *in = (const struct sockaddr_in *)&a->sa;
+	const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&a->sa;
+
+	if (a->sa.ss_family == AF_INET)
+		return ntohl(in->sin_addr.s_addr) >> 24 == 127;
+	return a->sa.ss_family == AF_UNIX || IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr);
+}
+
+int address_allowed(const struct address *a, bool tls, bool plain, struct err *e)
+{
+	if (tls || plain || is_here(a))
+		return 0;
+	return err_set(e, -EPERM,
+		"%s: without TLS everybody on the way can read the guest's memory and change it: "
+		"give --tls-cert, --tls-key and --tls-ca on both sides, or --plain where the "
+		"network is trusted",
+		a->text);
+}
+
+int address_connect(const struct address *a, int *fd, struct err *e)
+{
+	*fd = socket(a->sa.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (*fd < 0)
+		return err_sys(e, -errno, "%s", a->text);
+	while (connect(*fd, (const struct sockaddr *)&a->sa, a->len)) {
+		int code = -errno;
+
+		if (code == -EINTR)
+			continue;
+		close(*fd);
+		*fd = -1;
+		return code == -ENOENT || code == -ECONNREFUSED
+			       ? err_set(e, code,
+					 "%s: nobody waits there for a machine: begin with `lodge "
+					 "receive NAME %s`",
+					 a->text, a->text)
+			       : err_sys(e, code, "%s", a->text);
+	}
+	return 0;
+}
+
+/* What a receiver that was killed has left. A socket that answers stays. */
+static void remove_dead(const struct address *a)
+{
+	const struct sockaddr_un *un = (const struct sockaddr_un *)&a->sa;
+	cleanup(close_fd) int fd = -1;
+	struct stat st;
+
+	if (a->sa.ss_family != AF_UNIX || stat(un->sun_path, &st) || !S_ISSOCK(st.st_mode))
+		return;
+	if (address_connect(a, &fd, NULL) == -ECONNREFUSED)
+		unlink(un->sun_path);
+}
+
+int address_listen(struct address *a, int *fd, struct err *e)
+{
+	struct sockaddr_in *in = (struct sockaddr_in *)&a->sa;
+	socklen_t len = sizeof(a->sa);
+	mode_t was = umask(0177);
+	int one = 1, rc = 0;
+
+	remove_dead(a);
+	*fd = socket(a->sa.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (*fd >= 0 && a->sa.ss_family != AF_UNIX)
+		setsockopt(*fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	if (*fd < 0 || bind(*fd, (struct sockaddr *)&a->sa, a->len) || listen(*fd, BACKLOG))
+		rc = err_sys(e, -errno, "%s", a->text);
+	umask(was);
+	if (rc) {
+		if (*fd >= 0)
+			close(*fd);
+		*fd = -1;
+		return rc;
+	}
+	if (a->sa.ss_family != AF_UNIX && !getsockname(*fd, (struct sockaddr *)&a->sa, &len))
+		snprintf(a->text, sizeof(a->text),
+			strchr(a->host, ':') ? "tcp:[%s]:%u" : "tcp:%s:%u", a->host,
+			ntohs(in->sin_port)); /* where both kinds have it */
+	return 0;
+}

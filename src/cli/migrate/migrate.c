@@ -1,0 +1,340 @@
+/* lodge migrate: the sockets are ours, the bytes are the machine's. */
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/json.h"
+#include "base/size.h"
+#include "base/util.h"
+#include "cli/client.h"
+#include "cli/migrate/address.h"
+#include "cli/migrate/tls.h"
+#include "cli/verb.h"
+
+#define TICK_MS 100
+#define BAR 24
+
+struct migrate {
+	unsigned streams, downtime;
+	uint64_t bandwidth;
+	bool no_throttle, dry_run, cancel, take_back, json;
+	struct tls_opts tls;
+};
+
+static const struct opt migrate_opts[] = {
+	{"streams", .type = OPT_UINT, OPT_AT(struct migrate, streams), .arg = "N", .dflt = "1",
+		.min = 1, .max = CLIENT_FDS,
+		.help = "connections that carry memory; worth more than one with TLS, or far away"},
+	{"bandwidth", .type = OPT_SIZE, OPT_AT(struct migrate, bandwidth), .arg = "SIZE",
+		.min = 64 * KiB, .max = 1024 * GiB,
+		.help = "at most so much a second while the guest runs; without it no limit"},
+	{"downtime", .type = OPT_UINT, OPT_AT(struct migrate, downtime), .arg = "MS", .dflt = "50",
+		.min = 1, .max = 100000,
+		.help = "how long the guest may stand still, in milliseconds"},
+	{"no-throttle", .type = OPT_FLAG, OPT_AT(struct migrate, no_throttle),
+		.help = "do not slow down a guest that writes faster than the connection carries"},
+	{"dry-run", .type = OPT_FLAG, OPT_AT(struct migrate, dry_run),
+		.help = "only say whether it could be done, how long it would take, and how long "
+			"the guest would stand still"},
+	{"cancel", .type = OPT_FLAG, OPT_AT(struct migrate, cancel),
+		.help = "end the migration of the machine that is on its way; it stays here"},
+	{"take-back", .type = OPT_FLAG, OPT_AT(struct migrate, take_back),
+		.help = "after a connection that broke in the last moment: run the machine here. "
+			"Only when it does not run at its destination"},
+	{"json", .type = OPT_FLAG, OPT_AT(struct migrate, json), .help = "print JSON"},
+	OPT_DONE,
+};
+static const struct opt_group migrate_groups[] = {
+	{"Options", migrate_opts, 0},
+	{"Security", tls_opts, offsetof(struct migrate, tls)},
+	{0},
+};
+
+struct run {
+	const struct migrate *o;
+	struct client c, events;
+	int sigfd;
+	bool tty, line, said, cancelled;
+	json_t *st; /* the last status */
+};
+
+static double num(const json_t *j, const char *key)
+{
+	return (double)json_integer_value(json_object_get(j, key));
+}
+
+static const char *phase_of(const json_t *j)
+{
+	return json_string_value(json_object_get(j, "phase")) ?: "";
+}
+
+#define MB(x) ((x) / 1048576.0)
+
+/* Seconds until the end if nothing changes: what is left, and what is written meanwhile, and meanwhile ... */
+static double left_s(const json_t *st)
+{
+	double rate = num(st, "page_rate") * 4096, dirty = num(st, "dirty");
+
+	if (rate <= 0)
+		return -1;
+	return num(st, "left") * 4096 / rate / (dirty < rate * 0.95 ? 1 - dirty / rate : 0.05);
+}
+
+static void clear_line(struct run *r)
+{
+	if (r->line)
+		fprintf(stderr, "\r\033[K");
+	r->line = false;
+}
+
+static void draw(struct run *r)
+{
+	const json_t *st = r->st;
+	double of = num(st, "of"), done = of > 0 ? 1 - num(st, "left") / of : 0;
+	char bar[BAR + 1];
+	int n = (int)(done * BAR + 0.5);
+
+	if (!r->tty || strcmp(phase_of(st), "copying"))
+		return;
+	memset(bar, ' ', BAR);
+	memset(bar, '#', (size_t)(n < 0 ? 0 : n > BAR ? BAR : n));
+	bar[BAR] = 0;
+	fprintf(stderr,
+		"\r\033[K[%s] round %d: %.0f MiB left, %.0f MiB/s; the guest writes %.0f MiB/s",
+		bar, (int)num(st, "round"), MB(num(st, "left") * 4096),
+		MB(num(st, "page_rate") * 4096), MB(num(st, "dirty")));
+	if (num(st, "round") > 0)
+		fprintf(stderr, "; pause now %.0f ms", num(st, "predicted_us") / 1000);
+	if (num(st, "throttle") > 0)
+		fprintf(stderr, "; slowed down by %.1f %%", num(st, "throttle") / 10);
+	r->line = true;
+}
+
+/* Once something is known of guest and connection. */
+static void predict(struct run *r)
+{
+	double s = left_s(r->st);
+
+	if (r->said || r->o->json || s < 0 || strcmp(phase_of(r->st), "copying"))
+		return;
+	r->said = true;
+	clear_line(r);
+	fprintf(stderr,
+		"%.0f MiB of %.0f in use, %.0f MiB/s over the connection, the guest writes %.0f "
+		"MiB/s: about %.1f s\n",
+		MB(num(r->st, "touched") * 4096), MB(num(r->st, "pages") * 4096),
+		MB(num(r->st, "page_rate") * 4096), MB(num(r->st, "dirty")), s);
+}
+
+static void ask_cancel(struct run *r)
+{
+	cleanup(client_close) struct client c = {.fd = -1};
+	struct signalfd_siginfo si;
+
+	while (read(r->sigfd, &si, sizeof(si)) == sizeof(si))
+		;
+	r->cancelled = true;
+	if (!client_open(&c, r->c.name, NULL))
+		client_call(&c, "migrate_cancel", NULL, NULL, NULL);
+}
+
+static bool over(const json_t *st)
+{
+	const char *p = phase_of(st);
+
+	return !strcmp(p, "done") || !strcmp(p, "failed") || !strcmp(p, "lost") ||
+	       !strcmp(p, "tried");
+}
+
+/* The event tells how it ended; the machine that told it may be gone the next moment. */
+static int take_event(struct run *r, struct err *e)
+{
+	char name[64];
+	json_t *p = NULL;
+	int rc = client_event(&r->events, name, sizeof(name), &p, e);
+
+	if (rc)
+		return err_set(e, -EPIPE,
+			"machine %s has gone in the middle of it: its guest ended, or it was "
+			"killed; it does not run at the destination unless that says so",
+			r->c.name);
+	if (!strcmp(name, "migration")) {
+		json_decref(r->st);
+		r->st = p;
+	} else {
+		json_decref(p);
+	}
+	return 0;
+}
+
+static int follow(struct run *r, struct err *e)
+{
+	while (!over(r->st)) {
+		struct pollfd p[2] = {{r->events.fd, POLLIN, 0}, {r->sigfd, POLLIN, 0}};
+		json_t *st = NULL;
+
+		predict(r);
+		draw(r);
+		if (poll(p, 2, TICK_MS) > 0) {
+			if (p[1].revents)
+				ask_cancel(r);
+			if (p[0].revents && take_event(r, e))
+				return e->code;
+			continue;
+		}
+		if (client_call(&r->c, "migrate_status", NULL, &st, NULL))
+			continue; /* the event says more */
+		json_decref(r->st);
+		r->st = st;
+	}
+	return 0;
+}
+
+/* ---- beginning and end ---- */
+
+static void close_fds(int *fd, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		if (fd[i] >= 0)
+			close(fd[i]);
+}
+
+static int begin(struct run *r, const struct address *to, struct err *e)
+{
+	const struct migrate *o = r->o;
+	json_t *tls = NULL, *p;
+	int fd[CLIENT_FDS], rc;
+	unsigned n = 0;
+
+	rc = tls_opts_read(&o->tls, to->host, &tls, e);
+	while (!rc && n < (o->dry_run ? 1 : o->streams)) {
+		rc = address_connect(to, &fd[n], e);
+		n += !rc;
+	}
+	if (!rc)
+		rc = client_call(&r->events, "events", json_pack("{s:b}", "follow", 1), NULL, e);
+	p = json_pack("{s:I, s:I, s:b, s:b, s:o*}", "bandwidth", (json_int_t)o->bandwidth,
+		"downtime_us", (json_int_t)o->downtime * 1000, "dry_run", o->dry_run, "throttle",
+		!o->no_throttle, "tls", tls);
+	if (!rc)
+		rc = client_call_fds(&r->c, "migrate_start", p, fd, n, &r->st, e);
+	else
+		json_decref(p);
+	close_fds(fd, n);
+	return rc;
+}
+
+static int print_end(struct run *r, const char *to)
+{
+	const json_t *st = r->st;
+	const char *why = json_string_value(json_object_get(st, "error")) ?: "failed";
+	const char *paused = json_string_value(json_object_get(st, "paused"));
+	bool done = !strcmp(phase_of(st), "done"), tried = !strcmp(phase_of(st), "tried");
+
+	if (r->o->json) {
+		json_dumpf(st, stdout, JSON_COMPACT);
+		putchar('\n');
+	} else if (done) {
+		printf("%s moved to %s in %.2f s; the guest stood still for %.1f ms\n", r->c.name,
+			to, num(st, "total_ms") / 1e3, num(st, "downtime_us") / 1e3);
+	} else if (tried) {
+		printf("%s could move to %s: %.0f MiB in use, %.0f MiB/s over the connection, the "
+		       "guest writes %.0f MiB/s: about %.1f s, and a pause of about %.0f ms\n",
+			r->c.name, to, MB(num(st, "touched") * 4096),
+			MB(num(st, "page_rate") * 4096), MB(num(st, "dirty")),
+			num(st, "touched") * 4096 / (num(st, "page_rate") * 4096 + 1),
+			3 + num(st, "dirty") * 0.01 / (num(st, "page_rate") * 4096 + 1) * 1000);
+	}
+	if (done || tried)
+		return EXIT_DONE;
+	if (!strcmp(phase_of(st), "lost"))
+		fprintf(stderr,
+			"lodge: %s: the connection broke when the machine was to begin to run at "
+			"%s "
+			"(%s). It stands still here. Look there: if it runs, end it here: lodge "
+			"kill %s; only if it does not: lodge migrate --take-back %s\n",
+			r->c.name, to, why, r->c.name, r->c.name);
+	else if (paused)
+		fprintf(stderr, "lodge: %s did not move: %s; %s\n", r->c.name, why, paused);
+	else
+		fprintf(stderr, "lodge: %s did not move, and goes on here: %s\n", r->c.name,
+			r->cancelled ? "cancelled" : why);
+	return EXIT_FAILED;
+}
+
+static int move(const struct migrate *o, const char *vm, const char *dest)
+{
+	struct run r = {.o = o, .c = {.fd = -1}, .events = {.fd = -1}};
+	struct address to;
+	struct err e = {0};
+	sigset_t set;
+	int rc = tls_opts_check(&o->tls, &e) ?: address_parse(&to, dest, &e)
+			 ?: address_allowed(&to, o->tls.cert, o->tls.plain, &e)
+			 ?: client_open(&r.c, vm, &e) ?: client_open(&r.events, vm, &e);
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	r.sigfd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	r.tty = isatty(STDERR_FILENO) && !o->json;
+	rc = rc ?: begin(&r, &to, &e) ?: follow(&r, &e);
+	clear_line(&r);
+	rc = rc ? (int)fail(&e) : print_end(&r, to.text);
+	json_decref(r.st);
+	client_close(&r.c);
+	client_close(&r.events);
+	close(r.sigfd);
+	return rc;
+}
+
+static int only_call(const char *vm, const char *method)
+{
+	cleanup(client_close) struct client c = {.fd = -1};
+	struct err e = {0};
+	int rc = client_open(&c, vm, &e) ?: client_call(&c, method, NULL, NULL, &e);
+
+	return rc ? (int)fail(&e) : EXIT_DONE;
+}
+
+static int run_migrate(void *opts, const struct args *a)
+{
+	const struct migrate *o = opts;
+
+	if (o->cancel || o->take_back) {
+		if (a->n == 1 && o->cancel != o->take_back)
+			return only_call(
+				a->v[0], o->cancel ? "migrate_cancel" : "migrate_take_back");
+		fprintf(stderr, "lodge migrate: --cancel VM or --take-back VM, and nothing else\n");
+		return EXIT_USAGE;
+	}
+	if (a->n != 2) {
+		fprintf(stderr, "lodge migrate: where to? lodge migrate VM unix:PATH, or "
+				"tcp:HOST:PORT\n");
+		return EXIT_USAGE;
+	}
+	return move(o, a->v[0], a->v[1]);
+}
+
+const struct verb verbs_migrate[] = {
+	{VERB("migrate", "VM DEST", "move a running machine to another process or host"),
+		.cmd.min_args = 1, .cmd.max_args = 2, .cmd.groups = migrate_groups,
+		.cmd.names = "names machines", .size = sizeof(struct migrate), .run = run_migrate,
+		.cmd.text =
+			"DEST is where `lodge receive` waits: unix:PATH or tcp:HOST:PORT. Memory "
+			"goes over while the guest runs; then it stands still for a moment, and "
+			"goes on there. Disks and their locks change hands with it: their files "
+			"must be reachable from both sides under the same names.\n\n"
+			"Whatever cannot be is said before the guest is paused. Ctrl-C, or "
+			"--cancel from elsewhere, ends it at any time before the machine runs at "
+			"its destination; it then goes on here.\n\n"
+			"Connections of user networking end with the machine that had them; those "
+			"through a tap or a switch stay."},
+	VERBS_END,
+};

@@ -1,0 +1,68 @@
+/*
+ * chan.h: one connection of a migration: messages (wire.h) over a Unix socket or TCP, with TLS or without.
+ *
+ * Every call waits for the other side, at most as long as nothing moves for `stall_ns`, and ends early (-ECANCELED) when `cancel`, an eventfd, is
+ * signalled. A connection belongs to one thread at a time. After an error it is of no use any more.
+ *
+ * Errors: -ECANCELED, -ETIMEDOUT (nothing moved), -ENOTCONN (the other side closed it in good order, between two messages), -EPIPE and
+ * -ECONNRESET (it broke), -EBADMSG (damaged), -EREMOTEIO (the other side refused; the message is its own), -EACCES (TLS: who is that?).
+ */
+#ifndef LODGE_VM_MIGRATE_CHAN_H
+#define LODGE_VM_MIGRATE_CHAN_H
+
+#include <stdbool.h>
+
+#include "vm/migrate/wire.h"
+
+struct err;
+struct chan;
+struct chan_tls;
+
+#define CHAN_STALL_NS 30000000000ull
+
+struct chan_opts {
+	int fd; /* connected; owned from now on, also on failure */
+	int cancel; /* eventfd, borrowed; -1: none */
+	uint64_t stall_ns; /* 0: CHAN_STALL_NS */
+	struct chan_tls *tls; /* NULL: plain */
+	bool server; /* of TLS */
+};
+/* With TLS, both sides have shown their certificates when it returns. */
+int chan_create(struct chan **out, const struct chan_opts *o, struct err *e);
+void chan_free(struct chan *c);
+static inline void chan_drop(struct chan **c)
+{
+	chan_free(*c);
+}
+void chan_cancel_by(struct chan *c, int cancel);
+void chan_stall(struct chan *c, uint64_t ns);
+
+int chan_send(struct chan *c, enum mig_type type, uint64_t arg, const void *payload, uint32_t len,
+	struct err *e);
+/* *payload: malloc'ed with a NUL behind, or NULL when there is none. MIG_REFUSED is answered as -EREMOTEIO. */
+int chan_recv(struct chan *c, struct mig_head *head, void **payload, struct err *e);
+/* The same, and the message must be one of this type. */
+int chan_want(
+	struct chan *c, enum mig_type type, struct mig_head *head, void **payload, struct err *e);
+/* Tells the other side why, as well as it goes. */
+void chan_refuse(struct chan *c, const struct err *why);
+/*
+ * Is the other end of this Unix socket process `pid` of this host itself, with nobody in between? Then the end of the connection is the end of that
+ * process, and nothing that it had said before is lost.
+ */
+bool chan_is_direct(const struct chan *c, int pid);
+
+struct chan_stat {
+	uint64_t sent, received; /* bytes, with heads, without what TLS adds */
+	uint64_t wait_ns; /* in which the other side or the link was waited for */
+};
+void chan_stat(const struct chan *c, struct chan_stat *out);
+
+/* ---- TLS ---- */
+
+/* PEM: the side's own certificate (with its chain) and key, and what must have signed the other's. -EINVAL names what does not fit. */
+int chan_tls_create(struct chan_tls **out, const char *cert, const char *key, const char *ca,
+	const char *peer, struct err *e);
+void chan_tls_free(struct chan_tls *t);
+
+#endif

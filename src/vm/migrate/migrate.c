@@ -1,0 +1,369 @@
+#include "vm/migrate/migrate.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/hex.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "device/virtio_blk.h"
+#include "disk/tool.h"
+#include "vm/internal.h"
+#include "vm/migrate/chan.h"
+#include "vm/migrate/disks.h"
+#include "vm/migrate/shape.h"
+#include "vm/migrate/source.h"
+
+struct vm_migration {
+	struct vm *vm;
+	struct source *source;
+	uv_async_t async;
+	_Atomic bool stop_wanted, end_wanted;
+	bool stopped; /* the machine stands still for us, its disks sleep */
+	uint64_t stop_ns, quiet_ns, state_ns, disks_ns; /* what the standing still was for */
+};
+
+/* ---- the moment ---- */
+
+static uint64_t lap(uint64_t *at)
+{
+	uint64_t now = clock_mono_ns(), spent = now - *at;
+
+	*at = now;
+	return spent;
+}
+
+static int can_stop(struct vm *vm, struct err *e)
+{
+	if (vm->halted)
+		return err_set(e, -EAGAIN, "the machine is about to end or to reboot");
+	if (vm->state != VM_RUNNING && vm->state != VM_PAUSED)
+		return err_set(e, -EBUSY, "the machine is %s", vm_state_name(vm->state));
+	return 0;
+}
+
+/* The vCPUs stand still. What fails is undone. */
+static int take_state(
+	struct vm_migration *m, uint8_t **state, size_t *len, uint64_t *saved, struct err *e)
+{
+	cleanup(free_ptr) struct state_obj *objs = NULL;
+	struct vm *vm = m->vm;
+	uint64_t at = clock_mono_ns();
+	unsigned n;
+	int rc = board_quiesce(vm->board, e);
+
+	if (rc)
+		return rc;
+	m->quiet_ns = lap(&at);
+	*saved = at;
+	rc = board_state(vm->board, &objs, &n);
+	rc = rc ? err_set(e, rc, "machine state") : state_save(objs, n, state, len, e);
+	m->state_ns = lap(&at);
+	rc = rc ?: mig_disks_sleep(vm->board, e);
+	m->disks_ns = lap(&at);
+	if (rc)
+		board_resume(vm->board);
+	return rc;
+}
+
+static void stop(struct vm_migration *m)
+{
+	struct vm *vm = m->vm;
+	uint64_t since, saved = 0, at;
+	uint8_t *state = NULL;
+	struct err e = {0};
+	size_t len = 0;
+	int rc = can_stop(vm, &e) ?: mig_disks_flush(vm->board, &e);
+
+	at = since = clock_mono_ns();
+	if (!rc) {
+		vm_stand_still(vm);
+		m->stop_ns = lap(&at);
+		rc = take_state(m, &state, &len, &saved, &e);
+		if (rc)
+			vm_go_on(vm);
+		m->stopped = !rc;
+	}
+	if (rc) {
+		free(state);
+		state = NULL;
+	}
+	source_stopped(m->source, rc, &e, state, len, since, saved, vm->state == VM_PAUSED);
+}
+
+/* ---- afterwards ---- */
+
+static json_t *status_of(struct vm_migration *m)
+{
+	struct source_stat st;
+	json_t *j;
+
+	source_stat(m->source, &st);
+	j = json_pack("{s:s, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
+		      "s:I, s:I, s:I, s:b}",
+		"phase", mig_phase_name(st.phase), "round", (int)st.round, "throttle",
+		(int)st.throttle, "streams", (int)st.streams, "pages", (json_int_t)st.pages,
+		"touched", (json_int_t)st.touched, "left", (json_int_t)st.left, "of",
+		(json_int_t)st.of, "zero", (json_int_t)st.sent[MIG_ZERO], "raw",
+		(json_int_t)st.sent[MIG_RAW], "packed", (json_int_t)st.sent[MIG_ZSTD], "delta",
+		(json_int_t)st.sent[MIG_DELTA], "wire", (json_int_t)st.wire, "rate",
+		(json_int_t)st.rate, "page_rate", (json_int_t)st.page_rate, "dirty",
+		(json_int_t)st.dirty, "predicted_us", (json_int_t)(st.predicted_ns / 1000),
+		"total_ms", (json_int_t)(st.total_ns / 1000000), "zstd", st.zstd);
+	if (m->stop_ns)
+		json_object_set_new(j, "pause_for",
+			json_pack("{s:I, s:I, s:I, s:I}", "stop", (json_int_t)(m->stop_ns / 1000),
+				"quiesce", (json_int_t)(m->quiet_ns / 1000), "state",
+				(json_int_t)(m->state_ns / 1000), "disks",
+				(json_int_t)(m->disks_ns / 1000)));
+	if (st.downtime_ns)
+		json_object_set_new(
+			j, "downtime_us", json_integer((json_int_t)(st.downtime_ns / 1000)));
+	if (st.code) {
+		json_object_set_new(j, "error", json_string(st.error));
+		json_object_set_new(j, "errno", json_integer(-st.code));
+	}
+	return j;
+}
+
+static void closed(uv_handle_t *h)
+{
+	free(container_of((uv_async_t *)h, struct vm_migration, async));
+}
+
+static void put_away(struct vm_migration *m)
+{
+	m->vm->mig = NULL;
+	source_free(m->source);
+	m->source = NULL;
+	uv_close((uv_handle_t *)&m->async, closed);
+}
+
+/* The vCPUs stay where they are; whoever looks sees a paused machine. */
+static void stay_still(struct vm *vm)
+{
+	if (!vm->held) {
+		vm->board->engine->time_stop(vm->board->cpu_vm);
+		vm->held = true;
+	}
+	vm->state = VM_PAUSED;
+	vm->asleep = true;
+}
+
+static void go_on_here(struct vm_migration *m)
+{
+	struct vm *vm = m->vm;
+	struct err e = {0};
+
+	if (mig_disks_wake(vm->board, &e)) {
+		stay_still(vm);
+		log_error(vm->o.log, "migration", "%s", err_msg(&e));
+		json_object_set_new(vm->last_mig, "paused",
+			json_sprintf("the machine is here, paused: %s; `lodge resume` tries again",
+				err_msg(&e)));
+		vm_emit(vm, "error", json_pack("{s:s}", "text", err_msg(&e)));
+		return;
+	}
+	board_resume(vm->board);
+	vm_go_on(vm);
+}
+
+static void end(struct vm_migration *m)
+{
+	struct vm *vm = m->vm;
+	bool stopped = m->stopped;
+	struct source_stat st;
+
+	source_stat(m->source, &st);
+	json_decref(vm->last_mig);
+	vm->last_mig = status_of(m);
+	if (st.phase == MIG_LOST) {
+		stay_still(vm);
+		vm->lost = true;
+	} else if (st.phase == MIG_FAILED && stopped) {
+		go_on_here(m);
+	}
+	put_away(m);
+	vm_emit(vm, "migration", json_copy(vm->last_mig));
+	if (st.phase == MIG_DONE)
+		vm_end(vm, VM_CAUSE_MIGRATED, 0, "moved to another process");
+}
+
+static void on_async(uv_async_t *a)
+{
+	struct vm_migration *m = container_of(a, struct vm_migration, async);
+
+	if (m->source && atomic_exchange(&m->stop_wanted, false))
+		stop(m);
+	if (m->source && atomic_exchange(&m->end_wanted, false))
+		end(m);
+}
+
+/* ---- in the source's threads ---- */
+
+static void ask_stop(void *ctx)
+{
+	struct vm_migration *m = ctx;
+
+	atomic_store(&m->stop_wanted, true);
+	uv_async_send(&m->async);
+}
+
+static void ask_end(void *ctx)
+{
+	struct vm_migration *m = ctx;
+
+	atomic_store(&m->end_wanted, true);
+	uv_async_send(&m->async);
+}
+
+static void throttle(void *ctx, unsigned permille)
+{
+	struct vm_migration *m = ctx;
+
+	vm_throttle(m->vm, permille);
+}
+
+/* ---- starting ---- */
+
+static int check(struct vm *vm, struct err *e)
+{
+	if (vm->mig)
+		return err_set(e, -EBUSY,
+			"this machine is being migrated already: wait for it, or stop it: lodge "
+			"migrate --cancel");
+	if (vm->snap)
+		return err_set(e, -EBUSY,
+			"a snapshot of this machine is being written: migrate it afterwards");
+	if (vm->asleep)
+		return err_set(e, -EBUSY,
+			"an earlier migration of this machine is not settled: `lodge migrate "
+			"--take-back` or `lodge kill` first");
+	if (vm->state != VM_RUNNING && vm->state != VM_PAUSED)
+		return err_set(e, -EBUSY, "the machine is %s", vm_state_name(vm->state));
+	return mig_disks_can(vm->board, e);
+}
+
+static int say_hello(
+	struct vm *vm, const struct vm_migrate_opts *o, struct source_opts *so, struct err *e)
+{
+	cleanup(json_drop) json_t *j = mig_shape(vm);
+	char id[2 * MIG_ID + 1];
+
+	if (getrandom(so->id, sizeof(so->id), 0) != sizeof(so->id))
+		return err_set(e, -EIO, "no random numbers");
+	hex_put(id, so->id, MIG_ID);
+	if (!j || json_object_set_new(j, "id", json_string(id)) ||
+		json_object_set_new(j, "streams", json_integer(o->nfds)) ||
+		json_object_set_new(j, "dry_run", json_boolean(o->dry_run)))
+		return err_set(e, -ENOMEM, "out of memory");
+	so->hello = json_dumps(j, JSON_COMPACT);
+	return so->hello ? 0 : err_set(e, -ENOMEM, "out of memory");
+}
+
+static int start(struct vm_migration *m, const struct vm_migrate_opts *o, struct source_opts *so,
+	struct err *e)
+{
+	int rc = check(m->vm, e) ?: say_hello(m->vm, o, so, e);
+
+	if (!rc)
+		rc = uv_async_init(m->vm->o.loop, &m->async, on_async);
+	if (rc) {
+		for (unsigned i = 0; i < o->nfds; i++)
+			close(o->fd[i]);
+		chan_tls_free(o->tls);
+		free(so->hello);
+		free(m);
+		return rc;
+	}
+	uv_unref((uv_handle_t *)&m->async);
+	m->vm->mig = m;
+	rc = source_create(&m->source, so, e);
+	if (rc)
+		put_away(m);
+	return rc;
+}
+
+int vm_migrate_start(struct vm *vm, const struct vm_migrate_opts *o, struct err *e)
+{
+	struct vm_migration *m = calloc(1, sizeof(*m));
+	struct source_opts so = {.nfds = o->nfds,
+		.tls = o->tls,
+		.space = vm->board->space,
+		.bandwidth = o->bandwidth,
+		.downtime_ns = o->downtime_ns ?: MIG_DOWNTIME_NS,
+		.dry_run = o->dry_run,
+		.no_throttle = o->no_throttle,
+		.ask_stop = ask_stop,
+		.ask_end = ask_end,
+		.throttle = throttle,
+		.ctx = m};
+
+	memcpy(so.fd, o->fd, sizeof(so.fd));
+	if (!m) {
+		for (unsigned i = 0; i < o->nfds; i++)
+			close(o->fd[i]);
+		chan_tls_free(o->tls);
+		return err_set(e, -ENOMEM, "migration: out of memory");
+	}
+	m->vm = vm;
+	return start(m, o, &so, e) ? err_wrap(e, "migration") : 0;
+}
+
+json_t *vm_migrate_status(struct vm *vm)
+{
+	if (vm->mig)
+		return status_of(vm->mig);
+	return vm->last_mig ? json_incref(vm->last_mig) : json_pack("{s:s}", "phase", "none");
+}
+
+void vm_migrate_cancel(struct vm *vm)
+{
+	if (vm->mig)
+		source_cancel(vm->mig->source);
+}
+
+int vm_migrate_take_back(struct vm *vm, bool force, struct err *e)
+{
+	int rc;
+
+	if (!vm->asleep)
+		return 0;
+	if (vm->lost && !force)
+		return err_set(e, -EPERM,
+			"the connection broke when the machine was to begin to run at its "
+			"destination. Look there: if it runs, end it here (lodge kill); only if "
+			"it does not, take it back: lodge migrate --take-back");
+	rc = mig_disks_wake(vm->board, e);
+	if (rc)
+		return rc;
+	board_resume(vm->board);
+	vm->asleep = vm->lost = false;
+	return 0;
+}
+
+int vm_migrate_idle(const struct vm *vm, struct err *e)
+{
+	return vm->mig && vm->mig->stopped
+		       ? err_set(e, -EBUSY, "the machine is moving: it stands still just now")
+		       : 0;
+}
+
+void vm_migrate_drop(struct vm *vm)
+{
+	struct vm_migration *m = vm->mig;
+
+	if (m) {
+		source_cancel(m->source);
+		put_away(m);
+	}
+	json_decref(vm->last_mig);
+	vm->last_mig = NULL;
+}

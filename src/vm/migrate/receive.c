@@ -1,0 +1,534 @@
+#include "vm/migrate/receive.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/hex.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "machine/virt_map.h"
+#include "vm/config.h"
+#include "vm/internal.h"
+#include "vm/migrate/chan.h"
+#include "vm/migrate/disks.h"
+#include "vm/migrate/ram.h"
+#include "vm/migrate/receive.h"
+#include "vm/migrate/shape.h"
+
+#define HELLO_STALL_NS 10000000000ull
+#define WAIT_STALL_NS \
+	60000000000ull /* a source that waits for its bandwidth is silent for a while */
+
+enum ask { ASK_NOTHING, ASK_LOAD, ASK_RUN, ASK_OVER };
+
+struct stream {
+	struct receive *r;
+	unsigned index;
+	struct chan *c;
+	struct mig_unpack *unpack;
+	pthread_t thread;
+	bool running;
+};
+
+struct receive {
+	int listener, cancel;
+	struct chan_tls *tls;
+	json_t *hello;
+	char id[2 * MIG_ID + 1];
+	unsigned nstreams;
+	struct stream stream[MIG_STREAMS_MAX];
+	struct vm *vm;
+	struct mig_ram ram;
+	void *state; /* described state */
+	uint32_t state_len;
+	bool was_paused;
+	_Atomic uint64_t pages;
+
+	void (*over)(void *ctx, const struct err *why);
+	void *ctx;
+	uv_async_t async;
+	pthread_mutex_t lock; /* below */
+	pthread_cond_t cond;
+	enum ask ask;
+	bool answered, gone;
+	uint64_t gap_ns, gap_at; /* how long it stood still before GO came, and when that was */
+	int rc; /* the first failure, of a further stream or of the loop's work */
+	struct err e;
+};
+
+/* ---- the first connection ---- */
+
+static int read_hello(struct receive *r, struct chan *c, struct err *e)
+{
+	cleanup(free_ptr) void *text = NULL;
+	const char *id = NULL;
+	uint64_t streams = 1;
+	struct mig_head h;
+	int rc = chan_want(c, MIG_HELLO, &h, &text, e);
+
+	if (rc)
+		return rc;
+	if ((h.arg & 0xffff) < MIG_VERSION_OLDEST || h.arg >> 16 > MIG_VERSION)
+		return err_set(e, -EPROTO,
+			"the source speaks versions %llu to %llu of the stream, this Lodge "
+			"(" LODGE_VERSION ") %u to %u: bring the older one up to date",
+			(unsigned long long)(h.arg >> 16), (unsigned long long)(h.arg & 0xffff),
+			MIG_VERSION_OLDEST, MIG_VERSION);
+	rc = json_parse(text ?: "", h.len, &r->hello, e)
+		     ?: json_want_text(r->hello, "hello", "id", true, &id, e)
+		     ?: json_want_u64(r->hello, "hello", "streams", true, &streams, e);
+	if (!rc && (strlen(id) != 2 * MIG_ID || !streams || streams > MIG_STREAMS_MAX))
+		rc = err_set(e, -EBADMSG, "hello: impossible");
+	if (rc)
+		return rc;
+	memcpy(r->id, id, sizeof(r->id));
+	r->nstreams = (unsigned)streams;
+	return 0;
+}
+
+static int take_connection(struct receive *r, int fd, struct chan **out, struct err *e)
+{
+	struct chan_opts o = {.fd = fd,
+		.cancel = r->cancel,
+		.stall_ns = HELLO_STALL_NS,
+		.tls = r->tls,
+		.server = true};
+
+	return chan_create(out, &o, e);
+}
+
+/* One that says what it should. What does not is told why, and forgotten. */
+static int first_connection(struct receive *r, struct err *e)
+{
+	for (;;) {
+		cleanup(chan_drop) struct chan *c = NULL;
+		int fd = accept4(r->listener, NULL, NULL, SOCK_CLOEXEC);
+
+		if (fd < 0 && (errno == EINTR || errno == ECONNABORTED))
+			continue;
+		if (fd < 0)
+			return err_sys(e, -errno, "receive");
+		if (take_connection(r, fd, &c, e))
+			continue;
+		if (!read_hello(r, c, e)) {
+			r->stream[0].c = steal_ptr(c);
+			return 0;
+		}
+		chan_refuse(c, e);
+		json_decref(r->hello);
+		r->hello = NULL;
+	}
+}
+
+int receive_open(struct receive **out, int listener, struct chan_tls *tls, struct err *e)
+{
+	struct receive *r = calloc(1, sizeof(*r));
+	int rc;
+
+	if (!r) {
+		chan_tls_free(tls);
+		return err_set(e, -ENOMEM, "receive: out of memory");
+	}
+	r->listener = listener;
+	r->tls = tls;
+	pthread_mutex_init(&r->lock, NULL);
+	pthread_cond_init(&r->cond, NULL);
+	r->cancel = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	/* Who connects sees by this whom he has: chan_is_direct(). */
+	rc = r->cancel < 0 || listen(listener, MIG_STREAMS_MAX) ? err_sys(e, -errno, "receive") : 0;
+	for (unsigned i = 0; !rc && i < MIG_STREAMS_MAX; i++) {
+		r->stream[i].r = r;
+		r->stream[i].index = i;
+		rc = mig_unpack_create(&r->stream[i].unpack, e);
+	}
+	rc = rc ?: first_connection(r, e);
+	if (rc) {
+		receive_free(r);
+		return rc;
+	}
+	*out = r;
+	return 0;
+}
+
+const json_t *receive_hello(const struct receive *r)
+{
+	return r->hello;
+}
+
+void receive_refuse(struct receive *r, const struct err *why)
+{
+	chan_refuse(r->stream[0].c, why);
+}
+
+int receive_check(struct receive *r, struct vm *vm, struct err *e)
+{
+	cleanup(free_ptr) char *text = NULL;
+	cleanup(json_drop) json_t *j = NULL;
+	int rc = mig_shape_fits(vm, r->hello, e);
+
+	if (rc)
+		return rc;
+	j = json_pack("{s:s, s:i, s:s}", "lodge", LODGE_VERSION, "pid", (int)getpid(), "name",
+		vm->o.cfg->name ?: "");
+	text = j ? json_dumps(j, JSON_COMPACT) : NULL;
+	if (!text)
+		return err_set(e, -ENOMEM, "receive: out of memory");
+	return chan_send(r->stream[0].c, MIG_WELCOME, MIG_VERSION, text, (uint32_t)strlen(text), e);
+}
+
+/* ---- filling memory: in the streams' threads ---- */
+
+static int zero(void *ctx, uint64_t first, uint64_t n)
+{
+	struct receive *r = ctx;
+
+	return mig_ram_zero(&r->ram, first, n);
+}
+
+static int put(void *ctx, uint64_t first, unsigned n, const void *pages)
+{
+	struct receive *r = ctx;
+
+	return mig_ram_write(&r->ram, first, n, pages);
+}
+
+static int get(void *ctx, uint64_t page, void *out)
+{
+	struct receive *r = ctx;
+
+	return mig_ram_read(&r->ram, page, 1, out);
+}
+
+/* What every stream may carry; -ENOMSG: another message. */
+static int take_common(
+	struct stream *st, const struct mig_head *h, const void *payload, struct err *e)
+{
+	struct receive *r = st->r;
+	struct mig_sink sink = {r->ram.pages, zero, put, get, r};
+
+	switch (h->type) {
+	case MIG_PAGES:
+		atomic_fetch_add(&r->pages, h->arg);
+		return mig_unpack(st->unpack, payload, h->len, &sink, e);
+	case MIG_ROUND:
+		return chan_send(st->c, MIG_ACK, h->arg, NULL, 0, e);
+	default:
+		return -ENOMSG;
+	}
+}
+
+static void fail(struct receive *r, int rc, const struct err *e)
+{
+	uint64_t one = 1;
+
+	pthread_mutex_lock(&r->lock);
+	if (!r->rc) {
+		r->rc = rc;
+		r->e = *e;
+	}
+	pthread_mutex_unlock(&r->lock);
+	while (write(r->cancel, &one, sizeof(one)) < 0 && errno == EINTR)
+		;
+}
+
+static void *stream_main(void *arg)
+{
+	struct stream *st = arg;
+	struct err e = {0};
+	int rc = 0;
+
+	pthread_setname_np(pthread_self(), "receive-n");
+	while (!rc) {
+		cleanup(free_ptr) void *payload = NULL;
+		struct mig_head h;
+
+		rc = chan_recv(st->c, &h, &payload, &e);
+		rc = rc ?: take_common(st, &h, payload, &e);
+		if (rc == -ENOMSG)
+			err_set(&e, -EBADMSG, "a further stream says %u", h.type);
+	}
+	/* The source closes it when all is over; before that the first stream sees the end as well. */
+	if (rc != -ENOTCONN && rc != -ECANCELED)
+		fail(st->r, rc, &e);
+	return NULL;
+}
+
+/* In whatever order they come. */
+static int take_stream(struct receive *r, int fd, struct err *e)
+{
+	cleanup(chan_drop) struct chan *c = NULL;
+	cleanup(free_ptr) void *payload = NULL;
+	char id[2 * MIG_ID + 1];
+	struct mig_head h;
+	struct stream *st;
+
+	if (take_connection(r, fd, &c, NULL) || chan_want(c, MIG_JOIN, &h, &payload, NULL))
+		return 0; /* somebody else */
+	if (h.len != MIG_ID || !h.arg || h.arg >= r->nstreams || r->stream[h.arg].running)
+		return 0;
+	hex_put(id, payload, MIG_ID);
+	if (strcmp(id, r->id))
+		return 0;
+	st = &r->stream[h.arg];
+	st->c = steal_ptr(c);
+	chan_stall(st->c, WAIT_STALL_NS);
+	if (chan_send(st->c, MIG_ACK, 0, NULL, 0, e))
+		return e->code;
+	if (pthread_create(&st->thread, NULL, stream_main, st))
+		return err_set(e, -EAGAIN, "receive: no thread");
+	st->running = true;
+	return 1;
+}
+
+static int take_streams(struct receive *r, struct err *e)
+{
+	unsigned left = r->nstreams - 1;
+
+	while (left) {
+		struct pollfd p[2] = {{r->listener, POLLIN, 0}, {r->cancel, POLLIN, 0}};
+		int n = poll(p, 2, (int)(HELLO_STALL_NS / 1000000)), fd, rc;
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return err_set(e, -ETIMEDOUT, "%u further streams did not come", left);
+		if (p[1].revents)
+			return err_set(e, -ECANCELED, "cancelled");
+		fd = accept4(r->listener, NULL, NULL, SOCK_CLOEXEC);
+		if (fd < 0)
+			continue;
+		rc = take_stream(r, fd, e);
+		if (rc < 0)
+			return rc;
+		left -= (unsigned)rc;
+	}
+	return 0;
+}
+
+/* ---- what the loop's thread does ---- */
+
+static int load(struct receive *r, struct err *e)
+{
+	cleanup(free_ptr) struct state_obj *objs = NULL;
+	struct board *b = r->vm->board;
+	unsigned n;
+	int rc = mig_disks_wake(b, e);
+
+	if (rc)
+		return rc;
+	rc = board_state(b, &objs, &n);
+	return rc ?: state_load(objs, n, r->state, r->state_len, e);
+}
+
+/* The guest's clock goes on as if it had not stood still, but for what the last message took. */
+static void set_clock(struct receive *r)
+{
+	const struct cpu_engine_ops *ops = r->vm->board->engine;
+	uint64_t ns = r->gap_ns + (clock_mono_ns() - r->gap_at);
+
+	if (strcmp(ops->isa, "riscv64") || r->was_paused)
+		return; /* an x86 guest has clocks that cannot be set all at once: they stood still */
+	ops->time_set(r->vm->board->cpu_vm,
+		ops->time_get(r->vm->board->cpu_vm) + ns / (1000000000u / VIRT_TIMEBASE_HZ));
+}
+
+static void run(struct receive *r)
+{
+	struct vm *vm = r->vm;
+
+	set_clock(r);
+	vm->receiving = false;
+	if (!r->was_paused)
+		vm_resume(vm, NULL);
+}
+
+static void on_async(uv_async_t *a)
+{
+	struct receive *r = container_of(a, struct receive, async);
+	struct err e = {0};
+	enum ask ask;
+	int rc = 0;
+
+	pthread_mutex_lock(&r->lock);
+	ask = r->ask;
+	r->ask = ASK_NOTHING;
+	pthread_mutex_unlock(&r->lock);
+	if (ask == ASK_LOAD)
+		rc = load(r, &e);
+	else if (ask == ASK_RUN)
+		run(r);
+	if (ask != ASK_NOTHING) {
+		pthread_mutex_lock(&r->lock);
+		if (rc && !r->rc) {
+			r->rc = rc;
+			r->e = e;
+		}
+		r->answered = true;
+		pthread_cond_broadcast(&r->cond);
+		pthread_mutex_unlock(&r->lock);
+	}
+	e = r->e;
+	if (ask == ASK_RUN)
+		r->over(r->ctx, NULL); /* r is gone */
+	else if (ask == ASK_OVER)
+		r->over(r->ctx, &e);
+}
+
+static int ask_loop(struct receive *r, enum ask ask, struct err *e)
+{
+	int rc;
+
+	pthread_mutex_lock(&r->lock);
+	r->ask = ask;
+	r->answered = false;
+	uv_async_send(&r->async);
+	while (!r->answered && !r->gone)
+		pthread_cond_wait(&r->cond, &r->lock);
+	rc = r->answered ? r->rc : err_set(e, -ECANCELED, "cancelled");
+	if (r->answered && rc)
+		*e = r->e;
+	pthread_mutex_unlock(&r->lock);
+	return rc;
+}
+
+/* ---- the first stream ---- */
+
+static int switch_over(struct receive *r, const struct mig_head *sw, struct err *e)
+{
+	struct chan *c = r->stream[0].c;
+	struct mig_head h;
+	int rc;
+
+	if (!r->state)
+		return err_set(e, -EBADMSG, "the machine's state is missing");
+	r->was_paused = sw->arg & 1;
+	rc = ask_loop(r, ASK_LOAD, e) ?: chan_send(c, MIG_READY, 0, NULL, 0, e)
+		?: chan_want(c, MIG_GO, &h, NULL, e);
+	if (rc)
+		return rc;
+	r->gap_at = clock_mono_ns();
+	r->gap_ns = MIN(h.arg, WAIT_STALL_NS);
+	/* From here on it is ours, if this gets out. */
+	return chan_send(c, MIG_RUNNING, 0, NULL, 0, e);
+}
+
+static int take_all(struct receive *r, struct err *e)
+{
+	struct stream *st = &r->stream[0];
+	int rc = take_streams(r, e);
+
+	while (!rc) {
+		cleanup(free_ptr) void *payload = NULL;
+		struct mig_head h;
+
+		rc = chan_recv(st->c, &h, &payload, e);
+		if (rc)
+			break;
+		if (h.type == MIG_SWITCH)
+			return switch_over(r, &h, e);
+		if (h.type == MIG_STATE && !r->state && h.len) {
+			r->state = steal_ptr(payload);
+			r->state_len = h.len;
+			continue;
+		}
+		rc = take_common(st, &h, payload, e);
+		if (rc == -ENOMSG)
+			rc = err_set(e, -EBADMSG, "the source says %u out of turn", h.type);
+	}
+	if (rc == -ENOTCONN)
+		err_set(e, rc, "the source has ended the migration");
+	return rc;
+}
+
+static void *receive_main(void *arg)
+{
+	struct receive *r = arg;
+	struct err e = {0};
+	int rc;
+
+	pthread_setname_np(pthread_self(), "receive");
+	rc = take_all(r, &e);
+	if (!rc) {
+		(void)ask_loop(r, ASK_RUN, &e);
+		return NULL;
+	}
+	pthread_mutex_lock(&r->lock);
+	if (!r->rc) {
+		r->rc = rc;
+		r->e = e;
+	}
+	e = r->e;
+	pthread_mutex_unlock(&r->lock);
+	if (rc != -EREMOTEIO && rc != -ENOTCONN)
+		chan_refuse(r->stream[0].c, &e);
+	(void)ask_loop(r, ASK_OVER, &e);
+	return NULL;
+}
+
+/* ---- life ---- */
+
+int receive_start(struct receive *r, struct vm *vm, void (*over)(void *ctx, const struct err *why),
+	void *ctx, struct err *e)
+{
+	int rc = uv_async_init(vm->o.loop, &r->async, on_async);
+
+	if (rc)
+		return err_set(e, rc, "receive: %s", uv_strerror(rc));
+	r->vm = vm;
+	r->over = over;
+	r->ctx = ctx;
+	vm->receiving = true;
+	mig_ram_init(&r->ram, vm->board->space);
+	chan_stall(r->stream[0].c, WAIT_STALL_NS);
+	if (pthread_create(&r->stream[0].thread, NULL, receive_main, r))
+		return err_set(e, -EAGAIN, "receive: no thread");
+	r->stream[0].running = true;
+	return 0;
+}
+
+static void closed(uv_handle_t *h)
+{
+	free(container_of((uv_async_t *)h, struct receive, async));
+}
+
+void receive_free(struct receive *r)
+{
+	uint64_t one = 1;
+
+	if (!r)
+		return;
+	pthread_mutex_lock(&r->lock);
+	r->gone = true;
+	pthread_cond_broadcast(&r->cond);
+	pthread_mutex_unlock(&r->lock);
+	while (r->cancel >= 0 && write(r->cancel, &one, sizeof(one)) < 0 && errno == EINTR)
+		;
+	for (unsigned i = 0; i < MIG_STREAMS_MAX; i++) {
+		if (r->stream[i].running)
+			pthread_join(r->stream[i].thread, NULL);
+		chan_free(r->stream[i].c);
+		mig_unpack_free(r->stream[i].unpack);
+	}
+	if (r->cancel >= 0)
+		close(r->cancel);
+	chan_tls_free(r->tls);
+	json_decref(r->hello);
+	free(r->state);
+	pthread_cond_destroy(&r->cond);
+	pthread_mutex_destroy(&r->lock);
+	if (r->vm)
+		uv_close((uv_handle_t *)&r->async, closed);
+	else
+		free(r);
+}

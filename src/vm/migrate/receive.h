@@ -1,0 +1,41 @@
+/*
+ * receive.h: a machine comes from another process (migrate.h is where it goes out).
+ *
+ *   lodge receive -> lodge-vm: receive_open    waits for a connection and its HELLO: the definition      main thread, before the sandbox
+ *                              (build)
+ *                              receive_check   does it fit? WELCOME, or REFUSED with the reason
+ *                              (sandbox)
+ *                              receive_start   thread "receive" (and one a further stream) fills RAM
+ *                                 STATE, SWITCH -> loop: load, take the disks -> READY; GO -> RUNNING, loop: run
+ *
+ * The machine does not run before GO. When anything fails before that, nothing has happened: the source goes on, and `over` is called with the
+ * reason. What comes is hostile: it is checked, bounded, and can do no more than fill the machine's own memory.
+ *
+ * Threads: calls belong to the loop's; threads of its own.
+ */
+#ifndef LODGE_VM_MIGRATE_RECEIVE_H
+#define LODGE_VM_MIGRATE_RECEIVE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct chan_tls;
+struct err;
+struct json_t;
+struct receive;
+struct vm;
+
+/* `listener`: a listening socket, borrowed. Connections that are no migration are closed and forgotten. `tls` is owned from now on; NULL: plain. */
+int receive_open(struct receive **out, int listener, struct chan_tls *tls, struct err *e);
+/* What the source says of itself (shape.h). Borrowed. */
+const struct json_t *receive_hello(const struct receive *r);
+/* Tells the source that it cannot be. */
+void receive_refuse(struct receive *r, const struct err *why);
+int receive_check(struct receive *r, struct vm *vm, struct err *e);
+/* `over` is called once, from the loop: NULL: the machine runs here (or is paused, as it was). Else it must be destroyed. */
+int receive_start(struct receive *r, struct vm *vm, void (*over)(void *ctx, const struct err *why),
+	void *ctx, struct err *e);
+/* Ends its threads. NULL is nothing. */
+void receive_free(struct receive *r);
+
+#endif

@@ -1,0 +1,761 @@
+#include "vm/migrate/source.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/json.h"
+#include "base/util.h"
+#include "vm/migrate/chan.h"
+#include "vm/migrate/ram.h"
+#include "vm/migrate/source.h"
+
+#define SAMPLE_NS 50000000ull /* how long the guest's writes are counted before the first round */
+#define PROBE_BYTES (64 * MiB) /* what a dry run sends, at most, to see how fast it goes */
+#define PROBE_NS 300000000ull
+#define FIXED_NS 3000000ull /* of a switch-over, beside pages: state, disks, answers */
+#define SMALL_NS 2000000ull /* a round that is shorter is not worth another */
+#define THROTTLE_MAX 999u /* of 1000 */
+#define STUCK_MAX \
+	8u /* rounds that are no shorter than the one before, when nothing more can be done about it */
+#define CACHE_BYTES (64 * MiB) /* for deltas, over all streams */
+#define JUDGE_PAGES \
+	4096u /* after so many, or so long, each stream thinks again about how it packs */
+#define JUDGE_NS 200000000ull
+#define GO_STALL_NS 20000000000ull
+
+const char *mig_phase_name(enum mig_phase p)
+{
+	static const char *const names[] = {
+		"connecting", "copying", "switching", "done", "failed", "lost", "tried"};
+
+	return names[p];
+}
+
+struct sender {
+	struct source *s;
+	unsigned index;
+	pthread_t thread;
+	bool running;
+	struct chan *c;
+	struct mig_pack *pack;
+	uint8_t *pages; /* MIG_BATCH */
+	int rc;
+	struct err e;
+
+	/* How this stream packs, what each way has brought (pages a ns), and the present measurement. */
+	enum { RAW, ZSTD, DELTA, LEVELS } level;
+	double good[LEVELS];
+	unsigned age[LEVELS], tries[LEVELS];
+	uint64_t since, pages_sent, wait_ns;
+	uint64_t budget_at, budget; /* bandwidth: when, and how many bytes were allowed then */
+};
+
+struct source {
+	struct source_opts o;
+	struct mig_ram ram;
+	struct tracker *t;
+	uint64_t words;
+	uint64_t *todo, *had; /* pages of this round; that the other side has had */
+	int cancel;
+	pthread_t thread;
+	bool running;
+	struct sender snd[MIG_STREAMS_MAX];
+	uint64_t began_ns, collected_ns;
+	uint64_t stop_bytes; /* of a probe: no more in this round; 0: all */
+	bool unlimited; /* the guest stands still: no limit of bandwidth */
+	char *welcome;
+	int peer; /* pid that the other side says it has; 0: none */
+
+	pthread_mutex_t lock; /* all below */
+	pthread_cond_t cond;
+	unsigned round_no, senders_left; /* rounds that were begun; senders that are at work */
+	bool leave; /* further senders end */
+	struct source_stat st;
+	struct err why;
+	bool cancelled;
+	bool answered; /* the loop's thread has stopped the machine, or could not */
+	int stop_rc;
+	uint8_t *state;
+	size_t state_len;
+	uint64_t since, saved;
+	bool was_paused;
+};
+
+static void set_phase(struct source *s, enum mig_phase p)
+{
+	pthread_mutex_lock(&s->lock);
+	s->st.phase = p;
+	pthread_mutex_unlock(&s->lock);
+}
+
+/* ---- one stream ---- */
+
+static int sleep_until(struct source *s, uint64_t when, struct err *e)
+{
+	struct pollfd p = {s->cancel, POLLIN, 0};
+	uint64_t now;
+
+	while ((now = clock_mono_ns()) < when)
+		if (poll(&p, 1, (int)((when - now + 999999) / 1000000)) > 0)
+			return err_set(e, -ECANCELED, "cancelled");
+	return 0;
+}
+
+/* Waits until `len` bytes may go. */
+static int obey_limit(struct sender *d, uint32_t len, struct err *e)
+{
+	struct source *s = d->s;
+	uint64_t rate = s->o.bandwidth / s->o.nfds, now = clock_mono_ns();
+
+	if (!s->o.bandwidth || s->unlimited)
+		return 0;
+	/* At most a tenth of a second's worth at once. */
+	d->budget_at = MAX(d->budget_at, now > 100000000 ? now - 100000000 : 0);
+	d->budget_at += (uint64_t)((double)len * 1e9 / (double)MAX(rate, 1ull));
+	return d->budget_at > now ? sleep_until(s, d->budget_at, e) : 0;
+}
+
+/*
+ * Which way of packing brings most memory over? Each is measured for a while. A costlier one is tried where the connection is waited for, a cheaper one
+ * where it is not; what was no better is tried again less and less often.
+ */
+static void judge(struct sender *d)
+{
+	uint64_t now = clock_mono_ns(), ns = now - d->since;
+	unsigned next = d->level, best = 0;
+	double waited;
+
+	if (d->pages_sent < JUDGE_PAGES && ns < JUDGE_NS)
+		return;
+	waited = (double)d->wait_ns / (double)MAX(ns, 1ull);
+	d->good[d->level] = (double)d->pages_sent / (double)MAX(ns, 1ull);
+	for (unsigned i = 0; i < LEVELS; i++) {
+		d->age[i] = i == d->level ? 0 : d->age[i] + 1;
+		if (d->good[i] > d->good[best])
+			best = i;
+	}
+	if (waited > 0.3 && next + 1 < LEVELS)
+		next++;
+	else if (waited < 0.1 && next)
+		next--;
+	if (next != d->level && (!d->tries[next] || d->age[next] >= 4u << MIN(d->tries[next], 8u)))
+		d->tries[next]++;
+	else
+		next = best;
+	d->level = next;
+	d->since = now;
+	d->pages_sent = d->wait_ns = 0;
+}
+
+static int flush(struct sender *d, struct err *e)
+{
+	struct source *s = d->s;
+	const void *payload;
+	uint64_t about, at;
+	uint32_t len = mig_pack_take(d->pack, &payload, &about);
+	int rc;
+
+	if (!len)
+		return 0;
+	at = clock_mono_ns();
+	rc = obey_limit(d, len, e) ?: chan_send(d->c, MIG_PAGES, about, payload, len, e);
+	if (rc)
+		return rc;
+	d->wait_ns += clock_mono_ns() - at;
+	d->pages_sent += about;
+	judge(d);
+	pthread_mutex_lock(&s->lock);
+	s->st.wire += len + MIG_HEAD;
+	s->st.zstd = d->level != RAW;
+	pthread_mutex_unlock(&s->lock);
+	return 0;
+}
+
+static int send_run(struct sender *d, uint64_t first, unsigned n, struct err *e)
+{
+	struct source *s = d->s;
+	uint64_t had = s->had[first / 64] >> (first % 64);
+	struct mig_pack_opts o = {
+		.zstd = d->level != RAW, .cache = d->level == DELTA ? CACHE_BYTES / s->o.nfds : 0};
+	int rc = mig_ram_read(&s->ram, first, n, d->pages);
+
+	if (rc)
+		return err_sys(
+			e, rc, "migration: guest memory at page %llu", (unsigned long long)first);
+	if (!mig_pack_add(d->pack, &o, first, n, d->pages, had)) {
+		rc = flush(d, e);
+		if (!rc && !mig_pack_add(d->pack, &o, first, n, d->pages, had))
+			rc = err_set(e, -E2BIG, "migration: %u pages do not fit", n);
+	}
+	return rc;
+}
+
+static int send_word(struct sender *d, uint64_t w, struct err *e)
+{
+	struct source *s = d->s;
+	uint64_t bits = s->todo[w];
+	int rc = 0;
+
+	for (unsigned i = 0, n; !rc && bits; i += n) {
+		unsigned skip = (unsigned)__builtin_ctzll(bits);
+
+		bits >>= skip;
+		i += skip;
+		n = ~bits ? (unsigned)__builtin_ctzll(~bits) : 64;
+		rc = send_run(d, w * 64 + i, n, e);
+		bits = n == 64 ? 0 : bits >> n;
+	}
+	s->had[w] |= s->todo[w];
+	pthread_mutex_lock(&s->lock);
+	s->st.left -= (uint64_t)__builtin_popcountll(s->todo[w]);
+	pthread_mutex_unlock(&s->lock);
+	return rc;
+}
+
+/* This stream's share of the round, and until the other side has put it in its place. A page always goes over the same stream. */
+static int send_share(struct sender *d, struct err *e)
+{
+	struct source *s = d->s;
+	uint64_t began = clock_mono_ns();
+	struct mig_head h;
+	int rc = 0;
+
+	d->since = began;
+	d->pages_sent = d->wait_ns = 0;
+	for (uint64_t w = d->index; !rc && w < s->words; w += s->o.nfds) {
+		if (s->todo[w])
+			rc = send_word(d, w, e);
+		if (s->stop_bytes &&
+			(s->st.wire > s->stop_bytes || clock_mono_ns() - began > PROBE_NS))
+			break;
+	}
+	rc = rc ?: flush(d, e) ?: chan_send(d->c, MIG_ROUND, s->st.round, NULL, 0, e);
+	return rc ?: chan_want(d->c, MIG_ACK, &h, NULL, e);
+}
+
+static void *sender_main(void *arg)
+{
+	struct sender *d = arg;
+	struct source *s = d->s;
+	unsigned seen = 0;
+	char name[16];
+
+	snprintf(name, sizeof(name), "migrate-%u", d->index);
+	pthread_setname_np(pthread_self(), name);
+	pthread_mutex_lock(&s->lock);
+	for (;;) {
+		while (!s->leave && s->round_no == seen)
+			pthread_cond_wait(&s->cond, &s->lock);
+		if (s->leave)
+			break;
+		seen = s->round_no;
+		pthread_mutex_unlock(&s->lock);
+		if (!d->rc)
+			d->rc = send_share(d, &d->e);
+		pthread_mutex_lock(&s->lock);
+		s->senders_left--;
+		pthread_cond_broadcast(&s->cond);
+	}
+	pthread_mutex_unlock(&s->lock);
+	return NULL;
+}
+
+/* ---- rounds ---- */
+
+static void mark(void *ctx, gpa_t page)
+{
+	struct source *s = ctx;
+	uint64_t i = mig_ram_page(&s->ram, page);
+
+	s->todo[i / 64] |= 1ull << (i % 64);
+}
+
+/* What the guest has written to since this was last asked; its rate goes to the statistics. */
+static uint64_t collect(struct source *s)
+{
+	uint64_t now, n;
+
+	memset(s->todo, 0, s->words * sizeof(*s->todo));
+	n = tracker_collect(s->t, mark, s);
+	now = clock_mono_ns();
+	pthread_mutex_lock(&s->lock);
+	if (now - s->collected_ns > 1000000)
+		s->st.dirty = (uint64_t)((double)(n * MIG_PAGE) * 1e9 /
+					 (double)(now - s->collected_ns));
+	pthread_mutex_unlock(&s->lock);
+	s->collected_ns = now;
+	return n;
+}
+
+/* All that anybody has ever touched. */
+static uint64_t collect_all(struct source *s)
+{
+	uint64_t n = 0;
+
+	memset(s->todo, 0, s->words * sizeof(*s->todo));
+	for (uint64_t p = 0; p < s->ram.pages;) {
+		uint64_t empty = mig_ram_untouched(&s->ram, p, s->ram.pages - p);
+		unsigned k = (unsigned)MIN(64ull, s->ram.pages - p);
+
+		if (empty >= k) {
+			p += align_down(MAX(empty, 64ull), 64);
+			continue;
+		}
+		s->todo[p / 64] = k == 64 ? ~0ull : (1ull << k) - 1;
+		p += k;
+		n += k;
+	}
+	return n;
+}
+
+static int send_round(struct source *s, uint64_t pages, struct err *e)
+{
+	uint64_t began = clock_mono_ns(), ns, wire = s->st.wire;
+	int rc;
+
+	pthread_mutex_lock(&s->lock);
+	s->st.left = s->st.of = pages;
+	s->senders_left = s->o.nfds - 1;
+	s->round_no++;
+	pthread_cond_broadcast(&s->cond);
+	pthread_mutex_unlock(&s->lock);
+	rc = send_share(&s->snd[0], e);
+	pthread_mutex_lock(&s->lock);
+	while (s->senders_left)
+		pthread_cond_wait(&s->cond, &s->lock);
+	ns = clock_mono_ns() - began;
+	pages -= s->st.left;
+	s->st.round++;
+	/* A few pages say nothing about how fast many would go. */
+	if (!s->st.page_rate || pages > 2048) {
+		s->st.rate = (uint64_t)((double)(s->st.wire - wire) * 1e9 / (double)ns);
+		s->st.page_rate = MAX((uint64_t)((double)pages * 1e9 / (double)ns), 1ull);
+	}
+	pthread_mutex_unlock(&s->lock);
+	for (unsigned i = 1; !rc && i < s->o.nfds; i++)
+		if (s->snd[i].rc) {
+			rc = s->snd[i].rc;
+			*e = s->snd[i].e;
+		}
+	return rc;
+}
+
+static uint64_t time_for(struct source *s, uint64_t pages)
+{
+	return FIXED_NS + (uint64_t)((double)pages * 1e9 / (double)MAX(s->st.page_rate, 1ull));
+}
+
+static void set_throttle(struct source *s, unsigned permille)
+{
+	pthread_mutex_lock(&s->lock);
+	s->st.throttle = permille;
+	pthread_mutex_unlock(&s->lock);
+	s->o.throttle(s->o.ctx, permille);
+}
+
+/*
+ * The guest is to write at most half as fast as the connection carries. What it writes is counted by pages: who goes over the same ones again and
+ * again writes more than was seen, so that each further round without progress halves at least what it may.
+ */
+static void slow_down(struct source *s)
+{
+	double rate = (double)s->st.page_rate * MIG_PAGE, dirty = (double)s->st.dirty;
+	double may = (1000 - s->st.throttle) * (dirty > rate ? 0.5 * rate / dirty : 0.5);
+
+	set_throttle(s, MIN((unsigned)(1000 - may + 0.5), THROTTLE_MAX));
+}
+
+static int no_end(struct source *s, struct err *e)
+{
+	return err_set(e, -ETIME,
+		"the guest writes faster (%llu MiB/s) than the connection carries (%llu MiB/s)%s: "
+		"give it more bandwidth%s, or a longer --downtime than %llu ms (%llu ms would do "
+		"now)",
+		(unsigned long long)(s->st.dirty >> 20),
+		(unsigned long long)(s->st.page_rate * MIG_PAGE >> 20),
+		s->o.no_throttle ? "" : ", also slowed down",
+		s->o.no_throttle ? ", leave --no-throttle away" : "",
+		(unsigned long long)(s->o.downtime_ns / 1000000),
+		(unsigned long long)(s->st.predicted_ns / 1000000 + 1));
+}
+
+/* Rounds until what is left goes within the downtime that was asked for. s->todo: what is left then. */
+static int copy(struct source *s, struct err *e)
+{
+	uint64_t n = collect_all(s), before = n;
+	unsigned stuck = 0;
+	int rc = 0;
+
+	s->st.touched = n;
+	while (!rc) {
+		bool shorter;
+
+		rc = send_round(s, n, e);
+		if (rc || s->stop_bytes)
+			break;
+		before = n;
+		n = collect(s);
+		pthread_mutex_lock(&s->lock);
+		s->st.predicted_ns = time_for(s, n);
+		pthread_mutex_unlock(&s->lock);
+		shorter = n * 4 < before * 3;
+		/* Within the limit; and another round would not make it much less. */
+		if (s->st.predicted_ns <= s->o.downtime_ns &&
+			(!shorter || time_for(s, n) - FIXED_NS < SMALL_NS))
+			break;
+		stuck = shorter ? 0 : stuck + 1;
+		if (stuck == STUCK_MAX)
+			rc = no_end(s, e);
+		if (!shorter && !s->o.no_throttle && s->st.throttle < THROTTLE_MAX) {
+			slow_down(s);
+			stuck = 0;
+		}
+	}
+	return rc;
+}
+
+/* ---- the switch-over ---- */
+
+static int ask_stop(struct source *s, struct err *e)
+{
+	int rc;
+
+	pthread_mutex_lock(&s->lock);
+	s->answered = false;
+	pthread_mutex_unlock(&s->lock);
+	s->o.ask_stop(s->o.ctx);
+	pthread_mutex_lock(&s->lock);
+	while (!s->answered && !s->cancelled)
+		pthread_cond_wait(&s->cond, &s->lock);
+	rc = s->answered ? s->stop_rc : err_set(&s->why, -ECANCELED, "cancelled");
+	if (!rc)
+		s->st.phase = MIG_SWITCHING;
+	else
+		*e = s->why;
+	pthread_mutex_unlock(&s->lock);
+	return rc;
+}
+
+/* Until MIG_GO has gone out nothing has happened that could not be taken back. */
+static int hand_over(struct source *s, struct err *e)
+{
+	struct chan *c = s->snd[0].c;
+	uint64_t n = 0;
+	int rc;
+
+	s->unlimited = true;
+	/* Beside what came after it, what the last collect has found is still to be sent. */
+	tracker_collect(s->t, mark, s);
+	for (uint64_t w = 0; w < s->words; w++)
+		n += (uint64_t)__builtin_popcountll(s->todo[w]);
+	rc = send_round(s, n, e);
+	rc = rc ?: chan_send(c, MIG_STATE, 0, s->state, (uint32_t)s->state_len, e)
+		?: chan_send(c, MIG_SWITCH, s->was_paused, NULL, 0, e)
+		?: chan_want(c, MIG_READY, NULL, NULL, e);
+	if (rc)
+		return rc;
+	chan_cancel_by(c, -1);
+	return 0;
+}
+
+/*
+ * It is the destination's now unless it says otherwise, or, on this host, unless the other process is seen to have ended without a word: it says RUNNING
+ * before it runs.
+ */
+static int go(struct source *s, bool *lost, struct err *e)
+{
+	struct chan *c = s->snd[0].c;
+	int rc;
+
+	*lost = false;
+	chan_stall(c, GO_STALL_NS);
+	rc = chan_send(c, MIG_GO, clock_mono_ns() - s->saved, NULL, 0, e);
+	if (rc) {
+		/* Some of it may have gone out. */
+		*lost = !chan_is_direct(c, s->peer);
+		return rc;
+	}
+	rc = chan_want(c, MIG_RUNNING, NULL, NULL, e);
+	if (rc && rc != -EREMOTEIO)
+		*lost = !(chan_is_direct(c, s->peer) &&
+			  (rc == -ENOTCONN || rc == -ECONNRESET || rc == -EPIPE));
+	return rc;
+}
+
+static int switch_over(struct source *s, bool *lost, struct err *e)
+{
+	int rc;
+
+	*lost = false;
+	for (;;) {
+		rc = ask_stop(s, e);
+		if (rc != -EAGAIN)
+			break;
+		/* It is about to reboot, or the like. */
+		rc = sleep_until(s, clock_mono_ns() + 50000000, e);
+		if (rc)
+			break;
+	}
+	rc = rc ?: hand_over(s, e) ?: go(s, lost, e);
+	if (rc)
+		return rc;
+	pthread_mutex_lock(&s->lock);
+	s->st.downtime_ns = clock_mono_ns() - s->since;
+	pthread_mutex_unlock(&s->lock);
+	return 0;
+}
+
+/* ---- all of it ---- */
+
+static int join_streams(struct source *s, struct err *e)
+{
+	int rc = 0;
+
+	for (unsigned i = 1; !rc && i < s->o.nfds; i++) {
+		struct chan_opts co = {
+			.fd = steal_fd(&s->o.fd[i]), .cancel = s->cancel, .tls = s->o.tls};
+
+		rc = chan_create(&s->snd[i].c, &co, e)
+			     ?: chan_send(s->snd[i].c, MIG_JOIN, i, s->o.id, MIG_ID, e);
+	}
+	for (unsigned i = 1; !rc && i < s->o.nfds; i++) {
+		rc = chan_want(s->snd[i].c, MIG_ACK, NULL, NULL, e);
+		if (!rc && pthread_create(&s->snd[i].thread, NULL, sender_main, &s->snd[i]))
+			rc = err_set(e, -EAGAIN, "migration: no thread");
+		s->snd[i].running = !rc;
+	}
+	return rc ? err_wrap(e, "stream") : 0;
+}
+
+static int read_welcome(struct source *s, struct err *e)
+{
+	cleanup(json_drop) json_t *j = NULL;
+	uint64_t pid = 0;
+	int rc = json_parse(s->welcome, strlen(s->welcome), &j, e);
+
+	rc = rc ?: json_want_u64(j, "welcome", "pid", false, &pid, e);
+	s->peer = (int)pid;
+	return rc;
+}
+
+static int hello(struct source *s, struct err *e)
+{
+	struct chan_opts co = {.fd = steal_fd(&s->o.fd[0]), .cancel = s->cancel, .tls = s->o.tls};
+	void *text = NULL;
+	struct mig_head h;
+	int rc = chan_create(&s->snd[0].c, &co, e);
+
+	if (!rc)
+		rc = chan_send(s->snd[0].c, MIG_HELLO, MIG_VERSION_OLDEST << 16 | MIG_VERSION,
+			s->o.hello, (uint32_t)strlen(s->o.hello), e);
+	if (!rc)
+		rc = chan_want(s->snd[0].c, MIG_WELCOME, &h, &text, e);
+	if (rc)
+		return rc;
+	if (h.arg < MIG_VERSION_OLDEST || h.arg > MIG_VERSION) {
+		free(text);
+		return err_set(e, -EPROTO, "the destination wants to speak version %llu",
+			(unsigned long long)h.arg);
+	}
+	s->welcome = text;
+	return read_welcome(s, e);
+}
+
+static int sample(struct source *s, struct err *e)
+{
+	int rc = tracker_start(&s->t, s->o.space, NULL, e);
+
+	s->collected_ns = clock_mono_ns();
+	if (!rc)
+		rc = sleep_until(s, s->collected_ns + SAMPLE_NS, e);
+	if (!rc)
+		collect(s);
+	return rc;
+}
+
+static int run(struct source *s, bool *lost, struct err *e)
+{
+	int rc = hello(s, e) ?: join_streams(s, e);
+
+	*lost = false;
+	if (rc)
+		return rc;
+	set_phase(s, MIG_COPYING);
+	s->stop_bytes = s->o.dry_run ? PROBE_BYTES : 0;
+	rc = sample(s, e) ?: copy(s, e);
+	if (s->o.dry_run)
+		return rc;
+	return rc ?: switch_over(s, lost, e);
+}
+
+static void *source_main(void *arg)
+{
+	struct source *s = arg;
+	struct err e = {0};
+	bool lost;
+	int rc;
+
+	pthread_setname_np(pthread_self(), "migrate");
+	rc = run(s, &lost, &e);
+	s->o.throttle(s->o.ctx, 0);
+	tracker_stop(s->t);
+	s->t = NULL;
+	if (rc && s->snd[0].c && rc != -EREMOTEIO && !lost)
+		chan_refuse(s->snd[0].c, &e);
+	pthread_mutex_lock(&s->lock);
+	s->leave = true;
+	pthread_cond_broadcast(&s->cond);
+	s->st.total_ns = clock_mono_ns() - s->began_ns;
+	s->st.throttle = 0;
+	s->st.phase = lost ? MIG_LOST : rc ? MIG_FAILED : s->o.dry_run ? MIG_TRIED : MIG_DONE;
+	s->st.code = rc;
+	if (rc)
+		snprintf(s->st.error, sizeof(s->st.error), "%s", err_msg(&e));
+	pthread_mutex_unlock(&s->lock);
+	/* The other side sees the end before the machine goes on here. */
+	for (unsigned i = 0; i < s->o.nfds; i++) {
+		if (s->snd[i].running)
+			pthread_join(s->snd[i].thread, NULL);
+		s->snd[i].running = false;
+		chan_free(s->snd[i].c);
+		s->snd[i].c = NULL;
+	}
+	s->o.ask_end(s->o.ctx);
+	return NULL;
+}
+
+static int make(struct source *s, struct err *e)
+{
+	int rc = 0;
+
+	s->todo = calloc(s->words, sizeof(*s->todo));
+	s->had = calloc(s->words, sizeof(*s->had));
+	s->cancel = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (!s->todo || !s->had || s->cancel < 0)
+		return err_set(e, -ENOMEM, "migration: out of memory");
+	for (unsigned i = 0; !rc && i < s->o.nfds; i++) {
+		s->snd[i].s = s;
+		s->snd[i].index = i;
+		s->snd[i].pages = malloc((size_t)MIG_BATCH * MIG_PAGE);
+		rc = s->snd[i].pages ? mig_pack_create(&s->snd[i].pack, e)
+				     : err_set(e, -ENOMEM, "migration: out of memory");
+	}
+	if (!rc && pthread_create(&s->thread, NULL, source_main, s))
+		rc = err_set(e, -EAGAIN, "migration: no thread");
+	s->running = !rc;
+	return rc;
+}
+
+int source_create(struct source **out, const struct source_opts *o, struct err *e)
+{
+	struct source *s = calloc(1, sizeof(*s));
+	int rc;
+
+	if (!s) {
+		for (unsigned i = 0; i < o->nfds; i++)
+			close(o->fd[i]);
+		chan_tls_free(o->tls);
+		free(o->hello);
+		return err_set(e, -ENOMEM, "migration: out of memory");
+	}
+	s->o = *o;
+	s->cancel = -1;
+	s->began_ns = clock_mono_ns();
+	pthread_mutex_init(&s->lock, NULL);
+	pthread_cond_init(&s->cond, NULL);
+	mig_ram_init(&s->ram, o->space);
+	s->words = (s->ram.pages + 63) / 64;
+	s->st.pages = s->ram.pages;
+	s->st.streams = o->nfds;
+	rc = make(s, e);
+	if (rc) {
+		source_free(s);
+		return rc;
+	}
+	*out = s;
+	return 0;
+}
+
+void source_stopped(struct source *s, int rc, const struct err *why, uint8_t *state, size_t len,
+	uint64_t since, uint64_t saved, bool was_paused)
+{
+	pthread_mutex_lock(&s->lock);
+	s->stop_rc = rc;
+	if (rc)
+		s->why = *why;
+	free(s->state);
+	s->state = state;
+	s->state_len = len;
+	s->since = since;
+	s->saved = saved;
+	s->was_paused = was_paused;
+	s->answered = true;
+	pthread_cond_broadcast(&s->cond);
+	pthread_mutex_unlock(&s->lock);
+}
+
+void source_cancel(struct source *s)
+{
+	uint64_t one = 1;
+
+	pthread_mutex_lock(&s->lock);
+	s->cancelled = true;
+	pthread_cond_broadcast(&s->cond);
+	pthread_mutex_unlock(&s->lock);
+	while (write(s->cancel, &one, sizeof(one)) < 0 && errno == EINTR)
+		;
+}
+
+void source_stat(struct source *s, struct source_stat *out)
+{
+	pthread_mutex_lock(&s->lock);
+	*out = s->st;
+	pthread_mutex_unlock(&s->lock);
+	for (unsigned i = 0; i < s->o.nfds; i++) {
+		struct mig_pack_stat st;
+
+		mig_pack_stat(s->snd[i].pack, &st);
+		for (unsigned k = 0; k < MIG_KINDS; k++)
+			out->sent[k] += st.pages[k];
+	}
+	if (!out->total_ns)
+		out->total_ns = clock_mono_ns() - s->began_ns;
+}
+
+const char *source_welcome(struct source *s)
+{
+	return s->welcome;
+}
+
+void source_free(struct source *s)
+{
+	if (!s)
+		return;
+	if (s->running)
+		pthread_join(s->thread, NULL);
+	for (unsigned i = 0; i < s->o.nfds; i++) {
+		mig_pack_free(s->snd[i].pack);
+		free(s->snd[i].pages);
+		if (s->o.fd[i] >= 0)
+			close(s->o.fd[i]);
+	}
+	if (s->cancel >= 0)
+		close(s->cancel);
+	chan_tls_free(s->o.tls);
+	free(s->o.hello);
+	free(s->welcome);
+	free(s->state);
+	free(s->todo);
+	free(s->had);
+	pthread_cond_destroy(&s->cond);
+	pthread_mutex_destroy(&s->lock);
+	free(s);
+}

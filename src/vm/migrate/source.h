@@ -1,0 +1,88 @@
+/*
+ * source.h: the thread that sends a running machine (migrate.c is its loop-side half).
+ *
+ *   thread "migrate"              loop thread
+ *   hello, welcome
+ *   rounds of dirty pages  (further streams: threads "migrate-1" ...)
+ *   MIG_ASK_STOP  --------------> stand still, quiesce, state, disks to sleep
+ *   last pages, state, switch, ready, go, running
+ *   MIG_ASK_END   --------------> the machine is the other side's; or goes on here
+ *
+ * Ownership: the connections belong to the source from source_create() on. One lock, innermost.
+ */
+#ifndef LODGE_VM_MIGRATE_SOURCE_H
+#define LODGE_VM_MIGRATE_SOURCE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "vm/migrate/wire.h"
+
+struct chan_tls;
+struct err;
+struct source;
+struct space;
+
+enum mig_phase {
+	MIG_CONNECTING,
+	MIG_COPYING,
+	MIG_SWITCHING, /* the guest stands still */
+	MIG_DONE, /* the machine is the destination's */
+	MIG_FAILED, /* it is ours, and nothing happened to it */
+	MIG_LOST, /* nobody can tell from here whether it runs there */
+	MIG_TRIED, /* --dry-run: it could be done */
+};
+const char *mig_phase_name(enum mig_phase p);
+
+struct source_opts {
+	int fd[MIG_STREAMS_MAX]; /* connected; owned from now on, also when create fails */
+	unsigned nfds;
+	struct chan_tls *tls; /* owned from now on; NULL: plain */
+	uint8_t id[MIG_ID]; /* that is in the hello */
+	char *hello; /* JSON, malloc'ed; owned from now on */
+	struct space *space;
+	uint64_t bandwidth; /* bytes a second over all streams; 0: no limit */
+	uint64_t downtime_ns;
+	bool dry_run;
+	bool no_throttle;
+
+	/* In the thread "migrate"; each asks the loop's thread, which answers by source_stopped(). */
+	void (*ask_stop)(void *ctx);
+	void (*ask_end)(void *ctx);
+	/* Slows the guest's vCPUs down, by thousandths of their time. Any thread. */
+	void (*throttle)(void *ctx, unsigned permille);
+	void *ctx;
+};
+
+struct source_stat {
+	enum mig_phase phase;
+	unsigned round, throttle /* of 1000 */, streams;
+	uint64_t pages; /* of the machine */
+	uint64_t touched; /* that the first round had to look at */
+	uint64_t left, of; /* pages of this round */
+	uint64_t sent[MIG_KINDS]; /* pages, as what */
+	uint64_t wire; /* bytes */
+	uint64_t rate; /* bytes of the wire a second, of the last round */
+	uint64_t page_rate; /* pages a second */
+	uint64_t dirty; /* bytes a second that the guest writes to, by pages */
+	uint64_t predicted_ns; /* downtime, if it stopped now */
+	uint64_t downtime_ns; /* as it was: from standing still until the destination ran */
+	uint64_t total_ns;
+	bool zstd;
+	char error[512];
+	int code; /* negative errno */
+};
+
+int source_create(struct source **out, const struct source_opts *o, struct err *e);
+/* The answer to ask_stop: `state` is malloc'ed and owned from now on; `since`, `saved`: when the guest stood still, and of when its clock in the state is. rc: it could not; -EAGAIN: not now. */
+void source_stopped(struct source *s, int rc, const struct err *why, uint8_t *state, size_t len,
+	uint64_t since, uint64_t saved, bool was_paused);
+/* Ends soon, if it still can; ask_end is called as always. */
+void source_cancel(struct source *s);
+void source_stat(struct source *s, struct source_stat *out);
+/* What the other side answered to the hello; JSON text, borrowed, or NULL. Valid after MIG_CONNECTING. */
+const char *source_welcome(struct source *s);
+/* Waits for the threads. */
+void source_free(struct source *s);
+
+#endif

@@ -1,0 +1,326 @@
+#!/usr/bin/env python3
+# time-limit: 290
+"""A running machine moves to another process: exact to the page, over a Unix socket and TCP with TLS; what cannot be is refused before anything is
+paused; whatever fails, the guest lives on exactly one side. LODGE_MIGRATE_CYCLES=N: more moves of each kind (3)."""
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
+from machine import BUILD, HOME, LODGE, TMP, check, skip
+
+STAMP = os.path.join(BUILD, "guest", "stamp-rv64.elf")
+STAMP_X86 = os.path.join(BUILD, "guest", "stamp-x86.elf")
+CYCLES = int(os.environ.get("LODGE_MIGRATE_CYCLES", "3"))
+ENV = dict(os.environ, LODGE_HOME=HOME)
+random.seed(int(os.environ.get("LODGE_SEED", "1")))
+
+
+def lodge(*args, ok=True, **kw):
+    p = subprocess.run([LODGE, *args], capture_output=True, text=True, env=ENV, timeout=100, **kw)
+    if ok and p.returncode:
+        check("lodge " + " ".join(args), False, p.stderr)
+    return p
+
+
+def pid(name):
+    return int(open(os.path.join(HOME, "run", name, "pid")).read())
+
+
+def alive(name):
+    return f'"{name}"' in lodge("ps", "--json").stdout
+
+
+def rounds(name):
+    text = lodge("logs", name).stdout
+    if "FAIL" in text:
+        check(f"{name}: every page is of its generation", False, text[-300:])
+    found = re.findall(r"rounds (\d+)", text)
+    return int(found[-1]) if found else 0
+
+
+def goes_on(name, what, more=2):
+    """The guest makes progress: whole rounds over all its memory, each page checked."""
+    first, end = rounds(name), time.monotonic() + 60
+    while rounds(name) < first + more:
+        if time.monotonic() > end:
+            check(f"{what}: the guest goes on", False, lodge("ps").stdout)
+        time.sleep(0.1)
+
+
+def boot(name, smp=2, memory="128M", *more):
+    lodge("run", "--firmware", STAMP, "--memory", memory, "--smp", str(smp), "--name", name, "-d", *more)
+    end = time.monotonic() + 60
+    while "rounds" not in lodge("logs", name).stdout:
+        if time.monotonic() > end:
+            check(f"{name} starts", False)
+        time.sleep(0.1)
+
+
+class Receive:
+    """lodge receive in the background; `at`: where it waits."""
+
+    def __init__(self, name, address=None, *more):
+        self.p = subprocess.Popen([LODGE, "receive", name, address or f"unix:{TMP}/{name}.sock", *more], env=ENV, stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE, text=True)
+        line = self.p.stdout.readline()
+        if " at " not in line:
+            check(f"lodge receive {name}", False, self.p.stderr.read())
+        self.at = line.split(" at ")[1].strip()
+
+    def end(self):
+        out, err = self.p.communicate(timeout=60)
+        return self.p.returncode, out, err
+
+
+def start_move(name, to, *more):
+    return subprocess.Popen([LODGE, "migrate", name, to, "--json", *more], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def move(name, new, *more, address=None, receive=()):
+    r = Receive(new, address, *receive)
+    p = start_move(name, r.at, *more)
+    out, err = p.communicate(timeout=100)
+    code, rout, rerr = r.end()
+    if p.returncode or code:
+        check(f"{name} moves to {new}", False, (p.returncode, err, code, rerr))
+    return json.loads(out.strip().split("\n")[-1])
+
+
+def refused(name, what, words, *receive, address=None, more=()):
+    """Both sides say why, and the machine has not been paused."""
+    r = Receive("no", address, *receive)
+    p = start_move(name, r.at, *more)
+    out, err = p.communicate(timeout=60)
+    code, rout, rerr = r.end()
+    st = json.loads(out)
+    check(f"refused: {what}", p.returncode == 1 and st["phase"] == "failed" and words in st["error"] and "pause_for" not in st, (st, err))
+    check(f"refused: {what}: the destination says it too", code == 1 and words in rerr, rerr)
+    check(f"refused: {what}: nothing is left there", not alive("no"))
+
+
+if not os.path.exists(STAMP):
+    skip("riscv64-linux-gnu-gcc is not installed")
+LIMIT = ("--bandwidth", "4M", "--no-throttle")  # a copy that takes as long as a test wants
+
+# ---- exact: each page is of the moment, whoever carried it ----
+boot("m0", 2)
+n = 0
+for i in range(CYCLES):
+    st = move(f"m{n}", f"m{n + 1}", *(("--streams", "3") if i % 2 else ()), address="tcp:127.0.0.1:0" if i % 3 == 1 else None)
+    n += 1
+    check(f"move {n}: the old one has ended", not alive(f"m{n - 1}"))
+    goes_on(f"m{n}", f"move {n}")
+check(f"{n} moves of a guest that rewrites all its memory, by one and three streams, Unix and TCP: every page of its moment", True)
+lodge("kill", f"m{n}")
+boot("m", 3, "64M", "--engine", "interp")
+st = move("m", "i", "--bandwidth", "24M")
+check("with a limit of bandwidth it was packed", st["packed"] + st["delta"] > 0, st)
+goes_on("i", "interpreted, three harts, packed")
+lodge("pause", "i")
+move("i", "j")
+check("a paused machine arrives paused", '"state":"paused"' in lodge("ps", "--json").stdout.replace(" ", ""), lodge("ps").stdout)
+lodge("resume", "j")
+goes_on("j", "resumed after it came")
+lodge("kill", "j")
+
+# ---- what it would be ----
+boot("a")
+r = Receive("b")
+p = lodge("migrate", "a", r.at, "--dry-run")
+check("a dry run says how long", "could move" in p.stdout and "about" in p.stdout, p.stdout)
+st = json.loads(start_move("a", r.at, *LIMIT, "--dry-run").communicate()[0])
+check("and again, to the same receiver", st["phase"] == "tried", st)
+
+# ---- refused before anything is paused ----
+own = os.path.join(TMP, "own.yaml")
+
+
+def definition(**kw):
+    with open(own, "w") as f:
+        json.dump(dict({"firmware": STAMP, "memory": "128M", "smp": 2}, **kw), f)
+    return "--config", own
+
+
+r.p.send_signal(signal.SIGINT)
+r.end()
+refused("a", "another size of memory", "MiB of memory", *definition(memory="64M"))
+refused("a", "another number of vCPUs", "cpu", *definition(smp=1))
+refused("a", "a device more", "definition differs", *definition(nets=["user"]))
+refused("a", "a CPU without an extension", "zbb", *definition(cpu="rv64,zbb=off"))
+refused("a", "more memory than the host has", "memory", *definition(memory="900G"))
+p = lodge("receive", "a", f"unix:{TMP}/x.sock", ok=False)
+check("a name that is taken", p.returncode == 4 and "running here already" in p.stderr, p.stderr)
+p = lodge("migrate", "a", f"unix:{TMP}/nobody.sock", ok=False)
+check("nobody waits there", p.returncode != 0 and "lodge receive" in p.stderr, p.stderr)
+p = lodge("migrate", "a", "tcp:192.0.2.1:7", ok=False)
+check("no plain TCP to another host", p.returncode == 1 and "TLS" in p.stderr, p.stderr)
+goes_on("a", "after all refusals")
+
+# ---- cancelled: it goes on here ----
+
+
+def copying(p, name="a"):
+    end = time.monotonic() + 60
+    while time.monotonic() < end and p.poll() is None:
+        st = rpc(name, "migrate_status")
+        if st["phase"] == "copying" and st["wire"] > 100000:
+            return
+    check("it copies", False, p.communicate())
+
+
+def rpc(name, method, **params):
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(os.path.join(HOME, "run", name, "control.sock"))
+        s.sendall((json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}) + "\n").encode())
+        return json.loads(s.makefile().readline()).get("result")
+
+
+for how in "Ctrl-C", "--cancel", "kill -9 of lodge migrate", "Ctrl-C at the destination", "kill -9 of the destination":
+    r = Receive("b")
+    p = start_move("a", r.at, *LIMIT)
+    copying(p)
+    if how == "Ctrl-C":
+        p.send_signal(signal.SIGINT)
+    elif how == "--cancel":
+        lodge("migrate", "a", "--cancel")
+    elif how.startswith("kill -9 of lodge"):
+        p.kill()
+    elif how.startswith("Ctrl-C at"):
+        r.p.send_signal(signal.SIGINT)
+    else:
+        os.kill(pid("b"), signal.SIGKILL)
+    out, err = p.communicate(timeout=30)
+    r.end()
+    check(f"{how}: it did not move", p.returncode != 0, (out, err))
+    goes_on("a", how)
+    check(f"{how}: there is no other", not alive("b"), lodge("ps").stdout)
+st = rpc("a", "migrate_status")
+check("the last one is told", st["phase"] == "failed" and st["throttle"] == 0, st)
+
+# kill -9 of the source: the destination does not run half a machine.
+boot("k")
+r = Receive("b")
+p = start_move("k", r.at, *LIMIT)
+copying(p, "k")
+os.kill(pid("k"), signal.SIGKILL)
+p.communicate(timeout=30)
+code, out, err = r.end()
+check("kill -9 of the source: the destination says so, and ends", code == 1 and not alive("b"), err)
+
+# ---- a connection that breaks, is damaged, or stands still, at random points ----
+
+
+class Middle:
+    """A connection in between: after `at` bytes to the destination it does its harm."""
+
+    def __init__(self, to, at, harm):
+        self.to, self.at, self.harm = to, at, harm
+        self.s = socket.create_server(("127.0.0.1", 0))
+        self.address = "tcp:127.0.0.1:%d" % self.s.getsockname()[1]
+        self.t = threading.Thread(target=self.run, daemon=True)
+        self.t.start()
+
+    def run(self):
+        a = self.s.accept()[0]
+        b = socket.socket(socket.AF_UNIX)
+        b.connect(self.to)
+        back = threading.Thread(target=self.copy, args=(b, a), daemon=True)
+        back.start()
+        n = 0
+        try:
+            while chunk := a.recv(65536):
+                if n <= self.at < n + len(chunk):
+                    chunk = bytearray(chunk)
+                    k = self.at - n
+                    if self.harm == "flip":
+                        chunk[k] ^= 1 << random.randrange(8)
+                    elif self.harm == "cut":
+                        b.sendall(chunk[:k])
+                        break
+                    elif self.harm == "lose":
+                        del chunk[k:]
+                    elif self.harm == "repeat":
+                        chunk += chunk[k:]
+                n += len(chunk)
+                b.sendall(chunk)
+        except OSError:
+            pass
+        for s in a, b:
+            try:
+                s.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    @staticmethod
+    def copy(x, y):
+        try:
+            while chunk := x.recv(65536):
+                y.sendall(chunk)
+        except OSError:
+            pass
+
+
+for harm in ("flip", "cut", "lose", "repeat") * max(1, CYCLES // 3):
+    r = Receive("b")
+    m = Middle(r.at[5:], random.randrange(1 << random.randrange(8, 24)), harm)
+    p = start_move("a", m.address)
+    out, err = p.communicate(timeout=60)
+    if m.at < 20000 and not alive("b"):
+        r.p.send_signal(signal.SIGINT)  # what is no migration is forgotten, and the next one waited for
+    code, rout, rerr = r.end()
+    check(f"{harm} at byte {m.at}: both sides fail", p.returncode == 1 and code != 0, (out, rout, rerr))
+    check(f"{harm}: there is no other", not alive("b"))
+    goes_on("a", harm)
+lodge("kill", "a")
+
+# ---- TLS with certificates of both sides ----
+if shutil.which("openssl"):
+    def ssl(*args):
+        subprocess.run(["openssl", *args], check=True, capture_output=True)
+
+    for ca in "ca", "other":
+        ssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{ca}.key", "-out", f"{ca}.pem", "-subj", f"/CN={ca}", "-days", "2")
+    for who, ca in ("src", "ca"), ("dst", "ca"), ("stranger", "other"):
+        ssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{who}.key", "-out", f"{who}.csr", "-subj", f"/CN={who}")
+        with open("ext", "w") as f:
+            f.write(f"subjectAltName=DNS:{who}\n")
+        ssl("x509", "-req", "-in", f"{who}.csr", "-CA", f"{ca}.pem", "-CAkey", f"{ca}.key", "-CAcreateserial", "-out", f"{who}.pem", "-days", "2", "-extfile", "ext")
+
+    def tls(who, ca="ca"):
+        return "--tls-cert", f"{who}.pem", "--tls-key", f"{who}.key", "--tls-ca", f"{ca}.pem"
+
+    boot("t")
+    r = Receive("u", "tcp:127.0.0.1:0", *tls("dst"))
+    for what, more in (("a stranger", tls("stranger") + ("--tls-peer", "dst")), ("without TLS", ()), ("another name", tls("src"))):
+        p = start_move("t", r.at, *more)
+        out, err = p.communicate(timeout=60)
+        check(f"TLS: {what} is refused", p.returncode == 1 and json.loads(out)["phase"] == "failed", (out, err))
+    p = start_move("t", r.at, *tls("src"), "--tls-peer", "dst", "--streams", "2")
+    out, err = p.communicate(timeout=100)
+    code, rout, rerr = r.end()
+    check("TLS: two streams, and the receiver waited on", p.returncode == 0 and code == 0, (out, err, rerr))
+    goes_on("u", "TLS")
+    lodge("kill", "u")
+
+# ---- the other engine ----
+if os.access("/dev/kvm", os.R_OK | os.W_OK) and os.path.exists(STAMP_X86):
+    lodge("run", "--engine", "kvm", "--kernel", STAMP_X86, "--memory", "128M", "--smp", "2", "--name", "x0", "-d")
+    end = time.monotonic() + 60
+    while "rounds" not in lodge("logs", "x0").stdout and time.monotonic() < end:
+        time.sleep(0.1)
+    for i in range(min(CYCLES, 2)):
+        move(f"x{i}", f"x{i + 1}")
+        goes_on(f"x{i + 1}", f"kvm, move {i + 1}", 1)
+    check("kvm: a guest that rewrites all its memory moves, every page of its moment", True)
+    lodge("kill", f"x{min(CYCLES, 2)}")
+else:
+    print("PASS: kvm was not tried: no /dev/kvm")
