@@ -494,8 +494,7 @@ static int open_asleep(struct disk *d, struct err *e)
 	for (unsigned i = 0; rc && i < LOOKS; i++) {
 		if (i)
 			nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
-		/* What an earlier look has opened serves this one. */
-		shelf->look = !shelf->first;
+		shelf->look = true;
 		rc = d->format->open(d, e);
 		shelf->look = false;
 		if (rc == -ENOENT || rc == -EACCES || rc == -EINVAL)

@@ -51,7 +51,8 @@ static int take_down(struct file **at, struct files *fs, const struct file_opts 
 	*at = f->next;
 	f->o = *o;
 	f->o.path = f->path;
-	rc = o->no_lock ? 0 : f->ops->lock(f, true, e);
+	f->o.no_lock |= fs->shelf->look;
+	rc = f->o.no_lock ? 0 : f->ops->lock(f, true, e);
 	if (!rc)
 		rc = f->ops->measure(f, &f->size, e);
 	if (rc) {
@@ -71,8 +72,6 @@ int file_open(struct file **out, struct files *fs, const struct file_opts *o, st
 
 	if (!fs->shelf)
 		return open_new(out, fs, o, e);
-	if (fs->shelf->look)
-		return open_look(out, fs, o, e);
 	for (at = &fs->shelf->first; *at; at = &(*at)->next) {
 		struct file *f = *at;
 
@@ -83,7 +82,7 @@ int file_open(struct file **out, struct files *fs, const struct file_opts *o, st
 			*out = f;
 		return rc;
 	}
-	return open_new(out, fs, o, e);
+	return fs->shelf->look ? open_look(out, fs, o, e) : open_new(out, fs, o, e);
 }
 
 void file_shelf_clear(struct file_shelf *s)
