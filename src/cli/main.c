@@ -148,10 +148,12 @@ static int unknown_verb(int argc, char **argv, const struct verb *const *all, si
 	for (size_t i = 0; i < n; i++) {
 		size_t len = strlen(argv[1]);
 
+		bool help = argc > 2 && (!strcmp(argv[2], "--help") || !strcmp(argv[2], "-h"));
+
 		if (!strncmp(all[i]->cmd.verb, argv[1], len) && all[i]->cmd.verb[len] == ' ' &&
-			argc == 2) {
-			print_verbs(stderr, argv[1]);
-			return EXIT_USAGE;
+			(argc == 2 || help)) {
+			print_verbs(help ? stdout : stderr, argv[1]);
+			return help ? EXIT_DONE : EXIT_USAGE;
 		}
 	}
 	snprintf(two, sizeof(two), "%s %s", argv[1], argc > 2 ? argv[2] : "");

@@ -112,6 +112,19 @@ int file_init(struct file *f, const struct file_ops *ops, struct files *fs,
 	return 0;
 }
 
+int file_make(struct file **out, struct files *fs, const char *path, bool overwrite, struct err *e)
+{
+	struct file_opts o = {.path = path, .create = !overwrite, .sectors = true};
+	int rc = file_open(out, fs, &o, e);
+
+	if (rc != -ENOENT || !overwrite)
+		return rc;
+	o.create = true;
+	if (e)
+		*e = (struct err){0};
+	return file_open(out, fs, &o, e);
+}
+
 void file_close(struct file *f)
 {
 	if (!f)

@@ -128,6 +128,8 @@ struct files {
  * -EINVAL (neither file nor block device), -EBUSY (in use), -EOPNOTSUPP (no direct I/O here).
  */
 int file_open(struct file **out, struct files *fs, const struct file_opts *o, struct err *e);
+/* For a new disk: -EEXIST when the file is there; with `overwrite` what is there is opened (as it is), and made if nothing is. */
+int file_make(struct file **out, struct files *fs, const char *path, bool overwrite, struct err *e);
 /* The host's, for those who put something in front of it. */
 int file_host_open(struct file **out, struct files *fs, const struct file_opts *o, struct err *e);
 /* Waits for what is in flight. NULL is nothing. */

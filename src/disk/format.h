@@ -34,6 +34,7 @@ struct err;
 /* What one key of create (`-o key=value`) or open (`--disk FILE:FORMAT,key=value`) means. */
 struct disk_key {
 	const char *key, *values, *help; /* values: "512..2M", "on|off" */
+	bool sized; /* of a new disk: says how large it is, as well */
 };
 
 struct disk_create_opts {

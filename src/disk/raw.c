@@ -129,10 +129,7 @@ static int raw_create(const struct disk_create_opts *o, struct err *e)
 	if (o->backing)
 		return err_set(e, -EINVAL,
 			"disk %s: the raw format has no backing files: qcow2 has", o->path);
-	if (!o->size || o->size % DISK_SECTOR)
-		return err_set(e, -EINVAL, "disk %s: a size of %llu bytes is not a multiple of %u",
-			o->path, (unsigned long long)o->size, DISK_SECTOR);
-	rc = file_open(&f, &fs, &(struct file_opts){.path = o->path, .create = !o->overwrite}, e);
+	rc = file_make(&f, &fs, o->path, o->overwrite, e);
 	if (rc)
 		return rc;
 	if (!f->block_device) {

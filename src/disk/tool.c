@@ -35,6 +35,7 @@ int disk_split_name(const char *text, char **path, const char **format, struct e
 int disk_create(const char *format, const struct disk_create_opts *o, struct err *e)
 {
 	const struct disk_format *f = disk_format_by_name(format);
+	bool sized = o->size || o->backing;
 
 	if (!f || !f->create)
 		return err_set(e, -EOPNOTSUPP, "disk %s: disks of the format '%s' cannot be made",
@@ -49,7 +50,13 @@ int disk_create(const char *format, const struct disk_create_opts *o, struct err
 				"disk %s: the format %s has no option '%s': `lodge disk formats` "
 				"lists them",
 				o->path, f->name, kv->key);
+		sized |= k->sized;
 	}
+	if (!sized)
+		return err_set(e, -EINVAL, "disk %s: how large? add --size 8G", o->path);
+	if (o->size % DISK_SECTOR)
+		return err_set(e, -EINVAL, "disk %s: a size of %llu bytes is not a multiple of %u",
+			o->path, (unsigned long long)o->size, DISK_SECTOR);
 	return f->create(o, e);
 }
 

@@ -6,6 +6,7 @@
  * One line is one step, and is answered by one line: "ok", "error N", "held" (the policy is pause), "differs AT".
  *	w OFF LEN PAT	write: the sector at byte N is filled with bytes (PAT + N / 512) % 251
  *	r OFF LEN PAT	read, and compare with that
+ *	z OFF LEN PAT	zeroes; d OFF LEN PAT: discard (PAT is not looked at)
  *	f		flush
  *	retry		what is held once more; fail: reports it
  *	limit BYTES	RLIMIT_FSIZE of this process from now on; 0: none
@@ -91,7 +92,7 @@ static void submit(struct run *run, enum disk_op op, uint64_t off, uint64_t len,
 		.offset = off,
 		.len = len,
 		.iov = &q->iov,
-		.niov = op == DISK_FLUSH ? 0 : 1,
+		.niov = op == DISK_READ || op == DISK_WRITE ? 1 : 0,
 		.done = on_done};
 	disk_submit(run->d, &q->r);
 	wait_for(run, q, pat);
@@ -158,7 +159,12 @@ static void step(struct run *run, const char *line)
 	} else if (sscanf(line, "S %" SCNu64 " %" SCNu64, &off, &len) == 2) {
 		snapshots(run, off, len);
 	} else if (sscanf(line, "%*c %" SCNu64 " %" SCNu64 " %u", &off, &len, &pat) == 3) {
-		submit(run, *line == 'w' ? DISK_WRITE : DISK_READ, off, len, pat);
+		submit(run,
+			*line == 'w'   ? DISK_WRITE
+			: *line == 'z' ? DISK_WRITE_ZEROES
+			: *line == 'd' ? DISK_DISCARD
+				       : DISK_READ,
+			off, len, pat);
 	} else {
 		puts("what?");
 	}

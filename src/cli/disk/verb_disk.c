@@ -88,12 +88,6 @@ static int create(struct session *s, const char *name, const char *backing, char
 		rc = look_at_backing(s, below, o.backing_format, path, &o.size, e);
 	if (rc)
 		return rc;
-	if (!o.size)
-		return err_set(e, -EINVAL, "disk %s: how large? add --size 8G", path);
-	if (o.size % DISK_SECTOR)
-		return err_set(e, -EINVAL,
-			"disk %s: a size of %" PRIu64 " bytes is not a multiple of 512", path,
-			o.size);
 	o.path = path;
 	o.backing = below;
 	return disk_create(format, &o, e);

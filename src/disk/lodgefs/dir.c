@@ -12,10 +12,11 @@
 #include "disk/tool.h"
 
 const struct disk_key lf_disk_keys[] = {
-	{"clone", "DISK[@SNAPSHOT]", "a linked clone: shares everything until it is written"},
+	{"clone", "DISK[@SNAPSHOT]", "a linked clone: shares everything until it is written",
+		.sized = true},
 	{"track", "on|off", "records changes from the beginning: `lodge disk map --changed-since`"},
 	{"compose", "DISK[@SNAPSHOT]/OFFSET/LENGTH[/ro]+...",
-		"ranges of other disks, `-/LENGTH` for an empty one"},
+		"ranges of other disks, `-/LENGTH` for an empty one", .sized = true},
 	{0},
 };
 
@@ -355,11 +356,8 @@ static int make_disk(
 		r.nranges = from->nranges;
 		memcpy(r.ranges, from->ranges, sizeof(r.ranges));
 	}
-	if (!r.size || r.size % DISK_SECTOR || r.size > 1ull << 56)
-		return err_set(e, -EINVAL,
-			"disk %s: a size of %llu bytes is not a multiple of %u, or larger than 64 "
-			"PiB",
-			o->path, (unsigned long long)r.size, DISK_SECTOR);
+	if (r.size > 1ull << 56)
+		return err_set(e, -EINVAL, "disk %s: a disk has at most 64 PiB", o->path);
 	rc = lf_fail(fs, lf_reserve(fs, LF_HEIGHT_MAX), e);
 	if (!rc)
 		rc = lf_fail(fs, lf_begin(fs, lf_need(16)), e);

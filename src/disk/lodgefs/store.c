@@ -152,12 +152,8 @@ static int store_create(const struct disk_create_opts *o, struct err *e)
 	struct file *f = NULL;
 	struct lf_super s;
 	uint64_t size;
-	int rc = file_open(&f, &fs,
-		&(struct file_opts){.path = o->path, .create = !o->overwrite, .sectors = true}, e);
+	int rc = file_make(&f, &fs, o->path, o->overwrite, e);
 
-	if (rc == -ENOENT && o->overwrite)
-		rc = file_open(&f, &fs,
-			&(struct file_opts){.path = o->path, .create = true, .sectors = true}, e);
 	if (rc)
 		return rc;
 	size = o->size ?: f->block_device ? f->size : 0;

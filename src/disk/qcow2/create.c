@@ -194,20 +194,6 @@ static int write_tables(struct create *c, struct err *e)
 	return rc ?: file_flush(c->file, e);
 }
 
-/* With `overwrite` what is there is used, if something is. */
-static int open_or_make(struct create *c, const char *path, struct file **out, struct err *e)
-{
-	struct file_opts o = {.path = path, .create = !c->o->overwrite};
-	int rc = file_open(out, &c->fs, &o, e);
-
-	if (rc != -ENOENT || o.create)
-		return rc;
-	o.create = true;
-	if (e)
-		*e = (struct err){0};
-	return file_open(out, &c->fs, &o, e);
-}
-
 static int make_data_file(struct create *c, struct err *e)
 {
 	cleanup(free_ptr) char *path = disk_backing_path(c->o->path, c->h.data_file);
@@ -216,7 +202,7 @@ static int make_data_file(struct create *c, struct err *e)
 
 	if (!path)
 		return err_set(e, -ENOMEM, "disk %s: out of memory", c->o->path);
-	rc = open_or_make(c, path, &f, e);
+	rc = file_make(&f, &c->fs, path, c->o->overwrite, e);
 	if (rc)
 		return err_wrap(e, "its data file");
 	if (!f->block_device) {
@@ -287,7 +273,7 @@ int q_preallocate(struct qcow2 *q, bool space, struct err *e)
 static int create_file(struct create *c, struct err *e)
 {
 	const struct disk_create_opts *o = c->o;
-	int rc = open_or_make(c, o->path, &c->file, e);
+	int rc = file_make(&c->file, &c->fs, o->path, c->o->overwrite, e);
 
 	if (rc)
 		return rc;
