@@ -52,6 +52,12 @@ size_t verbs_all(const struct verb **list, size_t max)
 	return n;
 }
 
+static const struct opt json_opts[] = {
+	{"json", .type = OPT_FLAG, OPT_AT(struct json_only, json), .help = "print JSON"},
+	OPT_DONE,
+};
+const struct opt_group json_groups[] = {{"Options", json_opts}, {0}};
+
 enum exit_code exit_code_of(int code)
 {
 	switch (code) {

@@ -31,6 +31,12 @@ enum exit_code {
 	EXIT_LOCKED = 4
 };
 
+/* For verbs with no option but --json; main.c. */
+struct json_only {
+	bool json;
+};
+extern const struct opt_group json_groups[];
+
 struct verb {
 	struct command cmd; /* cmd.verb: "image pull", words as typed; NULL ends a table */
 	size_t size; /* of the object that the groups describe; 0 without options */

@@ -46,16 +46,6 @@ static const struct opt pull_opts[] = {
 };
 static const struct opt_group pull_groups[] = {{"Options", pull_opts}, {0}};
 
-struct json_only {
-	bool json;
-};
-
-static const struct opt json_opts[] = {
-	{"json", .type = OPT_FLAG, OPT_AT(struct json_only, json), .help = "print JSON"},
-	OPT_DONE,
-};
-static const struct opt_group json_groups[] = {{"Options", json_opts}, {0}};
-
 /* What a pull shows, and how Ctrl-C reaches it. */
 struct watch {
 	int sigfd;

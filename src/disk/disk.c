@@ -414,27 +414,13 @@ static int make_files(struct disk *d, struct disk *above, struct err *e)
 	return 0;
 }
 
-static int check_keys(const struct disk_format *f, const struct disk_opts *o, struct err *e)
-{
-	for (const struct disk_kv *kv = o->kv; kv && kv->key; kv++) {
-		const struct disk_key *k = f->open_keys;
-
-		while (k && k->key && strcmp(k->key, kv->key))
-			k++;
-		if (!k || !k->key)
-			return err_set(e, -EINVAL, "disk %s: the format %s has no option '%s'",
-				o->path, f->name, kv->key);
-	}
-	return 0;
-}
-
 static int open_asleep(struct disk *d, struct err *e);
 
 static int open_at(struct disk **out, const struct disk_format *f, const struct disk_opts *o,
 	struct disk *above, struct err *e)
 {
 	struct disk *d;
-	int rc = check_keys(f, o, e);
+	int rc = disk_kv_known(o->kv, f->open_keys, f->name, NULL, e);
 
 	if (rc)
 		return rc;
@@ -665,6 +651,24 @@ void disk_read_backing(struct disk *d, struct disk_req *child)
 }
 
 /* ---- options ---- */
+
+int disk_kv_known(const struct disk_kv *kv, const struct disk_key *keys, const char *format,
+	bool *sized, struct err *e)
+{
+	for (; kv && kv->key; kv++) {
+		const struct disk_key *k = keys;
+
+		while (k && k->key && strcmp(k->key, kv->key))
+			k++;
+		if (!k || !k->key)
+			return err_set(e, -EINVAL,
+				"%s has no option '%s': `lodge disk formats` lists them", format,
+				kv->key);
+		if (sized)
+			*sized |= k->sized;
+	}
+	return 0;
+}
 
 const char *disk_kv_get(const struct disk_kv *kv, const char *key)
 {

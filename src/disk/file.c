@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/err.h"
 #include "base/util.h"
@@ -123,6 +124,14 @@ int file_make(struct file **out, struct files *fs, const char *path, bool overwr
 	if (e)
 		*e = (struct err){0};
 	return file_open(out, fs, &o, e);
+}
+
+int file_made(struct file *f, int rc)
+{
+	if (f && rc && f->o.create && !f->owner->open)
+		(void)unlink(f->path);
+	file_close(f);
+	return rc;
 }
 
 void file_close(struct file *f)

@@ -130,6 +130,8 @@ struct files {
 int file_open(struct file **out, struct files *fs, const struct file_opts *o, struct err *e);
 /* For a new disk: -EEXIST when the file is there; with `overwrite` what is there is opened (as it is), and made if nothing is. */
 int file_make(struct file **out, struct files *fs, const char *path, bool overwrite, struct err *e);
+/* Closes it when that is done; a file that was not there before goes again when `rc` says that it failed. Returns rc. */
+int file_made(struct file *f, int rc);
 /* The host's, for those who put something in front of it. */
 int file_host_open(struct file **out, struct files *fs, const struct file_opts *o, struct err *e);
 /* Waits for what is in flight. NULL is nothing. */

@@ -379,16 +379,18 @@ static int extent(struct file *f, uint64_t off, uint64_t *len, bool *data)
 
 /* ---- life ---- */
 
-static int open_error(const char *path, bool write, int code, struct err *e)
+static int open_error(const char *path, bool write, bool create, int code, struct err *e)
 {
 	switch (code) {
 	case -ENOENT:
+		if (create)
+			return err_set(e, code, "disk %s: there is no such folder", path);
 		return err_set(e, code,
 			"disk %s: there is no such file; `truncate -s 8G %s` makes an empty disk, "
 			"`lodge disk create` one of any format",
 			path, path);
 	case -EEXIST:
-		return err_set(e, code, "disk %s: is there already", path);
+		return err_set(e, code, "disk %s: is there already (--force replaces it)", path);
 	case -EACCES:
 	case -EPERM:
 	case -EROFS:
@@ -446,7 +448,7 @@ static int open_files(struct host *h, struct err *e)
 	/* Not blocking: a pipe by that name would wait for its other end for ever. */
 	h->fd[BUFFERED] = open(o->path, flags | O_CLOEXEC | O_NONBLOCK, 0644);
 	if (h->fd[BUFFERED] < 0)
-		return open_error(o->path, !o->readonly, -errno, e);
+		return open_error(o->path, !o->readonly, o->create, -errno, e);
 	/* From here on it may block: a ring would answer EAGAIN instead of doing the work. */
 	if (fstat(h->fd[BUFFERED], &st) || fcntl(h->fd[BUFFERED], F_SETFL, 0))
 		return err_sys(e, -errno, "disk %s", o->path);

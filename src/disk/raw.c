@@ -142,8 +142,7 @@ static int raw_create(const struct disk_create_opts *o, struct err *e)
 	}
 	if (!rc)
 		rc = file_flush(f, e);
-	file_close(f);
-	return rc;
+	return file_made(f, rc);
 }
 
 const struct disk_format disk_raw = {

@@ -40,18 +40,8 @@ int disk_create(const char *format, const struct disk_create_opts *o, struct err
 	if (!f || !f->create)
 		return err_set(e, -EOPNOTSUPP, "disk %s: disks of the format '%s' cannot be made",
 			o->path, format ?: "");
-	for (const struct disk_kv *kv = o->kv; kv && kv->key; kv++) {
-		const struct disk_key *k = f->create_keys;
-
-		while (k && k->key && strcmp(k->key, kv->key))
-			k++;
-		if (!k || !k->key)
-			return err_set(e, -EINVAL,
-				"disk %s: the format %s has no option '%s': `lodge disk formats` "
-				"lists them",
-				o->path, f->name, kv->key);
-		sized |= k->sized;
-	}
+	if (disk_kv_known(o->kv, f->create_keys, f->name, &sized, e))
+		return err_wrap(e, "disk %s", o->path);
 	if (!sized)
 		return err_set(e, -EINVAL, "disk %s: how large? add --size 8G", o->path);
 	if (o->size % DISK_SECTOR)

@@ -44,6 +44,18 @@ void session_clear(struct session *s)
 	s->line = false;
 }
 
+int session_usage(const struct err *e)
+{
+	fprintf(stderr, "lodge: %s\n", err_msg(e));
+	return EXIT_USAGE;
+}
+
+int session_failed(struct session *s, const struct err *e)
+{
+	session_clear(s);
+	return e->code == -EINVAL && !s->n ? session_usage(e) : (int)fail(e);
+}
+
 static bool progress(void *ctx, uint64_t done, uint64_t of)
 {
 	static const char full[] = "##############################";

@@ -12,6 +12,7 @@
 
 #include <uv.h>
 
+#include "cli/verb.h"
 #include "disk/tool.h"
 
 #define SESSION_DISKS 16
@@ -35,6 +36,9 @@ void session_begin(struct session *s, bool json, const char *doing);
 void session_end(struct session *s);
 int session_open(
 	struct session *s, const char *name, unsigned flags, struct disk **out, struct err *e);
+/* Prints the error; how the program ends: 2 for what was asked wrongly, before any disk was opened. */
+int session_failed(struct session *s, const struct err *e);
+int session_usage(const struct err *e); /* always 2 */
 void session_close(struct session *s); /* the disk that was opened last */
 /* Takes the bar away, before anything is printed. */
 void session_clear(struct session *s);

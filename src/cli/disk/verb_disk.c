@@ -12,18 +12,6 @@
 
 #define MAX_KV 24
 
-static int bad_usage(const struct err *e)
-{
-	fprintf(stderr, "lodge: %s\n", err_msg(e));
-	return EXIT_USAGE;
-}
-
-static int failed(struct session *s, const struct err *e)
-{
-	session_clear(s);
-	return e->code == -EINVAL && !s->n ? bad_usage(e) : (int)fail(e);
-}
-
 /* ---- create ---- */
 
 struct create {
@@ -101,22 +89,13 @@ static int run_create(void *opts, const struct args *a)
 
 	session_begin(&s, c->json, "creating");
 	if (create(&s, a->v[0], c->backing, c->options, c->size, c->force, &e))
-		return failed(&s, &e);
+		return session_failed(&s, &e);
 	if (c->json)
 		session_print(json_pack("{s:s}", "created", a->v[0]));
 	return EXIT_DONE;
 }
 
 /* ---- formats ---- */
-
-struct json_only {
-	bool json;
-};
-static const struct opt json_opts[] = {
-	{"json", .type = OPT_FLAG, OPT_AT(struct json_only, json), .help = "print JSON"},
-	OPT_DONE,
-};
-static const struct opt_group json_groups[] = {{"Options", json_opts}, {0}};
 
 static json_t *keys_json(const struct disk_key *k)
 {
@@ -151,6 +130,18 @@ static int run_formats(void *opts, const struct args *a)
 		printf("%-10s %s\n", f->name, f->help);
 		print_keys("create", f->create_keys);
 		print_keys("open", f->open_keys);
+	}
+	for (unsigned i = 0; disk_store_at(i); i++) {
+		const struct disk_store_format *t = disk_store_at(i);
+
+		if (j->json)
+			json_array_append_new(
+				list, json_pack("{s:s, s:s, s:o}", "store", t->name, "help",
+					      t->help, "create", keys_json(t->create_keys)));
+		else
+			printf("store %-4s %s\n", t->name, t->help);
+		if (!j->json)
+			print_keys("create", t->create_keys);
 	}
 	if (j->json)
 		session_print(json_incref(list));
@@ -238,7 +229,7 @@ static int run_info(void *opts, const struct args *a)
 	if (!rc)
 		rc = disk_describe(d, &j, &e);
 	if (rc)
-		return failed(&s, &e);
+		return session_failed(&s, &e);
 	if (in->json) {
 		session_print(j);
 	} else {
@@ -291,7 +282,7 @@ static int check(const char *name, bool json, bool repair)
 	if (!rc)
 		rc = d->format->check(d, repair, &s.watch, &c, &e);
 	if (rc)
-		return failed(&s, &e);
+		return session_failed(&s, &e);
 	session_clear(&s);
 	if (json)
 		session_print(check_json(&c, s.found));
@@ -376,7 +367,7 @@ static int run_convert(void *opts, const struct args *a)
 
 	session_begin(&s, c->json, "converting");
 	if (convert(&s, c, a, &copy, &e))
-		return failed(&s, &e);
+		return session_failed(&s, &e);
 	session_clear(&s);
 	if (c->json)
 		session_print(json_pack("{s:I, s:I}", "copied", (json_int_t)copy.copied, "skipped",
@@ -432,7 +423,7 @@ static int run_resize(void *opts, const struct args *a)
 
 	session_begin(&s, r->json, "resizing");
 	if (resize(&s, a, r->shrink, &e))
-		return failed(&s, &e);
+		return session_failed(&s, &e);
 	if (r->json)
 		session_print(json_pack("{s:I}", "size", (json_int_t)disk_size(s.open[0])));
 	return EXIT_DONE;
@@ -501,11 +492,11 @@ static int run_snapshot(void *opts, const struct args *a)
 
 	if (!!o->create + !!o->remove + !!o->apply > 1) {
 		err_set(&e, -EINVAL, "one of --create, --delete, --apply at a time");
-		return bad_usage(&e);
+		return session_usage(&e);
 	}
 	if (a->n > 1 && !o->create) {
 		err_set(&e, -EINVAL, "only --create takes several disks");
-		return bad_usage(&e);
+		return session_usage(&e);
 	}
 	session_begin(&s, o->json, "snapshot");
 	for (unsigned i = 0; i < a->n && !rc; i++)
@@ -515,7 +506,7 @@ static int run_snapshot(void *opts, const struct args *a)
 		rc = disk_snapshot_all(d, a->n, name, &e);
 	else if (!rc)
 		rc = name ? disk_snapshot(d[0], op, name, &e) : list_snapshots(d[0], o->json, &e);
-	return rc ? failed(&s, &e) : EXIT_DONE;
+	return rc ? session_failed(&s, &e) : EXIT_DONE;
 }
 
 /* ---- bitmap ---- */
@@ -593,14 +584,14 @@ static int run_bitmap(void *opts, const struct args *a)
 	if (n > 1) {
 		err_set(&e, -EINVAL,
 			"one of --add, --remove, --clear, --enable, --disable at a time");
-		return bad_usage(&e);
+		return session_usage(&e);
 	}
 	session_begin(&s, o->json, "bitmap");
 	rc = session_open(&s, a->v[0], SESSION_NO_BACKING | (n ? 0u : SESSION_READONLY), &d, &e);
 	if (!rc)
 		rc = n ? disk_bitmap(d, (enum disk_bitmap_op)op, names[op], o->granularity, &e)
 		       : list_bitmaps(d, o->json, &e);
-	return rc ? failed(&s, &e) : EXIT_DONE;
+	return rc ? session_failed(&s, &e) : EXIT_DONE;
 }
 
 /* ---- generation ---- */
@@ -632,7 +623,7 @@ static int run_generation(void *opts, const struct args *a)
 	if (!rc)
 		rc = disk_generation(d, o->next, &g, &e);
 	if (rc)
-		return failed(&s, &e);
+		return session_failed(&s, &e);
 	snprintf(id, sizeof(id), "%016" PRIx64, g.id);
 	if (o->json)
 		session_print(json_pack("{s:I, s:I, s:s, s:I}", "generation", (json_int_t)g.now,
@@ -728,7 +719,7 @@ static int run_map(void *opts, const struct args *a)
 	if (o->since) {
 		json_decref(list);
 		rc = rc ?: map_changes(d, o, &e);
-		return rc ? failed(&s, &e) : EXIT_DONE;
+		return rc ? session_failed(&s, &e) : EXIT_DONE;
 	}
 	if (!rc && !o->json)
 		printf("%-16s %-12s %-5s %-10s %s\n", "START", "LENGTH", "DEPTH", "WHAT", "PLACE");
@@ -753,7 +744,7 @@ static int run_map(void *opts, const struct args *a)
 	if (!rc && o->json)
 		session_print(json_incref(list));
 	json_decref(list);
-	return rc ? failed(&s, &e) : EXIT_DONE;
+	return rc ? session_failed(&s, &e) : EXIT_DONE;
 }
 
 /* ---- compare ---- */
@@ -774,7 +765,7 @@ static int run_compare(void *opts, const struct args *a)
 	if (!rc)
 		rc = disk_compare(x, y, &s.watch, &at, &e);
 	if (rc)
-		return failed(&s, &e);
+		return session_failed(&s, &e);
 	session_clear(&s);
 	if (o->json)
 		session_print(at == UINT64_MAX ? json_pack("{s:b}", "same", 1)
@@ -842,7 +833,7 @@ static int run_commit(void *opts, const struct args *a)
 
 	session_begin(&s, o->json, "committing");
 	if (commit(&s, a->v[0], o->keep, &copy, &e))
-		return failed(&s, &e);
+		return session_failed(&s, &e);
 	session_clear(&s);
 	if (o->json)
 		session_print(json_pack("{s:I}", "copied", (json_int_t)copy.copied));
@@ -907,11 +898,11 @@ static int run_rebase(void *opts, const struct args *a)
 
 	if (!r->backing == !r->alone) {
 		err_set(&e, -EINVAL, "either --backing FILE:FORMAT or --alone");
-		return bad_usage(&e);
+		return session_usage(&e);
 	}
 	session_begin(&s, r->json, "rebasing");
 	if (rebase(&s, r, a->v[0], &copied, &e))
-		return failed(&s, &e);
+		return session_failed(&s, &e);
 	session_clear(&s);
 	if (r->json)
 		session_print(json_pack("{s:I}", "copied", (json_int_t)copied));

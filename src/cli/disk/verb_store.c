@@ -10,15 +10,6 @@
 
 #define MAX_KV 24
 
-struct json_only {
-	bool json;
-};
-static const struct opt json_opts[] = {
-	{"json", .type = OPT_FLAG, OPT_AT(struct json_only, json), .help = "print JSON"},
-	OPT_DONE,
-};
-static const struct opt_group json_groups[] = {{"Options", json_opts}, {0}};
-
 /* "FILE:lodgefs" to its parts. */
 static int split(const char *name, char **path, const struct disk_store_format **f, struct err *e)
 {
@@ -46,7 +37,7 @@ static int split(const char *name, char **path, const struct disk_store_format *
 static int ended(struct session *s, int rc, const struct err *e)
 {
 	session_clear(s);
-	return rc ? (int)fail(e) : EXIT_DONE;
+	return rc ? session_failed(s, e) : EXIT_DONE;
 }
 
 /* ---- create ---- */
@@ -61,7 +52,7 @@ static const struct opt create_opts[] = {
 	{"size", 's', .type = OPT_SIZE, P(size), .arg = "SIZE",
 		.help = "of the store; a block device is taken whole without it"},
 	{"options", 'o', .type = OPT_TEXT, P(options), .arg = "KEY=VALUE,...",
-		.help = "of the format; docs/lodgefs.md lists them"},
+		.help = "of the format; `lodge disk formats` lists them"},
 	{"force", 'f', .type = OPT_FLAG, P(force),
 		.help = "replace what is there, with all its disks"},
 	{"json", .type = OPT_FLAG, P(json), .help = "print JSON"},
@@ -84,6 +75,8 @@ static int run_create(void *opts, const struct args *a)
 	rc = split(a->v[0], &path, &f, &e);
 	if (!rc)
 		rc = session_options(c->options, kv, MAX_KV, &e);
+	if (!rc)
+		rc = disk_kv_known(kv, f->create_keys, f->name, NULL, &e);
 	if (!rc)
 		rc = f->create(&(struct disk_create_opts){.path = path,
 				       .size = c->size,

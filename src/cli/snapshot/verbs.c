@@ -18,15 +18,6 @@
 #include "cli/verb.h"
 #include "vm/snapshot/file.h"
 
-struct json_only {
-	bool json;
-};
-static const struct opt json_opts[] = {
-	{"json", .type = OPT_FLAG, OPT_AT(struct json_only, json), .help = "print JSON"},
-	OPT_DONE,
-};
-static const struct opt_group json_groups[] = {{"Options", json_opts}, {0}};
-
 /* ---- ls, show ---- */
 
 static json_t *about(const struct snapopen *s, const char *name)

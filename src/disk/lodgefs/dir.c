@@ -55,22 +55,41 @@ int lf_split(const char *path, char **store, const char **name, struct err *e)
 
 /* ---- records ---- */
 
-struct lf_record *lf_rec_find(struct lf *fs, unsigned type, uint64_t owner, const char *name)
+struct lf_record *lf_rec_next(const struct lf *fs, uint64_t *i, unsigned type, uint64_t owner)
 {
-	for (uint64_t i = 0; i < fs->nrec; i++) {
-		struct lf_record *r = fs->rec[i];
+	while (*i < fs->nrec) {
+		struct lf_record *r = fs->rec[(*i)++];
 
-		if (r->type == type && r->owner == owner && !strcmp(r->name, name))
+		if (r->type == type && r->owner == owner)
 			return r;
 	}
 	return NULL;
 }
 
+int lf_rec_list(
+	const struct lf *fs, unsigned type, uint64_t owner, size_t size, void **out, struct err *e)
+{
+	const struct lf_record *r;
+	size_t n = 0;
+
+	lf_rec_each(r, i, fs, type, owner) n++;
+	*out = calloc(MAX(n, 1u), size);
+	return *out ? 0 : err_set(e, -ENOMEM, "out of memory");
+}
+
+struct lf_record *lf_rec_find(struct lf *fs, unsigned type, uint64_t owner, const char *name)
+{
+	struct lf_record *r;
+
+	lf_rec_each(r, i, fs, type, owner) if (!strcmp(r->name, name)) return r;
+	return NULL;
+}
+
 struct lf_record *lf_rec_by_id(struct lf *fs, uint64_t id)
 {
-	for (uint64_t i = 0; i < fs->nrec; i++)
-		if (fs->rec[i]->type == LF_DISK && fs->rec[i]->id == id)
-			return fs->rec[i];
+	struct lf_record *r;
+
+	lf_rec_each(r, i, fs, LF_DISK, 0) if (r->id == id) return r;
 	return NULL;
 }
 
@@ -583,22 +602,16 @@ int lf_snapshot(struct disk *d, enum disk_snap_op op, const char *name, struct e
 int lf_snapshots(struct disk *d, struct disk_snapshot **out, unsigned *n, struct err *e)
 {
 	struct lf_disk *l = d->priv;
-	struct lf *fs = l->fs;
+	const struct lf_record *r;
+	int rc = lf_rec_list(l->fs, LF_SNAPSHOT, l->rec->id, sizeof(**out), (void **)out, e);
 
 	*n = 0;
-	for (uint64_t i = 0; i < fs->nrec; i++)
-		*n += fs->rec[i]->type == LF_SNAPSHOT && fs->rec[i]->owner == l->rec->id;
-	*out = calloc(MAX(*n, 1u), sizeof(**out));
-	if (!*out)
-		return err_set(e, -ENOMEM, "out of memory");
-	*n = 0;
-	for (uint64_t i = 0; i < fs->nrec; i++) {
-		const struct lf_record *r = fs->rec[i];
-		struct disk_snapshot *s = &(*out)[*n];
+	if (rc)
+		return rc;
+	lf_rec_each(r, i, l->fs, LF_SNAPSHOT, l->rec->id)
+	{
+		struct disk_snapshot *s = &(*out)[(*n)++];
 
-		if (r->type != LF_SNAPSHOT || r->owner != l->rec->id)
-			continue;
-		++*n;
 		snprintf(s->id, sizeof(s->id), "%llu", (unsigned long long)r->id);
 		memcpy(s->name, r->name, sizeof(s->name));
 		s->size = r->size;

@@ -148,6 +148,61 @@ uint64_t lf_map(struct lf *fs, const struct lf_record *r, uint64_t off, uint64_t
 	return n;
 }
 
+/* A request is done. What was read is let go. */
+static void req_end(struct disk_req *r, int rc, bool soon)
+{
+	struct lf_disk *l = r->disk->priv;
+
+	if (r->op == DISK_READ && l->sorter)
+		sorter_leave(l->sorter, r->cookie);
+	if (soon)
+		disk_done_soon(r, rc);
+	else
+		disk_done(r, rc);
+}
+
+/* A request that waits in the middle. */
+struct running {
+	struct lf_disk *l;
+	struct disk_req *r;
+	int (*fn)(struct lf_disk *l, const struct disk_req *r);
+	int rc;
+	bool in_submit;
+};
+
+static void run_job(void *arg)
+{
+	struct running *x = arg;
+
+	x->rc = x->fn(x->l, x->r);
+}
+
+static void run_after(void *arg)
+{
+	struct running x = *(struct running *)arg;
+
+	x.l->fs->jobs--;
+	free(arg);
+	req_end(x.r, x.rc, x.in_submit);
+}
+
+static void run(struct lf_disk *l, struct disk_req *r,
+	int (*fn)(struct lf_disk *l, const struct disk_req *r))
+{
+	struct running *x = calloc(1, sizeof(*x));
+	unsigned jobs = l->fs->jobs;
+
+	if (!x) {
+		req_end(r, -ENOMEM, true);
+		return;
+	}
+	*x = (struct running){.l = l, .r = r, .fn = fn, .rc = -ENOMEM, .in_submit = true};
+	l->fs->jobs++;
+	lf_start_job(l->fs, run_job, run_after, x);
+	if (l->fs->jobs > jobs) /* it waits: `x` is alive */
+		x->in_submit = false;
+}
+
 struct piece {
 	struct file_req req;
 	struct reading *of;
@@ -164,21 +219,9 @@ struct reading {
 	bool in_submit;
 };
 
-static void read_end(struct disk_req *r, int rc, bool soon)
-{
-	struct lf_disk *l = r->disk->priv;
-
-	if (l->sorter)
-		sorter_leave(l->sorter, r->cookie);
-	if (soon)
-		disk_done_soon(r, rc);
-	else
-		disk_done(r, rc);
-}
-
 static void one_done(struct file_req *f)
 {
-	read_end(container_of(f, struct disk_req, file), f->result, false);
+	req_end(container_of(f, struct disk_req, file), f->result, false);
 }
 
 static void part_done(struct reading *j, int rc)
@@ -196,7 +239,7 @@ static void part_done(struct reading *j, int rc)
 		free(p);
 	}
 	free(j);
-	read_end(r, rc, soon);
+	req_end(r, rc, soon);
 }
 
 static void piece_done(struct file_req *f)
@@ -229,7 +272,7 @@ static void read_many(struct lf_disk *l, struct disk_req *r)
 	int rc = 0;
 
 	if (!j) {
-		read_end(r, -ENOMEM, true);
+		req_end(r, -ENOMEM, true);
 		return;
 	}
 	*j = (struct reading){.r = r, .left = 1, .in_submit = true};
@@ -265,12 +308,6 @@ static void read_many(struct lf_disk *l, struct disk_req *r)
 #define TRIES \
 	3u /* a read that meets a write of the same place may see neither the old nor the new whole */
 #define AT_ONCE MiB
-
-struct proved {
-	struct disk_req *r;
-	int rc;
-	bool in_submit;
-};
 
 struct extent {
 	uint64_t addr, at, len; /* at: in the buffer */
@@ -308,61 +345,25 @@ static int read_once(struct lf_disk *l, uint64_t from, uint64_t len, uint8_t *bu
 	return rc;
 }
 
-static void proved_job(void *arg)
+static int read_proved(struct lf_disk *l, const struct disk_req *r)
 {
-	struct proved *p = arg;
-	const struct disk_req *r = p->r;
-	struct lf_disk *l = r->disk->priv;
 	cleanup(free_ptr) uint8_t *buf = NULL;
+	int rc = posix_memalign((void **)&buf, LF_PAGE, AT_ONCE) ? -ENOMEM : 0;
 
-	if (posix_memalign((void **)&buf, LF_PAGE, AT_ONCE)) {
-		p->rc = -ENOMEM;
-		return;
-	}
-	for (uint64_t at = 0, n; at < r->len && !p->rc; at += n) {
+	for (uint64_t at = 0, n; at < r->len && !rc; at += n) {
 		uint64_t from = align_down(r->offset + at, LF_SUB), skip = r->offset + at - from;
 
 		n = MIN(r->len - at, AT_ONCE - skip);
 		for (unsigned try = 0; try < TRIES; try++) {
-			p->rc = read_once(l, from, align_up(skip + n, LF_SUB), buf);
-			if (p->rc != -EBADMSG)
+			rc = read_once(l, from, align_up(skip + n, LF_SUB), buf);
+			if (rc != -EBADMSG)
 				break;
 		}
-		if (!p->rc)
+		if (!rc)
 			iov_write(r->iov, r->niov, at, buf + skip, n);
 	}
-	if (p->rc == -EBADMSG) {
-		l->fs->stats.sum_errors++;
-		p->rc = -EIO;
-	}
-}
-
-static void proved_after(void *arg)
-{
-	struct proved *p = arg;
-	struct disk_req *r = p->r;
-	bool soon = p->in_submit;
-	int rc = p->rc;
-
-	((struct lf_disk *)r->disk->priv)->fs->jobs--;
-	free(p);
-	read_end(r, rc, soon);
-}
-
-static void read_proved(struct lf_disk *l, struct disk_req *r)
-{
-	struct proved *p = calloc(1, sizeof(*p));
-	unsigned jobs = l->fs->jobs;
-
-	if (!p) {
-		read_end(r, -ENOMEM, true);
-		return;
-	}
-	*p = (struct proved){.r = r, .in_submit = true};
-	l->fs->jobs++;
-	lf_start_job(l->fs, proved_job, proved_after, p);
-	if (l->fs->jobs > jobs) /* it waits: `p` is alive */
-		p->in_submit = false;
+	l->fs->stats.sum_errors += rc == -EBADMSG;
+	return rc == -EBADMSG ? -EIO : rc;
 }
 
 static void submit_read(struct lf_disk *l, struct disk_req *r)
@@ -373,7 +374,7 @@ static void submit_read(struct lf_disk *l, struct disk_req *r)
 	if (l->sorter)
 		r->cookie = sorter_enter(l->sorter);
 	if (l->fs->sums) {
-		read_proved(l, r);
+		run(l, r, read_proved);
 		return;
 	}
 	n = lf_map(l->fs, l->rec, r->offset, r->len, &addr, &own);
@@ -392,49 +393,12 @@ static void submit_read(struct lf_disk *l, struct disk_req *r)
 
 /* ---- flushing ---- */
 
-struct flushing {
-	struct lf *fs;
-	struct disk_req *r;
-	int rc;
-	bool in_submit;
-};
-
-static void flush_job(void *arg)
+static int flush_now(struct lf_disk *l, const struct disk_req *r)
 {
-	struct flushing *f = arg;
+	int rc = lf_flush(l->fs);
 
-	f->rc = lf_flush(f->fs);
-}
-
-static void flush_after(void *arg)
-{
-	struct flushing *f = arg;
-	struct disk_req *r = f->r;
-	int rc = f->fs->failed ?: f->rc;
-	bool soon = f->in_submit;
-
-	f->fs->jobs--;
-	free(f);
-	if (soon)
-		disk_done_soon(r, rc);
-	else
-		disk_done(r, rc);
-}
-
-static void submit_flush(struct lf_disk *l, struct disk_req *r)
-{
-	struct flushing *f = calloc(1, sizeof(*f));
-	unsigned jobs = l->fs->jobs;
-
-	if (!f) {
-		disk_done_soon(r, -ENOMEM);
-		return;
-	}
-	*f = (struct flushing){.fs = l->fs, .r = r, .in_submit = true};
-	l->fs->jobs++;
-	lf_start_job(l->fs, flush_job, flush_after, f);
-	if (l->fs->jobs > jobs) /* it waits: `f` is alive */
-		f->in_submit = false;
+	(void)r;
+	return l->fs->failed ?: rc;
 }
 
 static void lf_submit(struct disk *d, struct disk_req *r)
@@ -448,7 +412,7 @@ static void lf_submit(struct disk *d, struct disk_req *r)
 	else if (r->op == DISK_READ)
 		submit_read(l, r);
 	else if (r->op == DISK_FLUSH)
-		submit_flush(l, r);
+		run(l, r, flush_now);
 	else
 		sorter_submit(l->sorter, r);
 }

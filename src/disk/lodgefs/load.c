@@ -911,6 +911,12 @@ int lf_open(struct lf **out, struct files *files, const struct lf_open *o, struc
 	fs->direct = o->direct;
 	fs->path = strdup(o->path);
 	rc = fs->path ? file_open(&fs->f, files, &fo, e) : err_set(e, -ENOMEM, "out of memory");
+	if (rc == -ENOENT)
+		err_set(e, rc,
+			"store %s: there is no such file: `lodge store create %s:lodgefs --size "
+			"100G` "
+			"makes one",
+			o->path, o->path);
 	if (!rc)
 		rc = super_read(fs, e);
 	if (!rc && write) {

@@ -482,6 +482,13 @@ static inline uint64_t lf_need(unsigned pages)
 
 /* ---- dir.c ---- */
 
+/* The first record of that type and owner (disks have none: 0) from number *i on; *i goes behind it. NULL: no more. */
+struct lf_record *lf_rec_next(const struct lf *fs, uint64_t *i, unsigned type, uint64_t owner);
+#define lf_rec_each(r, i, fs, type, owner) \
+	for (uint64_t i = 0; ((r) = lf_rec_next(fs, &(i), type, owner));)
+/* An array for as many as there are: *out is calloc'ed, with `size` bytes for each. */
+int lf_rec_list(
+	const struct lf *fs, unsigned type, uint64_t owner, size_t size, void **out, struct err *e);
 struct lf_record *lf_rec_find(struct lf *fs, unsigned type, uint64_t owner, const char *name);
 struct lf_record *lf_rec_by_id(struct lf *fs, uint64_t id);
 void lf_rec_touch(struct lf *fs, struct lf_record *r);

@@ -159,7 +159,7 @@ static int store_create(const struct disk_create_opts *o, struct err *e)
 	size = o->size ?: f->block_device ? f->size : 0;
 	if (!size || (f->block_device && size > f->size))
 		rc = err_set(e, -EINVAL, "store %s: %s", o->path,
-			size ? "the device is smaller" : "needs a --size");
+			size ? "the device is smaller" : "how large? add --size 100G");
 	if (!rc)
 		rc = lay_out(&s, o, size, e);
 	if (!rc && !f->block_device && o->overwrite)
@@ -173,8 +173,7 @@ static int store_create(const struct disk_create_opts *o, struct err *e)
 		rc = file_zero(f, s.sums_at, s.sum_pages * LF_PAGE, true, e);
 	if (!rc)
 		rc = write_store(f, &s, e);
-	file_close(f);
-	return rc;
+	return file_made(f, rc);
 }
 
 /* ---- looking ---- */
@@ -234,6 +233,7 @@ static void fill_entry(struct lf *fs, const struct lf_record *r, struct disk_sto
 static int store_list(struct files *files, const char *path, struct disk_store_entry **out,
 	unsigned *n, struct err *e)
 {
+	const struct lf_record *r;
 	struct lf *fs;
 	int rc = open_to_read(&fs, files, path, e);
 
@@ -241,15 +241,9 @@ static int store_list(struct files *files, const char *path, struct disk_store_e
 	*n = 0;
 	if (rc)
 		return rc;
-	for (uint64_t i = 0; i < fs->nrec; i++)
-		*n += fs->rec[i]->type == LF_DISK;
-	*out = calloc(MAX(*n, 1u), sizeof(**out));
-	if (!*out)
-		rc = err_set(e, -ENOMEM, "out of memory");
-	*n = 0;
-	for (uint64_t i = 0; i < fs->nrec && !rc; i++)
-		if (fs->rec[i]->type == LF_DISK)
-			fill_entry(fs, fs->rec[i], &(*out)[(*n)++]);
+	rc = lf_rec_list(fs, LF_DISK, 0, sizeof(**out), (void **)out, e);
+	if (!rc)
+		lf_rec_each(r, i, fs, LF_DISK, 0) fill_entry(fs, r, &(*out)[(*n)++]);
 	lf_close(fs);
 	return rc;
 }

@@ -376,9 +376,9 @@ static int add(struct lf_disk *l, const char *name, struct err *e)
 
 static bool others(const struct lf *fs, const struct lf_record *r)
 {
-	for (uint64_t i = 0; i < fs->nrec; i++)
-		if (fs->rec[i]->type == LF_CBT && fs->rec[i]->owner == r->owner && fs->rec[i] != r)
-			return true;
+	const struct lf_record *o;
+
+	lf_rec_each(o, i, fs, LF_CBT, r->owner) if (o != r) return true;
 	return false;
 }
 
@@ -507,22 +507,16 @@ static uint64_t count_dirty(struct disk *d, uint64_t since)
 int lf_bitmaps(struct disk *d, struct disk_bitmap **out, unsigned *n, struct err *e)
 {
 	struct lf_disk *l = d->priv;
-	struct lf *fs = l->fs;
+	const struct lf_record *r;
+	int rc = lf_rec_list(l->fs, LF_CBT, l->rec->id, sizeof(**out), (void **)out, e);
 
 	*n = 0;
-	for (uint64_t i = 0; i < fs->nrec; i++)
-		*n += fs->rec[i]->type == LF_CBT && fs->rec[i]->owner == l->rec->id;
-	*out = calloc(MAX(*n, 1u), sizeof(**out));
-	if (!*out)
-		return err_set(e, -ENOMEM, "out of memory");
-	*n = 0;
-	for (uint64_t i = 0; i < fs->nrec; i++) {
-		const struct lf_record *r = fs->rec[i];
-		struct disk_bitmap *b = &(*out)[*n];
+	if (rc)
+		return rc;
+	lf_rec_each(r, i, l->fs, LF_CBT, l->rec->id)
+	{
+		struct disk_bitmap *b = &(*out)[(*n)++];
 
-		if (r->type != LF_CBT || r->owner != l->rec->id)
-			continue;
-		++*n;
 		memcpy(b->name, r->name, sizeof(b->name));
 		b->granularity = LF_CHUNK;
 		b->generation = r->generation;

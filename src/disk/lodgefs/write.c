@@ -602,7 +602,7 @@ static void read_proved(struct lf_disk *l, struct sorter_fill *f)
 		sorter_filled(f, -ENOMEM);
 		return;
 	}
-	*x = (struct filling){.l = l, .f = f};
+	*x = (struct filling){.l = l, .f = f, .rc = -ENOMEM};
 	lf_start_job(l->fs, fill_job, fill_after, x);
 }
 

@@ -210,8 +210,7 @@ static int make_data_file(struct create *c, struct err *e)
 		rc = rc ?: file_truncate(f, c->h.size, e);
 	}
 	rc = rc ?: file_flush(f, e);
-	file_close(f);
-	return rc;
+	return file_made(f, rc);
 }
 
 /* Opened like any other disk, it gets entries for all of its clusters. */
@@ -301,7 +300,7 @@ int q_create(const struct disk_create_opts *o, struct err *e)
 	if (!rc && c.h.data_file)
 		rc = make_data_file(&c, e);
 	rc = rc ?: create_file(&c, e);
-	file_close(c.file);
+	(void)file_made(c.file, rc);
 	if (!rc && c.metadata)
 		rc = preallocate(&c, e);
 	qcow2_header_free(&c.h);
