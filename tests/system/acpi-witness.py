@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # time-limit: 300
 """QEMU as a witness of the `pc` board's tables and boot state: its microvm board has the same map, and Debian's amd64 kernels boot there, under
-TCG, with what Lodge puts into memory: kernel, zero page, ACPI tables. Nothing of QEMU's own firmware or tables is used (tests/witness/rom.S).
-To a shell with the kernels of Debian 12 and 13; LODGE_WITNESS_FULL=1: to a login of the whole system, too."""
+TCG, with what Lodge puts into memory: kernel, zero page, ACPI tables. Nothing of QEMU's own firmware or tables is used (tests/lib/witness.py).
+To a shell with the kernels of Debian 12 and 13; LODGE_WITNESS_FULL=1: to a login of the whole system, too, which takes some ten minutes."""
 import json
 import os
 import re
@@ -14,9 +14,9 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
+import witness
 from machine import LODGE, check, skip
 
-TOOLS = os.path.join(os.environ["LODGE_BUILD"], "tests/tools")
 SLOW = float(os.environ.get("LODGE_SLOW", "1"))
 
 
@@ -26,7 +26,8 @@ def image(name):
         p = subprocess.run([LODGE, "image", "show", name, "--json"], capture_output=True, text=True)
         if not p.returncode:
             return json.loads(p.stdout)
-        q = subprocess.run([LODGE, "image", "pull", name], capture_output=True, text=True)
+        # The witness configures the whole system's packages, too: no KVM has to run kernels here.
+        q = subprocess.run([LODGE, "image", "pull", name, "--machine", os.path.join(witness.TOP, "tests/witness/machine")], capture_output=True, text=True)
         if q.returncode and re.search("network|resolve|connect", q.stderr):
             skip(f"{name} is not here and cannot be pulled (no network)")
         check(f"lodge image pull {name}", q.returncode == 0, q.stderr.strip())
@@ -36,15 +37,8 @@ def image(name):
 class Qemu:
     def __init__(self, where, memory, cpus, disk):
         self.text = b""
-        blobs = sorted(f for f in os.listdir(where) if f.startswith("0x"))
-        argv = ["qemu-system-x86_64", "-M", "microvm,pcie=on,acpi=on,rtc=on,pit=on,pic=on,isa-serial=on", "-accel", "tcg",
-                "-bios", f"{TOOLS}/pc-rom.bin", "-cpu", "max", "-m", memory, "-smp", f"{cpus},sockets={cpus}",
-                "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
-                "-serial", f"unix:{where}/serial,server=on,wait=on", "-monitor", f"unix:{where}/monitor,server=on,wait=off",
-                "-device", "virtio-rng-pci,disable-legacy=on,addr=1",
-                "-drive", f"if=none,id=d,file={disk},format=raw", "-device", "virtio-blk-pci,drive=d,disable-legacy=on,addr=2"]
-        for b in blobs:
-            argv += ["-device", f"loader,file={where}/{b},addr={b[:-4]},force-raw=on"]
+        argv = witness.argv(where, memory, cpus, disk, "-serial", f"unix:{where}/serial,server=on,wait=on",
+                            "-monitor", f"unix:{where}/monitor,server=on,wait=off")
         self.p = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
         self.serial = self.dial(f"{where}/serial")
         self.monitor = self.dial(f"{where}/monitor")
@@ -91,20 +85,11 @@ class Qemu:
         self.p.wait()
 
 
-def khz():
-    """QEMU's board has no timer by which a busy host's TSC can be measured; TCG's counts as the host's."""
-    for line in open("/proc/cpuinfo"):
-        if line.startswith("cpu MHz"):
-            return int(float(line.split(":")[1]) * 1000)
-    return 2000000
-
-
 def prepare(name, m, memory, cpus, nodes, append):
     where = os.path.abspath("w-" + name.replace(":", "-"))
     os.makedirs(where)
     file = lambda key: os.path.join(m["directory"], m[key])
-    p = subprocess.run([f"{TOOLS}/pc-image", where, file("kernel"), file("initrd"), memory, cpus, nodes, append],
-                       capture_output=True, text=True)
+    p = witness.image(where, file("kernel"), file("initrd"), memory, cpus, nodes, append)
     check(f"{name}: what the board puts into memory is written", p.returncode == 0, p.stderr)
     return where
 
@@ -135,7 +120,7 @@ def looks(vm, name, nodes):
 
 def mini(name):
     m = image(name)
-    where = prepare(name, m, "512M", "2", "2", f"console=ttyS0 loglevel=4 log_buf_len=1M tsc_early_khz={khz()}")
+    where = prepare(name, m, "512M", "2", "2", "console=ttyS0 loglevel=4 log_buf_len=1M")
     with open("disk.img", "wb") as f:
         f.truncate(16 << 20)
     vm = Qemu(where, "512M", 2, "disk.img")
@@ -154,7 +139,7 @@ def mini(name):
 
 def full(name):
     m = image(name)
-    where = prepare(name, m, "1G", "2", "2", f"{m['append']} tsc_early_khz={khz()}")
+    where = prepare(name, m, "1G", "2", "2", m["append"])
     subprocess.run(["cp", "--sparse=always", os.path.join(m["directory"], m["disk"]["file"]), "full.img"], check=True)
     os.chmod("full.img", 0o600)
     vm = Qemu(where, "1G", 2, "full.img")

@@ -109,6 +109,7 @@ static int full_put(struct kvm_vm *vm, const struct kvm_chips *ch, struct err *e
 		if (rc < 0)
 			return kvm_fail(e, rc, KVM_SET_IRQCHIP, "interrupt controllers");
 	}
+	kvm_pins_forget(vm);
 	return 0;
 }
 

@@ -127,8 +127,15 @@ void kvm_irq(struct cpu_vm *v, unsigned gsi, bool level)
 		return;
 	if (vm->split)
 		ioapic_set(vm->ioapic, gsi, level);
-	else
+	else if (atomic_exchange(&vm->pin[gsi], level ? KVM_PIN_HIGH : KVM_PIN_LOW) !=
+		 (level ? KVM_PIN_HIGH : KVM_PIN_LOW))
 		kvm_vm_ioctl(vm, KVM_IRQ_LINE, KVM_PTR(&l));
+}
+
+void kvm_pins_forget(struct kvm_vm *vm)
+{
+	for (unsigned i = 0; i < KVM_PINS; i++)
+		atomic_store(&vm->pin[i], KVM_PIN_UNKNOWN);
 }
 
 void kvm_msi(struct cpu_vm *v, uint64_t addr, uint32_t data)

@@ -72,7 +72,7 @@ struct kvm_vcpu {
 	struct kvm_run *run;
 	_Atomic bool kicked;
 	_Atomic bool inside; /* in KVM_RUN, or about to be */
-	_Atomic pid_t tid; /* who runs it */
+	_Atomic(pthread_t) thread; /* that runs it, while it is inside */
 	timer_t timer;
 	bool has_timer;
 	pid_t timer_tid;
@@ -83,6 +83,8 @@ struct kvm_vcpu {
 	struct cpu_stats stats; /* of the thread that runs it */
 	char text[KVM_TEXT];
 };
+
+enum kvm_pin { KVM_PIN_UNKNOWN, KVM_PIN_LOW, KVM_PIN_HIGH };
 
 struct kvm_vm {
 	struct cpu_vm_opts o;
@@ -111,6 +113,8 @@ struct kvm_vm {
 	uint32_t route_used[KVM_ROUTES / 32];
 	int irqfd[KVM_ROUTES]; /* eventfd of the route; -1 */
 	struct kvm_ioapic *ioapic;
+	/* What the kernel was last told of each pin; devices tell us more often than it changes. */
+	_Atomic uint8_t pin[KVM_PINS]; /* enum kvm_pin */
 
 	pthread_mutex_t gate_lock;
 	pthread_cond_t gate_open, gate_empty;
@@ -152,6 +156,9 @@ void kvm_timer_drop(struct kvm_vcpu *c);
 /* Between the two no vCPU is inside the kernel. Not from a vCPU that is inside; nests not. */
 void kvm_gate_close(struct kvm_vm *vm);
 void kvm_gate_reopen(struct kvm_vm *vm);
+
+/* irq.c: the controllers have been given another state: pins are told anew. */
+void kvm_pins_forget(struct kvm_vm *vm);
 
 /* slots.c: with `lock` held where not said otherwise. */
 int kvm_slots_init(struct kvm_vm *vm, struct err *e); /* takes the lock */

@@ -66,7 +66,7 @@ static void poke(struct kvm_vcpu *c)
 	*(volatile __u8 *)&c->run->immediate_exit = 1;
 	atomic_thread_fence(memory_order_seq_cst);
 	if (atomic_load(&c->inside))
-		syscall(SYS_tgkill, getpid(), atomic_load(&c->tid), kick_signal());
+		pthread_kill(atomic_load(&c->thread), kick_signal());
 }
 
 void kvm_kick(struct vcpu *v)
@@ -135,9 +135,10 @@ void kvm_timer_drop(struct kvm_vcpu *c)
 }
 
 /* A timer belongs to the thread that it signals; workers keep their vCPU, so that this is made once. */
-static bool timer_ready(struct kvm_vcpu *c, pid_t tid)
+static bool timer_ready(struct kvm_vcpu *c)
 {
 	struct sigevent ev = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = kick_signal()};
+	pid_t tid = (pid_t)syscall(SYS_gettid);
 
 	if (c->has_timer && c->timer_tid == tid)
 		return true;
@@ -572,7 +573,6 @@ void kvm_run_vcpu(struct vcpu *v, uint64_t budget_ns, struct cpu_exit *x)
 static void run_vcpu(struct kvm_vcpu *c, uint64_t budget_ns, struct cpu_exit *x)
 {
 	uint64_t end = budget_ns;
-	pid_t tid = (pid_t)syscall(SYS_gettid);
 	bool timed;
 
 	if (c->acc.open && take_answer(c, x))
@@ -586,7 +586,7 @@ static void run_vcpu(struct kvm_vcpu *c, uint64_t budget_ns, struct cpu_exit *x)
 		x->text = c->vm->text;
 		return;
 	}
-	atomic_store(&c->tid, tid);
+	atomic_store(&c->thread, pthread_self());
 	if (kvm_has(&c->vm->caps, KC_SYNC_REGS))
 		c->run->kvm_valid_regs = KVM_SYNC_X86_REGS;
 	if (!budget_ns) {
@@ -594,7 +594,7 @@ static void run_vcpu(struct kvm_vcpu *c, uint64_t budget_ns, struct cpu_exit *x)
 		c->stats.exits[x->reason]++;
 		return;
 	}
-	timed = budget_ns != CPU_BUDGET_NONE && timer_ready(c, tid);
+	timed = budget_ns != CPU_BUDGET_NONE && timer_ready(c);
 	if (budget_ns != CPU_BUDGET_NONE) {
 		end = clock_mono_ns() + budget_ns;
 		if (timed)

@@ -13,6 +13,19 @@ static int shim_open(void *ctx, const char *path)
 	return s->open_with ?: kvm_sys_host.open(NULL, path);
 }
 
+/* Is it this call's turn? */
+static bool fails(struct kb_shim *s, unsigned long nr)
+{
+	if (!s->fail_at || (s->fail_nr && s->fail_nr != nr))
+		return false;
+	s->calls++;
+	if (s->calls < s->fail_at || s->calls >= s->fail_at + (s->fail_times ?: 1))
+		return false;
+	s->failed++;
+	s->last = nr;
+	return true;
+}
+
 static int shim_ioctl(void *ctx, int fd, unsigned long nr, uintptr_t arg)
 {
 	struct kb_shim *s = ctx;
@@ -34,19 +47,17 @@ static int shim_ioctl(void *ctx, int fd, unsigned long nr, uintptr_t arg)
 	/* The search for MSRs asks for each alone; one of them stands for all. */
 	if (nr == KVM_GET_MSRS && ((const struct kvm_msrs *)arg)->nmsrs == 1 && s->msrs++)
 		return kvm_sys_host.ioctl(NULL, fd, nr, arg);
-	if (s->fail_at && (!s->fail_nr || s->fail_nr == nr)) {
-		s->calls++;
-		if (s->calls >= s->fail_at && s->calls < s->fail_at + (s->fail_times ?: 1)) {
-			s->failed++;
-			s->last = nr;
-			return s->fail_with;
-		}
-	}
+	if (fails(s, nr))
+		return s->fail_with;
 	return kvm_sys_host.ioctl(NULL, fd, nr, arg);
 }
 
 static int shim_map(void *ctx, int fd, size_t len, uint64_t off, void **out)
 {
+	struct kb_shim *s = ctx;
+
+	if (fails(s, KB_MAP))
+		return s->fail_with;
 	return kvm_sys_host.map(NULL, fd, len, off, out);
 }
 

@@ -44,8 +44,9 @@ struct kvm_bare {
 
 /*
  * A kernel that is not what it should be: it has not the capability `hide`, and the call number `fail_at` (from 1; of the request
- * `fail_nr`, or any when 0) comes back with `fail_with`, `fail_times` times (0: once). `calls` counts.
+ * `fail_nr`, or any when 0; KB_MAP: mapping a vCPU's memory) comes back with `fail_with`, `fail_times` times (0: once). `calls` counts.
  */
+#define KB_MAP (~0ul)
 struct kb_shim {
 	const char *hide;
 	unsigned long fail_nr;

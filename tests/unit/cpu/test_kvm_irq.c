@@ -1,4 +1,5 @@
 /* Interrupts into guests of the kvm engine, doorbells out of them, and time: each with the controllers in the kernel and split. */
+#include <linux/kvm.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <sys/eventfd.h>
@@ -302,6 +303,22 @@ static void test_reset(void **state)
 	kb_free(b);
 }
 
+/* Devices say their level at each access; the kernel is told when it changes, and anew after a reset. */
+static void test_unchanged(void **state)
+{
+	struct kb_shim s = {.fail_nr = KVM_IRQ_LINE, .fail_at = 1000};
+	struct kvm_bare *b = kb_new_with(
+		&(struct cpu_vm_opts){.vcpus = 1, .irqchip = CPU_IRQCHIP_FULL}, kb_shim(&s));
+
+	for (unsigned i = 0; i < 100; i++)
+		kvm_engine.vm_irq(b->vm, 5, i >= 50);
+	assert_int_equal(s.calls, 2);
+	KB_LOAD(b, wait_awake);
+	kvm_engine.vm_irq(b->vm, 5, true);
+	assert_int_equal(s.calls, 3);
+	kb_free(b);
+}
+
 int main(void)
 {
 	static enum cpu_irqchip full = CPU_IRQCHIP_FULL, split = CPU_IRQCHIP_SPLIT;
@@ -321,6 +338,7 @@ int main(void)
 		BOTH(test_timer),
 		BOTH(test_pause),
 		BOTH(test_reset),
+		cmocka_unit_test(test_unchanged),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
