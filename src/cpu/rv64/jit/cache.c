@@ -4,9 +4,9 @@
  *   one piece of shared memory, mapped twice (D10): rw for the translator, rx for the harts
  *   | stubs, segment 0 | segment 1 | ... | the last quarter: the second tier's |
  *
- * Segments are filled in turn. When one is full the next is emptied: its regions can no longer be found, jumps to them are undone,
- * and it is filled again when every hart has left translated code since (jit_hart.seen). While some hart has not, nothing is
- * translated; the interpreter goes on. Each step is bounded by a segment: an eighth of the cache, 2 MiB at most.
+ * Segments are filled in turn. When one is nearly full the next is emptied, a few regions with each that is made: they can
+ * no longer be found, jumps to them are undone. It is filled again when every hart has left translated code since (jit_hart.seen).
+ * While some hart has not, nothing is translated; the interpreter goes on. So no step takes longer than JIT_SWEEP regions do.
  *
  * Entries are found without the lock: chains of a hash table whose links are atomic; entries, like code, stay readable until the
  * segment is used again.
@@ -21,6 +21,9 @@
 
 #define REGION_ROOM \
 	(96u << 10) /* the largest region fits surely: JIT_REGION_INSNS with their cold ends */
+
+#define SWEEP_AHEAD \
+	(64u << 10) /* of a segment, in which as many regions are made as sweep another */
 
 struct meta {
 	struct meta *next;
@@ -100,22 +103,37 @@ void jit_cache_destroy(struct jit *j)
 		munmap(j->rx, j->size);
 }
 
-void *jit_meta(struct jit *j, unsigned tier, size_t n)
+/* A piece of the segment's with so much room. They are kept when it is emptied, since it will be as full again. */
+static struct meta *meta_with(struct jit_segment *s, size_t n)
 {
-	struct jit_segment *s = &j->seg[j->cur[tier - 1]];
-	struct meta *m = s->meta;
-	void *p;
+	struct meta *m = s->fill;
 
-	n = align_up(n, 16);
-	if (!m || m->size - m->used < n) {
+	while (m && m->size - m->used < n)
+		m = m->next;
+	if (!m) {
 		size_t size = MAX(n, (size_t)(64 << 10));
 
 		m = malloc(sizeof(*m) + size);
 		if (!m)
 			return NULL;
-		*m = (struct meta){.next = s->meta, .size = size};
-		s->meta = m;
+		*m = (struct meta){.next = s->fill ? s->fill->next : NULL, .size = size};
+		if (s->fill)
+			s->fill->next = m;
+		else
+			s->meta = m;
 	}
+	return s->fill = m;
+}
+
+void *jit_meta(struct jit *j, unsigned tier, size_t n)
+{
+	struct meta *m;
+	void *p;
+
+	n = align_up(n, 16);
+	m = meta_with(&j->seg[j->cur[tier - 1]], n);
+	if (!m)
+		return NULL;
 	p = m->bytes + m->used;
 	m->used += n;
 	memset(p, 0, n);
@@ -309,10 +327,17 @@ void jit_remove(struct jit *j, struct jit_region *r)
 	atomic_fetch_add(&j->removals, 1);
 }
 
-static void empty_segment(struct jit *j, struct jit_segment *s)
+/* Removes some of the segment's regions; in the end it is empty, and waits for the harts. */
+static void sweep(struct jit *j, struct jit_segment *s)
 {
-	for (struct jit_region *r = s->regions; r; r = r->next_in_segment)
-		jit_remove(j, r);
+	if (!s->regions || s->drained_at)
+		return;
+	if (!s->sweep)
+		s->sweep = s->regions;
+	for (unsigned n = 0; s->sweep && n < JIT_SWEEP; n++, s->sweep = s->sweep->next_in_segment)
+		jit_remove(j, s->sweep);
+	if (s->sweep)
+		return;
 	s->drained_at = atomic_fetch_add(&j->removals, 1) + 1;
 	j->st.evictions++;
 	if (s >= &j->seg[j->nfirst])
@@ -341,36 +366,43 @@ static uint64_t cpu_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
 }
 
+/* Its memory again, if it is swept and nobody is there. */
+static bool take_next(struct jit *j, struct jit_segment *s)
+{
+	if (s->regions && (!s->drained_at || !all_have_left(j, s->drained_at)))
+		return false;
+	free_ops(s);
+	for (struct meta *m = s->meta; m; m = m->next)
+		m->used = 0;
+	s->fill = s->meta;
+	s->regions = NULL;
+	s->drained_at = 0;
+	s->used = s->base;
+	return true;
+}
+
 uint8_t *jit_code_room(struct jit *j, unsigned tier, uint64_t *room)
 {
 	unsigned first = tier == 1 ? 0 : j->nfirst;
 	unsigned n = tier == 1 ? j->nfirst : j->nsegs - j->nfirst;
 	unsigned *cur = &j->cur[tier - 1], then = first + (*cur - first + 1) % n;
 	struct jit_segment *s = &j->seg[*cur], *next;
-	uint64_t t0, took;
+	uint64_t left = (uint64_t)(s->base + j->seg_bytes - s->used), t0, took;
 
 	/* A small cache would be mostly room that no region fits into any more. */
 	*room = MIN((uint64_t)REGION_ROOM, j->seg_bytes / 4);
-	if ((uint64_t)(s->base + j->seg_bytes - s->used) >= *room)
+	if (left >= *room + MIN((uint64_t)SWEEP_AHEAD, j->seg_bytes / 4))
 		return s->used;
-	next = &j->seg[then];
 	t0 = cpu_ns();
-	if (next->regions && !next->drained_at)
-		empty_segment(j, next);
-	if (next->drained_at && !all_have_left(j, next->drained_at)) {
-		took = cpu_ns() - t0;
-		j->st.longest_eviction_ns = MAX(j->st.longest_eviction_ns, took);
-		return NULL;
-	}
-	free_ops(next);
-	free_meta(next);
-	next->regions = NULL;
-	next->drained_at = 0;
-	next->used = next->base;
+	next = &j->seg[then];
+	sweep(j, next);
+	if (left < *room)
+		s = take_next(j, next) ? next : NULL;
+	if (s == next)
+		*cur = then;
 	took = cpu_ns() - t0;
 	j->st.longest_eviction_ns = MAX(j->st.longest_eviction_ns, took);
-	*cur = then;
-	return next->used;
+	return s ? s->used : NULL;
 }
 
 bool jit_still_right(struct jit *j, const struct jit_region *r)

@@ -179,7 +179,8 @@ struct jit_region {
 #define JIT_PAGES 4096u
 #define JIT_QUIET 8 /* fences without a change, after which a page is watched again */
 #define JIT_SEGMENTS 8u /* at least */
-#define JIT_SEGMENT_MAX (1ull << 20) /* emptied at once: bounds how long that takes */
+#define JIT_SEGMENT_MAX (1ull << 20) /* of each, one is empty or about to be */
+#define JIT_SWEEP 32u /* regions that are removed in one go */
 #define JIT_HEAT 65536u
 #define JIT_COLD_MAX 255u /* in heat: not to be translated */
 
@@ -196,20 +197,22 @@ struct jit_page {
 	uint8_t quiet; /* fences without a change */
 };
 
+struct meta;
 struct jit_segment {
 	uint8_t *base, *used;
 	uint8_t *touched; /* how far it was ever used: memory that the host has given */
 	struct jit_region *regions;
-	void *meta; /* chain of malloc'd pieces: entries, links, sources */
+	struct jit_region *sweep; /* the next of them to be removed */
+	struct meta *meta, *fill; /* malloc'd pieces: entries, links, sources; the one in use */
 	uint64_t
 		drained_at; /* removals that all must have seen before it is used again; 0: in use */
-	bool busy;
 };
 
 struct jit_stats {
 	uint64_t regions, blocks, insns, translate_ns; /* made */
 	uint64_t removed, evictions, links;
-	uint64_t longest_eviction_ns; /* a segment emptied or made ready, of the CPU's time */
+	uint64_t
+		longest_eviction_ns; /* a step of a segment's sweep, or it made ready, of the CPU's time */
 	uint64_t taken_along, paired, pairs_found; /* branch_info.h */
 	uint64_t hot_regions, hot_insns, hot_refused, hot_ns, swaps, sites; /* second tier */
 };
