@@ -301,6 +301,45 @@ static void mem(struct gen *g)
 	}
 }
 
+/* What compilers write where the instruction set has no rotation, no extension, no scaled index. Sometimes not quite that. */
+static void idiom(struct gen *g)
+{
+	unsigned x = rs(g), d = rd(g), e = rd(g), n, size = chance(g, 70) ? 32 : 64;
+	uint32_t left = size == 32 ? M(slliw) : M(slli), right = size == 32 ? M(srliw) : M(srli);
+	static const uint8_t widths[] = {8, 16, 32, 34, 61};
+
+	switch (below(g, 4)) {
+	case 0:
+		n = size - widths[below(g, size == 32 ? 2 : 5)];
+		word(g, itype(left, d, x, (int)n));
+		if (chance(g, 50))
+			right = size == 32 ? M(sraiw) : M(srai);
+		word(g, right | d << 7 | d << 15 | (chance(g, 80) ? n : below(g, size)) << 20);
+		break;
+	case 1:
+		word(g, itype(M(slli), d, x, (int)below(g, 5)));
+		word(g, M(add) | d << 7 |
+				(chance(g, 50) ? d << 15 | rs(g) << 20 : rs(g) << 15 | d << 20));
+		break;
+	default:
+		n = below(g, size);
+		word(g, itype(left, d, x, (int)n));
+		if (chance(g, 30))
+			mem(g);
+		if (chance(g, 30))
+			word(g, alu_word(g));
+		word(g, itype(right, e, x, (int)((size - n) & (size - 1))));
+		if (chance(g, 30))
+			word(g, chance(g, 50) ? alu_word(g) : fp_word(g));
+		word(g, (chance(g, 50)		? M(or)
+				: chance(g, 50) ? M(xor)
+						: M(addw)) |
+				rd(g) << 7 |
+				(chance(g, 50) ? d << 15 | e << 20 : e << 15 | d << 20));
+		break;
+	}
+}
+
 static void amo(struct gen *g)
 {
 	word(g, itype(M(addi), 6, chance(g, 50) ? 3 : 4, offset(g)));
@@ -541,8 +580,10 @@ static void one(struct gen *g, uint32_t budget, uint32_t *cost)
 	unsigned k = below(g, 100);
 
 	*cost += 2;
-	if (k < 28)
+	if (k < 22)
 		word(g, alu_word(g));
+	else if (k < 28)
+		idiom(g);
 	else if (k < 40)
 		compressed(g);
 	else if (k < 56)

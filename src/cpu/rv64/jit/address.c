@@ -370,7 +370,7 @@ static uint8_t *look_again(struct jit_tr *t, int reg, unsigned span, bool write,
 	c = jit_cold(t, COLD_CUSTOM, from);
 	x86_load(a, X86_64, to, SITE(add, slot));
 	c->custom = cold_site;
-	c->low = 0; /* nothing leaves here */
+	c->low = c->nlate = 0; /* nothing leaves here */
 	c->fp = (struct jit_fp){0};
 	c->arg[0] = (unsigned)reg;
 	c->arg[1] = span | slot << 16 | (uint64_t)write << 32;

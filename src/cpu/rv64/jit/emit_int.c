@@ -58,6 +58,13 @@ unsigned jit_reads_low(const struct jit_tr *t, const struct rv64_insn *in)
 	}
 }
 
+/* The flags say whether `d` is 0, for a branch right behind. */
+static void tells_zero(struct jit_tr *t, int d)
+{
+	t->zero_at = t->a.p;
+	t->zero_reg = d;
+}
+
 static bool sext(struct jit_tr *t, unsigned rd)
 {
 	jit_put_low(t, rd, RAX);
@@ -87,6 +94,7 @@ static bool logic(struct jit_tr *t, const struct rv64_insn *in, enum x86_alu op)
 			jit_get(t, d, in->rs1);
 	}
 	x86_alu(&t->a, w, op, d, jit_x(t, (unsigned)other));
+	tells_zero(t, d);
 	if (low) {
 		jit_put_low(t, in->rd, d);
 	} else {
@@ -162,13 +170,16 @@ static bool alu_i(struct jit_tr *t, const struct rv64_insn *in, enum x86_alu op)
 	} else if (op == ALU_AND && in->imm == 255) {
 		x86_op(a, X86_32 | X86_BYTE, 0x0fb6, d, jit_x(t, in->rs1));
 	} else if (op == ALU_AND && in->imm >= 0) {
-		x86_load(a, X86_32, d, jit_x(t, in->rs1));
+		if (d == RAX || d != r1)
+			x86_load(a, X86_32, d, jit_x(t, in->rs1));
 		x86_alu_i(a, X86_32, op, x86_reg(d), in->imm);
+		tells_zero(t, d);
 	} else if (op == ALU_ADD && r1 && d != r1) {
 		x86_lea(a, d, x86_mem(r1, in->imm));
 	} else {
 		jit_get(t, d, in->rs1);
 		x86_alu_i(a, X86_64, op, x86_reg(d), in->imm);
+		tells_zero(t, d);
 	}
 	jit_put(t, in->rd, d);
 	t->sx |= in->rd ? (uint32_t)sx << in->rd : 0;

@@ -4,6 +4,7 @@
  *   form.c       which instructions make a region
  *   translate.c  a region's blocks, jumps, exits; the cold ends of instructions
  *   emit_int.c emit_mem.c emit_fp.c   one instruction
+ *   late.c       instructions that are made together with a later one
  *   address.c    how accesses find memory
  *   stubs.c      code that every region shares: entering, leaving, the ways out to C
  *   cache.c      memory for code, entries, links, removal, eviction
@@ -388,6 +389,13 @@ struct jit_fp {
 	uint32_t loose; /* a single without its box */
 };
 
+/* A shift that nobody has wanted the result of yet: late.c. */
+struct jit_late {
+	uint8_t rd, src, by; /* one of them has a host register */
+	bool right : 1, wide : 1;
+};
+#define JIT_LATE 8
+
 struct jit_cold {
 	enum jit_cold_kind kind;
 	uint8_t *from; /* rel32 of the jump that comes here */
@@ -396,6 +404,8 @@ struct jit_cold {
 	struct rv64_block *op;
 	uint32_t low; /* jit_tr.low there */
 	struct jit_fp fp; /* jit_tr.fp_late there */
+	struct jit_late late[JIT_LATE]; /* jit_tr.late there */
+	unsigned nlate;
 	void (*custom)(struct jit_tr *t, struct jit_cold *c);
 	uint64_t arg[2];
 };
@@ -475,6 +485,11 @@ struct jit_tr {
 	 * register has only the low half right. What needs the whole asks jit_full() first; blocks end, and code is left, with all whole.
 	 */
 	uint32_t sx, low;
+	struct jit_late late[JIT_LATE];
+	unsigned nlate;
+	/* The flags are those of this register, compared with 0, while code ends there. */
+	const uint8_t *zero_at;
+	int zero_reg;
 	bool alone; /* look, even if the access could share: out of line */
 	/* address.c: by instruction of the block. */
 	struct jit_near {
@@ -574,6 +589,19 @@ void jit_put_low(struct jit_tr *t, unsigned r, int reg);
 unsigned jit_reads_low(const struct jit_tr *t, const struct rv64_insn *in);
 /* r = v, and it is known. */
 void jit_put_const(struct jit_tr *t, unsigned r, uint64_t v);
+
+/* ---- late.c ---- */
+
+/* Before an instruction: what it needs is made. True: nothing more is to be done for it now. */
+bool jit_late_take(struct jit_tr *t, const struct rv64_insn *in);
+/* rd is wanted; all are; rd has another value. */
+void jit_late_need(struct jit_tr *t, unsigned rd);
+void jit_late_make_all(struct jit_tr *t);
+void jit_late_drop(struct jit_tr *t, unsigned rd);
+/* Out of line: those that waited there, without rax, rcx, rdx. */
+void jit_late_cold(struct jit_tr *t, const struct jit_cold *c);
+/* Both instructions as one. */
+bool jit_emit_pair(struct jit_tr *t, const struct rv64_insn *in, const struct rv64_insn *next);
 
 /* Each true when it emitted the instruction. */
 bool jit_emit_int(struct jit_tr *t, const struct rv64_insn *in);

@@ -44,6 +44,8 @@ void jit_put(struct jit_tr *t, unsigned r, int reg)
 	t->known &= ~(1u << r);
 	t->sx &= ~(1u << r);
 	t->low &= ~(1u << r);
+	if (t->nlate)
+		jit_late_drop(t, r);
 	if (reg >= 0 && (!t->map[r] || reg != t->map[r]))
 		x86_store(&t->a, X86_64, jit_x(t, r), reg);
 }
@@ -58,6 +60,7 @@ void jit_full(struct jit_tr *t, unsigned r)
 
 void jit_full_all(struct jit_tr *t)
 {
+	jit_late_make_all(t);
 	while (t->low)
 		jit_full(t, (unsigned)__builtin_ctz(t->low));
 	jit_fp_settle(t);
@@ -83,6 +86,8 @@ void jit_put_const(struct jit_tr *t, unsigned r, uint64_t v)
 {
 	if (!r)
 		return;
+	if (t->nlate)
+		jit_late_drop(t, r);
 	if (t->map[r])
 		x86_mov_i(&t->a, t->map[r], v);
 	else if (x86_fits32((int64_t)v))
@@ -162,6 +167,8 @@ struct jit_cold *jit_cold(struct jit_tr *t, enum jit_cold_kind kind, uint8_t *fr
 		t->a.full = true;
 	*c = (struct jit_cold){
 		.kind = kind, .from = from, .back = t->a.p, .low = t->low, .fp = t->fp_late};
+	memcpy(c->late, t->late, sizeof(c->late));
+	c->nlate = t->nlate;
 	if (t->insn)
 		c->a = jit_here(t);
 	if (kind == COLD_OP)
@@ -372,7 +379,15 @@ static void jalr(struct jit_tr *t, const struct rv64_insn *in, const struct jit_
 	}
 }
 
-/* Compares for a branch; *never, *always: it needs no comparison. */
+/* Do the low halves of what it compares say all? Both are sign-extended, which keeps their order, and one is not whole. */
+static bool narrow(const struct jit_tr *t, const struct rv64_insn *in)
+{
+	uint32_t both = 1u << in->rs1 | 1u << in->rs2;
+
+	return (t->sx & both) == both && t->low & both;
+}
+
+/* Compares for a branch. */
 static enum x86_cc compare(struct jit_tr *t, const struct rv64_insn *in)
 {
 	static const uint8_t cc[] = {[RV_beq - RV_beq] = CC_E,
@@ -383,31 +398,32 @@ static enum x86_cc compare(struct jit_tr *t, const struct rv64_insn *in)
 		[RV_bgeu - RV_beq] = CC_AE};
 	/* the same with the sides exchanged */
 	static const uint8_t xc[] = {CC_E, CC_NE, CC_G, CC_LE, CC_A, CC_BE};
-	unsigned i = in->id - RV_beq;
+	unsigned i = in->id - RV_beq, w = narrow(t, in) ? X86_32 : X86_64;
 	struct x86 *a = &t->a;
 
 	if (!in->rs2 && t->map[in->rs1]) {
-		x86_test(a, X86_64, t->map[in->rs1], t->map[in->rs1]);
+		if (i >= 2 || a->p != t->zero_at || t->map[in->rs1] != t->zero_reg)
+			x86_test(a, w, t->map[in->rs1], t->map[in->rs1]);
 		return cc[i];
 	}
 	if (!in->rs1) {
 		if (t->map[in->rs2] && i < 2)
-			x86_test(a, X86_64, t->map[in->rs2], t->map[in->rs2]);
+			x86_test(a, w, t->map[in->rs2], t->map[in->rs2]);
 		else
-			x86_alu_i(a, X86_64, ALU_CMP, jit_x(t, in->rs2), 0);
+			x86_alu_i(a, w, ALU_CMP, jit_x(t, in->rs2), 0);
 		return xc[i];
 	}
 	if (t->known >> in->rs2 & 1 && x86_fits32((int64_t)t->value[in->rs2])) {
-		x86_alu_i(a, X86_64, ALU_CMP, jit_x(t, in->rs1), (int32_t)t->value[in->rs2]);
+		x86_alu_i(a, w, ALU_CMP, jit_x(t, in->rs1), (int32_t)t->value[in->rs2]);
 		return cc[i];
 	}
 	if (t->map[in->rs1])
-		x86_alu(a, X86_64, ALU_CMP, t->map[in->rs1], jit_x(t, in->rs2));
+		x86_alu(a, w, ALU_CMP, t->map[in->rs1], jit_x(t, in->rs2));
 	else if (t->map[in->rs2])
-		x86_alu_to(a, X86_64, ALU_CMP, jit_x(t, in->rs1), t->map[in->rs2]);
+		x86_alu_to(a, w, ALU_CMP, jit_x(t, in->rs1), t->map[in->rs2]);
 	else {
 		jit_get(t, RAX, in->rs1);
-		x86_alu(a, X86_64, ALU_CMP, RAX, jit_x(t, in->rs2));
+		x86_alu(a, w, ALU_CMP, RAX, jit_x(t, in->rs2));
 	}
 	return cc[i];
 }
@@ -445,6 +461,8 @@ static void one(struct jit_tr *t)
 
 	/* Whatever else it does, writing x0 does nothing; loads still have to be made. */
 	if (!in->rd && rv64_writes_only_x(in))
+		return;
+	if (jit_late_take(t, in))
 		return;
 	if (t->low) {
 		unsigned low = jit_reads_low(t, in);
@@ -485,6 +503,8 @@ static void begin_block(struct jit_tr *t)
 	t->value[0] = 0;
 	t->boxed = 0;
 	t->fp_late = (struct jit_fp){0};
+	t->nlate = 0;
+	t->zero_at = NULL;
 }
 
 static void end_block(struct jit_tr *t, const struct jit_block *b, bool last)
@@ -520,8 +540,12 @@ static void side(struct jit_tr *t, bool back)
 	struct jit_cold *c;
 	enum x86_cc cc;
 
-	jit_full(t, i->in.rs1);
-	jit_full(t, i->in.rs2);
+	jit_late_need(t, i->in.rs1);
+	jit_late_need(t, i->in.rs2);
+	if (!narrow(t, &i->in)) {
+		jit_full(t, i->in.rs1);
+		jit_full(t, i->in.rs2);
+	}
 	cc = compare(t, &i->in);
 	c = jit_cold(t, COLD_CUSTOM, x86_jcc(&t->a, back ? cc ^ 1 : cc, NULL));
 	c->custom = cold_side;
@@ -529,8 +553,8 @@ static void side(struct jit_tr *t, bool back)
 	c->arg[1] = (uint64_t)(back ? i->off + i->in.len : i->off + i->in.imm);
 }
 
-/* Copy number i / b->n of its instruction i % b->n, of n in all. */
-static void step(struct jit_tr *t, const struct jit_block *b, unsigned i, unsigned n)
+/* Copy number i / b->n of its instruction i % b->n, of n in all. Returns how many were done. */
+static unsigned step(struct jit_tr *t, const struct jit_block *b, unsigned i, unsigned n)
 {
 	bool last = (i + 1) % b->n == 0;
 
@@ -542,9 +566,12 @@ static void step(struct jit_tr *t, const struct jit_block *b, unsigned i, unsign
 			side(t, true);
 	} else if (jit_is_branch(t->insn->in.id)) {
 		side(t, false);
+	} else if (!last && jit_emit_pair(t, &t->insn->in, &t->insn[1].in)) {
+		return 2;
 	} else {
 		one(t);
 	}
+	return 1;
 }
 
 void jit_emit_slow(struct jit_tr *t, struct jit_block *b)
@@ -554,8 +581,8 @@ void jit_emit_slow(struct jit_tr *t, struct jit_block *b)
 	if (b->copies > 1)
 		x86_alu_i(&t->a, X86_32, ALU_ADD, x86_reg(JIT_FUEL), (b->copies - 1) * b->n);
 	t->alone = true;
-	for (unsigned i = 0; i < b->n; i++)
-		step(t, b, i, b->n);
+	for (unsigned i = 0; i < b->n;)
+		i += step(t, b, i, b->n);
 	end_block(t, b, true);
 	t->alone = false;
 	begin_block(t);
@@ -575,8 +602,8 @@ static void block(struct jit_tr *t, struct jit_block *b, bool last)
 	c->a = b->off;
 	c->b = n;
 	jit_emit_early(t, (unsigned)(b - t->blocks));
-	for (unsigned i = 0; i < n; i++)
-		step(t, b, i, n);
+	for (unsigned i = 0; i < n;)
+		i += step(t, b, i, n);
 	end_block(t, b, last);
 }
 
@@ -594,6 +621,8 @@ static void emit_cold(struct jit_tr *t, struct jit_cold *c)
 	}
 	jit_fp_mend(t, &c->fp);
 	t->fp_late = (struct jit_fp){0};
+	jit_late_cold(t, c);
+	t->nlate = 0;
 	switch (c->kind) {
 	case COLD_MEM:
 		x86_mov(a, RAX, (int)c->arg[0]);
