@@ -15,14 +15,15 @@ import cpu
 from console import Console, with_files
 
 PACKAGES = "sqlite3,xz-utils,zstd,python3,perl,gcc,libc6-dev"
+FIO = "fio"  # for bench/disk --rows guest
 ROWS = ["sqlite3", "gzip", "xz", "zstd", "openssl", "speed-sha256", "speed-aes-128-cbc", "python3", "perl", "gcc"]
 TIMES = re.compile(r"^TIMES ([0-9.]+) ([0-9.]+) ([0-9.]+)$", re.M)
 MOUNT = ("modprobe ext4; mkdir -p /d && mount -t ext4 -o ro,noload /dev/vda /d && mount -t tmpfs tmp /d/tmp && mount -t proc proc /d/proc && "
          "mount --bind /dev /d/dev && cp /real/* /d/tmp && chmod +x /d/tmp/run && chroot /d /tmp/run setup")
 
 
-def disk_image(build):
-    """The disk, pulled when it is not there yet or was made with other packages."""
+def disk_image(build, needed=PACKAGES):
+    """The disk, pulled with all of PACKAGES and FIO when it is not there yet or lacks what is needed."""
     cache = os.environ.get("XDG_CACHE_HOME") or ("/var/cache" if os.geteuid() == 0 else os.path.expanduser("~/.cache"))
     store = os.path.join(cache, "lodge", "bench")
     env = dict(os.environ, XDG_DATA_HOME=store)
@@ -31,13 +32,13 @@ def disk_image(build):
     def show():
         p = subprocess.run([tool, "image", "show", "debian:trixie", "--json"], capture_output=True, text=True, env=env)
         m = json.loads(p.stdout) if not p.returncode else {"packages": []}
-        return m if set(PACKAGES.split(",")) <= {p["name"] for p in m["packages"]} else None
+        return m if set(needed.split(",")) <= {p["name"] for p in m["packages"]} else None
 
     if not show():
-        print("real: making the image (once, some minutes)", flush=True)
-        p = subprocess.run([tool, "image", "pull", "debian:trixie", "--size", "4G", "--with", PACKAGES], env=env, stdout=subprocess.DEVNULL)
+        print("bench: making the image (once, some minutes)", flush=True)
+        p = subprocess.run([tool, "image", "pull", "debian:trixie", "--size", "4G", "--with", f"{PACKAGES},{FIO}"], env=env, stdout=subprocess.DEVNULL)
         if p.returncode:
-            raise SystemExit("bench: the image of the real programs cannot be pulled")
+            raise SystemExit("bench: the image of the guest's programs cannot be pulled")
     m = show()
     return os.path.join(m.get("dir") or m.get("directory") or m.get("path"), m["disk"]["file"])
 

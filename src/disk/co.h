@@ -10,6 +10,8 @@
  * `after` is called on the starter's stack (the loop's) when fn has returned: requests are ended there, so that their owners never run
  * on one of these stacks. co_start() and co_wake() from inside a running one only queue: it goes on first.
  *
+ * A switch is a few instructions: swapcontext(3) would be a system call each time, for a signal mask that is always the same.
+ *
  * Stacks are CO_STACK bytes with a page that faults below them, and are kept for the next one.
  */
 #ifndef LODGE_DISK_CO_H
@@ -17,7 +19,6 @@
 
 #include <stdbool.h>
 #include <stddef.h>
-#include <ucontext.h>
 
 #define CO_STACK (128u << 10)
 #define CO_KEEP 128u /* stacks that are kept */
@@ -25,7 +26,7 @@
 struct co {
 	struct co *next;
 	struct co_sched *sched;
-	ucontext_t ctx;
+	void *sp; /* while it does not run */
 	void *stack;
 	void (*fn)(void *arg);
 	void (*after)(void *arg);
@@ -41,7 +42,7 @@ struct co_sched {
 	struct co *current, *kept;
 	unsigned nkept;
 	struct co_queue ready;
-	ucontext_t base;
+	void *base; /* the loop's stack pointer, while one runs */
 };
 
 /* -ENOMEM: no stack; nothing was run. `after` may be NULL. */

@@ -309,6 +309,8 @@ void disk_pass(struct disk_req *r)
 
 void disk_drain(struct disk *d)
 {
+	if (d->format->kick)
+		d->format->kick(d);
 	while (d->in_flight > gate_held(d->gate)) {
 		if (d->gate)
 			gate_open(d->gate);

@@ -118,7 +118,7 @@ struct disk_format {
 	/* Nothing is in flight. Also after an open that failed half way. Writes what says that it was closed well. */
 	void (*close)(struct disk *d);
 	void (*submit)(struct disk *d, struct disk_req *r);
-	/* What is held back to be done together is to be started now: disk_drain() is waiting. May be NULL. */
+	/* What is held back to be done together is to be started now: disk_drain() is waiting. Also after an open that failed. May be NULL. */
 	void (*kick)(struct disk *d);
 
 	int (*create)(const struct disk_create_opts *o, struct err *e);

@@ -421,6 +421,8 @@ static void lf_kick(struct disk *d)
 {
 	struct lf_disk *l = d->priv;
 
+	if (!l || !l->fs)
+		return;
 	lf_unpark(l->fs);
 	if (l->sorter)
 		sorter_kick(l->sorter);

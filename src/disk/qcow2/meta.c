@@ -539,6 +539,7 @@ static int transaction(struct qcow2 *q)
 
 	rc = collect(q, &t);
 	any = t.n[PHASE_REFS] || t.n[PHASE_RT] || t.n[PHASE_L2];
+	q->unlinked = false;
 	if (t.n[PHASE_L2])
 		q->data_first = false;
 	if (!rc && t.n[PHASE_L2])
@@ -547,7 +548,7 @@ static int transaction(struct qcow2 *q)
 	settle(q, &t, rc);
 	q->link_failed = rc;
 	if (rc) {
-		q->data_first = true;
+		q->data_first = q->unlinked = true;
 		(void)q_frees_append(&q->frees, &t.frees);
 		return rc;
 	}

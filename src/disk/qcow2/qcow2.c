@@ -175,7 +175,7 @@ static int write_options(struct qcow2 *q, struct err *e)
 	if (!rc && when && strcmp(when, "batch") && strcmp(when, "flush"))
 		rc = err_set(e, -EINVAL, "commit: '%s' is neither batch nor flush", when);
 	q->one_by_one = !sorter;
-	q->late = when && !strcmp(when, "flush");
+	q->late = sorter && (!when || !strcmp(when, "flush"));
 	return rc;
 }
 
@@ -258,8 +258,7 @@ static void qcow2_close(struct disk *d)
 		finish(q);
 	while (q->jobs)
 		files_drain(d->files);
-	if (q->sorter)
-		q_writer_destroy(q);
+	q_writer_destroy(q);
 	q_bitmaps_free(q);
 	q_cache_free(q);
 	co_sched_destroy(&q->cs);
@@ -349,8 +348,11 @@ static void qcow2_kick(struct disk *d)
 {
 	struct qcow2 *q = d->priv;
 
+	if (!q)
+		return;
 	if (q->sorter)
 		sorter_kick(q->sorter);
+	q_link_soon(q);
 }
 
 /* ---- what is where ---- */
@@ -380,8 +382,8 @@ static int qcow2_status(
 static const struct disk_key open_keys[] = {
 	{"data-file", "FILE", "where the data of an image with an external data file is"},
 	{"commit", "batch|flush",
-		"when new table entries are written: before a write is acknowledged, or at a "
-		"flush"},
+		"when new table entries are written: before a write is acknowledged, or at the "
+		"next flush and within a second"},
 	{"sorter", "on|off", "off: a transaction for each cluster, to compare with"},
 	{0},
 };

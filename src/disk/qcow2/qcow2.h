@@ -25,8 +25,9 @@
  * Every function below may be called inside a coroutine (it waits there) and outside of one (it blocks; with nothing else in flight,
  * except where its comment says otherwise).
  *
- * Like with the page cache, what was written since the last flush may be lost with the host, not with the process. Only with `commit=flush`
- * entries are kept back in memory (as QEMU does), for comparisons.
+ * What was written since the last flush may be lost with the host, as with the page cache. Requests are acknowledged when their data is in the
+ * file and the entry is changed in memory; a transaction follows with the next flush, with Q_DIRTY_BYTES of tables, when the disk is drained, or
+ * after Q_LATER_MS. With `commit=batch` it comes before the acknowledgement, and nothing is lost with the process either.
  */
 #ifndef LODGE_DISK_QCOW2_H
 #define LODGE_DISK_QCOW2_H
@@ -54,6 +55,7 @@ struct err;
 #define Q_GRAIN 4096u /* and written in pieces of this */
 #define Q_CACHE_BYTES (32u << 20)
 #define Q_DIRTY_BYTES (8u << 20) /* more than this starts a transaction */
+#define Q_LATER_MS 1000u /* so long entries stay in memory at most */
 
 enum q_kind { Q_L2, Q_REFS };
 
@@ -143,7 +145,10 @@ struct qcow2 {
 	bool behind; /* counts were written that no barrier followed yet */
 	bool link_failed; /* what was acknowledged last is in memory only: a transaction failed */
 	bool one_by_one; /* sorter=off */
-	bool late; /* commit=flush: entries stay in memory until a flush, as with QEMU */
+	bool late; /* entries stay in memory for a while (not commit=batch) */
+	bool unlinked; /* some do: what was acknowledged is not in the file yet */
+	bool linking; /* q_link_soon() is at it */
+	struct q_later *later;
 	uint64_t commit_begun,
 		commit_good; /* numbers of flushes: the last one begun; the last one that is durable */
 	struct q_frees frees; /* wait for the transaction that removes the entry ... */
@@ -328,6 +333,9 @@ void q_quarantine(struct qcow2 *q, struct q_frees *frees);
 void q_submit_write(struct qcow2 *q, struct disk_req *r);
 int q_writer_create(struct qcow2 *q, struct err *e);
 void q_writer_destroy(struct qcow2 *q);
+
+/* Starts a transaction when entries wait in memory for one; disk_drain() waits for it. */
+void q_link_soon(struct qcow2 *q);
 
 int q_write_compressed(struct disk *d, uint64_t off, const void *buf, uint64_t len, struct err *e);
 

@@ -360,8 +360,8 @@ static int find_run(struct qcow2 *q, uint64_t n, uint64_t *first, uint64_t *got,
 
 /*
  * Counts have to be durable before entries that need them. Counting many clusters at a time makes that a barrier for many allocations; what
- * nobody took is counted down when the disk is closed, and leaks when it is not. The file is made to reach over them by the transaction
- * that writes the counts.
+ * nobody took is counted down when the disk is closed, and leaks when it is not. The file is made to reach over them at once: writes inside
+ * a file can go on side by side, those that make it longer cannot. Where that fails the transaction that writes the counts sees to it.
  */
 static int reserve(struct qcow2 *q)
 {
@@ -372,6 +372,8 @@ static int reserve(struct qcow2 *q)
 	r->next = MIN(r->next ? r->next * 4 : RESERVE_FIRST, max);
 	rc = find_run(q, r->next, &r->at, &got, &r->zero);
 	r->end = rc ? r->at : r->at + got;
+	if (!rc && q->zero_from != UINT64_MAX && q->zero_from > q->file->size)
+		(void)file_truncate(q->file, q->zero_from, NULL);
 	return rc;
 }
 

@@ -545,11 +545,52 @@ static void link_tx(struct qcow2 *q, struct sorter_tx *tx)
 	free(p);
 }
 
+/* Lives until libuv has closed its handle, which is after the disk is gone. */
+struct q_later {
+	uv_timer_t timer;
+	struct qcow2 *q;
+};
+
+static void link_job(void *arg)
+{
+	(void)q_link(arg); /* what fails is told by the next write or flush: link_failed */
+}
+
+static void link_after(void *arg)
+{
+	struct qcow2 *q = arg;
+
+	q->linking = false;
+	q->jobs--;
+	q->d->in_flight--;
+}
+
+void q_link_soon(struct qcow2 *q)
+{
+	if (!q->unlinked || q->linking || q->link_failed)
+		return;
+	q->linking = true;
+	q->jobs++;
+	q->d->in_flight++;
+	if (co_start(&q->cs, link_job, link_after, q))
+		link_after(q);
+}
+
+static void on_later(uv_timer_t *t)
+{
+	q_link_soon(container_of(t, struct q_later, timer)->q);
+}
+
+static void later_closed(uv_handle_t *h)
+{
+	free(container_of((uv_timer_t *)h, struct q_later, timer));
+}
+
 static void commit_job(struct job *j)
 {
 	struct qcow2 *q = j->q;
 
-	j->rc = j->batch->fua || q_frees_wait(q) || q->late ? q_commit(q) : q_link(q);
+	j->rc = j->batch->fua || q_frees_wait(q) ? q_commit(q) : q_link(q);
 }
 
 static void commit(void *ctx, struct sorter_batch *b)
@@ -558,10 +599,14 @@ static void commit(void *ctx, struct sorter_batch *b)
 
 	for (struct sorter_tx *tx = b->first; tx; tx = tx->next)
 		link_tx(q, tx);
-	if (b->fua || !q->late || q->cache.dirty_bytes > Q_DIRTY_BYTES)
+	if (b->fua || !q->late || q->cache.dirty_bytes > Q_DIRTY_BYTES || q_frees_wait(q)) {
 		start(q, commit_job, b, answer_batch);
-	else
-		sorter_committed(b, 0);
+		return;
+	}
+	q->unlinked = true;
+	if (!uv_is_active((uv_handle_t *)&q->later->timer))
+		uv_timer_start(&q->later->timer, on_later, Q_LATER_MS, 0);
+	sorter_committed(b, 0);
 }
 
 /* New places that read as zeroes, as they did before: an entry without its data changes nothing. */
@@ -605,7 +650,14 @@ int q_writer_create(struct qcow2 *q, struct err *e)
 		.ctx = q,
 		.one_by_one = q->one_by_one,
 		.early = !q->late};
+	struct q_later *l = calloc(1, sizeof(*l));
 
+	if (!l)
+		return err_set(e, -ENOMEM, "disk %s: out of memory", q->d->o.path);
+	l->q = q;
+	uv_timer_init(q->d->o.loop, &l->timer);
+	uv_unref((uv_handle_t *)&l->timer);
+	q->later = l;
 	return sorter_create(&q->sorter, &o, e);
 }
 
@@ -613,6 +665,9 @@ void q_writer_destroy(struct qcow2 *q)
 {
 	sorter_destroy(q->sorter);
 	q->sorter = NULL;
+	if (q->later)
+		uv_close((uv_handle_t *)&q->later->timer, later_closed);
+	q->later = NULL;
 }
 
 void q_submit_write(struct qcow2 *q, struct disk_req *r)

@@ -246,7 +246,23 @@ static void scattered(struct disk *d, uint64_t first, uint64_t step, int byte)
 	free(v.iov_base);
 }
 
-/* S32: one write of 64 places is one transaction, which is in the file when it is acknowledged. */
+static struct disk *open_with(const char *name, const char *key, const char *value)
+{
+	const struct disk_kv kv[] = {{key, value}, {0}};
+	struct disk_opts o = {.path = name,
+		.format = "qcow2",
+		.kv = kv,
+		.loop = &rig.loop,
+		.open_file = memdevs_open,
+		.open_ctx = &rig.devs};
+	struct disk *d;
+
+	if (disk_open(&d, &o, &rig.e))
+		fail_msg("%s", err_msg(&rig.e));
+	return d;
+}
+
+/* S32: one write of 64 places is one transaction, which with commit=batch is in the file when it is acknowledged. */
 static void one_transaction(void **state)
 {
 	struct sorter_stats s;
@@ -254,7 +270,7 @@ static void one_transaction(void **state)
 	struct disk *d;
 
 	assert_int_equal(make("a", NULL, NULL, NULL), 0);
-	d = open_rw("a");
+	d = open_with("a", "commit", "batch");
 	q = d->priv;
 	scattered(d, 4096, CLUSTER, 3);
 	sorter_stats(q->sorter, &s);
@@ -298,7 +314,7 @@ static void data_fails(void **state)
 
 	memset(buf, 9, CLUSTER);
 	assert_int_equal(make("a", NULL, NULL, NULL), 0);
-	d = open_rw("a");
+	d = open_with("a", "commit", "batch");
 	q = d->priv;
 	fill(d, 0, 4096, 1);
 	next = q->reserve.at * CLUSTER;
@@ -330,22 +346,6 @@ static void data_fails(void **state)
 	free(buf);
 }
 
-static struct disk *open_with(const char *name, const char *key, const char *value)
-{
-	const struct disk_kv kv[] = {{key, value}, {0}};
-	struct disk_opts o = {.path = name,
-		.format = "qcow2",
-		.kv = kv,
-		.loop = &rig.loop,
-		.open_file = memdevs_open,
-		.open_ctx = &rig.devs};
-	struct disk *d;
-
-	if (disk_open(&d, &o, &rig.e))
-		fail_msg("%s", err_msg(&rig.e));
-	return d;
-}
-
 static void other_transactions(void **state)
 {
 	struct sorter_stats s;
@@ -360,16 +360,82 @@ static void other_transactions(void **state)
 	assert_int_equal(s.physical, 64);
 	assert_int_equal(q->stats.transactions, 64);
 	disk_close(d);
-	assert_int_equal(make("b", NULL, NULL, NULL), 0);
-	d = open_with("b", "commit", "flush");
+	assert_int_equal(check("a", false).errors + check("a", false).leaks, 0);
+}
+
+static void ended(struct disk_req *r)
+{
+	r->priv = r;
+}
+
+/* As a guest would: the loop turns, nothing is drained. */
+static int turn(struct disk *d, enum disk_op op, uint64_t off, void *buf, uint64_t len)
+{
+	struct iovec v = {buf, len};
+	struct disk_req r = {
+		.op = op, .offset = off, .len = len, .iov = &v, .niov = 1, .done = ended};
+
+	disk_submit(d, &r);
+	while (r.priv != &r)
+		uv_run(&rig.loop, UV_RUN_ONCE);
+	return r.result;
+}
+
+static void on_idle(uv_idle_t *h)
+{
+}
+
+/* Entries stay in memory until a flush, a drain, or for a second: on a slow host that may come at any time. */
+static void late(void **state)
+{
+	char *buf = malloc(CLUSTER);
+	uv_idle_t awake; /* the disk's own handles do not keep a loop going */
+	struct qcow2 *q;
+	struct disk *d;
+
+	uv_idle_init(&rig.loop, &awake);
+	uv_idle_start(&awake, on_idle);
+	memset(buf, 7, CLUSTER);
+	assert_int_equal(make("a", NULL, NULL, NULL), 0);
+	d = open_rw("a");
 	q = d->priv;
-	scattered(d, 0, CLUSTER, 5);
-	assert_int_equal(q->stats.transactions, 0);
-	assert_int_equal(rw(d, DISK_FLUSH, 0, NULL, 0), 0);
-	assert_int_equal(q->stats.transactions, 1);
+	for (unsigned i = 0; i < 8; i++)
+		assert_int_equal(turn(d, DISK_WRITE, 3 * i * CLUSTER, buf, 4096), 0);
+	assert_int_equal(turn(d, DISK_READ, 3 * CLUSTER, buf, 8192), 0);
+	assert_int_equal(buf[4095], 7);
+	assert_int_equal(buf[4096], 0);
+	assert_true(q->stats.transactions < 8);
+	assert_int_equal(turn(d, DISK_FLUSH, 0, NULL, 0), 0);
+	assert_true(q->stats.transactions > 0);
+	assert_false(q->unlinked);
+	assert_int_equal(turn(d, DISK_WRITE, CLUSTER, buf, 4096), 0);
+	disk_drain(d);
+	assert_false(q->unlinked);
+	assert_int_equal(turn(d, DISK_WRITE, 2 * CLUSTER, buf, 4096), 0);
+	/* By the timer alone. */
+	while (q->unlinked || disk_in_flight(d))
+		uv_run(&rig.loop, UV_RUN_NOWAIT);
+	/* What cannot be written then is told by the next request, and is not lost. */
+	rig.devs.fault[0] = (struct memdev_fault){.ops = 1 << FILE_WRITE,
+		.off = q->l1[0] & Q_OFFSET,
+		.len = CLUSTER,
+		.count = 2,
+		.error = -ENOSPC};
+	rig.devs.nfaults = 1;
+	assert_int_equal(turn(d, DISK_WRITE, 4 * CLUSTER, buf, 4096), 0);
+	disk_drain(d);
+	assert_int_equal(turn(d, DISK_WRITE, 5 * CLUSTER, buf, 4096), -ENOSPC);
+	rig.devs.nfaults = 0;
+	assert_int_equal(turn(d, DISK_FLUSH, 0, NULL, 0), 0);
+	expect(d, 4 * CLUSTER, 4096, 7);
 	disk_close(d);
 	assert_int_equal(check("a", false).errors + check("a", false).leaks, 0);
-	assert_int_equal(check("b", false).errors + check("b", false).leaks, 0);
+	d = open_rw("a");
+	expect(d, 4 * CLUSTER, 4096, 7);
+	disk_close(d);
+	uv_close((uv_handle_t *)&awake, NULL);
+	uv_run(&rig.loop, UV_RUN_DEFAULT);
+	free(buf);
 }
 
 static void repair(void **state)
@@ -568,6 +634,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(chains, setup, teardown),
 		cmocka_unit_test_setup_teardown(one_transaction, setup, teardown),
 		cmocka_unit_test_setup_teardown(other_transactions, setup, teardown),
+		cmocka_unit_test_setup_teardown(late, setup, teardown),
 		cmocka_unit_test_setup_teardown(data_fails, setup, teardown),
 		cmocka_unit_test_setup_teardown(repair, setup, teardown),
 		cmocka_unit_test_setup_teardown(dirty_bit, setup, teardown),
