@@ -132,6 +132,24 @@ lodge("resume", "j")
 goes_on("j", "resumed after it came")
 lodge("kill", "j")
 
+# ---- a stream that an earlier version has sent: a machine of 32 MiB, one hart, which ticks ----
+shutil.copyfile(STAMP, "stamp.elf")
+KEPT = os.path.join(os.environ["LODGE_TOP"], "tests/fixtures/migration")
+for kept in sorted(os.listdir(KEPT)):
+    r = Receive("old")
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(r.at[5:])
+        s.sendall(open(os.path.join(KEPT, kept), "rb").read())
+        while s.recv(65536):
+            pass
+    code, out, err = r.end()
+    check(f"{kept}: is taken", code == 0, err)
+    end = time.monotonic() + 30
+    while "gap" not in lodge("logs", "old").stdout and time.monotonic() < end:
+        time.sleep(0.1)
+    check(f"{kept}: goes on", "gap" in lodge("logs", "old").stdout)
+    lodge("kill", "old")
+
 # ---- what it would be ----
 boot("a")
 r = Receive("b")
@@ -280,7 +298,33 @@ for harm in ("flip", "cut", "lose", "repeat") * max(1, CYCLES // 3):
     check(f"{harm} at byte {m.at}: both sides fail", p.returncode == 1 and code != 0, (out, rout, rerr))
     check(f"{harm}: there is no other", not alive("b"))
     goes_on("a", harm)
-lodge("kill", "a")
+# Somebody is killed at any moment of a quick move: one of the two goes on, never both, never none.
+name, other, moved = "a", "b", 0
+for i in range(max(4, CYCLES)):
+    r = Receive(other)
+    p = start_move(name, r.at, "--downtime", "1000")
+    time.sleep(random.random() * 0.5)
+    who = random.choice(("destination", "lodge migrate", "lodge receive"))
+    try:
+        if who == "destination":
+            os.kill(pid(other), signal.SIGKILL)
+        else:
+            (p if who == "lodge migrate" else r.p).kill()
+    except (OSError, ValueError):
+        pass
+    out, err = p.communicate(timeout=60)
+    r.end()
+    end = time.monotonic() + 20
+    while alive(name) == alive(other) and time.monotonic() < end:
+        time.sleep(0.05)
+    if who == "destination" and not alive(name) and not alive(other):
+        boot(name)  # it had moved already, and was killed as any machine can be
+        continue
+    check(f"kill -9 of {who}, {i}: exactly one lives", alive(name) != alive(other), (out, err, lodge("ps").stdout))
+    if alive(other):
+        name, other, moved = other, name, moved + 1
+    goes_on(name, f"kill {i}", 1)
+lodge("kill", name)
 
 # ---- TLS with certificates of both sides ----
 if shutil.which("openssl"):

@@ -16,8 +16,10 @@
 #include "cli/migrate/address.h"
 #include "cli/migrate/tls.h"
 #include "cli/verb.h"
+#include "vm/rundir.h"
 
 #define TICK_MS 100
+#define END_MS 3000 /* how long the process of a machine that has gone may take to end */
 #define BAR 24
 
 struct migrate {
@@ -196,6 +198,19 @@ static int follow(struct run *r, struct err *e)
 	return 0;
 }
 
+/* Its name is free when this returns, unless its process takes very long. */
+static void wait_for_end(struct run *r)
+{
+	for (unsigned i = 0; i < END_MS / TICK_MS; i++) {
+		struct pollfd p = {r->events.fd, POLLIN, 0};
+
+		if (poll(&p, 1, TICK_MS) > 0 && take_event(r, NULL))
+			break;
+	}
+	for (unsigned i = 0; i < END_MS && rundir_alive(r->c.name); i++)
+		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+}
+
 /* ---- beginning and end ---- */
 
 static void close_fds(int *fd, unsigned n)
@@ -285,6 +300,8 @@ static int move(const struct migrate *o, const char *vm, const char *dest)
 	r.sigfd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	r.tty = isatty(STDERR_FILENO) && !o->json;
 	rc = rc ?: begin(&r, &to, &e) ?: follow(&r, &e);
+	if (!rc && !strcmp(phase_of(r.st), "done"))
+		wait_for_end(&r);
 	clear_line(&r);
 	rc = rc ? (int)fail(&e) : print_end(&r, to.text);
 	json_decref(r.st);

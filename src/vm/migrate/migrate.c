@@ -66,8 +66,6 @@ static int take_state(
 	rc = board_state(vm->board, &objs, &n);
 	rc = rc ? err_set(e, rc, "machine state") : state_save(objs, n, state, len, e);
 	m->state_ns = lap(&at);
-	rc = rc ?: mig_disks_sleep(vm->board, e);
-	m->disks_ns = lap(&at);
 	if (rc)
 		board_resume(vm->board);
 	return rc;
@@ -96,6 +94,13 @@ static void stop(struct vm_migration *m)
 		state = NULL;
 	}
 	source_stopped(m->source, rc, &e, state, len, since, saved, vm->state == VM_PAUSED);
+	if (rc)
+		return;
+	/* Meanwhile the last pages go over. */
+	at = clock_mono_ns();
+	rc = mig_disks_sleep(vm->board, &e);
+	m->disks_ns = lap(&at);
+	source_disks_free(m->source, rc, &e);
 }
 
 /* ---- afterwards ---- */

@@ -34,8 +34,9 @@ static json_t *objects(struct vm *vm)
 		return list;
 	for (unsigned i = 0; i < n; i++)
 		json_array_append_new(
-			list, json_pack("{s:s, s:s, s:i}", "id", objs[i].id, "type",
-				      objs[i].desc->type, "version", (int)objs[i].desc->version));
+			list, json_pack("{s:s, s:s, s:i, s:b}", "id", objs[i].id, "type",
+				      objs[i].desc->type, "version", (int)objs[i].desc->version,
+				      "younger", objs[i].desc->younger));
 	return list;
 }
 
@@ -141,9 +142,15 @@ static int fits_objects(struct vm *vm, const json_t *from, struct err *e)
 				id, type, (long long)num_of(j, "version"),
 				(long long)num_of(m, "version"));
 	}
-	json_array_foreach(mine, i, j) if (!by_id(theirs, text_of(j, "id"))) return err_set(e,
-		-EINVAL, "%s (%s): the machine that is to come has none: its definition differs",
-		text_of(j, "id"), text_of(j, "type"));
+	json_array_foreach(mine, i, j)
+	{
+		/* A Lodge of before this part was made can have none. */
+		if (by_id(theirs, text_of(j, "id")) || json_is_true(json_object_get(j, "younger")))
+			continue;
+		return err_set(e, -EINVAL,
+			"%s (%s): the machine that is to come has none: its definition differs",
+			text_of(j, "id"), text_of(j, "type"));
+	}
 	return 0;
 }
 

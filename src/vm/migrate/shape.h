@@ -2,7 +2,7 @@
  * shape.h: what two machines must have in common for one to go on as the other: compared before anything is paused.
  *
  *	{"lodge", "name", "directory", "engine", "isa", "cpu", "memory": [[address, length] ...],
- *	 "objects": [{"id", "type", "version"} ...], "disks": [{"id", "size", "format", "readonly", "file"} ...], "definition"}
+ *	 "objects": [{"id", "type", "version", "younger"} ...], "disks": [{"id", "size", "format", "readonly", "file"} ...], "definition"}
  *
  * `objects` is all that publishes described state: vCPUs, controllers, devices. Threads: the loop's.
  */

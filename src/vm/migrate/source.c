@@ -82,7 +82,8 @@ struct source {
 	struct err why;
 	bool cancelled;
 	bool answered; /* the loop's thread has stopped the machine, or could not */
-	int stop_rc;
+	bool disks_free; /* it has put the disks to sleep, or could not */
+	int stop_rc, disks_rc;
 	uint8_t *state;
 	size_t state_len;
 	uint64_t since, saved;
@@ -444,6 +445,20 @@ static int ask_stop(struct source *s, struct err *e)
 	return rc;
 }
 
+static int wait_for_disks(struct source *s, struct err *e)
+{
+	int rc;
+
+	pthread_mutex_lock(&s->lock);
+	while (!s->disks_free && !s->cancelled)
+		pthread_cond_wait(&s->cond, &s->lock);
+	rc = s->disks_free ? s->disks_rc : err_set(&s->why, -ECANCELED, "cancelled");
+	if (rc)
+		*e = s->why;
+	pthread_mutex_unlock(&s->lock);
+	return rc;
+}
+
 /* Until MIG_GO has gone out nothing has happened that could not be taken back. */
 static int hand_over(struct source *s, struct err *e)
 {
@@ -458,6 +473,7 @@ static int hand_over(struct source *s, struct err *e)
 		n += (uint64_t)__builtin_popcountll(s->todo[w]);
 	rc = send_round(s, n, e);
 	rc = rc ?: chan_send(c, MIG_STATE, 0, s->state, (uint32_t)s->state_len, e)
+		?: wait_for_disks(s, e)
 		?: chan_send(c, MIG_SWITCH, s->was_paused, NULL, 0, e)
 		?: chan_want(c, MIG_READY, NULL, NULL, e);
 	if (rc)
@@ -698,6 +714,17 @@ void source_stopped(struct source *s, int rc, const struct err *why, uint8_t *st
 	s->saved = saved;
 	s->was_paused = was_paused;
 	s->answered = true;
+	pthread_cond_broadcast(&s->cond);
+	pthread_mutex_unlock(&s->lock);
+}
+
+void source_disks_free(struct source *s, int rc, const struct err *why)
+{
+	pthread_mutex_lock(&s->lock);
+	s->disks_rc = rc;
+	if (rc)
+		s->why = *why;
+	s->disks_free = true;
 	pthread_cond_broadcast(&s->cond);
 	pthread_mutex_unlock(&s->lock);
 }

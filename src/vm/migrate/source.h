@@ -77,6 +77,8 @@ int source_create(struct source **out, const struct source_opts *o, struct err *
 /* The answer to ask_stop: `state` is malloc'ed and owned from now on; `since`, `saved`: when the guest stood still, and of when its clock in the state is. rc: it could not; -EAGAIN: not now. */
 void source_stopped(struct source *s, int rc, const struct err *why, uint8_t *state, size_t len,
 	uint64_t since, uint64_t saved, bool was_paused);
+/* After that: the disks may be taken by the other side (rc 0), or not. */
+void source_disks_free(struct source *s, int rc, const struct err *why);
 /* Ends soon, if it still can; ask_end is called as always. */
 void source_cancel(struct source *s);
 void source_stat(struct source *s, struct source_stat *out);
