@@ -33,6 +33,10 @@ struct board_opts {
 	uint64_t jit_cache;
 	enum cpu_tiers jit_tiers;
 	bool jit_alone;
+	enum cpu_irqchip irqchip; /* these four: cpu_vm_opts */
+	enum cpu_dirty dirty;
+	uint64_t halt_poll_ns;
+	bool own_cpus;
 	const char *perf_map;
 	const char *cpu_model;
 	unsigned vcpus;

@@ -180,6 +180,10 @@ int parts_cpus_up(struct board_parts *p, struct cpu_vm_opts *vo, struct err *e)
 	vo->jit_cache = o->jit_cache;
 	vo->jit_tiers = o->jit_tiers;
 	vo->jit_alone = o->jit_alone;
+	vo->irqchip = o->irqchip;
+	vo->dirty = o->dirty;
+	vo->halt_poll_ns = o->halt_poll_ns;
+	vo->own_cpus = o->own_cpus;
 	vo->perf_map = o->perf_map;
 	vo->cpu_model = o->cpu_model;
 	vo->seed = o->seed;

@@ -150,6 +150,10 @@ int build_board(struct vm *vm, void (*wake)(void *ctx, unsigned vcpu),
 		.jit_cache = cfg->jit_cache,
 		.jit_tiers = (enum cpu_tiers)cfg->jit_tiers,
 		.jit_alone = !cfg->jit_pairs,
+		.irqchip = (enum cpu_irqchip)cfg->kvm_irqchip,
+		.dirty = (enum cpu_dirty)cfg->kvm_dirty,
+		.halt_poll_ns = cfg->kvm_halt_poll,
+		.own_cpus = cfg->kvm_own_cpus,
 		.perf_map = cfg->perf_map,
 		.vcpus = cfg->smp,
 		.memory = cfg->memory,
@@ -175,6 +179,12 @@ int build_board(struct vm *vm, void (*wake)(void *ctx, unsigned vcpu),
 
 	if (!o.engine)
 		return e->code;
+	if (strcmp(engine->name, "kvm") && (o.irqchip || o.dirty || o.halt_poll_ns || o.own_cpus))
+		return err_set(e, -EINVAL,
+			"kvm-irqchip, kvm-dirty, kvm-halt-poll and kvm-own-cpus are for --engine "
+			"kvm, and "
+			"this machine's is %s: leave them out",
+			engine->name);
 	rc = nets_open(&vm->nets, cfg, vm->o.loop, e);
 	if (!rc)
 		rc = list_devices(&list, vm, e);

@@ -60,10 +60,18 @@ static int check_mac(const char *text, struct err *e)
 
 static int check_cpu(const char *text, struct err *e)
 {
+	static const char *const models[] = {"rv64", "host", "x86-64", "x86-64-v2", "x86-64-v3"};
 	const char *rest = strchrnul(text, ',');
+	bool known = false;
 
-	if ((size_t)(rest - text) != strlen("rv64") || strncmp(text, "rv64", 4))
-		return err_set(e, -EINVAL, "\"%.*s\" is not a known CPU: give rv64",
+	for (unsigned i = 0; i < ARRAY_SIZE(models); i++)
+		known |= strlen(models[i]) == (size_t)(rest - text) &&
+			 !strncmp(text, models[i], strlen(models[i]));
+	if (!known)
+		return err_set(e, -EINVAL,
+			"\"%.*s\" is not a known CPU: give rv64, or for x86-64 guests host, "
+			"x86-64, "
+			"x86-64-v2 or x86-64-v3",
 			(int)MIN(rest - text, 40), text);
 	while (*rest) {
 		const char *part = rest + 1;
@@ -79,22 +87,6 @@ static int check_cpu(const char *text, struct err *e)
 				(int)MIN(n, (size_t)60), part);
 	}
 	return 0;
-}
-
-bool vm_config_cpu_next(const char *cpu, const char **pos, char ext[32], bool *on)
-{
-	const char *at = *pos ?: strchrnul(cpu, ',');
-	size_t n;
-
-	if (!*at)
-		return false;
-	at++;
-	n = MIN(strcspn(at, "="), (size_t)31);
-	memcpy(ext, at, n);
-	ext[n] = '\0';
-	*on = !strncmp(at + n, "=on", 3);
-	*pos = strchrnul(at, ',');
-	return true;
 }
 
 int vm_mac_parse(const char *text, uint8_t mac[6], struct err *e)
@@ -212,6 +204,8 @@ static int disk_parse(void *elem, const char *text, struct err *e)
 
 /* format_names begin with VM_FORMAT_RAW at index 1: index 0 stands for "not named". */
 static const char *const engine_names[] = {"auto", "rv64", "interp", "kvm", NULL};
+static const char *const irqchip_names[] = {"auto", "full", "split", NULL};
+static const char *const dirty_names[] = {"bitmap", "ring", NULL};
 static const char *const tiers_names[] = {"all", "first", "at-once", NULL};
 static const char *const console_names[] = {"uart", "virtio", NULL};
 static const char *const clock_names[] = {"host", "model", NULL};
@@ -380,13 +374,30 @@ const struct opt vm_config_opts[] = {
 			"at-once: everything is, which is for tests"},
 	{BOTH("jit-pairs"), .type = OPT_BOOL, C(jit_pairs), .dflt = "on",
 		.help = "translate code together with what it branches to far away"},
+	{BOTH("kvm-irqchip"), .type = OPT_ENUM, C(kvm_irqchip), .values = irqchip_names,
+		.dflt = "auto",
+		.help = "where kvm's interrupt controllers are: full: in the kernel; split: the "
+			"IOAPIC "
+			"in this process; auto: what the host has"},
+	{BOTH("kvm-dirty"), .type = OPT_ENUM, C(kvm_dirty), .values = dirty_names, .dflt = "bitmap",
+		.help = "how kvm notes what the guest has written: a bit for each page, or rings"},
+	{BOTH("kvm-halt-poll"), .type = OPT_U64, C(kvm_halt_poll), .arg = "NS",
+		.help = "nanoseconds that kvm polls for a halted vCPU before its thread sleeps; "
+			"without "
+			"it as the host does"},
+	{BOTH("kvm-own-cpus"), .type = OPT_BOOL, C(kvm_own_cpus), .dflt = "off",
+		.help = "HLT, PAUSE and MWAIT stay inside a kvm guest: for vCPUs that have "
+			"processors of "
+			"their own"},
 	{BOTH("perf-map"), .type = OPT_TEXT, C(perf_map), .arg = "FILE",
 		.complete = OPT_COMPLETE_FILE,
 		.help = "write /tmp/perf-PID.map, so that perf names guest functions, by a "
 			"System.map or a copy of the guest's /proc/kallsyms (-: by address)"},
 	{BOTH("cpu"), .type = OPT_TEXT, C(cpu), .check = check_cpu,
 		.arg = "MODEL[,EXTENSION=on|off...]", .dflt = "rv64",
-		.help = "CPU model, and extensions switched on or off, such as rv64,zbb=off"},
+		.help = "CPU model, and extensions switched on or off, such as rv64,zbb=off; for "
+			"x86-64 guests host (what they get when nothing is said), x86-64, "
+			"x86-64-v2, x86-64-v3 (lodge cpu)"},
 	{BOTH("kernel"), .letter = 'k', .type = OPT_TEXT, C(kernel), .check = check_file,
 		.arg = "FILE", .complete = OPT_COMPLETE_FILE,
 		.help = "kernel to boot (Linux Image or ELF)"},

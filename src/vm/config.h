@@ -100,8 +100,11 @@ struct vm_config {
 	uint64_t jit_cache;
 	int jit_tiers; /* enum cpu_tiers */
 	bool jit_pairs;
+	int kvm_irqchip, kvm_dirty; /* enum cpu_irqchip, enum cpu_dirty (cpu/cpu.h) */
+	uint64_t kvm_halt_poll; /* ns; 0: as the host does */
+	bool kvm_own_cpus;
 	char *perf_map;
-	char *cpu; /* "rv64,zbb=off": see vm_config_cpu_next() */
+	char *cpu; /* "rv64,zbb=off"; the engine knows the switches */
 	char *kernel, *initrd, *append, *firmware;
 	struct vm_disk *disks;
 	unsigned ndisks;
@@ -164,12 +167,6 @@ int vm_host_read(struct vm_host *h, struct err *e);
  */
 int vm_config_validate(
 	const struct vm_config *c, const struct vm_host *h, bool image_ok, struct err *e);
-
-/*
- * Switches of instruction-set extensions after the model's name in `cpu`. Start with *pos = NULL;
- * each call gives one ("zbb", off). false at the end. The engine knows which names there are.
- */
-bool vm_config_cpu_next(const char *cpu, const char **pos, char ext[32], bool *on);
 
 /* "52:54:00:12:34:56" -> 6 bytes; multicast addresses are refused. */
 int vm_mac_parse(const char *text, uint8_t mac[6], struct err *e);

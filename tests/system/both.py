@@ -103,6 +103,10 @@ def main():
         return 0 if good else 1
     for cpus in (1, 2):
         good &= both('kvm', ['--engine', 'kvm', '--kernel', X86], cpus)
+    for flags in (['--kvm-irqchip', 'split', '--kvm-own-cpus', 'on'], ['--kvm-dirty', 'ring', '--kvm-halt-poll', '50000', '--cpu', 'host,kvm_steal_time=off']):
+        good &= both('kvm ' + ' '.join(flags), ['--engine', 'kvm', '--kernel', X86] + flags, 2)
+    rc, text, _ = run([VM, '--memory', '64M', '--engine', 'rv64', '--firmware', RV64, '--kvm-dirty', 'ring'])
+    good &= show(rc == 1 and 'for --engine kvm' in text, 'rv64 refuses what is for kvm', text)
     good &= aliases('kvm', X86)
     good &= console('kvm', ['--kernel', X86])
     good &= generations('kvm', ['--kernel', STAMP_X86])

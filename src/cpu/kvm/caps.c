@@ -7,9 +7,7 @@
 #include "base/util.h"
 
 /* Newer than the oldest header that Lodge is built with (Linux 6.1); numbers from the kernel's API documentation. */
-#define CAP_USER_MEMORY2 231
 #define CAP_MEMORY_FAULT_INFO 232
-#define CAP_GUEST_MEMFD 234
 #define CAP_PRE_FAULT_MEMORY 236
 
 #define ROW(id, cap, need, serves_, without_) \
@@ -79,10 +77,6 @@ static const struct kvm_cap_row rows[KC_N] = {
 	ROW(KC_STEAL_TIME, KVM_CAP_STEAL_TIME, false, "steal time", "not in CPUID"),
 	ROW(KC_MEMORY_FAULT_INFO, CAP_MEMORY_FAULT_INFO, false,
 		"failed accesses to guest memory say where", "only that one failed"),
-	ROW(KC_GUEST_MEMFD, CAP_GUEST_MEMFD, false, "memory that this process cannot see",
-		"not offered"),
-	ROW(KC_USER_MEMORY2, CAP_USER_MEMORY2, false, "memory slots with a guest_memfd",
-		"not offered"),
 	ROW(KC_PRE_FAULT, CAP_PRE_FAULT_MEMORY, false, "second-level tables filled ahead",
 		"filled at first touch"),
 	ROW(KC_SYNC_MMU, KVM_CAP_SYNC_MMU, false, "pages given back and protected while running",

@@ -21,6 +21,7 @@ const struct feature_place feature_places[FEATURE_WORDS] = {
 	[FW_81_EDX] = {0x80000001, 0, 3},
 	[FW_87_EDX] = {0x80000007, 0, 3},
 	[FW_88_EBX] = {0x80000008, 0, 1},
+	[FW_KVM_EAX] = {0x40000001, 0, 0},
 };
 
 /*
@@ -151,6 +152,22 @@ static const struct feature {
 	{"amd_ibpb", FW_88_EBX, 12, 0},
 	{"amd_stibp", FW_88_EBX, 15, 0},
 	{"amd_ssbd", FW_88_EBX, 24, 0},
+	{"kvmclock_old", FW_KVM_EAX, 0, PLATFORM},
+	{"kvm_nopiodelay", FW_KVM_EAX, 1, PLATFORM},
+	{"kvm_mmu", FW_KVM_EAX, 2, PLATFORM},
+	{"kvmclock", FW_KVM_EAX, 3, PLATFORM},
+	{"kvm_asyncpf", FW_KVM_EAX, 4, PLATFORM},
+	{"kvm_steal_time", FW_KVM_EAX, 5, PLATFORM},
+	{"kvm_pv_eoi", FW_KVM_EAX, 6, PLATFORM},
+	{"kvm_pv_unhalt", FW_KVM_EAX, 7, PLATFORM},
+	{"kvm_pv_tlb_flush", FW_KVM_EAX, 9, PLATFORM},
+	{"kvm_asyncpf_vmexit", FW_KVM_EAX, 10, PLATFORM},
+	{"kvm_pv_ipi", FW_KVM_EAX, 11, PLATFORM},
+	{"kvm_poll_control", FW_KVM_EAX, 12, PLATFORM},
+	{"kvm_pv_sched_yield", FW_KVM_EAX, 13, PLATFORM},
+	{"kvm_asyncpf_int", FW_KVM_EAX, 14, PLATFORM},
+	{"kvm_msi_ext_dest_id", FW_KVM_EAX, 15, PLATFORM},
+	{"kvmclock_stable", FW_KVM_EAX, 24, PLATFORM},
 };
 
 static const char *const levels[] = {[1] = "x86-64", [2] = "x86-64-v2", [3] = "x86-64-v3"};

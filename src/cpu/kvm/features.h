@@ -26,6 +26,7 @@ enum feature_word {
 	FW_81_EDX,
 	FW_87_EDX,
 	FW_88_EBX,
+	FW_KVM_EAX, /* what KVM itself has for its guests */
 	FEATURE_WORDS
 };
 

@@ -163,7 +163,6 @@ int kvm_model_init(struct kvm_vm *vm, struct err *e)
 {
 	struct cpu_model m;
 	struct feature_set host, guest;
-	struct kvm_cpuid_entry2 *c;
 	int rc = topology(vm, e);
 
 	if (!rc)
@@ -180,6 +179,8 @@ int kvm_model_init(struct kvm_vm *vm, struct err *e)
 	host.w[FW_1_ECX] &= ~(1u << 27); /* OSXSAVE follows CR4; KVM sets it */
 	if (!kvm_has(&vm->caps, KC_XSAVE))
 		without_xsave(&host);
+	if (!kvm_has(&vm->caps, KC_STEAL_TIME))
+		host.w[FW_KVM_EAX] &= ~(1u << KVM_FEATURE_STEAL_TIME);
 	rc = model_check(&m, &host, e);
 	if (rc)
 		return rc;
@@ -187,9 +188,6 @@ int kvm_model_init(struct kvm_vm *vm, struct err *e)
 	if (!m.host)
 		named(vm->cpuid, &guest);
 	apply(vm->cpuid, &guest);
-	c = kvm_leaf(vm->cpuid, LEAF_KVM_FEATURES, 0);
-	if (c && !kvm_has(&vm->caps, KC_STEAL_TIME))
-		c->eax &= ~(1u << KVM_FEATURE_STEAL_TIME);
 	vm->counters = kvm_leaf(vm->cpuid, 0xa, 0) && kvm_leaf(vm->cpuid, 0xa, 0)->eax & 0xff;
 	memcpy(vm->model, m.name, sizeof(vm->model));
 	return 0;

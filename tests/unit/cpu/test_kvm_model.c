@@ -153,6 +153,27 @@ static void test_guest(void **state)
 	kb_free(b);
 }
 
+/* What KVM has for its guests is named, and can be left out; asked for where it is not, it is refused by name. */
+static void test_paravirtual(void **state)
+{
+	struct kb_shim s = {0}, without = {.hide = "KVM_CAP_STEAL_TIME"};
+	struct cpu_vm_opts off = {.vcpus = 1, .cpu_model = "host,kvm_steal_time=off"},
+			   on = {.vcpus = 1, .cpu_model = "x86-64,kvm_steal_time=on"};
+	struct kvm_bare *b = kb_new_with(&(struct cpu_vm_opts){.vcpus = 1}, kb_shim(&s));
+	uint32_t has = kb_shim_leaf(&s, 0x40000001, 0)[0];
+	struct cpu_vm *vm = NULL;
+	struct err e = {0};
+
+	on.space = b->space;
+	assert_int_equal(kvm_vm_create_on(&vm, &on, kb_shim(&without), &e), -ENOTSUP);
+	assert_non_null(strstr(err_msg(&e), "kvm_steal_time"));
+	kb_free(b);
+	kb_free(kb_new_with(&off, kb_shim(&s)));
+	assert_int_equal(kb_shim_leaf(&s, 0x40000001, 0)[0], has & ~(1u << 5));
+	kb_free(kb_new_with(&(struct cpu_vm_opts){.vcpus = 1}, kb_shim(&without)));
+	assert_int_equal(kb_shim_leaf(&without, 0x40000001, 0)[0], has & ~(1u << 5));
+}
+
 static void test_sparse_ids(void **state)
 {
 	struct cpu_vm_opts o = {.vcpus = 4, .cores = 1, .threads = 1};
@@ -176,6 +197,7 @@ int main(void)
 		cmocka_unit_test(test_bad),
 		cmocka_unit_test(test_common),
 		cmocka_unit_test(test_guest),
+		cmocka_unit_test(test_paravirtual),
 		cmocka_unit_test(test_sparse_ids),
 	};
 
