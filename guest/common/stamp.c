@@ -8,6 +8,12 @@
  */
 #include "guest/common/isa.h"
 
+/* MiB of pages a second that all of them together write at most; 0: as fast as they can. */
+#ifndef RATE
+#define RATE 0
+#endif
+#define PACE 16u /* pages between two looks at the clock */
+
 #define FIRST (8ul << 20) /* of RAM: behind the program and what its board has there */
 
 static volatile uint64_t end, rounds[16];
@@ -34,17 +40,31 @@ static void stamp(volatile uint64_t *p, uint64_t n, uint64_t gen)
 	p[511] = ~gen;
 }
 
+static void wait_until(uint64_t when)
+{
+	while (isa_ticks() < when)
+		;
+}
+
 static void run_stamper(unsigned cpu)
 {
-	uint64_t first = isa_ram + FIRST, share, from;
+	uint64_t first = isa_ram + FIRST, share, from, pace, next;
 
 	while (!end)
 		;
 	share = ((end - first) >> 12) / (cpus - 1);
 	from = (cpu - 1) * share;
+	pace = RATE ? isa_second * PACE * (cpus - 1) / (RATE * 256 + !RATE) : 0;
+	next = isa_ticks();
 	for (uint64_t gen = 1;; gen++) {
-		for (uint64_t i = 0; i < share; i++)
+		for (uint64_t i = 0; i < share; i++) {
 			stamp((uint64_t *)(first + ((from + i) << 12)), from + i, gen);
+			if (!pace || i % PACE)
+				continue;
+			wait_until(next);
+			/* What was missed while the guest stood still is not made up for. */
+			next = (next + pace > isa_ticks() ? next : isa_ticks()) + pace;
+		}
 		rounds[cpu] = gen;
 	}
 }
