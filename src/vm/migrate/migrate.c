@@ -229,6 +229,14 @@ static void ask_end(void *ctx)
 	uv_async_send(&m->async);
 }
 
+static size_t hot(void *ctx, uint64_t *gpa, size_t max)
+{
+	const struct vm_migration *m = ctx;
+	const struct board *b = m->vm->board;
+
+	return b->engine->hot_code_get ? b->engine->hot_code_get(b->cpu_vm, gpa, max) : 0;
+}
+
 static void throttle(void *ctx, unsigned permille)
 {
 	struct vm_migration *m = ctx;
@@ -309,6 +317,7 @@ int vm_migrate_start(struct vm *vm, const struct vm_migrate_opts *o, struct err 
 		.ask_stop = ask_stop,
 		.ask_end = ask_end,
 		.throttle = throttle,
+		.hot = hot,
 		.ctx = m};
 
 	memcpy(so.fd, o->fd, sizeof(so.fd));

@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/bytes.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/hex.h"
@@ -52,8 +53,11 @@ struct receive {
 	struct mig_ram ram;
 	void *state; /* described state */
 	uint32_t state_len;
+	uint64_t *hot; /* code to be translated first */
+	size_t nhot;
 	bool was_paused;
-	_Atomic uint64_t pages;
+	_Atomic uint64_t *fresh; /* pages that came since tables were filled last: a bit each */
+	uint64_t words;
 
 	void (*over)(void *ctx, const struct err *why);
 	void *ctx;
@@ -200,6 +204,8 @@ static int put(void *ctx, uint64_t first, unsigned n, const void *pages)
 {
 	struct receive *r = ctx;
 
+	for (uint64_t i = first; i < first + n; i++)
+		atomic_fetch_or_explicit(&r->fresh[i / 64], 1ull << (i % 64), memory_order_relaxed);
 	return mig_ram_write(&r->ram, first, n, pages);
 }
 
@@ -208,6 +214,31 @@ static int get(void *ctx, uint64_t page, void *out)
 	struct receive *r = ctx;
 
 	return mig_ram_read(&r->ram, page, 1, out);
+}
+
+/*
+ * The second-level tables of what has come are filled while more comes, so that the guest's first touches do not fault (S18). What has not come
+ * stays empty. Without memory, or an engine that has such tables, it is left to the first touch.
+ */
+static void prefill(struct receive *r)
+{
+	const struct cpu_engine_ops *ops = r->vm->board->engine;
+	int rc = 0;
+
+	for (uint64_t w = 0; !rc && ops->vcpu_prefill && w < r->words; w++) {
+		uint64_t bits = atomic_exchange(&r->fresh[w], 0), left;
+
+		for (unsigned i = 0, n; !rc && bits; bits = n < 64 ? bits >> n : 0, i += n) {
+			unsigned skip = (unsigned)__builtin_ctzll(bits);
+			gpa_t a = mig_ram_gpa(&r->ram, w * 64 + i + skip, &left);
+
+			bits >>= skip;
+			i += skip;
+			n = ~bits ? (unsigned)__builtin_ctzll(~bits) : 64;
+			n = (unsigned)MIN((uint64_t)n, left);
+			rc = ops->vcpu_prefill(r->vm->board->vcpus[0], a, n * PAGE_SIZE, NULL);
+		}
+	}
 }
 
 /* What every stream may carry; -ENOMSG: another message. */
@@ -219,9 +250,10 @@ static int take_common(
 
 	switch (h->type) {
 	case MIG_PAGES:
-		atomic_fetch_add(&r->pages, h->arg);
 		return mig_unpack(st->unpack, payload, h->len, &sink, e);
 	case MIG_ROUND:
+		if (!st->index)
+			prefill(r);
 		return chan_send(st->c, MIG_ACK, h->arg, NULL, 0, e);
 	default:
 		return -ENOMSG;
@@ -328,7 +360,10 @@ static int load(struct receive *r, struct err *e)
 	if (rc)
 		return rc;
 	rc = board_state(b, &objs, &n);
-	return rc ?: state_load(objs, n, r->state, r->state_len, e);
+	rc = rc ?: state_load(objs, n, r->state, r->state_len, e);
+	if (!rc && r->nhot && b->engine->hot_code_put)
+		b->engine->hot_code_put(b->cpu_vm, r->hot, r->nhot);
+	return rc;
 }
 
 /* The guest's clock goes on as if it had not stood still, but for what the last message took. */
@@ -423,6 +458,14 @@ static int switch_over(struct receive *r, const struct mig_head *sw, struct err 
 	return chan_send(c, MIG_RUNNING, 0, NULL, 0, e);
 }
 
+static void take_hot(struct receive *r, void *list, size_t n)
+{
+	r->hot = list; /* malloc'ed, hence aligned */
+	r->nhot = n;
+	for (size_t i = 0; i < n; i++)
+		r->hot[i] = get_le64(&r->hot[i]);
+}
+
 static int take_all(struct receive *r, struct err *e)
 {
 	struct stream *st = &r->stream[0];
@@ -437,6 +480,10 @@ static int take_all(struct receive *r, struct err *e)
 			break;
 		if (h.type == MIG_SWITCH)
 			return switch_over(r, &h, e);
+		if (h.type == MIG_HOT && !r->hot && h.len % 8 == 0) {
+			take_hot(r, steal_ptr(payload), h.len / 8);
+			continue;
+		}
 		if (h.type == MIG_STATE && !r->state && h.len) {
 			r->state = steal_ptr(payload);
 			r->state_len = h.len;
@@ -491,6 +538,10 @@ int receive_start(struct receive *r, struct vm *vm, void (*over)(void *ctx, cons
 	vm->receiving = true;
 	mig_ram_init(&r->ram, vm->board->space);
 	chan_stall(r->stream[0].c, WAIT_STALL_NS);
+	r->words = (r->ram.pages + 63) / 64;
+	r->fresh = calloc(r->words, sizeof(*r->fresh));
+	if (!r->fresh)
+		return err_set(e, -ENOMEM, "receive: out of memory");
 	if (pthread_create(&r->stream[0].thread, NULL, receive_main, r))
 		return err_set(e, -EAGAIN, "receive: no thread");
 	r->stream[0].running = true;
@@ -525,6 +576,8 @@ void receive_free(struct receive *r)
 	chan_tls_free(r->tls);
 	json_decref(r->hello);
 	free(r->state);
+	free(r->hot);
+	free((void *)r->fresh);
 	pthread_cond_destroy(&r->cond);
 	pthread_mutex_destroy(&r->lock);
 	if (r->vm)

@@ -9,6 +9,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "base/bytes.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/json.h"
@@ -423,6 +424,21 @@ static int copy(struct source *s, struct err *e)
 	return rc;
 }
 
+/* What the destination translates first. Nothing fails for want of it. */
+static int send_hot(struct source *s, struct err *e)
+{
+	cleanup(free_ptr) uint64_t *list = NULL;
+	size_t n;
+
+	if (!s->o.hot)
+		return 0;
+	list = calloc(MIG_HOT_MAX, sizeof(*list));
+	n = list ? s->o.hot(s->o.ctx, list, MIG_HOT_MAX) : 0;
+	for (size_t i = 0; i < n; i++)
+		put_le64(&list[i], list[i]);
+	return n ? chan_send(s->snd[0].c, MIG_HOT, n, list, (uint32_t)(n * 8), e) : 0;
+}
+
 /* ---- the switch-over ---- */
 
 static int ask_stop(struct source *s, struct err *e)
@@ -609,7 +625,7 @@ static int run(struct source *s, bool *lost, struct err *e)
 	rc = sample(s, e) ?: copy(s, e);
 	if (s->o.dry_run)
 		return rc;
-	return rc ?: switch_over(s, lost, e);
+	return rc ?: send_hot(s, e) ?: switch_over(s, lost, e);
 }
 
 static void *source_main(void *arg)

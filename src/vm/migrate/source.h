@@ -51,6 +51,8 @@ struct source_opts {
 	void (*ask_end)(void *ctx);
 	/* Slows the guest's vCPUs down, by thousandths of their time. Any thread. */
 	void (*throttle)(void *ctx, unsigned permille);
+	/* Which code is hot: at most `max` addresses; how many. In the thread "migrate", while the machine runs. NULL: nobody knows. */
+	size_t (*hot)(void *ctx, uint64_t *gpa, size_t max);
 	void *ctx;
 };
 

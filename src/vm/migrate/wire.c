@@ -41,7 +41,8 @@ uint32_t mig_payload_max(unsigned type)
 		[MIG_ACK] = 1,
 		[MIG_READY] = 1,
 		[MIG_RUNNING] = 1,
-		[MIG_REFUSED] = 4096};
+		[MIG_REFUSED] = 4096,
+		[MIG_HOT] = 8 * MIG_HOT_MAX};
 
 	return type < MIG_TYPES ? max[type] : 0;
 }

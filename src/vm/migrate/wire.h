@@ -26,6 +26,7 @@ struct err;
 #define MIG_PAYLOAD_MAX (64u << 20) /* of STATE; see mig_payload_max() */
 #define MIG_BATCH 64u /* pages of data in one PAGES message, at most */
 #define MIG_PAGES_MAX (1ull << 38)
+#define MIG_HOT_MAX 65536u
 #define MIG_STREAMS_MAX 8u
 #define MIG_ID 16u /* bytes; names a migration to the streams that join it */
 
@@ -45,6 +46,7 @@ enum mig_type {
 	MIG_RUNNING, /* the machine is the destination's */
 	/* both */
 	MIG_REFUSED, /* text: why; arg: errno. Nothing follows */
+	MIG_HOT, /* to the destination, at most once, before STATE: guest-physical addresses (8 bytes each) of translated code, most used first */
 	MIG_TYPES
 };
 
