@@ -653,6 +653,25 @@ int q_header_field(struct qcow2 *q, unsigned at, uint64_t value, unsigned bytes)
 	return q_pwrite(q, q->file, at, b, bytes);
 }
 
+int q_header_switch(struct qcow2 *q, unsigned at, const void *field, unsigned bytes)
+{
+	uint8_t was[QCOW2_AT_INCOMPATIBLE - QCOW2_AT_SIZE] = {0};
+	int rc = q_pwrite(q, q->file, at, field, bytes) ?: q_sync(q);
+
+	if (!rc)
+		return 0;
+	put_be64(was, q->h.size);
+	put_be32(was + QCOW2_AT_L1_SIZE - QCOW2_AT_SIZE, q->h.l1_size);
+	put_be64(was + QCOW2_AT_L1 - QCOW2_AT_SIZE, q->h.l1_off);
+	put_be64(was + QCOW2_AT_RT - QCOW2_AT_SIZE, q->h.rt_off);
+	put_be32(was + QCOW2_AT_RT_CLUSTERS - QCOW2_AT_SIZE, q->h.rt_clusters);
+	put_be32(was + QCOW2_AT_NB_SNAPSHOTS - QCOW2_AT_SIZE, q->h.nb_snapshots);
+	put_be64(was + QCOW2_AT_SNAPSHOTS - QCOW2_AT_SIZE, q->h.snapshots_off);
+	if (q_pwrite(q, q->file, QCOW2_AT_SIZE, was, sizeof(was)) || q_sync(q))
+		q->corrupt = true;
+	return rc;
+}
+
 int q_set_incompatible(struct qcow2 *q, uint64_t set, uint64_t clear)
 {
 	uint64_t v = (q->h.incompatible | set) & ~clear;

@@ -223,6 +223,11 @@ bool q_meta_dirty(const struct qcow2 *q);
 /* Until nothing waits any more; nothing in flight. */
 int q_settle(struct qcow2 *q);
 int q_header_field(struct qcow2 *q, unsigned at, uint64_t value, unsigned bytes);
+/*
+ * Makes the header point elsewhere, durably. When that fails nobody knows which of the two is there: it is put back to what q->h says, before
+ * anything is written that only one of them allows; when that fails as well, nothing is written any more.
+ */
+int q_header_switch(struct qcow2 *q, unsigned at, const void *field, unsigned bytes);
 int q_set_incompatible(struct qcow2 *q, uint64_t set, uint64_t clear);
 /* The image is damaged: says so in the header and allows no more writes. -EIO. */
 int q_damaged(struct qcow2 *q);

@@ -247,8 +247,7 @@ static int grow_write(struct qcow2 *q, struct grow *g)
 	rc = rc ?: q_sync(q);
 	put_be64(field, g->start << cb);
 	put_be32(field + 8, (uint32_t)g->clusters);
-	rc = rc ?: q_pwrite(q, q->file, QCOW2_AT_RT, field, sizeof(field));
-	return rc ?: q_sync(q);
+	return rc ?: q_header_switch(q, QCOW2_AT_RT, field, sizeof(field));
 }
 
 static int grow_table(struct qcow2 *q, uint64_t cluster)

@@ -187,8 +187,7 @@ static int store(struct qcow2 *q, const struct q_snap *s, unsigned n)
 	rc = rc ?: q_commit(q);
 	put_be32(field, n);
 	put_be64(field + 4, host);
-	rc = rc ?: q_pwrite(q, q->file, QCOW2_AT_NB_SNAPSHOTS, field, sizeof(field));
-	rc = rc ?: q_sync(q);
+	rc = rc ?: q_header_switch(q, QCOW2_AT_NB_SNAPSHOTS, field, sizeof(field));
 	if (rc)
 		return rc;
 	for (uint64_t c = 0; c < clusters; c++)
@@ -421,8 +420,7 @@ static int switch_l1(struct qcow2 *q, uint64_t *l1, uint32_t n, uint64_t host, u
 	put_be64(field, size);
 	put_be32(field + 12, n);
 	put_be64(field + 16, host);
-	rc = rc ?: q_pwrite(q, q->file, QCOW2_AT_SIZE, field, sizeof(field));
-	rc = rc ?: q_sync(q);
+	rc = rc ?: q_header_switch(q, QCOW2_AT_SIZE, field, sizeof(field));
 	if (rc) {
 		free(dirty);
 		return rc;
@@ -532,14 +530,24 @@ static int refuse(struct qcow2 *q, enum disk_snap_op op, struct snaps *t, const 
 	return 0;
 }
 
+static void frees_drop(struct q_frees *f)
+{
+	free(f->a);
+	*f = (struct q_frees){0};
+}
+
 /* Half done: what the tables say is right, and the counts are made so. Else no more writes; opened again it is repaired. */
 static int give_up(struct qcow2 *q, int code, struct err *e)
 {
 	uint64_t rt = q->h.rt_off;
-	int rc = q_commit(q);
+	int rc = q->corrupt ? -EIO : q_commit(q);
 
 	q->reserve = (struct q_reserve){0};
 	rc = rc ?: q_check(q, true, NULL, NULL, NULL);
+	/* The counts are exact now: nothing waits to be counted down. */
+	frees_drop(&q->frees);
+	frees_drop(&q->unflushed);
+	frees_drop(&q->idle);
 	q->free_at = 0;
 	q->packed_at = q->packed_end = 0;
 	if (rc || rt != q->h.rt_off)
