@@ -416,6 +416,16 @@ static int make_files(struct disk *d, struct disk *above, struct err *e)
 	return 0;
 }
 
+/* Is there an option without which it would be another disk after a sleep? */
+static bool keys_stay(const struct disk_key *keys, const struct disk_kv *kv)
+{
+	for (; kv && kv->key; kv++)
+		for (const struct disk_key *k = keys; k && k->key; k++)
+			if (!strcmp(k->key, kv->key) && !k->once)
+				return true;
+	return false;
+}
+
 static int open_asleep(struct disk *d, struct err *e);
 
 static int open_at(struct disk **out, const struct disk_format *f, const struct disk_opts *o,
@@ -441,7 +451,7 @@ static int open_at(struct disk **out, const struct disk_format *f, const struct 
 		rc = gate_create(&d->gate, d, e);
 	if (!rc)
 		rc = d->o.asleep && !above ? open_asleep(d, e) : f->open(d, e);
-	d->has_keys = d->o.kv && d->o.kv->key;
+	d->has_keys = keys_stay(f->open_keys, d->o.kv);
 	d->o.kv = NULL; /* the caller's; not looked at any more */
 	if (rc) {
 		disk_close(d);

@@ -35,6 +35,7 @@ struct err;
 struct disk_key {
 	const char *key, *values, *help; /* values: "512..2M", "on|off" */
 	bool sized; /* of a new disk: says how large it is, as well */
+	bool once; /* of opening: matters at that moment only, so that the disk can go to sleep and wake without it */
 };
 
 struct disk_create_opts {
@@ -209,6 +210,9 @@ struct disk_store_format {
 	int (*rename)(struct files *fs, const char *path, const char *from, const char *to,
 		struct err *e);
 	int (*info)(struct files *fs, const char *path, json_t *obj, struct err *e);
+	/* Ends another host's hold, which fails from its next flush on. `fence`: the new number, 0: the next one. *now: which it is. */
+	int (*take)(
+		struct files *fs, const char *path, uint64_t fence, uint64_t *now, struct err *e);
 	/* Longer. 0: what the block device has now. *now: what it has afterwards. */
 	int (*resize)(
 		struct files *fs, const char *path, uint64_t size, uint64_t *now, struct err *e);

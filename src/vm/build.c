@@ -52,6 +52,8 @@ struct device_list {
 	struct virtio_console_opts console;
 	struct virtio_vsock_opts vsock;
 	struct virtio_blk_opts disk[VM_MAX_DISKS];
+	struct disk_kv disk_kv[VM_MAX_DISKS][3];
+	char fence[VM_MAX_DISKS][24];
 	char disk_id[VM_MAX_DISKS][32];
 };
 
@@ -73,6 +75,19 @@ _Static_assert((int)VM_ERROR_REPORT == (int)DISK_ERROR_REPORT &&
 		       (int)VM_ERROR_IGNORE == (int)DISK_ERROR_IGNORE,
 	"enum vm_on_error and enum disk_on_error");
 
+/* Options of the format. */
+static const struct disk_kv *disk_keys(struct device_list *l, const struct vm_disk *d, unsigned i)
+{
+	unsigned n = 0;
+
+	snprintf(l->fence[i], sizeof(l->fence[i]), "%llu", (unsigned long long)d->fence);
+	if (d->fence)
+		l->disk_kv[i][n++] = (struct disk_kv){"fence", l->fence[i]};
+	if (d->take)
+		l->disk_kv[i][n++] = (struct disk_kv){"take", "on"};
+	return l->disk_kv[i];
+}
+
 static void add_disk(struct device_list *l, const struct vm_config *cfg, unsigned i, bool asleep)
 {
 	static const char *const formats[] = {[VM_FORMAT_RAW] = "raw",
@@ -93,7 +108,8 @@ static void add_disk(struct device_list *l, const struct vm_config *cfg, unsigne
 			.cache = (enum disk_cache)d->cache,
 			.io = (enum io_kind)d->io,
 			.limits = {d->iops, d->bps, d->iops_burst, d->bps_burst},
-			.on_error = (enum disk_on_error)d->on_error},
+			.on_error = (enum disk_on_error)d->on_error,
+			.kv = disk_keys(l, d, i)},
 		.queues = d->queues ?: MIN(cfg->smp, (unsigned)VM_MAX_QUEUES),
 	};
 	add_device(l, "virtio-blk", l->disk_id[i], &l->disk[i]);

@@ -299,6 +299,18 @@ const struct opt vm_disk_opts[] = {
 		.dflt = "report",
 		.help = "what a failure of the host does: tell the guest, stop it until resume, or "
 			"nothing"},
+	{.flag = "fence",
+		.key = "fence",
+		.type = OPT_U64,
+		D(fence),
+		.arg = "N",
+		.help = "lodgefs: the manager's fencing number; a store that has seen a newer one "
+			"refuses"},
+	{.flag = "take",
+		.key = "take",
+		.type = OPT_FLAG,
+		D(take),
+		.help = "lodgefs: take the store from another host that holds it"},
 	OPT_DONE,
 };
 
@@ -423,7 +435,8 @@ const struct opt vm_config_opts[] = {
 		.complete = OPT_COMPLETE_FILE,
 		.help = "a disk; options: readonly, cache=writeback|none|writethrough, "
 			"on-error=report|pause|ignore, discard=on|off, iops=N, iops-burst=N, "
-			"bps=SIZE, bps-burst=SIZE, queues=N, io=uring|threads, id=ID; a comma in "
+			"bps=SIZE, bps-burst=SIZE, queues=N, io=uring|threads, id=ID, fence=N, "
+			"take; a comma in "
 			"the "
 			"file name is written twice"},
 	{.flag = "net",

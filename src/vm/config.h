@@ -68,6 +68,9 @@ struct vm_disk {
 	uint64_t iops, iops_burst; /* per second; 0: no limit, and a tenth of a second's worth */
 	uint64_t bps, bps_burst; /* bytes */
 	int on_error; /* enum vm_on_error: of the host */
+	uint64_t
+		fence; /* lodgefs: opens the store only with a number above its own; 0: the next one */
+	bool take; /* lodgefs: takes the store from another host that holds it */
 };
 
 /* Host port to guest port. Addresses are IPv4 text; "" in guest is the guest's first address. */

@@ -66,6 +66,9 @@ static int check_disk(const struct vm_config *c, unsigned i, struct err *e)
 				d->file);
 	}
 	/* A disk in a store is STORE/NAME: only who knows the store can look at it. */
+	if ((d->fence || d->take) && d->format != VM_FORMAT_LODGEFS)
+		return err_set(e, -EINVAL,
+			"disk %s: fence and take are about stores: only lodgefs has them", d->file);
 	if (d->format == VM_FORMAT_LODGEFS)
 		return 0;
 	return check_readable("disk", d->file, true, !d->readonly, e);

@@ -234,6 +234,39 @@ static int run_rename(void *opts, const struct args *a)
 	return ended(&s, rc, &e);
 }
 
+struct take {
+	uint64_t fence;
+	bool json;
+};
+static const struct opt take_opts[] = {
+	{"fence", .type = OPT_U64, OPT_AT(struct take, fence), .arg = "N",
+		.help = "the number that it has from now on; it has to be above the store's"},
+	{"json", .type = OPT_FLAG, OPT_AT(struct take, json), .help = "print JSON"},
+	OPT_DONE,
+};
+static const struct opt_group take_groups[] = {{"Options", take_opts}, {0}};
+
+static int run_take(void *opts, const struct args *a)
+{
+	const struct take *o = opts;
+	const struct disk_store_format *f;
+	cleanup(free_ptr) char *path = NULL;
+	cleanup(session_end) struct session s = {0};
+	struct err e = {0};
+	uint64_t now = 0;
+	int rc;
+
+	session_begin(&s, o->json, "taking");
+	rc = split(a->v[0], &path, &f, &e);
+	if (!rc)
+		rc = f->take(&(struct files){.loop = &s.loop}, path, o->fence, &now, &e);
+	if (!rc && o->json)
+		session_print(json_pack("{s:I}", "fence", (json_int_t)now));
+	else if (!rc)
+		printf("%s: fencing number %" PRIu64 "; nobody holds it\n", a->v[0], now);
+	return ended(&s, rc, &e);
+}
+
 struct resize {
 	uint64_t size;
 	bool json;
@@ -281,6 +314,10 @@ const struct verb verbs_store[] = {
 	{VERB("store resize", "FILE:FORMAT", "make a store larger"), .cmd.min_args = 1,
 		.cmd.max_args = 1, .cmd.groups = resize_groups, .size = sizeof(struct resize),
 		.run = run_resize},
+	{VERB("store take", "FILE:FORMAT",
+		 "take a store from a host that is gone: what still writes there fails"),
+		.cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = take_groups,
+		.size = sizeof(struct take), .run = run_take},
 	{VERB("store rm", "FILE:FORMAT DISK", "delete a disk and its snapshots"), .cmd.min_args = 2,
 		.cmd.max_args = 2, .run = run_rm},
 	{VERB("store rename", "FILE:FORMAT DISK NAME", "give a disk another name"),

@@ -10,8 +10,8 @@
 
 static const struct disk_key open_keys[] = {
 	{"sorter", "on|off", "off: a transaction for each block, to compare with"},
-	{"fence", "NUMBER", "opens only if no newer fencing number was given out"},
-	{"take", "on|off", "takes the store away from another host that holds it"},
+	{"fence", "NUMBER", "opens only if no newer fencing number was given out", .once = true},
+	{"take", "on|off", "takes the store away from another host that holds it", .once = true},
 	{0},
 };
 

@@ -272,9 +272,8 @@ static int lease_take(struct lf *fs, const struct lf_open *o, struct err *e)
 	if (l.held == 1 && strcmp(l.host, mine.host) && !(o->flags & LF_O_TAKE) && !o->fence)
 		return err_set(e, -EBUSY,
 			"store %s: is held by process %llu of host '%s'; when that is gone for "
-			"sure, open with "
-			"take=on",
-			fs->path, (unsigned long long)l.pid, l.host);
+			"sure: `lodge store take %s:lodgefs`, or --disk ...,take",
+			fs->path, (unsigned long long)l.pid, l.host, fs->path);
 	rc = lease_io(fs, FILE_WRITE, &mine);
 	if (!rc)
 		rc = lf_lease_check(fs);

@@ -385,6 +385,21 @@ static int store_resize(
 	return rc;
 }
 
+static int store_take(
+	struct files *files, const char *path, uint64_t fence, uint64_t *now, struct err *e)
+{
+	struct lf *fs;
+	int rc = lf_open(&fs, files,
+		&(struct lf_open){.path = path, .flags = LF_O_WRITE | LF_O_TAKE, .fence = fence},
+		e);
+
+	if (rc)
+		return rc;
+	*now = fs->fence;
+	lf_close(fs);
+	return 0;
+}
+
 static int store_info(struct files *files, const char *path, json_t *obj, struct err *e)
 {
 	struct lf *fs;
@@ -415,5 +430,6 @@ const struct disk_store_format disk_store_lodgefs = {
 	.remove = store_remove,
 	.rename = store_rename,
 	.info = store_info,
+	.take = store_take,
 	.resize = store_resize,
 };

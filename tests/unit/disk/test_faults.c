@@ -82,8 +82,8 @@ static uint64_t rnd(struct world *w, uint64_t n)
 static void ok(struct world *w, int rc, const struct err *e, const char *what)
 {
 	if (rc)
-		fail_msg("%s: %u faults of operation %u after %u: %s: %d %s", w->k->name,
-			w->count, w->op, w->after, what, rc, err_msg(e));
+		fail_msg("%s: %u faults of operation %u after %u: %s: %d %s", w->k->name, w->count,
+			w->op, w->after, what, rc, err_msg(e));
 }
 
 static int open_disk(struct world *w, struct disk **d, struct err *e)
@@ -151,7 +151,8 @@ static bool may_hold(const struct may *m, uint8_t v)
 	return false;
 }
 
-static void look_at(struct world *w, struct disk *d, const struct may *may, uint64_t off, uint64_t len, bool must)
+static void look_at(struct world *w, struct disk *d, const struct may *may, uint64_t off,
+	uint64_t len, bool must)
 {
 	static const uint8_t none[SECTOR];
 	uint8_t *buf = malloc(len);
@@ -166,9 +167,10 @@ static void look_at(struct world *w, struct disk *d, const struct may *may, uint
 		if (memcmp(p, p + 1, SECTOR - 1) && memcmp(p, none, SECTOR))
 			fail_msg("%s: a sector is of two writes", w->k->name);
 		if (!may_hold(&may[off / SECTOR + s], p[0]))
-			fail_msg("%s: %u faults of operation %u after %u: sector %llu has %u, and may not",
-				w->k->name, w->count, w->op, w->after, (unsigned long long)(off / SECTOR + s),
-				p[0]);
+			fail_msg("%s: %u faults of operation %u after %u: sector %llu has %u, and "
+				 "may not",
+				w->k->name, w->count, w->op, w->after,
+				(unsigned long long)(off / SECTOR + s), p[0]);
 	}
 	free(buf);
 }
@@ -257,7 +259,8 @@ static void look_at_snapshots(struct world *w, struct disk *d)
 		for (unsigned k = 0; k < n; k++)
 			there |= !strcmp(s[k].name, name);
 		if (!w->unsure[i] && there != w->snapshot[i])
-			fail_msg("%s: snapshot %s is%s there", w->k->name, name, there ? "" : " not");
+			fail_msg("%s: snapshot %s is%s there", w->k->name, name,
+				there ? "" : " not");
 	}
 }
 
@@ -344,7 +347,8 @@ static uint64_t run(const struct kind *k, unsigned op, unsigned after, unsigned 
 	w->devs.nfaults = 0;
 	if (!fault)
 		assert_int_equal(w->failed, 0);
-	if (!strcmp(k->format, "lodgefs")) /* qcow2 may say that it wants to be mended when it is opened */
+	if (!strcmp(k->format,
+		    "lodgefs")) /* qcow2 may say that it wants to be mended when it is opened */
 		assert_int_equal(check(w).errors, 0);
 	ok(w, open_disk(w, &d, &e), &e, "open again");
 	look(w, d, 0, SIZE, true);
@@ -363,7 +367,8 @@ static uint64_t run(const struct kind *k, unsigned op, unsigned after, unsigned 
 
 static void every_operation(void **state)
 {
-	static const enum file_op all[] = {FILE_READ, FILE_WRITE, FILE_FLUSH, FILE_DISCARD, FILE_ZERO};
+	static const enum file_op all[] = {
+		FILE_READ, FILE_WRITE, FILE_FLUSH, FILE_DISCARD, FILE_ZERO};
 	const struct kind *k = *state;
 	unsigned runs = 0;
 
