@@ -407,9 +407,11 @@ static void lf_submit(struct disk *d, struct disk_req *r)
 
 	if (!l->fs->f) /* see promote() */
 		disk_done_soon(r, -ESTALE);
-	else if (l->fs->failed && r->op != DISK_READ && lf_park(l->fs, r))
-		return;
-	else if (r->op == DISK_READ)
+	else if (l->fs->failed && r->op != DISK_READ) {
+		/* Not even what would change nothing: what is in memory is not what is in the store. */
+		if (!lf_park(l->fs, r))
+			disk_done_soon(r, l->fs->failed);
+	} else if (r->op == DISK_READ)
 		submit_read(l, r);
 	else if (r->op == DISK_FLUSH)
 		run(l, r, flush_now);

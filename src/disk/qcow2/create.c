@@ -186,7 +186,8 @@ static int write_tables(struct create *c, struct err *e)
 		rc = file_write(c->file, (1 + h->rt_clusters + i) << cb, buf, cs, e);
 	}
 	rc = rc ?: file_zero(c->file, h->l1_off, c->l1_clusters << cb, false, e);
-	rc = rc ?: file_truncate(c->file, h->l1_off + (c->l1_clusters << cb), e);
+	if (!c->file->block_device)
+		rc = rc ?: file_truncate(c->file, h->l1_off + (c->l1_clusters << cb), e);
 	rc = rc ?: file_flush(c->file, e);
 	memset(buf, 0, cs);
 	rc = rc ?: qcow2_header_build(h, buf, c->o->path, e);

@@ -115,7 +115,7 @@ static void make(struct world *w)
 	}
 	if (!strcmp(w->k->format, "lodgefs")) {
 		o.path = "store";
-		o.size = 16 * MiB;
+		o.size = 64 * MiB; /* it is not about room */
 		o.kv = w->k->store[0].key ? w->k->store : NULL;
 		ok(w, disk_store_lodgefs.create(&o, &e), &e, "store");
 	}
