@@ -262,7 +262,8 @@ int agent_open(struct agent_client **out, const char *vsock_path, unsigned timeo
 		c->in = (struct agent_in){0};
 		if (!wait || (rc != -ECONNREFUSED && rc != -ECONNRESET) ||
 			now_ms() + RETRY_MS > end) {
-			*e = last;
+			if (e)
+				*e = last;
 			break;
 		}
 		nanosleep(&(struct timespec){0, RETRY_MS * 1000000l}, NULL);
