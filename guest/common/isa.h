@@ -50,4 +50,20 @@ void isa_reboot(void) __attribute__((noreturn));
 /* A byte register of the UART that holds what is written. */
 uint8_t isa_scratch(int write, uint8_t v);
 
+/* What hostile.c goes over; a row without a name ends it. */
+struct isa_window {
+	const char *name;
+	uint64_t base, size;
+	uint32_t step;
+	int readonly; /* a store there may stop this processor, as it should */
+};
+extern const struct isa_window isa_windows[];
+/* May these bytes be written, or would that end the machine, or print? */
+int isa_harmless(uint64_t at, unsigned bytes);
+/* 1 << width bytes; a fault is skipped. Ports are memory from ISA_PORTS on. */
+#define ISA_PORTS (1ul << 62)
+void isa_load(uint64_t at, unsigned width);
+void isa_store(uint64_t at, unsigned width, uint64_t v);
+void isa_uart_again(void); /* whatever was done to it */
+
 #endif

@@ -150,29 +150,41 @@ static void address(struct virtio *v, unsigned off, const volatile void *p)
 {
 	C32(v, off) = (uint32_t)(uint64_t)p;
 	C32(v, off + 4) = (uint32_t)((uint64_t)p >> 32);
-	if (C32(v, off) != (uint32_t)(uint64_t)p)
-		fail("an address register keeps its value", C32(v, off));
+}
+
+unsigned virtq_most(struct virtio *v, unsigned index)
+{
+	C16(v, 22) = (uint16_t)index;
+	return C16(v, 24);
+}
+
+void virtq_place(struct virtio *v, unsigned index, unsigned size, const volatile void *desc,
+	const volatile void *avail, const volatile void *used)
+{
+	C16(v, 22) = (uint16_t)index;
+	C16(v, 24) = (uint16_t)size;
+	address(v, 32, desc);
+	address(v, 40, avail);
+	address(v, 48, used);
+	C16(v, 28) = 1;
 }
 
 void virtq_set_up(struct virtio *v, struct virtq *q, unsigned index, unsigned vector)
 {
-	volatile uint8_t *p = (volatile uint8_t *)q;
+	volatile uint64_t *p = (volatile uint64_t *)q;
 
-	for (unsigned i = 0; i < sizeof(*q); i++)
+	for (unsigned i = 0; i < sizeof(*q) / sizeof(*p); i++)
 		p[i] = 0;
-	C16(v, 22) = (uint16_t)index;
-	if (C16(v, 24) < VIRTQ_SIZE)
-		fail("size of a queue", C16(v, 24));
-	C16(v, 24) = VIRTQ_SIZE;
+	if (virtq_most(v, index) < VIRTQ_SIZE)
+		fail("size of a queue", index);
 	C16(v, 26) = (uint16_t)vector;
 	if (C16(v, 26) != vector)
 		fail("vector of a queue", C16(v, 26));
-	address(v, 32, q->desc);
-	address(v, 40, &q->avail);
-	address(v, 48, &q->used);
+	virtq_place(v, index, VIRTQ_SIZE, q->desc, &q->avail, &q->used);
+	if (C32(v, 40) != (uint32_t)(uint64_t)&q->avail)
+		fail("an address register keeps its value", C32(v, 40));
 	q->bell = (volatile uint16_t *)(v->notify + (uint64_t)C16(v, 30) * v->multiplier);
 	q->index = (uint16_t)index;
-	C16(v, 28) = 1;
 }
 
 void virtio_go(struct virtio *v)

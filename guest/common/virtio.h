@@ -57,6 +57,12 @@ void virtio_open(struct virtio *v, unsigned dev);
 void virtio_message(struct virtio *v, unsigned n, uint64_t address, uint32_t data);
 /* Reset, and features: VIRTIO_F_VERSION_1 and, of the low 32, `want`. Returns which of them it has. */
 uint32_t virtio_begin(struct virtio *v, uint32_t want);
+/* How long this queue may be. */
+unsigned virtq_most(struct virtio *v, unsigned index);
+/* Puts a queue of such a length there, good or bad. */
+void virtq_place(struct virtio *v, unsigned index, unsigned size, const volatile void *desc,
+	const volatile void *avail, const volatile void *used);
+/* As it should be. */
 void virtq_set_up(struct virtio *v, struct virtq *q, unsigned index, unsigned vector);
 void virtio_go(struct virtio *v); /* DRIVER_OK */
 void virtio_stop(struct virtio *v); /* reset: it is silent from then on */

@@ -193,6 +193,9 @@ static void set_up(void)
 		"mov $16, %%eax\n\tmov %%eax, %%ds\n\tmov %%eax, %%es\n\tmov %%eax, %%ss" ::"m"(g),
 		"m"(i)
 		: "rax", "memory");
+	/* Nobody has set the old controllers up: what came through them would come as vectors 0 to 7. */
+	outb(0x21, 0xff);
+	outb(0xa1, 0xff);
 	APIC(0xf0) = 0x1ff;
 	APIC(0x80) = 0;
 	APIC(0x3e0) = 11; /* divide by 1 */
@@ -272,6 +275,94 @@ uint8_t isa_scratch(int write, uint8_t v)
 	if (write)
 		outb(UART + 7, v);
 	return inb(UART + 7);
+}
+
+const struct isa_window isa_windows[] = {{"the clock", 0xfe001000, 0x1000, 64, 0},
+	{"the finisher", 0xfe000000, 0x1000, 128, 0},
+	{"the event device", 0xfea00000, 0x1000, 128, 0}, {"ioapic", 0xfec00000, 0x1000, 64, 1},
+	{"the local APIC", 0xfee00000, 0x1000, 64, 1}, {"ports", ISA_PORTS, 0x10000, 256, 0},
+	{"the UART", ISA_PORTS + 0x3f8, 16, 8, 0}, {"CMOS", ISA_PORTS + 0x70, 16, 8, 0},
+	{"memory of PCI", 0xc0000000, 0x20000000, 0x1000000, 0},
+	{"bus 0", 0xe0000000, 0x40000, 1024, 0}, {"ecam", 0xe0000000, 0x10000000, 0x800000, 0},
+	{"bars", 0xc0000000, 0x100000, 4096, 0}, {0}};
+
+static int meets(uint64_t at, unsigned bytes, uint64_t first, uint64_t last)
+{
+	return at <= last && at + bytes - 1 >= first;
+}
+
+/* Not: characters, resets and power (ports 0xf4, 0xcf9; the registers of finisher and event device), what holds interrupts. */
+int isa_harmless(uint64_t at, unsigned bytes)
+{
+	return !meets(at, bytes, ISA_PORTS + 0x3f8, ISA_PORTS + 0x3f8) &&
+	       !meets(at, bytes, ISA_PORTS + 0xf4, ISA_PORTS + 0xf7) &&
+	       !meets(at, bytes, ISA_PORTS + 0xcf9, ISA_PORTS + 0xcf9) &&
+	       !meets(at, bytes, 0xfe000000, 0xfe000007) &&
+	       !meets(at, bytes, 0xfea00200, 0xfea00203);
+}
+
+void isa_load(uint64_t at, unsigned width)
+{
+	uint16_t port = (uint16_t)at;
+
+	if (at >= ISA_PORTS) {
+		if (width == 0)
+			inb(port);
+		else if (width == 1)
+			__asm__ volatile("inw %0, %%ax" ::"d"(port) : "eax");
+		else
+			__asm__ volatile("inl %0, %%eax" ::"d"(port) : "eax");
+		return;
+	}
+	switch (width) {
+	case 0:
+		(void)*(volatile uint8_t *)at;
+		return;
+	case 1:
+		(void)*(volatile uint16_t *)at;
+		return;
+	case 2:
+		(void)*(volatile uint32_t *)at;
+		return;
+	default:
+		(void)*(volatile uint64_t *)at;
+	}
+}
+
+void isa_store(uint64_t at, unsigned width, uint64_t v)
+{
+	uint16_t port = (uint16_t)at;
+
+	if (at >= ISA_PORTS) {
+		if (width == 0)
+			outb(port, (uint8_t)v);
+		else if (width == 1)
+			__asm__ volatile("outw %%ax, %0" ::"d"(port), "a"(v));
+		else
+			__asm__ volatile("outl %%eax, %0" ::"d"(port), "a"(v));
+		return;
+	}
+	switch (width) {
+	case 0:
+		*(volatile uint8_t *)at = (uint8_t)v;
+		return;
+	case 1:
+		*(volatile uint16_t *)at = (uint16_t)v;
+		return;
+	case 2:
+		*(volatile uint32_t *)at = (uint32_t)v;
+		return;
+	default:
+		*(volatile uint64_t *)at = v;
+	}
+}
+
+void isa_uart_again(void)
+{
+	outb(UART + 3, 3);
+	outb(UART + 1, 0);
+	outb(UART + 2, 1);
+	outb(UART + 4, 0);
 }
 
 int both(void);

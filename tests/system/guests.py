@@ -22,7 +22,6 @@ GUESTS = [
     ('exit', (1, 4), 42, [], []),
     ('irqs', (1, 2, 4), 0, [], []),
     ('traps', (1, 2, 4), 0, [], None),           # tests/diff/KNOWN.md
-    ('sweep', (1, 2, 4), 0, DISK_FLAGS, None),   # QEMU has devices that end it: its own matter
     ('pci', (1, 2, 4), 0, DISK_FLAGS, QEMU_PCI),
     ('litmus', (2, 4), 0, [], None),          # ten million rounds take QEMU minutes; it is a test of Lodge's harts
 ]
