@@ -7,7 +7,7 @@ TEST_ARGS ?=
 JOBS ?= $(shell nproc)
 NINJA = ninja -C $(BUILD) -j $(JOBS)
 
-.PHONY: all setup build run test bench check sanitize fuzz format install clean help
+.PHONY: all setup build run test bench check sanitize coverage fuzz format install clean help
 
 all: build ## install what is missing and build (the default)
 
@@ -47,6 +47,9 @@ sanitize: setup ## unit and fuzz tests under ASan and UBSan, in build-asan
 		meson setup build-asan -Db_sanitize=address,undefined -Db_lundef=false $(MESON_ARGS)
 	@ninja -C build-asan -j $(JOBS)
 	@tests/run --build build-asan --jobs $(JOBS) --suite unit,fuzz
+
+coverage: setup ## what only one engine reaches above the seam: nothing without a reason
+	@tools/coverage --jobs $(JOBS)
 
 fuzz: ## every libFuzzer target for FUZZ_TIME seconds (60), in build-fuzz
 	@tools/setup --test
