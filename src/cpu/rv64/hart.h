@@ -167,13 +167,13 @@ struct jit_hart {
 	uint64_t near
 		[JIT_NEAR]; /* host - guest address of pages that a block has looked up; 0: it has not */
 	/*
-	 * Pages that accesses of hot code found last, each access its own: jit/address.c. Forgotten whenever C has run: those in the list of what was filled since,
-	 * or all when the list is full. tag and add as a TLB entry's; limit: how far above the tag accesses that share a look may begin, 0: nothing
-	 * is known. missed: ever.
+	 * Pages that accesses of hot code found last, each access its own: jit/address.c. Forgotten whenever C has run: what is in the list of those
+	 * that were filled since, or all when it is full. tag and add as a TLB entry's; limit: how far above the tag accesses that share a look
+	 * may begin, 0: nothing is known. missed, failed: ever; failed: accesses that were to share a look could not.
 	 */
 	struct jit_found {
 		uint64_t tag, limit, add;
-		uint32_t missed, unused;
+		uint32_t missed, failed;
 	} site[JIT_SITES];
 	uint32_t nfilled, filled[JIT_FILLED];
 	uint64_t stopped; /* set by the op after a single instruction: it was done */

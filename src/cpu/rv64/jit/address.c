@@ -31,6 +31,7 @@ struct group {
 	unsigned first, last, n; /* accesses; indices in the block */
 	int32_t lo, hi; /* bytes, from that value */
 	bool write;
+	bool split; /* they were found to lie in two pages: each for itself */
 	uint8_t slot;
 };
 
@@ -96,7 +97,7 @@ static void settle_early(
 	for (t->nearly = 0; t->nearly < JIT_NEAR; t->nearly++) {
 		best = NULL;
 		for (struct group *g = groups; g < groups + n; g++)
-			if (g->version < 32 && !g->slot && g->first < sure &&
+			if (g->version < 32 && !g->slot && !g->split && g->first < sure &&
 				g->n > (best ? best->n : 1))
 				best = g;
 		if (!best)
@@ -126,7 +127,7 @@ static void settle(struct jit_tr *t, struct group *groups, unsigned n, const uin
 		struct group *g = &groups[i];
 		bool early = g->slot;
 
-		if (g->n < 2)
+		if (g->n < 2 || g->split)
 			continue;
 		for (unsigned s = 0; s < JIT_NEAR && !g->slot; s++) {
 			if (free_at[s] <= g->first) {
@@ -217,7 +218,11 @@ void jit_find_near(struct jit_tr *t, const struct jit_block *b)
 		g = in->rs1 ? join(groups, &n, v.version[in->rs1], at[i], size) : NULL;
 		if (g) {
 			of[i] = (uint8_t)(g - groups + 1);
-			g->first = g->n++ ? g->first : i;
+			if (!g->n++) {
+				g->first = i;
+				g->split = jit_split_site(
+					t->j, t->page + t->sorted[b->first + i % b->n].off);
+			}
 			g->last = i;
 			g->write |= write;
 		}
@@ -308,16 +313,20 @@ static unsigned site_span(unsigned span)
 	return span > SHORT_SPAN ? NEAR_SPAN : SHORT_SPAN;
 }
 
-/* arg[0]: host register of the address; arg[1]: span, site << 16, write << 32. Finds the page in the TLB, and remembers it. */
+/* arg[0]: host register, and what is added to it << 32: the address; arg[1]: span, site << 16, write << 32. Finds the page in the TLB, and remembers it. */
 static void cold_site(struct jit_tr *t, struct jit_cold *c)
 {
 	unsigned span = c->arg[1] & 0xffff, slot = c->arg[1] >> 16 & 0xffff;
+	int reg = (int)(c->arg[0] & 0xff);
+	int32_t off = (int32_t)(c->arg[0] >> 32);
 	struct x86 *a = &t->a;
 	uint8_t *known, *full;
 
 	x86_alu_i(a, X86_32, ALU_ADD, SITE(missed, slot), 1);
 	/* The end of the access itself comes next in the list. */
-	c[1].from = look(t, (int)c->arg[0], span, c->arg[1] >> 32);
+	if (off)
+		x86_lea(a, RAX, x86_mem(reg, off));
+	c[1].from = look(t, off ? RAX : reg, span, c->arg[1] >> 32);
 	x86_store(a, X86_64, SITE(tag, slot), RDX);
 	x86_store(a, X86_64, SITE(add, slot), RCX);
 	x86_alu_i(a, X86_32, ALU_CMP, SITE(limit, slot), 0);
@@ -336,10 +345,11 @@ static void cold_site(struct jit_tr *t, struct jit_cold *c)
 }
 
 /*
- * look() for hot code: what the same access found last time is tried first. Then the difference does not wait for the address, and
+ * look() at reg + off for hot code: what the same access found last time is tried first. Then the difference does not wait for the address, and
  * there is no slot to work out. alone: an access of a power of two, which is aligned or else looked up. The difference comes into `to`.
  */
-static uint8_t *look_again(struct jit_tr *t, int reg, unsigned span, bool write, bool alone, int to)
+static uint8_t *look_again(
+	struct jit_tr *t, int reg, int32_t off, unsigned span, bool write, bool alone, int to)
 {
 	struct x86 *a = &t->a;
 	struct jit_cold *c;
@@ -348,7 +358,9 @@ static uint8_t *look_again(struct jit_tr *t, int reg, unsigned span, bool write,
 
 	if (t->tier < 2 || t->nsites == ARRAY_SIZE(t->sites) ||
 		jit_bad_site(t->j, t->page + t->insn->off)) {
-		from = look(t, reg, span, write);
+		if (off)
+			x86_lea(a, RAX, x86_mem(reg, off));
+		from = look(t, off ? RAX : reg, span, write);
 		x86_mov(a, to, RCX);
 		return from;
 	}
@@ -362,7 +374,10 @@ static uint8_t *look_again(struct jit_tr *t, int reg, unsigned span, bool write,
 		x86_alu(a, X86_64, ALU_CMP, RDX, SITE(tag, slot));
 		from = x86_jcc(a, CC_NE, NULL);
 	} else {
-		x86_mov(a, RDX, reg);
+		if (off)
+			x86_lea(a, RDX, x86_mem(reg, off));
+		else
+			x86_mov(a, RDX, reg);
 		x86_alu(a, X86_64, ALU_SUB, RDX, SITE(tag, slot));
 		x86_alu(a, X86_64, ALU_CMP, RDX, SITE(limit, slot));
 		from = x86_jcc(a, CC_AE, NULL);
@@ -372,7 +387,7 @@ static uint8_t *look_again(struct jit_tr *t, int reg, unsigned span, bool write,
 	c->custom = cold_site;
 	c->low = c->nlate = 0; /* nothing leaves here */
 	c->fp = (struct jit_fp){0};
-	c->arg[0] = (unsigned)reg;
+	c->arg[0] = (unsigned)reg | (uint64_t)(uint32_t)off << 32;
 	c->arg[1] = span | slot << 16 | (uint64_t)write << 32;
 	return from;
 }
@@ -427,11 +442,13 @@ static unsigned chain_of(const struct jit_tr *t)
 	return n;
 }
 
-/* A look at the block's start has failed: arg[0] is the block. */
+/* A look at the block's start has failed: arg[0] is the block; arg[1]: 1 + its slot, if it has one. */
 static void cold_early(struct jit_tr *t, struct jit_cold *c)
 {
 	struct jit_block *b = &t->blocks[c->arg[0]];
 
+	if (c->arg[1])
+		x86_alu_i(&t->a, X86_32, ALU_ADD, SITE(failed, (unsigned)c->arg[1] - 1), 1);
 	if (b->slow)
 		x86_jmp(&t->a, b->slow);
 	else
@@ -443,17 +460,21 @@ void jit_emit_early(struct jit_tr *t, unsigned number)
 	struct jit_block *b = &t->blocks[number];
 
 	for (struct jit_early *e = t->early; e < t->early + t->nearly; e++) {
-		int reg = address_in(t, e->reg, e->lo), near = t->near_host[e->slot];
+		int reg = t->map[e->reg] ? t->map[e->reg] : address_in(t, e->reg, e->lo);
+		int32_t off = t->map[e->reg] ? e->lo : 0;
+		int near = t->near_host[e->slot];
+		unsigned sites = t->nsites;
 		struct jit_cold *c;
 		uint8_t *miss;
 
 		t->insn = &t->sorted[b->first + e->index % b->n];
-		miss = look_again(t, reg, e->span, e->write, false, near ? near : RCX);
+		miss = look_again(t, reg, off, e->span, e->write, false, near ? near : RCX);
 		if (!near)
 			put_near(t, e->slot, RCX);
 		c = jit_cold(t, COLD_CUSTOM, miss);
 		c->custom = cold_early;
 		c->arg[0] = number;
+		c->arg[1] = t->nsites > sites ? 1u + t->sites[sites].slot : 0;
 	}
 }
 
@@ -478,7 +499,7 @@ struct jit_cold *jit_emit_access(struct jit_tr *t, unsigned rs1, int32_t imm, un
 	if (t->alone || !n->slot) {
 		reg = address_in(t, rs1, imm);
 		miss = t->alone ? look(t, reg, size, write)
-				: look_again(t, reg, size, write, true, RCX);
+				: look_again(t, reg, 0, size, write, true, RCX);
 		*m = x86_sib(reg, RCX, 0, 0);
 		c = jit_cold(t, COLD_MEM, miss);
 		c->b = what;
@@ -496,7 +517,7 @@ struct jit_cold *jit_emit_access(struct jit_tr *t, unsigned rs1, int32_t imm, un
 	}
 	if (n->first) {
 		reg = address_in(t, rs1, imm - n->before);
-		miss = look_again(t, reg, n->span, n->write, false, RCX);
+		miss = look_again(t, reg, 0, n->span, n->write, false, RCX);
 		put_near(t, n->slot, RCX);
 		*m = x86_sib(reg, RCX, 0, n->before);
 	} else {

@@ -142,7 +142,7 @@ struct jit_link {
 struct jit_site {
 	uint16_t off; /* of its instruction in the page */
 	uint16_t slot; /* of hart.j.site */
-	uint32_t missed; /* of the slot, when the region was last judged */
+	uint32_t missed, failed; /* of the slot, when the region was last judged */
 };
 
 struct jit_region {
@@ -549,10 +549,11 @@ void jit_hot_destroy(struct jit *j);
 void jit_sample(struct hart *h);
 /* JIT_TIERS_NOW: the second tier at once, of what the first has just made of t. Under the lock. */
 void jit_hot_now(struct jit *j, const struct jit_tr *t);
-/* Does the access at this address go to another page each time? */
 /* Has the thread seen that many removals, or is it looking at nothing? */
 bool jit_hot_has_left(const struct jit *j, uint64_t since);
+/* Does the access at this address go to another page each time? Are those that would share its look in two pages? */
 bool jit_bad_site(const struct jit *j, uint64_t pa);
+bool jit_split_site(const struct jit *j, uint64_t pa);
 /* t->map and t->fmap for what was formed. */
 void jit_choose_map(struct jit_tr *t);
 void jit_hot_counters(

@@ -62,7 +62,7 @@ struct jit_hot {
 	_Atomic uint64_t seen;
 	struct jit_tr *tr; /* the thread's, or in JIT_TIERS_NOW under jit.lock */
 	struct slot slots[HOT_SLOTS];
-	uint8_t bad[HOT_BAD / 8]; /* sites, by address */
+	uint8_t bad[HOT_BAD / 8], split[HOT_BAD / 8]; /* sites, by address */
 	uint64_t asked, dropped, moved;
 };
 
@@ -301,6 +301,13 @@ bool jit_bad_site(const struct jit *j, uint64_t pa)
 	return j->hot && __atomic_load_n(&j->hot->bad[i / 8], __ATOMIC_RELAXED) >> i % 8 & 1;
 }
 
+bool jit_split_site(const struct jit *j, uint64_t pa)
+{
+	uint32_t i = bad_index(pa);
+
+	return j->hot && __atomic_load_n(&j->hot->split[i / 8], __ATOMIC_RELAXED) >> i % 8 & 1;
+}
+
 /* Sites of the region that found other pages all the time; the number. */
 static unsigned judge(struct hart *h, struct jit_region *r)
 {
@@ -313,14 +320,17 @@ static unsigned judge(struct hart *h, struct jit_region *r)
 	r->judged_at = h->instret;
 	for (unsigned i = 0; i < r->nsites; i++) {
 		uint32_t at = bad_index(r->page + r->sites[i].off);
-		uint32_t missed = h->j.site[r->sites[i].slot].missed;
-		uint32_t since = missed - r->sites[i].missed;
+		const struct jit_found *f = &h->j.site[r->sites[i].slot];
+		uint32_t since = f->missed - r->sites[i].missed;
+		uint32_t failed = f->failed - r->sites[i].failed;
 
-		r->sites[i].missed = missed;
+		r->sites[i].missed = f->missed;
+		r->sites[i].failed = f->failed;
 		if (!before || since < MAX(many, 4ull))
 			continue;
 		n++;
-		__atomic_fetch_or(&hot->bad[at / 8], 1u << at % 8, __ATOMIC_RELAXED);
+		__atomic_fetch_or(failed > since / 2 ? &hot->split[at / 8] : &hot->bad[at / 8],
+			1u << at % 8, __ATOMIC_RELAXED);
 	}
 	return n;
 }
