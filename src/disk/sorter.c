@@ -17,6 +17,7 @@
 
 #define MAX_TXS 256u
 #define MAX_BYTES (8 * MiB)
+#define SPARE_MAX MAX_BYTES
 /* Blocks that a discard or zeroing changes at a time: a disk of many TiB may be discarded in one request. */
 #define WINDOW 1024u
 
@@ -175,9 +176,16 @@ static void free_tx(struct sorter *s, struct sorter_tx *tx)
 
 static void free_batch(struct sorter_batch *b)
 {
+	struct sorter *s = b->sorter;
+
+	if (b->copy.len > s->spare.len && b->copy.len <= SPARE_MAX) {
+		free(s->spare.mem);
+		s->spare = b->copy;
+	} else {
+		free(b->copy.mem);
+	}
 	free(b->job);
 	free(b->piece);
-	free(b->copy);
 	free(b);
 }
 
@@ -933,6 +941,7 @@ void sorter_destroy(struct sorter *s)
 	epochs_end(s);
 	uv_close((uv_handle_t *)&s->turn->idle, turn_closed);
 	free(s->zeroes);
+	free(s->spare.mem);
 	free(s);
 }
 

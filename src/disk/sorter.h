@@ -123,6 +123,12 @@ struct sorter_tx {
 	bool prepared;
 };
 
+/* Memory with the data of a batch (sorter_opts.stable). */
+struct sorter_copy {
+	void *mem;
+	uint64_t len;
+};
+
 /* Physical transaction. */
 struct sorter_batch {
 	struct sorter_tx *first; /* those that are to be committed */
@@ -137,7 +143,7 @@ struct sorter_batch {
 	uint64_t bytes;
 	struct sorter_piece *piece;
 	unsigned npieces;
-	void *copy;
+	struct sorter_copy copy;
 	bool ready; /* its data is written */
 	bool both; /* data and metadata are written at once; then: */
 	bool data_done, commit_done;

@@ -275,11 +275,16 @@ static int copy_data(struct sorter_batch *b)
 			total += tx->elem[i].kind == SORT_DATA ? tx->elem[i].len : 0;
 	if (!total)
 		return 0;
-	if (posix_memalign(&b->copy, 4096, total)) {
-		b->copy = NULL;
+	if (b->sorter->spare.len >= total) {
+		b->copy = b->sorter->spare;
+		b->sorter->spare = (struct sorter_copy){0};
+	} else if (posix_memalign(&b->copy.mem, 4096, total)) {
+		b->copy.mem = NULL;
 		return -ENOMEM;
+	} else {
+		b->copy.len = total;
 	}
-	to = b->copy;
+	to = b->copy.mem;
 	for (struct sorter_tx *tx = b->first; tx; tx = tx->next)
 		for (unsigned i = 0; i < tx->n; i++) {
 			struct sorter_elem *el = &tx->elem[i];

@@ -46,6 +46,8 @@ struct sorter {
 	uint64_t jobs;
 	bool in_submit;
 	void *zeroes;
+	struct sorter_copy
+		spare; /* of the last batch, for the next one: fresh memory would be faulted in page by page */
 	struct {
 		uint64_t now, oldest, count[SORTER_EPOCHS];
 		struct sorter_quarantine *first, **last;
