@@ -359,8 +359,7 @@ static int find_run(struct qcow2 *q, uint64_t n, uint64_t *first, uint64_t *got,
 
 /*
  * Counts have to be durable before entries that need them. Counting many clusters at a time makes that a barrier for many allocations; what
- * nobody took is counted down when the disk is closed, and leaks when it is not. The file is made to reach over them at once: writes inside
- * a file can go on side by side, those that make it longer cannot. Where that fails the transaction that writes the counts sees to it.
+ * nobody took is counted down when the disk is closed, and leaks when it is not. The transaction that writes the counts makes the file reach over them.
  */
 static int reserve(struct qcow2 *q)
 {
@@ -371,9 +370,17 @@ static int reserve(struct qcow2 *q)
 	r->next = MIN(r->next ? r->next * 4 : RESERVE_FIRST, max);
 	rc = find_run(q, r->next, &r->at, &got, &r->zero);
 	r->end = rc ? r->at : r->at + got;
-	if (!rc && q->zero_from != UINT64_MAX && q->zero_from > q->file->size)
-		(void)file_truncate(q->file, q->zero_from, NULL);
 	return rc;
+}
+
+/*
+ * Writes inside a file can go on side by side, those that make it longer cannot: for several the file is made to reach over the whole reserve at once. One
+ * alone is better off at the end: ext4 has less to do there. Where it fails the transaction sees to it.
+ */
+static void reach_over(struct qcow2 *q)
+{
+	if (q->d->in_flight > 1 && q->zero_from != UINT64_MAX && q->zero_from > q->file->size)
+		(void)file_truncate(q->file, q->zero_from, NULL);
 }
 
 uint64_t q_alloc_now(struct qcow2 *q, uint64_t n, uint64_t *host, bool *zero)
@@ -381,6 +388,8 @@ uint64_t q_alloc_now(struct qcow2 *q, uint64_t n, uint64_t *host, bool *zero)
 	struct q_reserve *r = &q->reserve;
 	uint64_t got = MIN(n, r->end - r->at);
 
+	if (got)
+		reach_over(q);
 	*host = r->at << q->cluster_bits;
 	*zero = r->zero;
 	r->at += got;
