@@ -7,12 +7,15 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/err.h"
 #include "base/fsutil.h"
 #include "base/util.h"
 #include "vm/rundir.h"
+
+#define BUSY_TRIES 100 /* of 10 ms */
 
 int place_path(const char *name, char *path, size_t size, struct err *e)
 {
@@ -78,6 +81,7 @@ static int mark_temporary(const struct place *p, struct err *e)
 int place_open(struct place *p, const char *name, bool temporary, struct err *e)
 {
 	char path[PATH_MAX];
+	unsigned tries = 0;
 	int rc = start(p, name, e);
 
 	if (!rc)
@@ -93,6 +97,11 @@ int place_open(struct place *p, const char *name, bool temporary, struct err *e)
 		if (!p->made && (errno != EEXIST || temporary))
 			return err_sys(e, -errno, "%s", p->dir);
 		rc = lock(p, e);
+		/* Behind a machine that has ended somebody clears up for a moment. */
+		if (rc == -EBUSY && !rundir_alive(p->name) && tries++ < BUSY_TRIES) {
+			nanosleep(&(struct timespec){0, 10000000}, NULL);
+			rc = -EAGAIN;
+		}
 	} while (rc == -EAGAIN);
 	if (rc)
 		return rc;

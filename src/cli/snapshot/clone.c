@@ -187,7 +187,7 @@ static int run_clone(void *opts, const struct args *a)
 		snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)getpid(), fd);
 	}
 	if (!rc)
-		rc = snapstore_open(fd >= 0 ? path : a->v[0], &s, &e)
+		rc = snapstore_open_whole(fd >= 0 ? path : a->v[0], &s, NULL, NULL, &e)
 			     ?: can_clone(json_object_get(s.manifest, "definition"), &e);
 	if (rc == -ENOENT && fd < 0) {
 		struct err why = e;

@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -13,6 +14,7 @@
 #include "cli/client.h"
 #include "cli/disk/disk_session.h"
 #include "cli/guest/guest.h"
+#include "cli/snapshot/copy.h"
 #include "cli/snapshot/create.h"
 #include "cli/snapshot/store.h"
 #include "cli/verb.h"
@@ -21,7 +23,7 @@
 #define STILL_MS 15000 /* the guest's own watchdog ends it after that */
 
 struct create {
-	char *name;
+	char *name, *parent;
 	bool memory_only, with_disks, quiesce, hold, json;
 	uint64_t queue;
 };
@@ -29,6 +31,8 @@ struct create {
 static const struct opt create_opts[] = {
 	{"name", 'n', .type = OPT_TEXT, OPT_AT(struct create, name), .arg = "NAME",
 		.help = "what it is called; without it VM-DATE-TIME"},
+	{"parent", .type = OPT_TEXT, OPT_AT(struct create, parent), .arg = "SNAPSHOT",
+		.help = "keep only what differs from this one, which is needed from then on"},
 	{"memory-only", .type = OPT_FLAG, OPT_AT(struct create, memory_only),
 		.help = "leave the disks out: nothing may write to them until it is restored"},
 	{"with-disks", .type = OPT_FLAG, OPT_AT(struct create, with_disks),
@@ -149,14 +153,47 @@ static int go_on(struct still *s, struct err *e)
 	return 0;
 }
 
+static bool pages_done(void *ctx, uint64_t done, uint64_t of)
+{
+	struct session *s = ctx;
+
+	return s->watch.progress(s, done * 4096, of * 4096);
+}
+
+/* *fd becomes a file with what differs from the parent. */
+static int leave_out(struct snapchain *parent, int *fd, struct session *s, struct err *e)
+{
+	cleanup(snapchain_close) struct snapchain c = {0};
+	struct snapcopy_opts o = {
+		.from = &c, .base = parent, .fd = -1, .progress = pages_done, .ctx = s};
+	char self[40];
+	int rc;
+
+	snprintf(self, sizeof(self), "/proc/self/fd/%d", *fd);
+	rc = snapchain_open(self, &c, e) ?: snapstore_create("being-compared", &o.fd, e);
+	rc = rc ?: snapcopy(&o, e);
+	if (rc) {
+		if (o.fd >= 0)
+			close(o.fd);
+		return rc;
+	}
+	close(*fd);
+	*fd = o.fd;
+	return 0;
+}
+
 static int make(const struct create *o, const char *vm, const char *name, json_t **st,
 	struct session *s, struct err *e)
 {
 	cleanup(client_close) struct client c = {.fd = -1};
 	cleanup(still_end) struct still still = {0};
+	cleanup(snapchain_close) struct snapchain parent = {0};
 	cleanup(close_fd) int fd = -1;
 	int rc = client_open(&c, vm, e) ?: snapstore_create(name, &fd, e);
+	struct stat file;
 
+	if (!rc && o->parent)
+		rc = snapchain_open(o->parent, &parent, e);
 	if (!rc)
 		rc = stand_still(&still, vm, o->hold, o->quiesce, e);
 	if (!rc)
@@ -172,9 +209,14 @@ static int make(const struct create *o, const char *vm, const char *name, json_t
 		rc = follow(&c, s, st, e);
 	if (rc)
 		return rc;
-	rc = snapstore_publish(fd, name, e);
+	if (o->parent)
+		rc = leave_out(&parent, &fd, s, e);
+	rc = rc ?: snapstore_publish(fd, name, e);
 	if (rc)
 		forget_disks(&c, fd, name);
+	else if (!fstat(fd, &file))
+		json_object_set_new(
+			*st, "file_bytes", json_integer((json_int_t)file.st_blocks * 512));
 	return rc;
 }
 

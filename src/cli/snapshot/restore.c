@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "agent/client.h"
@@ -44,6 +45,7 @@ static const struct opt_group restore_groups[] = {{"Options", restore_opts}, {0}
 /* ---- disks ---- */
 
 #define RESUME_WAIT_S 5
+#define GONE_TRIES 10
 #define KEPT "lodge-before-restore"
 
 static const char *text_of(const json_t *d, const char *key)
@@ -177,6 +179,9 @@ int restore_start(struct snapopen *s, struct vm_config *c, enum restore_how how,
 	struct vm_host host;
 	int rc = 0;
 
+	/* Behind a machine that was killed somebody clears up for a moment. */
+	for (unsigned i = 0; i < GONE_TRIES && rundir_alive(c->name); i++)
+		nanosleep(&(struct timespec){0, 20000000}, NULL);
 	if (rundir_alive(c->name))
 		rc = err_set(e, -EBUSY,
 			"a machine named %s is running already (pid %d): choose another --name, or "
@@ -232,8 +237,8 @@ static int run_restore(void *opts, const struct args *a)
 	struct err e = {0};
 	struct launched m;
 
-	if (snapstore_open(a->v[0], &s, &e) || restore_definition(&s, o->name, &c, &e) ||
-		restore_start(&s, &c, how, &m, &e))
+	if (snapstore_open_whole(a->v[0], &s, NULL, NULL, &e) ||
+		restore_definition(&s, o->name, &c, &e) || restore_start(&s, &c, how, &m, &e))
 		return fail(&e);
 	if (!o->detach)
 		return foreground(c.name, &m);

@@ -119,6 +119,20 @@ int snapstore_publish_at(int fd, const char *path, struct err *e)
 	return fs_sync_parent(path, e);
 }
 
+int snapstore_replace(int fd, const char *name, struct err *e)
+{
+	char path[PATH_MAX], temp[PATH_MAX + 16];
+	int rc = snapstore_path(name, path, sizeof(path), e);
+
+	snprintf(temp, sizeof(temp), "%s.%d", path, (int)getpid());
+	rc = rc ?: snapstore_publish_at(fd, temp, e);
+	if (!rc && rename(temp, path)) {
+		rc = err_sys(e, -errno, "%s", path);
+		unlink(temp);
+	}
+	return rc ?: fs_sync_parent(path, e);
+}
+
 int snapstore_publish(int fd, const char *name, struct err *e)
 {
 	char path[PATH_MAX];

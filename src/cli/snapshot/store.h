@@ -11,7 +11,9 @@
 
 #include <jansson.h>
 #include <limits.h>
+#include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 struct err;
 struct fs_names;
@@ -40,5 +42,22 @@ struct snapopen {
 /* A name in the store, or a path (with a '/' in it; /proc/PID/fd/N for one without a name). */
 int snapstore_open(const char *arg, struct snapopen *out, struct err *e);
 void snapopen_close(struct snapopen *s); /* fit for cleanup() after a zeroed or opened one */
+
+#define SNAPCHAIN_MAX 64u
+/* A snapshot and those that it needs: s[0] itself, s[1] its parent ... The first one alone where it is whole. */
+struct snapchain {
+	struct snapopen *s; /* n of them */
+	unsigned n;
+};
+/* Parents are looked for in the store, by their ids. -ENOENT: one is missing. */
+int snapchain_open(const char *arg, struct snapchain *out, struct err *e);
+void snapchain_close(struct snapchain *c); /* fit for cleanup() as well */
+/* As snapstore_open(); one that needs others is joined with them into a file without a name, which is what *out then is. */
+int snapstore_open_whole(const char *arg, struct snapopen *out,
+	bool (*progress)(void *ctx, uint64_t done, uint64_t of), void *ctx, struct err *e);
+/* The name of one that has this parent; NULL: there is none. Caller frees. */
+char *snapstore_child(const struct snapfile *parent);
+/* The snapshot of this name becomes that file, in one step. */
+int snapstore_replace(int fd, const char *name, struct err *e);
 
 #endif

@@ -1,4 +1,4 @@
-/* lodge snapshot ls, show, rm, verify, export, import. */
+/* lodge snapshot ls, show, rm, verify, flatten, export, import. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -136,15 +136,36 @@ static void tell_of_disks(const char *name)
 	}
 }
 
+/* Nobody loses what another snapshot needs. */
+static int is_needed(const char *name, struct err *e)
+{
+	cleanup(snapopen_close) struct snapopen s = {0};
+	cleanup(free_ptr) char *child = NULL;
+
+	if (snapstore_open(name, &s, NULL))
+		return 0; /* nobody can need one that cannot be read */
+	child = snapstore_child(s.file);
+	return child ? err_set(e, -EBUSY,
+			       "snapshot %s holds only what changed since %s: remove it first, or "
+			       "make "
+			       "it whole: lodge snapshot flatten %s",
+			       child, name, child)
+		     : 0;
+}
+
 static int run_rm(void *opts, const struct args *a)
 {
 	int code = EXIT_DONE;
 
 	for (unsigned i = 0; i < a->n; i++) {
 		struct err e = {0};
+		int rc = is_needed(a->v[i], &e);
 
-		tell_of_disks(a->v[i]);
-		if (snapstore_remove(a->v[i], &e))
+		if (!rc) {
+			tell_of_disks(a->v[i]);
+			rc = snapstore_remove(a->v[i], &e);
+		}
+		if (rc)
 			code = fail(&e);
 	}
 	return code;
@@ -160,15 +181,16 @@ static bool pages_done(void *ctx, uint64_t done, uint64_t of)
 static int run_verify(void *opts, const struct args *a)
 {
 	const struct json_only *o = opts;
-	cleanup(snapopen_close) struct snapopen sn = {0};
+	cleanup(snapchain_close) struct snapchain c = {0};
 	cleanup(session_end) struct session s = {0};
 	struct err e = {0};
 	int rc;
 
 	session_begin(&s, o->json, "verify");
-	rc = snapstore_open(a->v[0], &sn, &e);
-	if (!rc && snapfile_verify(sn.file, pages_done, &s, &e))
-		rc = err_wrap(&e, "%s", a->v[0]);
+	rc = snapchain_open(a->v[0], &c, &e);
+	for (unsigned i = 0; !rc && i < c.n; i++)
+		if (snapfile_verify(c.s[i].file, pages_done, &s, &e))
+			rc = err_wrap(&e, "%s", i ? c.s[i].path : a->v[0]);
 	session_clear(&s);
 	if (o->json)
 		session_print(rc ? json_pack("{s:b, s:s}", "good", 0, "error", err_msg(&e))
@@ -180,21 +202,52 @@ static int run_verify(void *opts, const struct args *a)
 	return EXIT_DONE;
 }
 
+/* ---- flatten ---- */
+
+static int run_flatten(void *opts, const struct args *a)
+{
+	const struct json_only *o = opts;
+	cleanup(snapchain_close) struct snapchain c = {0};
+	cleanup(session_end) struct session s = {0};
+	cleanup(close_fd) int fd = -1;
+	struct snapcopy_opts co = {.from = &c, .progress = pages_done, .ctx = &s};
+	struct err e = {0};
+	int rc;
+
+	if (strchr(a->v[0], '/')) {
+		fprintf(stderr, "lodge snapshot flatten: wants a snapshot's name; a file is joined "
+				"by lodge "
+				"snapshot import\n");
+		return EXIT_USAGE;
+	}
+	session_begin(&s, o->json, "flatten");
+	rc = snapchain_open(a->v[0], &c, &e);
+	if (!rc && c.n > 1) {
+		rc = snapstore_create("being-flattened", &fd, &e);
+		co.fd = fd;
+		rc = rc ?: snapcopy(&co, &e) ?: snapstore_replace(fd, a->v[0], &e);
+	}
+	session_clear(&s);
+	return rc ? (int)fail(&e) : EXIT_DONE;
+}
+
 /* ---- export, import ---- */
 
 static int run_export(void *opts, const struct args *a)
 {
 	const struct json_only *o = opts;
-	cleanup(snapopen_close) struct snapopen sn = {0};
+	cleanup(snapchain_close) struct snapchain c = {0};
 	cleanup(session_end) struct session s = {0};
 	cleanup(close_fd) int fd = -1;
+	struct snapcopy_opts co = {.from = &c, .packed = true, .progress = pages_done, .ctx = &s};
 	struct err e = {0};
 	int rc;
 
 	session_begin(&s, o->json, "export");
-	rc = snapstore_open(a->v[0], &sn, &e) ?: snapstore_create_at(a->v[1], &fd, &e);
+	rc = snapchain_open(a->v[0], &c, &e) ?: snapstore_create_at(a->v[1], &fd, &e);
+	co.fd = fd;
 	if (!rc)
-		rc = snapcopy(&sn, fd, true, pages_done, &s, &e);
+		rc = snapcopy(&co, &e);
 	if (!rc)
 		rc = snapstore_publish_at(fd, a->v[1], &e);
 	session_clear(&s);
@@ -216,9 +269,10 @@ static const struct opt_group import_groups[] = {{"Options", import_opts}, {0}};
 static int run_import(void *opts, const struct args *a)
 {
 	const struct import *o = opts;
-	cleanup(snapopen_close) struct snapopen sn = {0};
+	cleanup(snapchain_close) struct snapchain c = {0};
 	cleanup(session_end) struct session s = {0};
 	cleanup(close_fd) int fd = -1;
+	struct snapcopy_opts co = {.from = &c, .progress = pages_done, .ctx = &s};
 	char path[PATH_MAX];
 	struct err e = {0};
 	const char *name;
@@ -227,17 +281,20 @@ static int run_import(void *opts, const struct args *a)
 	session_begin(&s, o->json, "import");
 	/* A file in this folder has no slash in its name. */
 	snprintf(path, sizeof(path), "%s%s", strchr(a->v[0], '/') ? "" : "./", a->v[0]);
-	rc = snapstore_open(path, &sn, &e);
-	name = o->name ?: json_string_value(json_object_get(sn.manifest, "name"));
+	rc = snapchain_open(path, &c, &e);
+	name = o->name ? o->name
+	       : rc    ? NULL
+		       : json_string_value(json_object_get(c.s[0].manifest, "name"));
 	if (!rc && !name)
 		rc = err_set(&e, -EINVAL, "%s: has no name: give it one: --name", a->v[0]);
 	if (!rc)
 		rc = snapstore_create(name, &fd, &e);
 	/* What comes from elsewhere is looked at whole, once. */
+	for (unsigned i = 0; !rc && i < c.n; i++)
+		rc = snapfile_verify(c.s[i].file, pages_done, &s, &e);
+	co.fd = fd;
 	if (!rc)
-		rc = snapfile_verify(sn.file, pages_done, &s, &e);
-	if (!rc)
-		rc = snapcopy(&sn, fd, false, pages_done, &s, &e);
+		rc = snapcopy(&co, &e);
 	if (!rc)
 		rc = snapstore_publish(fd, name, &e);
 	session_clear(&s);
@@ -261,6 +318,10 @@ const struct verb verbs_snapshot[] = {
 	{VERB("snapshot verify", "NAME", "read all of a snapshot and compare it with its digests"),
 		ONE_NAME, .cmd.groups = json_groups, .size = sizeof(struct json_only),
 		.run = run_verify},
+	{VERB("snapshot flatten", "NAME",
+		 "make a snapshot whole that holds only what changed since another"),
+		ONE_NAME, .cmd.groups = json_groups, .size = sizeof(struct json_only),
+		.run = run_flatten},
 	{VERB("snapshot export", "NAME FILE",
 		 "one compressed file, to be kept or carried elsewhere"),
 		.cmd.min_args = 2, .cmd.max_args = 2, SNAPSHOTS, .cmd.groups = json_groups,

@@ -149,6 +149,11 @@ int snapfile_unpack(struct snapfile *s,
 	int (*fn)(void *ctx, uint64_t index, const void *page, struct err *e), void *ctx,
 	struct err *e);
 
+/* Calls fn for each page of kinds RAW and PACKED with its digest, by rising number. */
+int snapfile_digests(struct snapfile *s,
+	void (*fn)(void *ctx, uint64_t index, const uint8_t digest[SNAPFILE_DIGEST]), void *ctx,
+	struct err *e);
+
 /*
  * Reads everything and compares it with the digests; what no digest covers must be zero. `progress` may be NULL; its false stops
  * with -ECANCELED. The message says where the damage is.

@@ -567,6 +567,30 @@ static int check_all(struct verify *v, struct err *e)
 	return rc;
 }
 
+int snapfile_digests(struct snapfile *s,
+	void (*fn)(void *ctx, uint64_t index, const uint8_t digest[SNAPFILE_DIGEST]), void *ctx,
+	struct err *e)
+{
+	cleanup(free_ptr) char *text = NULL;
+	struct snapfile_stat st;
+	size_t len;
+	int rc = snapfile_section(s, SNAPFILE_S_DIGESTS, &text, &len, e);
+	const uint8_t *at = (const uint8_t *)text;
+
+	snapfile_stat(s, &st);
+	if (!rc && len != SNAPFILE_DIGEST * (st.pages[SNAPFILE_RAW] + st.pages[SNAPFILE_PACKED]))
+		rc = bad(e, "its digests");
+	for (uint64_t i = 0; !rc && i < s->nruns; i++) {
+		const struct snapfile_run *r = &s->runs[i];
+
+		for (uint64_t k = 0; k < r->count && r->kind != SNAPFILE_PARENT; k++) {
+			fn(ctx, r->first + k, at);
+			at += SNAPFILE_DIGEST;
+		}
+	}
+	return rc;
+}
+
 int snapfile_verify(struct snapfile *s, bool (*progress)(void *ctx, uint64_t done, uint64_t of),
 	void *ctx, struct err *e)
 {

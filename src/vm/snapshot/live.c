@@ -562,7 +562,7 @@ static int start_threads(struct snaplive *l, struct err *e)
 int snaplive_create(struct snaplive **out, const struct snaplive_opts *o, struct err *e)
 {
 	struct snaplive *l = calloc(1, sizeof(*l));
-	struct snapfile_writer_opts wo = {.fd = o->fd, .parent = o->parent};
+	struct snapfile_writer_opts wo = {.fd = o->fd};
 	const struct space_ram *ram;
 	int rc;
 

@@ -23,7 +23,6 @@
 struct err;
 struct space;
 struct snaplive;
-struct tracker;
 
 struct snaplive_opts {
 	struct space *space;
@@ -31,9 +30,6 @@ struct snaplive_opts {
 	uint64_t queue_bytes; /* at most so much RAM for copies; 0: 64 MiB */
 	unsigned
 		pack_percent; /* of the queue, from where on pages are compressed; 0: 50; above 100: never */
-	const uint8_t *parent; /* id; NULL: all pages */
-	struct tracker
-		*changes; /* with parent: only what it says is copied (it is collected at arm) */
 	void (*done)(void *ctx);
 	void *ctx;
 };

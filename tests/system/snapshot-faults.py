@@ -1,0 +1,168 @@
+#!/usr/bin/env python3
+# time-limit: 200
+"""Snapshots under faults at random points: the client killed, the machine killed, the disk full; containers cut, damaged, of a newer format. LODGE_FAULTS
+is how many of each (100 on demand), LODGE_SEED makes it the same again."""
+import hashlib
+import os
+import random
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
+from machine import BUILD, HOME, LODGE, TMP, check, skip
+
+STAMP = os.path.join(BUILD, "guest", "stamp-rv64.elf")
+STORE = os.path.join(HOME, "data", "snapshots")
+ENV = dict(os.environ, LODGE_HOME=HOME)
+N = int(os.environ.get("LODGE_FAULTS", "4"))
+SEED = int(os.environ.get("LODGE_SEED", str(random.randrange(1 << 30))))
+rnd = random.Random(SEED)
+print(f"LODGE_SEED={SEED}", flush=True)
+
+
+def lodge(*args, ok=True):
+    p = subprocess.run([LODGE, *args], capture_output=True, text=True, env=ENV, timeout=100, stdin=subprocess.DEVNULL)
+    if ok and p.returncode:
+        check("lodge " + " ".join(args), False, p.stderr)
+    return p
+
+
+def boot(name):
+    lodge("run", "--firmware", STAMP, "--memory", "64M", "--smp", "2", "--name", name, "-d")
+
+
+def reports(name):
+    text = lodge("logs", name).stdout
+    if "FAIL" in text:
+        check(f"{name}: every page is of its generation", False, text[-300:])
+    return text.count("gap")
+
+
+def goes_on(name, what):
+    n, end = reports(name), time.monotonic() + 60
+    while reports(name) < n + 1:
+        if time.monotonic() > end:
+            check(what, False, "the guest stands still")
+        time.sleep(0.1)
+
+
+def store():
+    return sorted(os.listdir(STORE)) if os.path.isdir(STORE) else []
+
+
+def start(name):
+    return subprocess.Popen([LODGE, "snapshot", "create", "m", "--name", name, "--queue", "256K"], env=ENV, stdin=subprocess.DEVNULL,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+if not os.path.exists(STAMP):
+    skip("riscv64-linux-gnu-gcc is not installed")
+boot("m")
+began = time.monotonic()
+lodge("snapshot", "create", "m", "--name", "good", "--queue", "256K")
+took = time.monotonic() - began
+
+# ---- the client ----
+whole = 0
+for i in range(N):
+    p = start("c")
+    time.sleep(rnd.uniform(0, took))
+    p.send_signal(signal.SIGKILL)
+    p.communicate(timeout=30)
+    if "c.snap" in store():
+        lodge("snapshot", "verify", "c")
+        lodge("snapshot", "rm", "c")
+        whole += 1
+    goes_on("m", f"client killed, number {i + 1}")
+check(f"{N} clients killed: {whole} snapshots were whole, nothing is left of the others, the guest goes on", store() == ["good.snap"], store())
+end = time.monotonic() + 30
+while True:  # the machine notices that its client has gone
+    p = lodge("snapshot", "create", "m", "--name", "after", ok=False)
+    if p.returncode == 0 or time.monotonic() > end:
+        break
+    time.sleep(0.1)
+check("and can be saved again", p.returncode == 0, p.stderr)
+lodge("snapshot", "rm", "after")
+
+# ---- a full disk ----
+mnt = os.path.join(TMP, "small")
+os.makedirs(mnt, exist_ok=True)
+full = 0
+if os.geteuid() == 0 and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", mnt], capture_output=True).returncode == 0:
+    os.rename(STORE, STORE + ".away")
+    os.symlink(mnt, STORE)
+    try:
+        for i in range(N):
+            subprocess.run(["mount", "-o", f"remount,size={rnd.randrange(64, 30000)}k", mnt], check=True)
+            p = lodge("snapshot", "create", "m", "--name", "f", "--queue", "256K", ok=False)
+            full += p.returncode != 0 and "No space" in p.stderr
+            goes_on("m", f"full disk, number {i + 1}")
+            if os.listdir(mnt):
+                check("a full disk leaves nothing", False, os.listdir(mnt))
+    finally:
+        os.unlink(STORE)
+        os.rename(STORE + ".away", STORE)
+        subprocess.run(["umount", mnt])
+    check(f"{N} times too little room: it is said, nothing is left, the guest goes on", full == N, full)
+else:
+    print("PASS: a full disk was not tried: no tmpfs can be mounted here")
+
+# ---- the machine ----
+for i in range(N):
+    p = start("k")
+    time.sleep(rnd.uniform(0, took))
+    os.kill(int(open(os.path.join(HOME, "run", "m", "pid")).read()), signal.SIGKILL)
+    p.communicate(timeout=30)
+    if "k.snap" in store():
+        lodge("snapshot", "verify", "k")
+        lodge("snapshot", "rm", "k")
+    lodge("restore", "good", "--name", "m", "-d")
+    goes_on("m", f"machine killed, number {i + 1}")
+check(f"{N} machines killed: nothing is left, and an older snapshot brings the machine back", store() == ["good.snap"], store())
+lodge("kill", "m")
+
+# ---- the container ----
+good = os.path.join(STORE, "good.snap")
+bad = os.path.join(TMP, "bad.snap")
+subprocess.run(["cp", "--sparse=always", good, bad], check=True)
+os.chmod(bad, 0o600)
+size = os.path.getsize(bad)
+with open(bad, "r+b") as f:
+    for i in range(N * 4):
+        at = rnd.choice((rnd.randrange(size), rnd.randrange(4096), size - 1 - rnd.randrange(65536)))
+        f.seek(at)
+        byte = f.read(1)
+        f.seek(at)
+        f.write(bytes([byte[0] ^ 1 << rnd.randrange(8)]))
+        f.flush()
+        p = lodge("snapshot", "verify", bad, ok=False)
+        if p.returncode == 0 or p.returncode < 0 or not p.stderr:
+            check(f"a flipped bit at {at:#x} is found", False, p)
+        f.seek(at)
+        f.write(byte)
+        f.flush()
+    check(f"{N * 4} flipped bits are found", True)
+    head = f.seek(0) or f.read(4096)
+    for what, at, value, word in (("format", 8, 2, "format"), ("feature", 12, 1, "features")):
+        new = bytearray(head)
+        new[at:at + 4] = struct.pack("<I", value)
+        new[4064:] = hashlib.sha256(bytes(new[:4064])).digest()
+        f.seek(0)
+        f.write(new)
+        f.flush()
+        p = lodge("restore", bad, "--name", "x", "-d", ok=False)
+        check(f"a newer {what} is refused by name", p.returncode == 1 and ("newer" in p.stderr or word in p.stderr), p.stderr)
+    f.seek(0)
+    f.write(head)
+    f.flush()
+    for i in range(N):
+        f.truncate(rnd.randrange(size) if i else 0)
+        p = lodge("restore", bad, "--name", "x", "-d", ok=False)
+        if p.returncode != 1 or not p.stderr:
+            check("a file that was cut is refused", False, p)
+    check(f"{N} files that were cut are refused", True)
+check("and no machine came of any", "x" not in lodge("ps").stdout.split())
