@@ -90,24 +90,34 @@ def guest_initrd(o, image, home):
         return with_files(image["initrd"], {"bench": (0o100755, f.read())}, os.path.join(home, "initrd"))
 
 
+def machines(o, rows, two=()):
+    """[(vCPUs, {row: its name there})]: each row on one vCPU and on two, as o.vcpus says; those of `two` need two."""
+    plan = [(1, {r: r for r in rows if r not in two})] if "1" in o.vcpus else []
+    more = {r: r if r in two else f"{r}@2" for r in rows if r in two or "2" in o.vcpus}
+    return [(smp, names) for smp, names in plan + [(2, more)] if names]
+
+
 def collect(o, arms, rows, image, native):
-    """{row: {arm's name: [figures of each repeat]}}"""
-    runs = {r: {} for r in rows}
+    """{row's name: {arm's name: [figures of each repeat]}}"""
+    plan = machines(o, rows, TWO_VCPUS)
+    runs = {name: {} for _, names in plan for name in names.values()}
     with tempfile.TemporaryDirectory(prefix="bench-") as home:
         job = dict(image, initrd=guest_initrd(o, image, home), memory=512)
         for repeat in range(o.repeats):
             for row in rows if native else ():
-                runs[row].setdefault("native", []).append(run_native(native, row, o.scale))
-            for smp in (1, 2):
-                mine = [r for r in rows if (2 if r in TWO_VCPUS else 1) == smp]
-                for arm in arms if mine else ():
+                f = run_native(native, row, o.scale)
+                for _, names in plan:
+                    if row in names:
+                        runs[names[row]].setdefault("native", []).append(f)
+            for smp, names in plan:
+                for arm in arms:
                     with Console(arm, dict(job, smp=smp)) as vm:
-                        for row in mine:
+                        for row, name in names.items():
                             perf = f"{o.perf}.{row}" if o.perf and len(rows) > 1 else o.perf
                             f = run_guest(vm, row, o.scale, perf if arm is arms[0] and not repeat else None)
-                            runs[row].setdefault(arm.name, []).append(f)
+                            runs[name].setdefault(arm.name, []).append(f)
                             if o.verbose:
-                                print(f"  {repeat + 1} {arm.name:<9} {row:<11} cpu {f['cpu_s']:8.3f} s  wall {f['wall_s']:8.3f} s  host {f['host_s']:8.3f} s", flush=True)
+                                print(f"  {repeat + 1} {arm.name:<9} {name:<13} cpu {f['cpu_s']:8.3f} s  wall {f['wall_s']:8.3f} s  host {f['host_s']:8.3f} s", flush=True)
     return runs
 
 
@@ -144,8 +154,8 @@ def scaling(o, arms, image):
     return records
 
 
-def judge(rows, runs):
-    for row in rows:
+def judge(runs):
+    for row in runs:
         checks = {(f["n"], f["check"]) for fs in runs[row].values() for f in fs}
         if len(checks) > 1:
             found = {a: sorted({f["check"] for f in fs}) for a, fs in runs[row].items()}
@@ -157,8 +167,9 @@ def table(o, arms, rows, runs, suite):
     key, out = {"cpu": "cpu_s", "wall": "wall_s", "host": "host_s"}[o.figure], []
     lodge, peer = arms[0].name, arms[1].name if len(arms) > 1 else None
     print(f"{'row':<18} {'kind':<5} {'native s':>9} {lodge + ' s':>22} {peer + ' s' if peer else '':>22} {'x native':>9} {'peer x':>7} {'faster':>7}")
-    for row, kind in rows.items():
-        record = {"row": row, "kind": kind, "figure": key, "unit": "s", "better": "less", "suite": suite,
+    for row in runs:
+        kind = rows[row.split("@")[0]]
+        record = {"row": row, "kind": kind, "vcpus": 2 if row.endswith("@2") or row in TWO_VCPUS else 1, "figure": key, "unit": "s", "better": "less", "suite": suite,
                   "arms": {a: summary([f[key] for f in fs]) for a, fs in runs[row].items()},
                   "also": {a: {k: summary([f[k] for f in fs]) for k in ("cpu_s", "wall_s", "host_s")} for a, fs in runs[row].items()}}
         median = {a: s["median"] for a, s in record["arms"].items()}
@@ -176,19 +187,25 @@ def table(o, arms, rows, runs, suite):
 
 
 def means(o, arms, records):
+    ones = [r for r in records if not r["row"].endswith("@2")]
+    twos = [r for r in records if r["vcpus"] == 2]
+    return means_of(arms, ones, "") + (means_of(arms, twos, ", 2 vCPUs") if len(ones) < len(records) else [])
+
+
+def means_of(arms, records, where):
     out = []
     for kind, title in TITLES.items():
         mine = [r for r in records if kind in ("all", r["kind"])]
         if not mine or (kind == "all" and len(mine) > 1 and len({r["kind"] for r in mine}) == 1):
             continue
-        m = {"mean": kind, "rows": len(mine), "faster_than_peer": geomean([1 / r["ratio"] for r in mine if "ratio" in r]),
+        m = {"mean": kind + where, "rows": len(mine), "faster_than_peer": geomean([1 / r["ratio"] for r in mine if "ratio" in r]),
              "slowdown": {a.name: geomean([r["slowdown"][a.name] for r in mine if "slowdown" in r]) for a in arms}}
         text = [f"{a}: {v:.2f} times native" for a, v in m["slowdown"].items() if v]
         if m["faster_than_peer"]:
             text.append(f"Lodge {m['faster_than_peer']:.2f} times as fast as the peer")
         if not text:
             continue
-        print(f"geometric mean, {title} ({len(mine)}): " + ", ".join(text))
+        print(f"geometric mean, {title}{where} ({len(mine)}): " + ", ".join(text))
         out.append(m)
     return out
 
@@ -207,7 +224,7 @@ def run(o, arms, image):
     records, result = [], []
     if rows:
         runs = collect(o, arms, rows, image, None if o.no_native else native)
-        judge(rows, runs)
+        judge(runs)
         records = table(o, arms, rows, runs, "cpu")
         result = means(o, arms, records)
     if "scaling" in wanted or not wanted:

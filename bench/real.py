@@ -66,7 +66,8 @@ def run(o, arms, image):
         raise SystemExit(f"bench: rows of real: {', '.join(ROWS)}")
     rows = {r: "real" for r in ROWS if not wanted or r in wanted}
     disk = disk_image(o.build)
-    runs = {r: {} for r in rows}
+    plan = cpu.machines(o, rows)
+    runs = {name: {} for _, names in plan for name in names.values()}
     began = time.monotonic()
     here = os.path.join(os.path.dirname(os.path.abspath(__file__)), "real")
     with tempfile.TemporaryDirectory(prefix="bench-") as home:
@@ -74,20 +75,21 @@ def run(o, arms, image):
         for name in sorted(os.listdir(here)):
             with open(os.path.join(here, name), "rb") as f:
                 files[f"real/{name}"] = (0o100644, f.read())
-        job = dict(image, initrd=with_files(image["initrd"], files, os.path.join(home, "initrd")), memory=768, smp=1, disk=disk)
+        job = dict(image, initrd=with_files(image["initrd"], files, os.path.join(home, "initrd")), memory=768, disk=disk)
         for repeat in range(o.repeats):
-            for arm in arms:
-                with Console(arm, job) as vm:
-                    text, status = vm.run(f"{MOUNT} {' '.join(r for r in rows if '-' not in r)}", 600)
-                    if status or "fails" in text:
-                        raise SystemExit(f"bench: {arm.name}: no Debian in the guest\n{text[-800:]}")
-                    for row in rows:
-                        perf = (o.perf if len(rows) == 1 else f"{o.perf}.{row}") if o.perf and arm is arms[0] else None
-                        f = run_row(vm, row, perf)
-                        runs[row].setdefault(arm.name, []).append(f)
-                        if o.verbose:
-                            print(f"  {repeat + 1} {arm.name:<9} {row:<18} cpu {f['cpu_s']:8.3f} s  wall {f['wall_s']:8.3f} s  host {f['host_s']:8.3f} s", flush=True)
-    cpu.judge(rows, runs)
+            for smp, names in plan:
+                for arm in arms:
+                    with Console(arm, dict(job, smp=smp)) as vm:
+                        text, status = vm.run(f"{MOUNT} {' '.join(r for r in rows if '-' not in r)}", 600)
+                        if status or "fails" in text:
+                            raise SystemExit(f"bench: {arm.name}: no Debian in the guest\n{text[-800:]}")
+                        for row, name in names.items():
+                            perf = (o.perf if len(rows) == 1 else f"{o.perf}.{row}") if o.perf and arm is arms[0] and smp == plan[0][0] else None
+                            f = run_row(vm, row, perf)
+                            runs[name].setdefault(arm.name, []).append(f)
+                            if o.verbose:
+                                print(f"  {repeat + 1} {arm.name:<9} {name:<20} cpu {f['cpu_s']:8.3f} s  wall {f['wall_s']:8.3f} s  host {f['host_s']:8.3f} s", flush=True)
+    cpu.judge(runs)
     records = cpu.table(o, arms, rows, runs, "real")
     means = cpu.means(o, arms, records)
     print(f"({time.monotonic() - began:.0f} s)")

@@ -41,7 +41,7 @@ NODE = ("let s=0n; function f(n){return n<2?n:f(n-1)+f(n-2)}; for(let i=0;i<28;i
 
 
 def packages(vm):
-    out = vm.run("apt-get install -y -qq --no-install-recommends nodejs qemu-user busybox-static >/dev/null 2>&1; command -v node qemu-riscv64 | wc -l", 1200)
+    out = vm.run("apt-get update -qq; apt-get install -y -qq --no-install-recommends nodejs qemu-user busybox-static >/dev/null 2>&1; command -v node qemu-riscv64 | wc -l", 1200)
     check("nodejs and qemu-user are installed", out.strip().endswith("2"), out[-600:])
     vm.run("echo '%s' > /tmp/t.js" % NODE)
     want = vm.run("node --jitless /tmp/t.js 2>/dev/null", 900).strip()

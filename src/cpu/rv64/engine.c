@@ -552,6 +552,8 @@ static void vcpu_run(struct vcpu *v, uint64_t budget_ns, struct cpu_exit *x)
 	uint64_t end = budget_ns == CPU_BUDGET_NONE ? budget_ns : clock_mono_ns() + budget_ns;
 
 	h->posted = false;
+	if (h->asleep_since)
+		rv64_slept(h);
 	fp_host_enter(&h->fp);
 	finish_pending(h, x);
 	if (!h->posted && !budget_ns) {

@@ -257,6 +257,8 @@ struct hart {
 	_Atomic bool in_run, in_service; /* irq.c */
 	uint32_t id;
 	uint32_t pauses;
+	bool dozes; /* its last sleep was short: the next WFI waits a while before it leaves */
+	uint64_t asleep_since; /* host time; 0: it is not */
 	struct pmp_range pmp[PMP_ENTRIES]; /* decoded pmpcfg/pmpaddr; pmp_n of them are on */
 	unsigned pmp_n;
 	bool pmp_open; /* one entry lets everybody do everything: no checks needed */

@@ -90,6 +90,8 @@ struct rv64_vm {
 struct rv64_status *rv64_leave(struct hart *h, uint64_t cause, uint64_t tval);
 /* It waits for a message or its timer: deadline and cause of that. */
 void rv64_leave_idle(struct hart *h);
+/* It is back from there. */
+void rv64_slept(struct hart *h);
 /* The trap that left, or that an answer brings: whatever is intercepted. */
 void rv64_deliver(struct hart *h, uint64_t pc, uint64_t cause, uint64_t tval);
 /* stopi told the guest of this interrupt. */

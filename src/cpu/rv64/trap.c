@@ -2,6 +2,8 @@
  * trap.c: traps, interrupts, returns and the system instructions (privileged specification, chapters "Machine-Level ISA" and
  * "Supervisor-Level ISA").
  */
+#include <xmmintrin.h>
+
 #include "base/clock.h"
 #include "cpu/rv64/block.h"
 #include "cpu/rv64/priv.h"
@@ -279,15 +281,52 @@ void op_sret(struct hart *h, const struct rv64_op *op)
 	rv64_irq_changed(h);
 }
 
+/*
+ * A hart that others keep busy, with messages that make it flush its TLB above all, sleeps for some microseconds each time, and waking it takes
+ * the host much longer than that, while the sender waits. Whoever was away no longer than SHORT_SLEEP_NS the last time, waking included, stays
+ * awake for DOZE_NS the next time.
+ */
+#define SHORT_SLEEP_NS 250000u
+#define DOZE_NS 50000u
+
+/* Wakes for what is enabled in mie, whether or not it may be taken. */
+static bool wakes(struct hart *h)
+{
+	return rv64_mip(h) & h->mie;
+}
+
+static bool doze(struct hart *h)
+{
+	uint64_t end;
+
+	if (!h->dozes)
+		return false;
+	end = MIN(clock_mono_ns() + DOZE_NS, rv64_next_deadline(h));
+	do {
+		for (unsigned i = 0; i < 32; i++) {
+			if (atomic_load_explicit(&h->poll, memory_order_relaxed))
+				return wakes(h);
+			_mm_pause();
+		}
+	} while (clock_mono_ns() < end);
+	return false;
+}
+
+void rv64_slept(struct hart *h)
+{
+	h->dozes = clock_mono_ns() - h->asleep_since < SHORT_SLEEP_NS;
+	h->asleep_since = 0;
+}
+
 bool op_wfi(struct hart *h, const struct rv64_op *op)
 {
 	if (h->priv == PRIV_U || (h->priv == PRIV_S && h->mstatus & MSTATUS_TW)) {
 		rv64_illegal(h, op);
 		return false;
 	}
-	/* Wakes for what is enabled in mie, whether or not it may be taken. */
-	if (rv64_mip(h) & h->mie)
+	if (wakes(h) || doze(h))
 		return true;
+	h->asleep_since = clock_mono_ns();
 	op_done(h, op);
 	rv64_leave_idle(h);
 	return false;
