@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # time-limit: 280
 """The translator against the interpreter, register by register (tests/lockstep/README.md): random programs of tests/diff, bare guests, and
-Debian's kernel. LODGE_LOCKSTEP_INSNS asks for more than 10^7 instructions of each kind; 10^10 is what a release should have seen."""
+Debian's kernel, which then runs what guest/bench and jitcases do. LODGE_LOCKSTEP_INSNS asks for more than 10^7 instructions of each kind; 10^10 is
+what a release should have seen."""
 import os
 import re
 import subprocess
@@ -11,7 +12,10 @@ sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/diff"))
 sys.dont_write_bytecode = True
 import gen
-from machine import BUILD, TMP, check, mini_image
+from machine import BUILD, TMP, TOP, check, mini_image
+
+sys.path.insert(0, os.path.join(TOP, "bench"))
+from console import with_files
 
 TOOL = os.path.join(BUILD, "tests/lockstep/lockstep")
 INSNS = int(os.environ.get("LODGE_LOCKSTEP_INSNS", "10000000"))
@@ -53,7 +57,23 @@ if os.path.exists(monitor):
     for name in ("fp", "mix"):
         good(f"guest {name}", "--elf", os.path.join(BUILD, f"guest/{name}.elf"), "--insns", INSNS, "--memory-every", 1000)
 image = mini_image()
-debian = ["--kernel", image["kernel"], "--initrd", image["initrd"], "--insns", INSNS * 10, "--check-every", 5000, "--memory-every", 2000]
+# After the boot the rows of guest/bench and jitcases, over and over: an idle guest proves little.
+work = b"""#!/bin/sh
+export PATH=/bin
+mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t tmpfs tmp /tmp; mount -t devtmpfs dev /dev
+exec >/dev/console 2>&1 </dev/null
+while :; do
+	for row in $(/bench list | while read a b; do echo $a; done); do /bench $row 0.1; done
+	/jitcases all
+done
+"""
+programs = {"bench": os.path.join(BUILD, "guest/bench/bench-rv64"), "jitcases": os.path.join(BUILD, "guest/jitcases")}
+append = "earlycon=sbi console=ttyS0"
+if all(os.path.exists(p) for p in programs.values()):
+    files = {name: (0o100755, open(p, "rb").read()) for name, p in programs.items()}
+    image["initrd"] = with_files(image["initrd"], dict(files, work=(0o100755, work)), os.path.join(TMP, "initrd"))
+    append += " quiet rdinit=/work"
+debian = ["--kernel", image["kernel"], "--initrd", image["initrd"], "--append", append, "--insns", INSNS * 10, "--check-every", 5000, "--memory-every", 2000]
 for tiers in (2, "thread"):
     good(f"Debian's kernel, tiers {tiers}", *debian, "--tiers", tiers)
 # A cache that is emptied all the time: right, and no step of it keeps a vCPU for a millisecond of its CPU.
