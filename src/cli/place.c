@@ -156,10 +156,27 @@ void place_undo(struct place *p)
 	place_close(p);
 }
 
+/* A machine that was migrated, or restored under another name, has it. */
+static bool disk_in_use(const struct place *p)
+{
+	cleanup(close_fd) int fd = openat(p->lock, "disk.raw", O_RDWR | O_CLOEXEC);
+	struct flock fl = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+
+	return fd >= 0 && !fcntl(fd, F_OFD_GETLK, &fl) && fl.l_type != F_UNLCK;
+}
+
 int place_remove(struct place *p, struct err *e)
 {
-	int rc = clear(p);
+	int rc;
 
+	if (disk_in_use(p)) {
+		place_close(p);
+		return err_set(e, -EBUSY,
+			"%s: another machine has its disk (it was moved or restored under another "
+			"name): it can go when that one has ended",
+			p->dir);
+	}
+	rc = clear(p);
 	place_close(p);
 	return rc ? err_sys(e, rc, "%s", p->dir) : 0;
 }

@@ -43,7 +43,7 @@ int place_find(struct place *p, const char *name, struct err *e);
 void place_close(struct place *p);
 /* Removes what this opener made: a start that failed leaves nothing. */
 void place_undo(struct place *p);
-/* Removes the directory with everything in it. */
+/* Removes the directory with everything in it. -EBUSY: a machine of another name has the disk that lies in it. */
 int place_remove(struct place *p, struct err *e);
 /* Path of a file in it. */
 int place_file(const struct place *p, const char *file, char *path, size_t size, struct err *e);

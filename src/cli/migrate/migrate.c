@@ -123,7 +123,8 @@ static void predict(struct run *r)
 {
 	double s = left_s(r->st);
 
-	if (r->said || r->o->json || s < 0 || strcmp(phase_of(r->st), "copying"))
+	if (r->said || r->o->json || s < 0 || strcmp(phase_of(r->st), "copying") ||
+		num(r->st, "total_ms") < 200)
 		return;
 	r->said = true;
 	clear_line(r);

@@ -124,8 +124,12 @@ static json_t *status_of(struct vm_migration *m)
 		"total_ms", (json_int_t)(st.total_ns / 1000000), "zstd", st.zstd);
 	if (m->stop_ns)
 		json_object_set_new(j, "pause_for",
-			json_pack("{s:I, s:I, s:I, s:I}", "stop", (json_int_t)(m->stop_ns / 1000),
-				"quiesce", (json_int_t)(m->quiet_ns / 1000), "state",
+			json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "last_pages",
+				(json_int_t)(st.last_ns / 1000), "load",
+				(json_int_t)(st.load_ns / 1000), "go",
+				(json_int_t)(st.go_ns / 1000), "stop",
+				(json_int_t)(m->stop_ns / 1000), "quiesce",
+				(json_int_t)(m->quiet_ns / 1000), "state",
 				(json_int_t)(m->state_ns / 1000), "disks",
 				(json_int_t)(m->disks_ns / 1000)));
 	if (st.downtime_ns)

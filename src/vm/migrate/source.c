@@ -87,6 +87,7 @@ struct source {
 	int stop_rc, disks_rc;
 	uint8_t *state;
 	size_t state_len;
+	uint64_t round_ns; /* when the present round began */
 	uint64_t since, saved;
 	bool was_paused;
 };
@@ -325,6 +326,7 @@ static int send_round(struct source *s, uint64_t pages, struct err *e)
 
 	pthread_mutex_lock(&s->lock);
 	s->st.left = s->st.of = pages;
+	s->round_ns = began;
 	s->senders_left = s->o.nfds - 1;
 	s->round_no++;
 	pthread_cond_broadcast(&s->cond);
@@ -479,7 +481,7 @@ static int wait_for_disks(struct source *s, struct err *e)
 static int hand_over(struct source *s, struct err *e)
 {
 	struct chan *c = s->snd[0].c;
-	uint64_t n = 0;
+	uint64_t n = 0, at = clock_mono_ns();
 	int rc;
 
 	s->unlimited = true;
@@ -488,12 +490,14 @@ static int hand_over(struct source *s, struct err *e)
 	for (uint64_t w = 0; w < s->words; w++)
 		n += (uint64_t)__builtin_popcountll(s->todo[w]);
 	rc = send_round(s, n, e);
+	s->st.last_ns = clock_mono_ns() - at;
 	rc = rc ?: chan_send(c, MIG_STATE, 0, s->state, (uint32_t)s->state_len, e)
 		?: wait_for_disks(s, e)
 		?: chan_send(c, MIG_SWITCH, s->was_paused, NULL, 0, e)
 		?: chan_want(c, MIG_READY, NULL, NULL, e);
 	if (rc)
 		return rc;
+	s->st.load_ns = clock_mono_ns() - at - s->st.last_ns;
 	chan_cancel_by(c, -1);
 	return 0;
 }
@@ -505,6 +509,7 @@ static int hand_over(struct source *s, struct err *e)
 static int go(struct source *s, bool *lost, struct err *e)
 {
 	struct chan *c = s->snd[0].c;
+	uint64_t at = clock_mono_ns();
 	int rc;
 
 	*lost = false;
@@ -516,6 +521,7 @@ static int go(struct source *s, bool *lost, struct err *e)
 		return rc;
 	}
 	rc = chan_want(c, MIG_RUNNING, NULL, NULL, e);
+	s->st.go_ns = clock_mono_ns() - at;
 	if (rc && rc != -EREMOTEIO)
 		*lost = !(chan_is_direct(c, s->peer) &&
 			  (rc == -ENOTCONN || rc == -ECONNRESET || rc == -EPIPE));
@@ -759,8 +765,11 @@ void source_cancel(struct source *s)
 
 void source_stat(struct source *s, struct source_stat *out)
 {
+	uint64_t began;
+
 	pthread_mutex_lock(&s->lock);
 	*out = s->st;
+	began = s->round_ns;
 	pthread_mutex_unlock(&s->lock);
 	for (unsigned i = 0; i < s->o.nfds; i++) {
 		struct mig_pack_stat st;
@@ -771,6 +780,10 @@ void source_stat(struct source *s, struct source_stat *out)
 	}
 	if (!out->total_ns)
 		out->total_ns = clock_mono_ns() - s->began_ns;
+	/* In the first round what it has done so far is all that is known. */
+	if (!out->page_rate && out->of > out->left)
+		out->page_rate = (uint64_t)((double)(out->of - out->left) * 1e9 /
+					    (double)(clock_mono_ns() - began + 1));
 }
 
 const char *source_welcome(struct source *s)

@@ -69,6 +69,8 @@ struct source_stat {
 	uint64_t dirty; /* bytes a second that the guest writes to, by pages */
 	uint64_t predicted_ns; /* downtime, if it stopped now */
 	uint64_t downtime_ns; /* as it was: from standing still until the destination ran */
+	uint64_t last_ns, load_ns,
+		go_ns; /* of it: last pages; state until READY; GO until RUNNING */
 	uint64_t total_ns;
 	bool zstd;
 	char error[512];
