@@ -241,7 +241,7 @@ class Middle:
     """A connection in between: after `at` bytes to the destination it does its harm."""
 
     def __init__(self, to, at, harm):
-        self.to, self.at, self.harm = to, at, harm
+        self.to, self.at, self.harm, self.mute = to, at, harm, False
         self.s = socket.create_server(("127.0.0.1", 0))
         self.address = "tcp:127.0.0.1:%d" % self.s.getsockname()[1]
         self.t = threading.Thread(target=self.run, daemon=True)
@@ -256,6 +256,13 @@ class Middle:
         n = 0
         try:
             while chunk := a.recv(65536):
+                go = chunk.find(b"LDMG\x07\0") if self.harm in ("GO", "RUNNING") else -1
+                if go >= 0:
+                    self.mute = True  # the answer does not come through
+                    if self.harm == "RUNNING":
+                        b.sendall(chunk)
+                        time.sleep(1)
+                    break
                 if n <= self.at < n + len(chunk):
                     chunk = bytearray(chunk)
                     k = self.at - n
@@ -278,11 +285,11 @@ class Middle:
             except OSError:
                 pass
 
-    @staticmethod
-    def copy(x, y):
+    def copy(self, x, y):
         try:
             while chunk := x.recv(65536):
-                y.sendall(chunk)
+                if not self.mute:
+                    y.sendall(chunk)
         except OSError:
             pass
 
@@ -298,6 +305,25 @@ for harm in ("flip", "cut", "lose", "repeat") * max(1, CYCLES // 3):
     check(f"{harm} at byte {m.at}: both sides fail", p.returncode == 1 and code != 0, (out, rout, rerr))
     check(f"{harm}: there is no other", not alive("b"))
     goes_on("a", harm)
+# The connection breaks in the one moment when nobody can tell from here: the error says what to do.
+for harm in "GO", "RUNNING":
+    r = Receive("b")
+    p = start_move("a", Middle(r.at[5:], 1 << 62, harm).address, "--downtime", "1000")
+    out, err = p.communicate(timeout=60)
+    code, rout, rerr = r.end()
+    check(f"{harm} is lost: it says so, and what to do", json.loads(out)["phase"] == "lost" and "--take-back" in err, (out, err))
+    p = lodge("resume", "a", ok=False)
+    check(f"{harm} is lost: it does not go on without being told to", p.returncode == 1 and "Look there" in p.stderr, p.stderr)
+    check(f"{harm} is lost: the destination {'runs' if harm == 'RUNNING' else 'has ended'}", alive("b") == (harm == "RUNNING") and (code == 0) == (harm == "RUNNING"), rerr)
+    if harm == "GO":
+        lodge("migrate", "a", "--take-back")
+        goes_on("a", "taken back")
+    else:
+        goes_on("b", "the other one", 1)
+        lodge("kill", "b")
+        lodge("migrate", "a", "--take-back")  # a test may: b is gone, and nobody has seen what it did
+        goes_on("a", "taken back again", 1)
+
 # Somebody is killed at any moment of a quick move: one of the two goes on, never both, never none.
 name, other, moved = "a", "b", 0
 for i in range(max(4, CYCLES)):
