@@ -22,7 +22,7 @@
 struct chan {
 	struct chan_opts o;
 	SSL *ssl;
-	bool local;
+	bool local, torn; /* torn: half a message has gone out, nothing can follow */
 	uint64_t out_seq, in_seq;
 	struct chan_stat st;
 };
@@ -167,9 +167,16 @@ int chan_send(struct chan *c, enum mig_type type, uint64_t arg, const void *payl
 {
 	uint8_t head[MIG_HEAD];
 	struct iovec iov[2] = {{head, sizeof(head)}, {(void *)(uintptr_t)payload, len}};
+	uint64_t before = c->st.sent;
+	int rc;
 
-	mig_head_put(head, type, arg, c->out_seq++, payload, len);
-	return move(c, iov, 2, true, e);
+	mig_head_put(head, type, arg, c->out_seq, payload, len);
+	rc = move(c, iov, 2, true, e);
+	if (!rc)
+		c->out_seq++;
+	else
+		c->torn |= c->st.sent != before;
+	return rc;
 }
 
 static int take_payload(
@@ -236,6 +243,8 @@ void chan_refuse(struct chan *c, const struct err *why)
 {
 	const char *text = err_msg(why);
 
+	if (c->torn)
+		return;
 	c->o.cancel = -1;
 	c->o.stall_ns = 2000000000;
 	(void)chan_send(c, MIG_REFUSED, (uint64_t)-why->code, text, (uint32_t)strlen(text), NULL);
