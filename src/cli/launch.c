@@ -21,6 +21,7 @@
 #include "base/json.h"
 #include "base/util.h"
 #include "cli/place.h"
+#include "cli/update/successor.h"
 #include "vm/config.h"
 #include "vm/rundir.h"
 
@@ -28,7 +29,7 @@
 #define KILL_AFTER_NS 5000000000ull
 
 /* Beside this program, as installed or in a build tree; else in PATH. */
-static void find_program(char *path, size_t size)
+void launch_program(char *path, size_t size)
 {
 	static const char *const places[] = {"lodge-vm", "../vm/lodge-vm"};
 	char self[PATH_MAX];
@@ -66,6 +67,7 @@ struct keeper {
 	pid_t vm;
 	int leash, signals, pidfd;
 	uint64_t kill_at; /* 0: nobody has asked it to end */
+	struct successor next;
 };
 
 /* Instead of a definition, or beside it. */
@@ -108,7 +110,7 @@ static void exec_vm(const struct launch *l, int def_fd, int ready_fd)
 	snprintf(config, sizeof(config), "/proc/self/fd/%d", def_fd);
 	snprintf(ready, sizeof(ready), "%d", ready_fd);
 	fcntl(ready_fd, F_SETFD, 0);
-	find_program(program, sizeof(program));
+	launch_program(program, sizeof(program));
 	if (!place_file(l->place, "console.log", console, sizeof(console), NULL))
 		execvp(program, (char **)(uintptr_t)argv);
 	dprintf(ready_fd, "{\"ok\":false,\"errno\":%d,\"error\":\"%s: %s\"}\n", errno, program,
@@ -136,19 +138,59 @@ static void end_machine(struct keeper *k)
 	k->kill_at = clock_mono_ns() + KILL_AFTER_NS;
 }
 
+/* Another process has the machine: that one is waited for from now on. The old one may serve networks for a while. */
+static bool handed_over(struct keeper *k, bool ended)
+{
+	pid_t pid;
+	int fd;
+
+	if (!successor_has_it(&k->next, ended, &pid, &fd))
+		return false;
+	if (ended)
+		waitpid(k->vm, NULL, 0);
+	close(k->pidfd);
+	k->vm = pid;
+	k->pidfd = fd;
+	return true;
+}
+
+/* Processes whose machine went on in another one. */
+static void reap_old(struct keeper *k)
+{
+	siginfo_t i = {0};
+
+	while (!waitid(P_ALL, 0, &i, WEXITED | WNOHANG | WNOWAIT) && i.si_pid &&
+		i.si_pid != k->vm && i.si_pid != k->next.pid) {
+		waitpid(i.si_pid, NULL, 0);
+		i.si_pid = 0;
+	}
+}
+
+static bool wants_end(struct keeper *k)
+{
+	struct signalfd_siginfo s;
+
+	return read(k->signals, &s, sizeof(s)) == sizeof(s) && s.ssi_signo != SIGCHLD;
+}
+
 /* Until lodge-vm has ended; its wait status. */
 static int watch(struct keeper *k)
 {
-	struct pollfd p[3] = {
+	struct pollfd p[3 + SUCCESSOR_POLLS] = {
 		{k->pidfd, POLLIN, 0}, {k->leash, POLLIN, 0}, {k->signals, POLLIN, 0}};
 	int status = 0;
 
 	for (;;) {
 		char ch;
 
-		poll(p, 3, k->kill_at ? 100 : -1);
-		if (p[0].revents)
+		p[0].fd = k->pidfd;
+		successor_poll(&k->next, p + 3);
+		poll(p, ARRAY_SIZE(p), k->kill_at ? 100 : -1);
+		if (p[0].revents && !handed_over(k, true))
 			break;
+		successor_serve(&k->next, p + 3);
+		handed_over(k, false);
+		reap_old(k);
 		if (k->kill_at && clock_mono_ns() > k->kill_at)
 			kill(k->vm, SIGKILL);
 		if (p[1].revents) {
@@ -156,11 +198,10 @@ static int watch(struct keeper *k)
 				end_machine(k);
 			p[1].fd = -1; /* released, or its end is on the way */
 		}
-		if (p[2].revents) {
+		if (p[2].revents && wants_end(k))
 			end_machine(k);
-			p[2].fd = -1;
-		}
 	}
+	successor_drop(&k->next);
 	while (waitpid(k->vm, &status, 0) < 0 && errno == EINTR)
 		;
 	return status;
@@ -192,6 +233,7 @@ static void keep(const struct launch *l, int def_fd, int ready_fd, int leash)
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGCHLD); /* of processes that are only reaped */
 	sigprocmask(SIG_SETMASK, &set, NULL);
 	k.signals = signalfd(-1, &set, SFD_CLOEXEC);
 	k.vm = fork();
@@ -202,6 +244,7 @@ static void keep(const struct launch *l, int def_fd, int ready_fd, int leash)
 	if (k.vm < 0)
 		_exit(127); /* forked child */ /* who waits for the ready line sees it end */
 	k.pidfd = (int)syscall(SYS_pidfd_open, k.vm, 0);
+	successor_open(&k.next, l->place->lock);
 	status = watch(&k);
 	clear_up(l, status);
 	status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);

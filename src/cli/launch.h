@@ -15,6 +15,7 @@
 #define LODGE_CLI_LAUNCH_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <sys/types.h>
 
 struct err;
@@ -52,6 +53,9 @@ void launch_end(struct launched *m);
 void launch_release(struct launched *m);
 /* The guest's exit code once all is over: 0..255; 128 + the signal when one ended lodge-vm. */
 int launch_wait(struct launched *m);
+
+/* The lodge-vm that belongs to this program: beside it, or a name to look for in PATH. */
+void launch_program(char *path, size_t size);
 
 /* verb_run.c: the console of a machine that was launched paused is here until it ends, or somebody leaves. The exit code. */
 int launch_foreground(const char *name, struct launched *m);

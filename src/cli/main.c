@@ -32,6 +32,7 @@ static const struct {
 	{NULL, verbs_clone},
 	{"Move a running machine", verbs_migrate},
 	{NULL, verbs_receive},
+	{NULL, verbs_update},
 	{"Networks", verbs_switch},
 	{"Images", verbs_image},
 	{"Disks", verbs_disk},

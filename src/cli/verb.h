@@ -83,6 +83,7 @@ extern const struct verb verbs_snapshot_create[];
 extern const struct verb verbs_restore[];
 extern const struct verb verbs_migrate[];
 extern const struct verb verbs_receive[];
+extern const struct verb verbs_update[];
 
 /* All verbs in the order of the help; fills at most `max`, returns how many there are. main.c. */
 size_t verbs_all(const struct verb **list, size_t max);

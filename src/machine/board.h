@@ -41,6 +41,7 @@ struct board_opts {
 	const char *cpu_model;
 	unsigned vcpus;
 	uint64_t memory; /* bytes of guest RAM, over all nodes */
+	int ram_fd; /* of another process that has this machine: frames_opts.ram_fd; 0: new RAM */
 	unsigned nodes; /* NUMA nodes; at least 1 */
 	enum cpu_clock clock;
 	uint64_t seed; /* 0: host randomness */

@@ -135,7 +135,7 @@ static int add_ram(struct board_parts *p, struct err *e)
 int parts_memory_up(struct board_parts *p, struct err *e)
 {
 	const struct topology *t = &p->topology;
-	struct frames_opts fo = {.nodes = t->nodes, .name = "lodge-ram"};
+	struct frames_opts fo = {.nodes = t->nodes, .name = "lodge-ram", .ram_fd = p->opts->ram_fd};
 	struct board *b = &p->board;
 	int rc;
 

@@ -21,6 +21,7 @@ struct chunk {
 	uint64_t *used; /* NULL: not split */
 	uint16_t nused;
 	bool whole;
+	bool tables; /* lies over table_fd */
 };
 
 struct node {
@@ -32,7 +33,8 @@ struct node {
 
 struct frames {
 	pthread_mutex_t lock;
-	int fd;
+	int fd, table_fd;
+	_Atomic bool borrowed;
 	uint8_t *base;
 	uint64_t count;
 	struct chunk *chunks;
@@ -53,6 +55,19 @@ struct over {
 
 /* The host allows a process 65530 mappings; each piece that is taken back can make two more. */
 #define OVERS_MAX 16384u
+
+static int open_files(struct frames *f, const struct frames_opts *o, uint64_t bytes)
+{
+	f->fd = o->ram_fd > 0 ? o->ram_fd : memfd_create(o->name ?: "lodge-ram", MFD_CLOEXEC);
+	if (f->fd < 0)
+		return -errno;
+	if (o->ram_fd > 0 && lseek(f->fd, 0, SEEK_END) != (off_t)bytes)
+		return -EINVAL;
+	if (o->ram_fd <= 0 && ftruncate(f->fd, (off_t)bytes))
+		return -errno;
+	f->table_fd = memfd_create("lodge-tables", MFD_CLOEXEC);
+	return f->table_fd < 0 || ftruncate(f->table_fd, (off_t)bytes) ? -errno : 0;
+}
 
 int frames_create(struct frames **out, const struct frames_opts *o, struct err *e)
 {
@@ -80,10 +95,9 @@ int frames_create(struct frames **out, const struct frames_opts *o, struct err *
 	f->nodes = o->nodes;
 	f->chunks = calloc(f->count / CHUNK_FRAMES, sizeof(*f->chunks));
 	f->base = MAP_FAILED;
-	f->fd = memfd_create(o->name ?: "lodge-ram", MFD_CLOEXEC);
-	rc = f->fd < 0 ? -errno : 0;
-	if (!rc && ftruncate(f->fd, (off_t)bytes))
-		rc = -errno;
+	f->table_fd = -1;
+	f->borrowed = o->ram_fd > 0;
+	rc = open_files(f, o, bytes);
 	if (!rc) {
 		f->base = mmap(
 			NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, f->fd, 0);
@@ -92,6 +106,8 @@ int frames_create(struct frames **out, const struct frames_opts *o, struct err *
 	if (!rc && !f->chunks)
 		rc = -ENOMEM;
 	if (rc) {
+		if (o->ram_fd > 0)
+			f->fd = -1; /* stays the caller's */
 		frames_destroy(f);
 		return err_sys(
 			e, rc, "machine memory: %llu MiB", (unsigned long long)(bytes / MiB));
@@ -121,6 +137,8 @@ void frames_destroy(struct frames *f)
 		munmap(f->base, f->count * PAGE_SIZE);
 	if (f->fd >= 0)
 		close(f->fd);
+	if (f->table_fd >= 0)
+		close(f->table_fd);
 	pthread_mutex_destroy(&f->lock);
 	pthread_mutex_destroy(&f->over_lock);
 	free(f);
@@ -143,17 +161,34 @@ static void run_mark(uint64_t *used, unsigned at, unsigned n, bool set)
 			used[i / 64] &= ~(1ull << (i % 64));
 }
 
-static bool take_small(struct chunk *c, unsigned order, unsigned *at)
+/* Which of the two files a chunk lies over. The chunk is empty. */
+static int lay_over(struct frames *f, struct chunk *c, bool tables)
+{
+	off_t at = (off_t)((uint64_t)(c - f->chunks) * CHUNK_FRAMES * PAGE_SIZE);
+
+	if (c->tables == tables)
+		return 0;
+	if (mmap(f->base + at, CHUNK_FRAMES * PAGE_SIZE, PROT_READ | PROT_WRITE,
+		    MAP_SHARED | MAP_FIXED | MAP_NORESERVE, tables ? f->table_fd : f->fd,
+		    at) == MAP_FAILED)
+		return -errno;
+	c->tables = tables;
+	return 0;
+}
+
+static bool take_small(struct frames *f, struct chunk *c, unsigned order, bool tables, unsigned *at)
 {
 	unsigned n = 1u << order;
 
-	if (c->whole || c->nused + n > CHUNK_FRAMES)
+	if (c->whole || c->nused + n > CHUNK_FRAMES || (c->nused && c->tables != tables))
 		return false;
 	if (!c->used) {
 		c->used = calloc(WORDS, sizeof(*c->used));
 		if (!c->used)
 			return false;
 	}
+	if (lay_over(f, c, tables))
+		return false;
 	for (*at = 0; *at < CHUNK_FRAMES; *at += n)
 		if (run_free(c->used, *at, n)) {
 			run_mark(c->used, *at, n, true);
@@ -163,11 +198,12 @@ static bool take_small(struct chunk *c, unsigned order, unsigned *at)
 	return false;
 }
 
-static int alloc_small(struct frames *f, struct node *nd, unsigned order, mfn_t *out)
+static int alloc_small(struct frames *f, struct node *nd, unsigned order, bool tables, mfn_t *out)
 {
 	unsigned at;
 
-	if (f->chunks[nd->started].nused && take_small(&f->chunks[nd->started], order, &at)) {
+	if (f->chunks[nd->started].nused &&
+		take_small(f, &f->chunks[nd->started], order, tables, &at)) {
 		out->n = nd->started * CHUNK_FRAMES + at;
 		return 0;
 	}
@@ -176,7 +212,7 @@ static int alloc_small(struct frames *f, struct node *nd, unsigned order, mfn_t 
 		for (uint64_t i = nd->chunks; i-- > 0;) {
 			struct chunk *c = &f->chunks[nd->first + i];
 
-			if ((c->nused > 0) == split && take_small(c, order, &at)) {
+			if ((c->nused > 0) == split && take_small(f, c, order, tables, &at)) {
 				nd->started = nd->first + i;
 				out->n = (nd->first + i) * CHUNK_FRAMES + at;
 				return 0;
@@ -206,7 +242,7 @@ static int alloc_chunks(struct frames *f, struct node *nd, unsigned order, mfn_t
 	return -ENOMEM;
 }
 
-int frames_alloc(struct frames *f, int node, unsigned order, mfn_t *out)
+static int alloc(struct frames *f, int node, unsigned order, bool tables, mfn_t *out)
 {
 	int rc = -ENOMEM;
 
@@ -218,16 +254,31 @@ int frames_alloc(struct frames *f, int node, unsigned order, mfn_t *out)
 
 		if (node != FRAMES_NODE_ANY && node != (int)i)
 			continue;
-		rc = order < CHUNK_ORDER ? alloc_small(f, nd, order, out)
+		rc = order < CHUNK_ORDER ? alloc_small(f, nd, order, tables, out)
 					 : alloc_chunks(f, nd, order, out);
 		if (!rc)
 			nd->free -= 1ull << order;
 	}
 	pthread_mutex_unlock(&f->lock);
 	/* Larger runs were never touched, or were punched out when they were freed. */
-	if (!rc && order < CHUNK_ORDER)
+	if (!rc && order < CHUNK_ORDER && (tables || !f->borrowed))
 		memset(frames_ptr(f, *out), 0, PAGE_SIZE << order);
 	return rc;
+}
+
+int frames_alloc(struct frames *f, int node, unsigned order, mfn_t *out)
+{
+	return alloc(f, node, order, false, out);
+}
+
+int frames_alloc_table(struct frames *f, int node, unsigned order, mfn_t *out)
+{
+	return order < CHUNK_ORDER ? alloc(f, node, order, true, out) : -EINVAL;
+}
+
+void frames_borrow(struct frames *f, bool on)
+{
+	f->borrowed = on;
 }
 
 void frames_free(struct frames *f, mfn_t m, unsigned order)
@@ -252,6 +303,8 @@ void frames_free(struct frames *f, mfn_t m, unsigned order)
 		/* It may be given out whole next, unlooked at: so it must be empty, before anybody else can have it. */
 		if (!c->nused)
 			frames_discard(f, mfn(align_down(m.n, CHUNK_FRAMES)), CHUNK_FRAMES);
+		if (!c->nused && lay_over(f, c, false))
+			c->whole = true; /* the host has no mapping left: never given out again */
 	} else {
 		for (uint64_t k = 0; k < 1ull << (order - CHUNK_ORDER); k++)
 			c[k].whole = false;
@@ -440,6 +493,13 @@ uint64_t frames_untouched(struct frames *f, mfn_t m, uint64_t count)
 	return MIN(count, (uint64_t)data / PAGE_SIZE - m.n);
 }
 
+uint64_t frames_touched(struct frames *f, mfn_t m, uint64_t count)
+{
+	off_t hole = m.n < f->count ? lseek(f->fd, (off_t)(m.n * PAGE_SIZE), SEEK_HOLE) : -1;
+
+	return hole < 0 ? 0 : MIN(count, (uint64_t)hole / PAGE_SIZE - m.n);
+}
+
 /* What lies over a file would show the file again: the memory file comes back in its place. What is aside, or cannot, is cleared. */
 static bool discard_over(struct frames *f, mfn_t m, uint64_t count)
 {
@@ -459,13 +519,19 @@ static bool discard_over(struct frames *f, mfn_t m, uint64_t count)
 
 int frames_discard(struct frames *f, mfn_t m, uint64_t count)
 {
+	int fd = f->fd;
+
 	if (m.n > f->count || count > f->count - m.n)
 		return -EINVAL;
 	if (!count)
 		return 0;
+	if (f->chunks[m.n / CHUNK_FRAMES].tables)
+		fd = f->table_fd;
+	else if (f->borrowed)
+		return 0;
 	if (over_file(f, m, count) && !discard_over(f, m, count))
 		return 0;
-	if (fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(m.n * PAGE_SIZE),
+	if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(m.n * PAGE_SIZE),
 		    (off_t)(count * PAGE_SIZE)))
 		return -errno;
 	return 0;

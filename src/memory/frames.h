@@ -1,9 +1,12 @@
 /*
  * frames.h: machine frames, the memory of the machine that a lodge-vm process is.
  *
- * All frames lie in one memory file (memfd), mapped once, shared, with no reserve: the host gives a page when
- * it is first touched. Frames are numbered from 0; node k owns one contiguous range. Guest RAM, the tables of
- * second-level maps and replicas all come from here, so that "which node is it on" has an answer for each.
+ * Frames lie in one range of addresses, shared, with no reserve: the host gives a page when it is first touched. Frames are numbered from 0;
+ * node k owns one contiguous range. Guest RAM, the tables of second-level maps and replicas all come from here, so that "which node is
+ * it on" has an answer for each.
+ *
+ * Two memory files (memfd) lie below them: one for what guests see, which can go to another process as it is (`ram_fd`: live update), and one
+ * for tables, which each process makes for itself.
  *
  * Allocation is by order: 0 (4 KiB), 9 (2 MiB), 18 (1 GiB), naturally aligned, and gives zeroed memory.
  * Threads: all calls may be made from any thread. Errors: -ENOMEM when the node (or every node) has no run of
@@ -14,6 +17,7 @@
 #ifndef LODGE_MEMORY_FRAMES_H
 #define LODGE_MEMORY_FRAMES_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "memory/addr.h"
@@ -31,6 +35,11 @@ struct frames_opts {
 	unsigned nodes; /* 1..FRAMES_MAX_NODES */
 	uint64_t node_bytes[FRAMES_MAX_NODES]; /* each a multiple of 2 MiB */
 	const char *name; /* of the memory file, for /proc/PID/maps */
+	/*
+	 * frames_fd() of another process (taken over on success; 0: make one). It has to have been made with the same nodes, and allocations
+	 * in the same order give the same frames, with what is in them. They are borrowed: see frames_borrow().
+	 */
+	int ram_fd;
 };
 
 struct frames_node_stat {
@@ -42,7 +51,15 @@ void frames_destroy(struct frames *f);
 
 /* `node` may be FRAMES_NODE_ANY. A named node is strict: no fall back to another. */
 int frames_alloc(struct frames *f, int node, unsigned order, mfn_t *out);
+/* For tables: below 2 MiB, never part of frames_fd(). Freed as the others. */
+int frames_alloc_table(struct frames *f, int node, unsigned order, mfn_t *out);
 void frames_free(struct frames *f, mfn_t m, unsigned order);
+
+/*
+ * Another process has the memory of `f` now (on), or `f` alone has it (off): while it is borrowed, nothing that is allocated, freed or
+ * discarded is cleared or given back.
+ */
+void frames_borrow(struct frames *f, bool on);
 
 /* Gives the host its pages back (hole punch); the frames stay allocated and read as zero. */
 int frames_discard(struct frames *f, mfn_t m, uint64_t count);
@@ -68,6 +85,9 @@ void frames_aside_end(struct frames *f, mfn_t m, uint64_t count);
 /* How many frames from m on, at most `count`, have never been touched: they read as zero, without having been made for that. */
 uint64_t frames_untouched(struct frames *f, mfn_t m, uint64_t count);
 
+/* How many from m on, at most `count`, the host has pages for; 0: it has none for m. */
+uint64_t frames_touched(struct frames *f, mfn_t m, uint64_t count);
+
 /* Host address of frame m; adjacent frames are adjacent there. Aborts on a frame that does not exist (broken invariant). */
 void *frames_ptr(const struct frames *f, mfn_t m);
 /* First host address of frame 0; constant for the life of `f`. The JIT and the software TLB add to it. */
@@ -76,6 +96,7 @@ uint64_t frames_count(const struct frames *f);
 unsigned frames_nodes(const struct frames *f);
 unsigned frames_node_of(const struct frames *f, mfn_t m);
 void frames_node_stat(const struct frames *f, unsigned node, struct frames_node_stat *st);
+/* Of what guests see; tables are not in it. */
 int frames_fd(const struct frames *f);
 
 #endif

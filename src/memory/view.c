@@ -95,11 +95,11 @@ static unsigned pte_perm(uint64_t p)
 
 static int alloc_table(struct view *v, unsigned order, mfn_t *m)
 {
-	int rc = frames_alloc(v->f, v->node, order, m);
+	int rc = frames_alloc_table(v->f, v->node, order, m);
 
 	/* A table on the wrong node is slow, none at all is the end. */
 	if (rc && v->node != FRAMES_NODE_ANY)
-		rc = frames_alloc(v->f, FRAMES_NODE_ANY, order, m);
+		rc = frames_alloc_table(v->f, FRAMES_NODE_ANY, order, m);
 	if (!rc)
 		v->tables++;
 	return rc;

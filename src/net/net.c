@@ -103,6 +103,11 @@ void net_link_set(struct net_backend *b, bool up)
 	net_flush(b);
 }
 
+int net_fd(struct net_backend *b)
+{
+	return b->ops->fd ? b->ops->fd(b) : -1;
+}
+
 void net_describe(struct net_backend *b, json_t *into)
 {
 	json_object_set_new(into, "backend", json_string(b->ops->name));

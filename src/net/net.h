@@ -73,6 +73,7 @@ struct net_backend_ops {
 	void (*accept)(struct net_backend *b); /* b->accepted changed; may be NULL */
 	void (*describe)(struct net_backend *b, struct json_t *into);
 	void (*close)(struct net_backend *b);
+	int (*fd)(struct net_backend *b); /* net_fd(); NULL: none */
 };
 
 /* Embedded first in each back end. */
@@ -99,6 +100,11 @@ void net_link_set(struct net_backend *b, bool up);
 /* {"backend": name, ...} into the object. */
 void net_describe(struct net_backend *b, struct json_t *into);
 void net_close(struct net_backend *b);
+/*
+ * What another process needs to go on with the back end (live update): the `fd` of its options there. Two processes have it for a moment, of which
+ * one may turn its loop. -1: there is none; it is opened anew (a cable that is out), or cannot move (user: see splice.h).
+ */
+int net_fd(struct net_backend *b);
 
 /*
  * For back ends: hands one frame to the front and counts. false: no room, keep it. Frames without a front, or
@@ -147,6 +153,8 @@ struct net_tap_opts {
 	struct uv_loop_s *loop;
 	const char
 		*name; /* of the interface; made by `ip tuntap add dev NAME mode tap user NAME` */
+	int fd; /* from another process: net_fd(); 0: opens the interface. Owned on success */
+	unsigned can_accept; /* with fd: net_backend.can_accept there */
 };
 int net_tap_open(struct net_backend **out, const struct net_tap_opts *o, struct err *e);
 

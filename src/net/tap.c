@@ -129,6 +129,11 @@ static void tap_close(struct net_backend *b)
 		free(t);
 }
 
+static int tap_fd(struct net_backend *b)
+{
+	return of(b)->fd;
+}
+
 static const struct net_backend_ops ops = {
 	.name = "tap",
 	.send = tap_send,
@@ -136,6 +141,7 @@ static const struct net_backend_ops ops = {
 	.accept = tap_accept,
 	.describe = tap_describe,
 	.close = tap_close,
+	.fd = tap_fd,
 };
 
 #define MAKE_IT "`ip tuntap add dev %s mode tap user %s && ip link set %s up`, run by root"
@@ -230,14 +236,23 @@ int net_tap_open(struct net_backend **out, const struct net_tap_opts *o, struct 
 		return err_set(e, -EINVAL, "%s: \"%s\" is not the name of a tap", o->id, o->name);
 	}
 	memcpy(t->name, o->name, strlen(o->name));
-	rc = attach(t, o->id, e);
+	if (o->fd > 0)
+		t->fd = o->fd;
+	rc = o->fd > 0 ? 0 : attach(t, o->id, e);
 	if (!rc) {
-		probe(t);
+		if (o->fd > 0) {
+			t->b.offers = NET_OFF_CSUM | NET_OFF_TSO4 | NET_OFF_TSO6 | NET_OFF_ECN;
+			t->b.can_accept = o->can_accept;
+		} else {
+			probe(t);
+		}
 		rc = uv_poll_init(o->loop, &t->poll, t->fd);
 		if (rc)
 			err_set(e, rc, "%s: %s", o->id, uv_strerror(rc));
 	}
 	if (rc) {
+		if (o->fd > 0)
+			t->fd = -1; /* stays the caller's */
 		tap_close(&t->b);
 		return rc;
 	}

@@ -207,12 +207,18 @@ static void wire_close(struct net_backend *b)
 	uv_close((uv_handle_t *)&w->timer, free_wire);
 }
 
+static int wire_fd(struct net_backend *b)
+{
+	return of(b)->fd;
+}
+
 static const struct net_backend_ops ops = {
 	.name = "wire",
 	.send = wire_send,
 	.flush = wire_flush,
 	.describe = wire_describe,
 	.close = wire_close,
+	.fd = wire_fd,
 };
 
 static struct wire *wire_new(struct uv_loop_s *loop, const char *name)
@@ -293,19 +299,22 @@ static int address(struct sockaddr_un *sa, const char *path, struct err *e)
 int net_wire_open(struct net_backend **out, const struct net_wire_opts *o, struct err *e)
 {
 	struct wire *w = wire_new(o->loop, o->name);
-	int rc = w ? address(&w->sa, o->path, e) : err_set(e, -ENOMEM, "%s: out of memory", o->id);
+	int rc = w ? 0 : err_set(e, -ENOMEM, "%s: out of memory", o->id);
 
+	if (!rc && o->path)
+		rc = address(&w->sa, o->path, e);
 	if (!rc) {
-		rc = try_connect(w);
+		rc = o->fd > 0 ? plug_in(w, o->fd) : try_connect(w);
 		if (rc)
-			err_sys(e, rc, "%s: no switch answers at %s", o->id, o->path);
+			err_sys(e, rc, "%s: no switch answers at %s", o->id, o->path ?: "its end");
 	}
 	if (rc) {
 		if (w)
 			wire_close(&w->b);
 		return rc;
 	}
-	uv_timer_start(&w->timer, on_retry, RETRY_MS, RETRY_MS);
+	if (o->path)
+		uv_timer_start(&w->timer, on_retry, RETRY_MS, RETRY_MS);
 	*out = &w->b;
 	return 0;
 }

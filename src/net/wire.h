@@ -18,8 +18,9 @@
 struct net_wire_opts {
 	const char *id; /* for messages */
 	const char *name; /* of the port, as the switch shows it */
-	const char *path;
+	const char *path; /* NULL: the cable is not put in again when it is out */
 	struct uv_loop_s *loop;
+	int fd; /* that is connected already: net_fd() of another process, or one of a SOCK_SEQPACKET pair; 0: connects. Owned on success */
 };
 /* -ENOENT, -ECONNREFUSED: there is no switch at the path. */
 int net_wire_open(struct net_backend **out, const struct net_wire_opts *o, struct err *e);

@@ -18,6 +18,7 @@
 #include "vm/host/engines.h"
 #include "vm/internal.h"
 #include "vm/nets.h"
+#include "vm/update/update.h"
 
 #define UART_OUT_RING (256u << 10)
 #define UART_IN_RING (4u << 10)
@@ -145,7 +146,8 @@ static int list_devices(struct device_list *l, struct vm *vm, struct err *e)
 	if (cfg->balloon)
 		add_device(l, "virtio-balloon", BALLOON, NULL);
 	if (cfg->vsock && vm->o.vsock) {
-		l->vsock = (struct virtio_vsock_opts){VSOCK_CID_GUEST, vm->o.vsock};
+		l->vsock = (struct virtio_vsock_opts){
+			VSOCK_CID_GUEST, vm->o.vsock, vm->o.handed ? vm->o.handed->vsock : 0};
 		add_device(l, "virtio-vsock", "vsock", &l->vsock);
 	}
 	return check_ids(l, e);
@@ -173,6 +175,7 @@ int build_board(struct vm *vm, void (*wake)(void *ctx, unsigned vcpu),
 		.perf_map = cfg->perf_map,
 		.vcpus = cfg->smp,
 		.memory = cfg->memory,
+		.ram_fd = vm->o.handed ? vm->o.handed->ram : 0,
 		.nodes = cfg->nodes,
 		.clock = cfg->clock == VM_CLOCK_MODEL ? CPU_CLOCK_MODEL : CPU_CLOCK_HOST,
 		.seed = cfg->has_seed ? cfg->seed : 0,
@@ -201,7 +204,7 @@ int build_board(struct vm *vm, void (*wake)(void *ctx, unsigned vcpu),
 			"kvm, and "
 			"this machine's is %s: leave them out",
 			engine->name);
-	rc = nets_open(&vm->nets, cfg, vm->o.loop, e);
+	rc = nets_open(&vm->nets, cfg, vm->o.loop, vm->o.handed, e);
 	if (!rc)
 		rc = list_devices(&list, vm, e);
 	if (rc)

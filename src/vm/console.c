@@ -234,7 +234,8 @@ static void reader_drained(void *ctx, struct rpc_conn *conn)
 		feed_reader(r);
 }
 
-int console_attach(struct console *c, struct rpc_conn *conn, bool history, struct err *e)
+int console_attach_at(
+	struct console *c, struct rpc_conn *conn, unsigned long long pos, struct err *e)
 {
 	struct reader *r = calloc(1, sizeof(*r));
 
@@ -242,16 +243,71 @@ int console_attach(struct console *c, struct rpc_conn *conn, bool history, struc
 		return err_set(e, -ENOMEM, "console: out of memory");
 	r->con = c;
 	r->conn = conn;
-	pthread_mutex_lock(&c->lock);
-	r->pos = history && c->head > CONSOLE_HISTORY ? c->head - CONSOLE_HISTORY : 0;
-	if (!history)
-		r->pos = c->head;
-	pthread_mutex_unlock(&c->lock);
+	r->pos = pos;
 	list_add_tail(&c->readers, &r->link);
 	rpc_conn_raw(conn, &(struct rpc_raw){reader_data, reader_closed, reader_drained, r});
 	/* The reply goes out first: the history follows at the loop's next turn. */
 	uv_async_send(&c->async);
 	return 0;
+}
+
+int console_attach(struct console *c, struct rpc_conn *conn, bool history, struct err *e)
+{
+	unsigned long long head = console_written(c);
+	unsigned long long first = head > CONSOLE_HISTORY ? head - CONSOLE_HISTORY : 0;
+
+	return console_attach_at(c, conn, history ? first : head, e);
+}
+
+/* ---- from one process to another ---- */
+
+int console_hand_over(struct console *c, struct console_state *st, unsigned char **ring)
+{
+	unsigned long long pos, lost;
+
+	*ring = malloc(CONSOLE_HISTORY);
+	if (!*ring)
+		return -ENOMEM;
+	take_output(c);
+	feed_log(c);
+	st->head = console_written(c);
+	pos = st->head > CONSOLE_HISTORY ? st->head - CONSOLE_HISTORY : 0;
+	st->ring = *ring;
+	st->ring_len = ring_read(c, &pos, *ring, CONSOLE_HISTORY, &lost);
+	st->input = c->input;
+	st->input_len = c->input_len;
+	return 0;
+}
+
+int console_take_over(struct console *c, const struct console_state *st, struct err *e)
+{
+	if (st->ring_len > CONSOLE_HISTORY || st->ring_len > st->head ||
+		st->input_len > sizeof(c->input))
+		return err_set(e, -EINVAL, "console: more than it can hold");
+	c->head = st->head - st->ring_len;
+	ring_append(c, st->ring, st->ring_len);
+	c->logged = c->head;
+	memcpy(c->input, st->input, st->input_len);
+	c->input_len = st->input_len;
+	return 0;
+}
+
+bool console_reader(struct console *c, const struct rpc_conn *conn, unsigned long long *pos)
+{
+	list_for_each (it, &c->readers) {
+		const struct reader *r = list_entry(it, struct reader, link);
+
+		if (r->conn == conn) {
+			*pos = r->pos;
+			return true;
+		}
+	}
+	return false;
+}
+
+int console_log_fd(const struct console *c)
+{
+	return c->log_fd;
 }
 
 unsigned long long console_written(struct console *c)

@@ -46,6 +46,27 @@ void console_input(struct console *c, const void *buf, size_t len);
 /* Takes the connection over (rpc_conn_raw): output to it, its bytes to the device. */
 int console_attach(struct console *c, struct rpc_conn *conn, bool history, struct err *e);
 
+/*
+ * The console goes on in another process (live update). What the reader of a connection has got is a position; what the ring holds,
+ * what was typed and had no room, and the log's descriptor make up the rest. console_take_over() is for a console that has just been created.
+ */
+struct console_state {
+	unsigned long long head; /* bytes written ever */
+	const unsigned char *ring; /* the last ring_len of them */
+	size_t ring_len;
+	const unsigned char *input;
+	size_t input_len;
+};
+/* *ring: malloc'ed, the callee's own until the caller frees it. Input is borrowed. -ENOMEM. */
+int console_hand_over(struct console *c, struct console_state *st, unsigned char **ring);
+/* -EINVAL: impossible lengths. */
+int console_take_over(struct console *c, const struct console_state *st, struct err *e);
+/* Where the reader of this connection is; false: it is none. */
+bool console_reader(struct console *c, const struct rpc_conn *conn, unsigned long long *pos);
+int console_attach_at(
+	struct console *c, struct rpc_conn *conn, unsigned long long pos, struct err *e);
+int console_log_fd(const struct console *c);
+
 /* Total bytes that the guest wrote. Any thread. */
 unsigned long long console_written(struct console *c);
 

@@ -7,6 +7,8 @@
 #include <uv.h>
 
 #include "base/err.h"
+#include "base/fdlist.h"
+#include "base/hex.h"
 #include "base/util.h"
 #include "disk/tool.h"
 #include "vm/console.h"
@@ -23,6 +25,10 @@ struct control {
 	json_t *history; /* the last events, oldest first: a late subscriber sees what happened */
 	unsigned long long nevents;
 	int save_fd;
+	int (*update)(void *ctx, struct rpc_conn *conn, int sock, struct err *e);
+	const char *no_update;
+	void *update_ctx;
+	struct rpc_conn *asked; /* whose answer another process left to us */
 	char name[64];
 };
 
@@ -399,6 +405,27 @@ static int m_disk_changes(
 	return rc ?: disk_changes_json(d, since > 0 ? (uint64_t)since : g.now, res, e);
 }
 
+static int m_update(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
+{
+	struct control *c = ctx;
+	int sock = rpc_conn_take_fd(conn), rc;
+
+	rc = need_vm(c, e);
+	if (!rc && sock < 0)
+		rc = err_set(e, -EINVAL,
+			"update wants the channel of the new process, passed with the request: "
+			"lodge update %s",
+			c->name);
+	if (!rc && !c->update)
+		rc = err_set(e, -EOPNOTSUPP, "update: %s", c->no_update ?: "not here");
+	if (rc) {
+		if (sock >= 0)
+			close(sock);
+		return rc;
+	}
+	return c->update(c->update_ctx, conn, sock, e) ?: RPC_LATER;
+}
+
 static int m_methods(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
 {
 	*res = control_methods();
@@ -466,6 +493,10 @@ static const struct rpc_method methods[] = {
 	{"disk_changes", "what has changed in a disk since a generation, while the guest runs",
 		"{\"id\": text, \"since\": number, \"next\": bool: begins a new one first}",
 		m_disk_changes},
+	{"update",
+		"another lodge-vm, whose channel is passed with the request, goes on with the "
+		"machine: lodge update",
+		NULL, m_update},
 	{"methods", "this list", NULL, m_methods},
 	{0},
 };
@@ -480,8 +511,8 @@ json_t *control_methods(void)
 	return j;
 }
 
-int control_create(struct control **out, uv_loop_t *loop, const char *path, const char *name,
-	int save_fd, struct err *e)
+int control_create(struct control **out, uv_loop_t *loop, const char *path, int listening,
+	const char *name, int save_fd, struct err *e)
 {
 	struct control *c = calloc(1, sizeof(*c));
 	int rc;
@@ -491,7 +522,8 @@ int control_create(struct control **out, uv_loop_t *loop, const char *path, cons
 	snprintf(c->name, sizeof(c->name), "%s", name);
 	c->save_fd = save_fd;
 	c->history = json_array();
-	rc = rpc_server_create(&c->server, loop, path, methods, c, e);
+	rc = listening < 0 ? rpc_server_create(&c->server, loop, path, methods, c, e)
+			   : rpc_server_adopt(&c->server, loop, listening, path, methods, c, e);
 	if (rc) {
 		json_decref(c->history);
 		free(c);
@@ -524,4 +556,116 @@ void control_close(struct control *c)
 	rpc_server_close(c->server);
 	json_decref(c->history);
 	free(c);
+}
+
+/* ---- from one process to another ---- */
+
+void control_on_update(struct control *c,
+	int (*update)(void *ctx, struct rpc_conn *conn, int sock, struct err *e),
+	const char *why_not, void *ctx)
+{
+	c->update = update;
+	c->no_update = why_not;
+	c->update_ctx = ctx;
+}
+
+int control_fd(const struct control *c)
+{
+	return rpc_server_fd(c->server);
+}
+
+void control_forget(struct control *c)
+{
+	rpc_server_forget(c->server);
+}
+
+struct hand_over {
+	struct control *c;
+	struct fdlist *fds;
+	json_t *conns;
+};
+
+static void conn_hand_over(void *ctx, struct rpc_conn *conn, const struct rpc_conn_state *st)
+{
+	struct hand_over *h = ctx;
+	cleanup(free_ptr) char *line = malloc(2 * st->line_len + 1);
+	unsigned long long pos;
+	json_t *j;
+
+	if (!line)
+		return;
+	hex_put(line, st->line, st->line_len);
+	j = json_pack("{s:i, s:b, s:s, s:O?}", "fd", fdlist_add(h->fds, st->fd), "subscribed",
+		st->subscribed, "line", line, "later", st->later);
+	if (console_reader(vm_console(h->c->vm), conn, &pos))
+		json_object_set_new(j, "console", json_integer((json_int_t)pos));
+	json_array_append_new(h->conns, j);
+}
+
+json_t *control_hand_over(struct control *c, struct fdlist *fds)
+{
+	struct hand_over h = {c, fds, json_array()};
+
+	rpc_server_each(c->server, conn_hand_over, &h);
+	return json_pack("{s:i, s:o, s:O, s:I}", "listening",
+		fdlist_add(fds, rpc_server_fd(c->server)), "conns", h.conns, "history", c->history,
+		"events", (json_int_t)c->nevents);
+}
+
+static int conn_take_over(struct control *c, const json_t *j, struct fdlist *fds, struct err *e)
+{
+	const char *line = json_string_value(json_object_get(j, "line")) ?: "";
+	const json_t *console = json_object_get(j, "console"), *place = json_object_get(j, "fd");
+	size_t len = strlen(line) / 2;
+	cleanup(free_ptr) char *raw = malloc(len + 1);
+	struct rpc_conn_state st = {
+		.fd = json_is_integer(place) ? fdlist_take(fds, json_integer_value(place)) : -1,
+		.subscribed = json_is_true(json_object_get(j, "subscribed")),
+		.line = raw,
+		.line_len = len,
+		.later = json_object_get(j, "later")};
+	struct rpc_conn *conn;
+
+	if (st.fd < 0 || !raw || hex_get(raw, len, line)) {
+		if (st.fd >= 0)
+			close(st.fd);
+		return err_set(
+			e, -EINVAL, "control socket: a connection that cannot be taken over");
+	}
+	if (json_is_null(st.later))
+		st.later = NULL;
+	if (rpc_conn_adopt(c->server, &st, &conn))
+		return 0; /* its peer has gone meanwhile */
+	if (st.later)
+		c->asked = conn;
+	return json_is_integer(console)
+		       ? console_attach_at(vm_console(c->vm), conn,
+				 (unsigned long long)json_integer_value(console), e)
+		       : 0;
+}
+
+int control_take_over(struct control *c, const json_t *j, struct fdlist *fds, struct err *e)
+{
+	const json_t *conns = json_object_get(j, "conns"), *one;
+	json_t *history = json_object_get(j, "history");
+	size_t i;
+	int rc = 0;
+
+	if (!json_is_array(conns) || !json_is_array(history))
+		return err_set(e, -EINVAL, "control socket: not what one hands over");
+	json_array_extend(c->history, history);
+	c->nevents = (unsigned long long)json_integer_value(json_object_get(j, "events"));
+	json_array_foreach(conns, i, one) rc = rc ?: conn_take_over(c, one, fds, e);
+	return rc;
+}
+
+void control_answer(struct control *c, json_t *result)
+{
+	struct rpc_conn *conn = c->asked;
+
+	c->asked = NULL;
+	if (conn)
+		rpc_conn_answer(conn, 0, result, NULL);
+	else
+		json_decref(result);
 }

@@ -91,6 +91,9 @@ void vm_stand_still(struct vm *vm);
 void vm_go_on(struct vm *vm);
 /* Holds the vCPUs back by thousandths of their time; 0: not any more. Any thread. */
 void vm_throttle(struct vm *vm, unsigned permille);
+/* The vCPUs become tasks, which run from vm_let_go() on. */
+int vm_add_tasks(struct vm *vm, struct err *e);
+void vm_let_go(struct vm *vm);
 void vm_emit(struct vm *vm, const char *name, struct json_t *params); /* steals params */
 
 #endif

@@ -21,13 +21,17 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "vm/config.h"
+#include "net/splice.h"
+#include "net/wire.h"
 #include "vm/console.h"
 #include "vm/control.h"
 #include "vm/migrate/chan.h"
 #include "vm/migrate/receive.h"
+#include "vm/nets.h"
 #include "vm/rundir.h"
 #include "vm/sandbox.h"
 #include "vm/snapshot/snapshot.h"
+#include "vm/update/update.h"
 #include "vm/vm.h"
 
 /* What a process has beside the machine's definition. */
@@ -35,7 +39,7 @@ struct process {
 	struct vm_config cfg;
 	char *config, *console_log, *load, *restore, *save_to, *rundir;
 	char *tls_cert, *tls_key, *tls_ca;
-	unsigned ready_fd, receive_fd;
+	unsigned ready_fd, receive_fd, take_over;
 	bool paused, explain, man, completion, version, no_stdio;
 
 	uv_loop_t loop;
@@ -46,8 +50,10 @@ struct process {
 	struct control *control;
 	struct vm *vm;
 	struct receive *receive; /* the machine is still coming */
+	struct update_giver *giver; /* another process is about to take the machine over */
+	struct update_taker *taker; /* we are */
 	char name[64];
-	int lock_fd, save_fd;
+	int lock_fd, save_fd, pid_fd;
 	int code;
 };
 
@@ -85,6 +91,10 @@ static const struct opt process_opts[] = {
 	{"ready-fd", .type = OPT_UINT, OPT_AT(struct process, ready_fd), .arg = "FD", .max = 1023,
 		.help = "write one line of JSON to this descriptor when the machine runs or could "
 			"not be built; no console on standard input and output then"},
+	{"take-over", .type = OPT_UINT, OPT_AT(struct process, take_over), .arg = "FD", .max = 1023,
+		.help = "go on with the machine of a running lodge-vm, whose channel this is "
+			"(lodge "
+			"update does all of it)"},
 	{"explain-sandbox", .type = OPT_FLAG, OPT_AT(struct process, explain),
 		.help = "print what the sandbox allows, with the reason for each rule, and end"},
 	{"man", .type = OPT_FLAG, OPT_AT(struct process, man),
@@ -152,6 +162,8 @@ static void on_ended(void *ctx, enum vm_cause cause, int code)
 
 	p->code = code;
 	receive_free(steal_ptr(p->receive));
+	update_give_cancel(p->giver);
+	p->giver = NULL;
 	control_set_vm(p->control, NULL);
 	vm_destroy(p->vm);
 	p->vm = NULL;
@@ -172,6 +184,76 @@ static void on_signal(uv_signal_t *s, int signum)
 
 	if (p->vm)
 		vm_kill(p->vm);
+	else
+		uv_stop(&p->loop); /* only networks of a machine that has gone on elsewhere are left */
+}
+
+/* ---- live update: the old process ---- */
+
+/* User networking stays here, with its connections, for as long as the machine wants it. */
+static void keep_nat(struct process *p, struct net_backend *nat, int cable)
+{
+	struct net_backend *b;
+	struct err e = {0};
+
+	if (net_wire_open(&b, &(struct net_wire_opts){"nat", "nat", NULL, &p->loop, cable}, &e)) {
+		close(cable);
+		net_close(nat);
+	} else if (net_splice(nat, b, &p->loop, &e)) {
+		net_close(b);
+		net_close(nat);
+	}
+	if (e.code)
+		log_error(&p->log, "update", "%s", err_msg(&e));
+}
+
+static void on_given(void *ctx, const int nat[VM_MAX_NETS])
+{
+	struct net_backend *stay[VM_MAX_NETS];
+	struct process *p = ctx;
+
+	p->giver = NULL;
+	for (unsigned i = 0; i < VM_MAX_NETS; i++)
+		stay[i] = nat[i] > 0 ? nets_release(vm_nets(p->vm), i) : NULL;
+	update_forget(p->vm, p->control);
+	control_set_vm(p->control, NULL);
+	vm_destroy(p->vm);
+	p->vm = NULL;
+	control_close(p->control);
+	p->control = NULL;
+	close(p->lock_fd); /* the other process has the lock too */
+	for (unsigned i = 0; i < VM_MAX_NETS; i++)
+		if (stay[i])
+			keep_nat(p, stay[i], nat[i]);
+	uv_unref((uv_handle_t *)&p->sigterm);
+	uv_unref((uv_handle_t *)&p->sigint);
+}
+
+static void on_kept(void *ctx)
+{
+	struct process *p = ctx;
+
+	p->giver = NULL;
+}
+
+static int on_update(void *ctx, struct rpc_conn *conn, int sock, struct err *e)
+{
+	struct process *p = ctx;
+	struct update_parts parts = {.vm = p->vm,
+		.cfg = &p->cfg,
+		.control = p->control,
+		.name = p->name,
+		.loop = &p->loop,
+		.lock_fd = p->lock_fd,
+		.save_fd = p->save_fd,
+		.given = on_given,
+		.kept = on_kept,
+		.ctx = p};
+
+	if (!p->giver)
+		return update_give(&p->giver, &parts, sock, conn, e);
+	close(sock);
+	return err_set(e, -EBUSY, "update: another one is under way");
 }
 
 /* By hand: what is typed goes to the guest. Ends with the input, not the machine. */
@@ -207,12 +289,31 @@ static int open_files(struct process *p, struct err *e)
 		if (p->log.fd < 0)
 			return err_sys(e, -errno, "log %s", p->cfg.log);
 	}
-	if (p->save_to) {
+	if (p->taker) {
+		p->save_fd = update_fd(p->taker, "save");
+	} else if (p->save_to) {
 		p->save_fd = open(p->save_to, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 		if (p->save_fd < 0)
 			return err_sys(e, -errno, "%s", p->save_to);
 	}
 	return 0;
+}
+
+/* The lock of a machine that runs, and its name; the file with the pid is open for when it is ours. */
+static int take_name(struct process *p, struct err *e)
+{
+	char path[PATH_MAX];
+	int rc;
+
+	snprintf(p->name, sizeof(p->name), "%s", p->cfg.name ?: "");
+	p->lock_fd = update_fd(p->taker, "lock");
+	rc = rundir_check_name(p->name, e) ?: rundir_path(p->name, "pid", path, sizeof(path), e);
+	if (rc)
+		return rc;
+	p->pid_fd = open(path, O_WRONLY | O_CLOEXEC);
+	return p->pid_fd < 0 || p->lock_fd < 0
+		       ? err_sys(e, p->pid_fd < 0 ? -errno : -EPROTO, "%s", path)
+		       : 0;
 }
 
 static int claim_name(struct process *p, struct err *e)
@@ -245,18 +346,20 @@ static int build(struct process *p, struct err *e)
 		.event = on_event,
 		.ended = on_ended,
 		.ctx = p,
-		.restore = p->restore || p->receive,
-		.asleep = p->receive != NULL};
+		.restore = p->restore || p->receive || p->taker,
+		.asleep = p->receive || p->taker,
+		.handed = p->taker ? update_handed(p->taker) : NULL};
 	cleanup(close_fd) int load_fd = -1;
 	char path[PATH_MAX], vsock[PATH_MAX];
 	int rc;
 
-	o.console_fd = open_console_log(p, e);
+	o.console_fd = p->taker ? update_fd(p->taker, "console_log") : open_console_log(p, e);
 	if (o.console_fd < -1)
 		return o.console_fd;
 	rc = rundir_path(p->name, "control.sock", path, sizeof(path), e);
 	if (!rc)
-		rc = control_create(&p->control, &p->loop, path, p->name, p->save_fd, e);
+		rc = control_create(&p->control, &p->loop, path,
+			p->taker ? update_fd(p->taker, "control") : -1, p->name, p->save_fd, e);
 	if (!rc)
 		rc = rundir_path(p->name, "vsock.sock", vsock, sizeof(vsock), e);
 	o.vsock = vsock;
@@ -265,6 +368,13 @@ static int build(struct process *p, struct err *e)
 	if (rc)
 		return rc;
 	control_set_vm(p->control, p->vm);
+	/* Who reads this process's standard output would not see that another one goes on. */
+	control_on_update(p->control, p->no_stdio ? on_update : NULL,
+		"console: it is on the standard input and output of who started this machine by "
+		"hand, and cannot go to another process: shut the machine down, or run it by "
+		"`lodge "
+		"run -d`",
+		p);
 	if (p->receive) {
 		rc = receive_check(p->receive, p->vm, e);
 	} else if (p->restore) {
@@ -308,6 +418,38 @@ static void watch_signals_and_input(struct process *p)
 	}
 	p->input.data = p;
 	uv_poll_start(&p->input, UV_READABLE, on_input);
+}
+
+static void note_pid(struct process *p)
+{
+	char text[16];
+	int n = snprintf(text, sizeof(text), "%d\n", (int)getpid());
+
+	/* Longer or as long as what was there, or cut: nobody sees digits of both. */
+	if (pwrite(p->pid_fd, text, (size_t)n, 0) != n || ftruncate(p->pid_fd, n))
+		log_warn(&p->log, "update", "the file with the process id could not be written");
+	close(p->pid_fd);
+}
+
+/* A running machine of another process, from here on in this one. */
+static int take_over(struct process *p, struct err *e)
+{
+	int rc = open_files(p, e) ?: take_name(p, e) ?: build(p, e);
+
+	update_stage("built");
+	if (!rc) {
+		watch_signals_and_input(p);
+		rc = enter_sandbox(p, e);
+	}
+	update_stage("sandboxed");
+	if (!rc)
+		rc = update_go_on(p->taker, p->vm, p->control, e);
+	if (rc)
+		return rc;
+	note_pid(p);
+	update_took(p->taker, p->vm, p->control);
+	p->taker = NULL;
+	return 0;
 }
 
 /* ---- a machine that comes from elsewhere ---- */
@@ -417,7 +559,7 @@ static int run(struct process *p, struct err *e)
 	int rc;
 
 	uv_loop_init(&p->loop);
-	rc = bring_up(p, e);
+	rc = p->taker ? take_over(p, e) : bring_up(p, e);
 	if (rc && p->receive)
 		receive_refuse(p->receive, e);
 	if (rc)
@@ -435,9 +577,16 @@ static int read_args(struct process *p, int argc, char **argv, struct args *a, s
 		rc = vm_config_parse_args(&command, p, &p->cfg, argc, argv, a, e);
 	if (rc || a->help || p->explain || p->man || p->completion || p->version)
 		return rc;
-	p->no_stdio = p->ready_fd != 0;
+	p->no_stdio = p->ready_fd || p->take_over;
 	if (p->receive_fd)
 		return 0; /* the definition comes later */
+	if (p->take_over) {
+		rc = update_take(&p->taker, (int)p->take_over, e);
+		if (!rc)
+			rc = vm_config_from_json(&p->cfg, update_definition(p->taker), e);
+		if (rc)
+			return rc;
+	}
 	rc = vm_host_read(&host, e);
 	return rc ?: vm_config_validate(&p->cfg, &host, false, e);
 }
@@ -446,7 +595,12 @@ static int read_args(struct process *p, int argc, char **argv, struct args *a, s
 static int finish(struct process *p, const struct err *e, int code)
 {
 	tell_ready(p, e);
+	if (p->taker)
+		update_take_failed(p->taker, e);
 	fprintf(stderr, "lodge-vm: %s\n", err_msg(e));
+	/* What is the other process's must not be taken down in order: it would be gone there. */
+	if (p->taker)
+		_exit(code); /* forked child */
 	return code;
 }
 

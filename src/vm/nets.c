@@ -9,6 +9,7 @@
 #include "base/util.h"
 #include "net/wire.h"
 #include "vm/switchdir.h"
+#include "vm/update/update.h"
 
 static int open_user(struct net_backend **out, const struct vm_net *n, const char *id,
 	struct uv_loop_s *loop, struct err *e)
@@ -26,14 +27,14 @@ static int open_user(struct net_backend **out, const struct vm_net *n, const cha
 
 /* The port has the name of the machine and of its card. */
 static int open_switch(struct net_backend **out, const struct vm_config *cfg,
-	const struct vm_net *n, const char *id, struct uv_loop_s *loop, struct err *e)
+	const struct vm_net *n, const char *id, struct uv_loop_s *loop, int fd, struct err *e)
 {
 	char path[PATH_MAX], port[NET_WIRE_NAME];
 	int rc = switch_path(n->sw, "sock", path, sizeof(path), e);
 
 	snprintf(port, sizeof(port), "%.24s.%.20s", cfg->name ?: "machine", id);
 	if (!rc)
-		rc = net_wire_open(out, &(struct net_wire_opts){id, port, path, loop}, e);
+		rc = net_wire_open(out, &(struct net_wire_opts){id, port, path, loop, fd}, e);
 	if (rc == -ENOENT || rc == -ECONNREFUSED)
 		return err_set(e, rc,
 			"%s: there is no switch %s: start it with `lodge switch run %s`", id, n->sw,
@@ -42,8 +43,9 @@ static int open_switch(struct net_backend **out, const struct vm_config *cfg,
 }
 
 static int open_one(struct vm_nets *nets, const struct vm_config *cfg, unsigned i,
-	struct uv_loop_s *loop, struct err *e)
+	struct uv_loop_s *loop, const struct vm_handed *handed, struct err *e)
 {
+	int fd = handed ? handed->net[i] : 0;
 	const struct vm_net *n = &cfg->nets[i];
 	struct virtio_net_opts *o = &nets->opts[i];
 	int rc;
@@ -55,22 +57,29 @@ static int open_one(struct vm_nets *nets, const struct vm_config *cfg, unsigned 
 	rc = vm_net_mac(cfg, i, o->mac, e);
 	if (rc)
 		return rc;
+	/* The connections of user networking stay in the process that made them: a cable leads there. */
+	if (n->user && fd > 0)
+		return net_wire_open(&o->net,
+			&(struct net_wire_opts){nets->id[i], nets->id[i], NULL, loop, fd}, e);
 	if (n->user)
 		return open_user(&o->net, n, nets->id[i], loop, e);
 	if (n->sw)
-		return open_switch(&o->net, cfg, n, nets->id[i], loop, e);
-	return net_tap_open(&o->net, &(struct net_tap_opts){nets->id[i], loop, n->tap}, e);
+		return open_switch(&o->net, cfg, n, nets->id[i], loop, fd, e);
+	return net_tap_open(&o->net,
+		&(struct net_tap_opts){
+			nets->id[i], loop, n->tap, fd, handed ? handed->net_accepts[i] : 0},
+		e);
 }
 
-int nets_open(
-	struct vm_nets **out, const struct vm_config *cfg, struct uv_loop_s *loop, struct err *e)
+int nets_open(struct vm_nets **out, const struct vm_config *cfg, struct uv_loop_s *loop,
+	const struct vm_handed *handed, struct err *e)
 {
 	struct vm_nets *nets = calloc(1, sizeof(*nets));
 
 	if (!nets)
 		return err_set(e, -ENOMEM, "networks: out of memory");
 	for (unsigned i = 0; i < cfg->nnets && i < VM_MAX_NETS; i++) {
-		int rc = open_one(nets, cfg, i, loop, e);
+		int rc = open_one(nets, cfg, i, loop, handed, e);
 
 		if (rc) {
 			nets_close(nets);
@@ -80,6 +89,15 @@ int nets_open(
 	}
 	*out = nets;
 	return 0;
+}
+
+struct net_backend *nets_release(struct vm_nets *nets, unsigned i)
+{
+	struct net_backend *b = i < nets->n ? nets->opts[i].net : NULL;
+
+	if (b)
+		nets->opts[i].net = NULL;
+	return b;
 }
 
 void nets_close(struct vm_nets *nets)

@@ -8,6 +8,7 @@
 #include "vm/config.h"
 
 struct uv_loop_s;
+struct vm_handed;
 
 struct vm_nets {
 	unsigned n;
@@ -15,9 +16,11 @@ struct vm_nets {
 	struct virtio_net_opts opts[VM_MAX_NETS];
 };
 
-/* What fails is unwound; nets_close() is then not needed but allowed. */
-int nets_open(
-	struct vm_nets **out, const struct vm_config *cfg, struct uv_loop_s *loop, struct err *e);
+/* `handed`: what another process has of them (update/update.h), or NULL. What fails is unwound; nets_close() is then not needed but allowed. */
+int nets_open(struct vm_nets **out, const struct vm_config *cfg, struct uv_loop_s *loop,
+	const struct vm_handed *handed, struct err *e);
+/* The back end of a network, now the caller's. After it the card has none: it is about to go. */
+struct net_backend *nets_release(struct vm_nets *nets, unsigned i);
 void nets_close(struct vm_nets *nets);
 
 #endif

@@ -28,6 +28,7 @@ struct rpc_server {
 	void *ctx;
 	struct list conns;
 	unsigned nconns;
+	bool forgotten; /* the socket's file is another process's */
 	char *path;
 };
 
@@ -41,6 +42,7 @@ struct rpc_conn {
 	unsigned nfds;
 	void (*gone)(void *ctx);
 	void *gone_ctx;
+	json_t *later; /* id of the request whose answer waits */
 	char *line; /* what has come without a newline so far */
 	size_t line_len, line_cap;
 	char rbuf[16384];
@@ -77,6 +79,7 @@ static void conn_closed(uv_handle_t *h)
 {
 	struct rpc_conn *c = container_of((uv_pipe_t *)h, struct rpc_conn, pipe);
 
+	json_decref(c->later);
 	free(c->line);
 	free(c);
 }
@@ -182,6 +185,18 @@ static const struct rpc_method *method_find(const struct rpc_server *s, const ch
 	return NULL;
 }
 
+/* Steals `result`. Without an id it was a notification, which wants no answer. */
+static void answer(struct rpc_conn *c, json_t *id, int rc, json_t *result, const struct err *e)
+{
+	if (!id)
+		json_decref(result);
+	else if (rc)
+		send_error(c, id, rc == -EINVAL ? RPC_PARAMS : RPC_FAILED, err_msg(e), -rc);
+	else
+		send_json(c, json_pack("{s:s, s:O, s:o}", "jsonrpc", "2.0", "id", id, "result",
+				     result ?: json_object()));
+}
+
 static void dispatch(struct rpc_conn *c, json_t *req)
 {
 	const char *name = json_string_value(json_object_get(req, "method"));
@@ -218,15 +233,19 @@ static void dispatch(struct rpc_conn *c, json_t *req)
 		json_decref(result);
 		return;
 	}
-	if (!id) { /* a notification wants no answer */
-		json_decref(result);
-		return;
-	}
-	if (rc)
-		send_error(c, id, rc == -EINVAL ? RPC_PARAMS : RPC_FAILED, err_msg(&e), -rc);
+	if (rc == RPC_LATER)
+		c->later = json_incref(id);
 	else
-		send_json(c, json_pack("{s:s, s:O, s:o}", "jsonrpc", "2.0", "id", id, "result",
-				     result ?: json_object()));
+		answer(c, id, rc, result, &e);
+}
+
+void rpc_conn_answer(struct rpc_conn *c, int rc, json_t *result, struct err *e)
+{
+	json_t *id = c->later;
+
+	c->later = NULL;
+	answer(c, id, rc, result, e);
+	json_decref(id);
 }
 
 static void take_line(struct rpc_conn *c, const char *line, size_t len)
@@ -338,23 +357,27 @@ static void on_read(uv_stream_t *st, ssize_t n, const uv_buf_t *b)
 		take_bytes(c, b->base, (size_t)n);
 }
 
+static struct rpc_conn *conn_new(struct rpc_server *s)
+{
+	struct rpc_conn *c = calloc(1, sizeof(*c));
+
+	if (!c)
+		return NULL;
+	c->server = s;
+	list_init(&c->link);
+	uv_pipe_init(s->pipe.loop, &c->pipe, 1); /* descriptors may come with a request */
+	list_add_tail(&s->conns, &c->link);
+	s->nconns++;
+	return c;
+}
+
 static void on_connect(uv_stream_t *st, int status)
 {
 	struct rpc_server *s = container_of((uv_pipe_t *)st, struct rpc_server, pipe);
-	struct rpc_conn *c;
+	struct rpc_conn *c = status ? NULL : conn_new(s);
 
-	if (status)
-		return;
-	c = calloc(1, sizeof(*c));
-	if (!c)
-		return;
-	c->server = s;
-	list_init(&c->link);
-	uv_pipe_init(st->loop, &c->pipe, 1); /* descriptors may come with a request */
-	list_add_tail(&s->conns, &c->link);
-	s->nconns++;
-	if (uv_accept(st, (uv_stream_t *)&c->pipe) || s->nconns > RPC_CONNS_MAX ||
-		uv_read_start((uv_stream_t *)&c->pipe, on_alloc, on_read))
+	if (c && (uv_accept(st, (uv_stream_t *)&c->pipe) || s->nconns > RPC_CONNS_MAX ||
+			 uv_read_start((uv_stream_t *)&c->pipe, on_alloc, on_read)))
 		rpc_conn_close(c);
 }
 
@@ -399,21 +422,36 @@ static void server_closed(uv_handle_t *h)
 	free(s);
 }
 
-int rpc_server_create(struct rpc_server **out, uv_loop_t *loop, const char *path,
+static int check_path(const char *path, struct err *e)
+{
+	return strlen(path) < sizeof(((struct sockaddr_un *)0)->sun_path)
+		       ? 0
+		       : err_set(e, -ENAMETOOLONG,
+				 "control socket %s: longer than the %zu bytes that a Unix socket "
+				 "may "
+				 "have",
+				 path, sizeof(((struct sockaddr_un *)0)->sun_path) - 1);
+}
+
+/* Not by libuv: that would remove the file when it closes, also where another process goes on with it. */
+static int listen_at(const char *path)
+{
+	struct sockaddr_un sa = {.sun_family = AF_UNIX};
+	cleanup(close_fd) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	memcpy(sa.sun_path, path, strlen(path) + 1);
+	if (fd < 0 || fchmod(fd, 0600) || bind(fd, (struct sockaddr *)&sa, sizeof(sa)) ||
+		chmod(path, 0600))
+		return -errno;
+	return steal_fd(&fd);
+}
+
+int rpc_server_adopt(struct rpc_server **out, uv_loop_t *loop, int listening, const char *path,
 	const struct rpc_method *methods, void *ctx, struct err *e)
 {
-	struct rpc_server *s;
+	struct rpc_server *s = calloc(1, sizeof(*s));
 	int rc;
 
-	if (strlen(path) >= sizeof(((struct sockaddr_un *)0)->sun_path))
-		return err_set(e, -ENAMETOOLONG,
-			"control socket %s: longer than the %zu bytes that a Unix socket may have",
-			path, sizeof(((struct sockaddr_un *)0)->sun_path) - 1);
-	if (socket_alive(path))
-		return err_set(
-			e, -EADDRINUSE, "control socket %s: another machine answers there", path);
-	unlink(path);
-	s = calloc(1, sizeof(*s));
 	if (!s || !(s->path = strdup(path))) {
 		free(s);
 		return err_set(e, -ENOMEM, "control socket: out of memory");
@@ -422,17 +460,31 @@ int rpc_server_create(struct rpc_server **out, uv_loop_t *loop, const char *path
 	s->methods = methods;
 	s->ctx = ctx;
 	uv_pipe_init(loop, &s->pipe, 0);
-	rc = uv_pipe_bind(&s->pipe, path);
-	if (!rc && chmod(path, 0600))
-		rc = -errno;
-	if (!rc)
-		rc = uv_listen((uv_stream_t *)&s->pipe, 16, on_connect);
+	rc = uv_pipe_open(&s->pipe, listening)
+		     ?: uv_listen((uv_stream_t *)&s->pipe, 16, on_connect);
 	if (rc) {
 		uv_close((uv_handle_t *)&s->pipe, server_closed);
 		return err_set(e, rc, "control socket %s: %s", path, uv_strerror(rc));
 	}
 	*out = s;
 	return 0;
+}
+
+int rpc_server_create(struct rpc_server **out, uv_loop_t *loop, const char *path,
+	const struct rpc_method *methods, void *ctx, struct err *e)
+{
+	int rc = check_path(path, e), fd;
+
+	if (rc)
+		return rc;
+	if (socket_alive(path))
+		return err_set(
+			e, -EADDRINUSE, "control socket %s: another machine answers there", path);
+	unlink(path);
+	fd = listen_at(path);
+	if (fd < 0)
+		return err_sys(e, fd, "control socket %s", path);
+	return rpc_server_adopt(out, loop, fd, path, methods, ctx, e);
 }
 
 void rpc_server_close(struct rpc_server *s)
@@ -447,6 +499,62 @@ void rpc_server_close(struct rpc_server *s)
 		c->server = NULL;
 		rpc_conn_finish(c);
 	}
-	unlink(s->path);
+	if (!s->forgotten)
+		unlink(s->path);
 	uv_close((uv_handle_t *)&s->pipe, server_closed);
+}
+
+/* ---- from one process to another ---- */
+
+int rpc_server_fd(const struct rpc_server *s)
+{
+	uv_os_fd_t fd;
+
+	return uv_fileno((const uv_handle_t *)&s->pipe, &fd) ? -1 : fd;
+}
+
+void rpc_server_forget(struct rpc_server *s)
+{
+	s->forgotten = true;
+}
+
+void rpc_server_each(struct rpc_server *s,
+	void (*fn)(void *ctx, struct rpc_conn *c, const struct rpc_conn_state *st), void *ctx)
+{
+	list_for_each_safe (it, tmp, &s->conns) {
+		struct rpc_conn *c = list_entry(it, struct rpc_conn, link);
+		struct rpc_conn_state st = {.subscribed = c->subscribed,
+			.raw = c->is_raw,
+			.line = c->line,
+			.line_len = c->line_len,
+			.later = c->later};
+
+		if (!c->finishing && !rpc_conn_queued(c) &&
+			!uv_fileno((const uv_handle_t *)&c->pipe, &st.fd))
+			fn(ctx, c, &st);
+	}
+}
+
+int rpc_conn_adopt(struct rpc_server *s, const struct rpc_conn_state *st, struct rpc_conn **out)
+{
+	struct rpc_conn *c = conn_new(s);
+
+	if (!c) {
+		close(st->fd);
+		return -ENOMEM;
+	}
+	c->subscribed = st->subscribed;
+	if (uv_pipe_open(&c->pipe, st->fd)) {
+		close(st->fd);
+		rpc_conn_close(c);
+		return -EINVAL;
+	}
+	c->later = st->later ? json_incref(st->later) : NULL;
+	if ((st->line_len && !keep_rest(c, st->line, st->line_len)) ||
+		uv_read_start((uv_stream_t *)&c->pipe, on_alloc, on_read)) {
+		rpc_conn_close(c);
+		return -ENOMEM;
+	}
+	*out = c;
+	return 0;
 }

@@ -16,6 +16,7 @@
 #ifndef LODGE_VM_RPC_H
 #define LODGE_VM_RPC_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #define RPC_LINE_MAX (1u << 20)
@@ -32,7 +33,7 @@ struct rpc_method {
 	const char *name;
 	const char *help;
 	const char *params; /* "{follow: bool}"; NULL: none */
-	/* `params` is an object or NULL (borrowed). *result: new reference, or NULL for {}. */
+	/* `params` is an object or NULL (borrowed). *result: new reference, or NULL for {}. RPC_LATER: rpc_conn_answer() follows. */
 	int (*call)(void *ctx, struct rpc_conn *c, const struct json_t *params,
 		struct json_t **result, struct err *e);
 };
@@ -46,6 +47,10 @@ void rpc_server_close(struct rpc_server *s);
 /* To each subscriber: {"jsonrpc":"2.0","method":event,"params":params}. Steals `params`. */
 void rpc_notify(struct rpc_server *s, const char *event, struct json_t *params);
 void rpc_conn_subscribe(struct rpc_conn *c);
+
+#define RPC_LATER 1
+/* The answer to the request that a method left for later; `result` is stolen, of rc 0 only. One at a time for each connection. */
+void rpc_conn_answer(struct rpc_conn *c, int rc, struct json_t *result, struct err *e);
 
 struct rpc_raw {
 	void (*data)(void *ctx, struct rpc_conn *c, const char *buf, size_t len);
@@ -70,5 +75,29 @@ size_t rpc_conn_queued(const struct rpc_conn *c);
 void rpc_conn_close(struct rpc_conn *c);
 /* Closes when everything that was queued has gone out. */
 void rpc_conn_finish(struct rpc_conn *c);
+
+/*
+ * A server goes on in another process (live update). The listening socket and the connections are handed over as descriptors: both processes
+ * have them for a moment, and only one of them may turn its loop. Then the old one calls rpc_server_forget(): the path stays when it closes.
+ */
+int rpc_server_adopt(struct rpc_server **out, struct uv_loop_s *loop, int listening,
+	const char *path, const struct rpc_method *methods, void *ctx, struct err *e);
+int rpc_server_fd(const struct rpc_server *s);
+void rpc_server_forget(struct rpc_server *s);
+
+/* What makes up a connection whose output has all gone out. */
+struct rpc_conn_state {
+	int fd;
+	bool subscribed, raw;
+	const char *line; /* what has come of a request so far */
+	size_t line_len;
+	struct json_t
+		*later; /* id of a request whose answer is left for later; NULL: none. Borrowed */
+};
+/* Those that are open. Connections with output queued are not shown: a peer that reads slowly is lost. */
+void rpc_server_each(struct rpc_server *s,
+	void (*fn)(void *ctx, struct rpc_conn *c, const struct rpc_conn_state *st), void *ctx);
+/* `raw` is not looked at: rpc_conn_raw() may follow. The descriptor is taken over, whatever comes of it. -ENOMEM, -EINVAL. */
+int rpc_conn_adopt(struct rpc_server *s, const struct rpc_conn_state *st, struct rpc_conn **out);
 
 #endif

@@ -44,6 +44,11 @@ struct console *vm_console(struct vm *vm)
 	return vm->console;
 }
 
+struct vm_nets *vm_nets(struct vm *vm)
+{
+	return vm->nets;
+}
+
 /* Steals params. */
 void vm_emit(struct vm *vm, const char *name, json_t *params)
 {
@@ -229,7 +234,7 @@ static void hold(struct vm *vm)
 	vm->held = true;
 }
 
-static void let_go(struct vm *vm)
+void vm_let_go(struct vm *vm)
 {
 	if (!vm->held)
 		return;
@@ -284,7 +289,7 @@ static int reboot(struct vm *vm, struct err *e)
 	wake_all(vm);
 	if (vm->state == VM_RUNNING) {
 		start_together(vm);
-		let_go(vm);
+		vm_let_go(vm);
 	}
 	return 0;
 }
@@ -382,7 +387,7 @@ void vm_destroy(struct vm *vm)
 	uv_close((uv_handle_t *)&vm->trace_timer, timer_closed);
 }
 
-static int add_tasks(struct vm *vm, struct err *e)
+int vm_add_tasks(struct vm *vm, struct err *e)
 {
 	struct sched_opts so = {.workers = build_workers(vm->o.cfg), .name = "vcpu"};
 	int rc;
@@ -462,7 +467,7 @@ int vm_start(struct vm *vm, bool paused, struct err *e)
 
 	if (vm->state != VM_BUILT)
 		return err_set(e, -EBUSY, "machine is %s, not new", vm_state_name(vm->state));
-	rc = add_tasks(vm, e);
+	rc = vm_add_tasks(vm, e);
 	if (rc)
 		return rc;
 	vm->started_ns = clock_mono_ns();
@@ -472,7 +477,7 @@ int vm_start(struct vm *vm, bool paused, struct err *e)
 	if (!paused) {
 		if (!vm->restored)
 			start_together(vm);
-		let_go(vm);
+		vm_let_go(vm);
 	}
 	return 0;
 }
@@ -509,7 +514,7 @@ int vm_resume(struct vm *vm, struct err *e)
 	vm->state = VM_RUNNING;
 	vm_emit(vm, "resumed", json_object());
 	build_retry_disks(vm->board);
-	let_go(vm);
+	vm_let_go(vm);
 	return 0;
 }
 

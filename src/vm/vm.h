@@ -25,6 +25,8 @@ struct log;
 struct uv_loop_s;
 struct vm;
 struct vm_config;
+struct vm_handed;
+struct vm_nets;
 
 enum vm_state { VM_BUILT, VM_RUNNING, VM_PAUSED, VM_ENDED };
 
@@ -51,6 +53,7 @@ struct vm_opts {
 	void *ctx;
 	bool restore; /* vm_restore() or receive_start() follows: nothing is loaded to boot from */
 	bool asleep; /* another process has the disks (disk_sleep()) */
+	const struct vm_handed *handed; /* it has the machine still (update/update.h); NULL */
 };
 
 /* Opens and builds everything; nothing runs yet. After this no file needs to be opened any more (sandbox). */
@@ -79,6 +82,7 @@ enum vm_state vm_state(const struct vm *vm);
 const char *vm_state_name(enum vm_state s);
 const char *vm_cause_name(enum vm_cause c);
 struct console *vm_console(struct vm *vm);
+struct vm_nets *vm_nets(struct vm *vm);
 const struct cpu_engine_ops *vm_engine(const struct vm *vm);
 
 /* New references. */

@@ -22,6 +22,7 @@
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/fdlist.h"
 #include "base/list.h"
 #include "base/util.h"
 #include "device/classes.h"
@@ -567,6 +568,7 @@ static const struct virtio_class vsock_virtio = {.name = "virtio-vsock",
 static int realize(struct device *d, const void *opts, struct err *e)
 {
 	struct vsock *s = container_of(d, struct vsock, v.dev);
+	const struct vsock_host_ops ops = {on_asked, on_readable, on_drained, s};
 	const struct virtio_vsock_opts *o = opts;
 	int rc;
 
@@ -578,11 +580,14 @@ static int realize(struct device *d, const void *opts, struct err *e)
 	if (o->cid <= VSOCK_CID_HOST || o->cid == UINT32_MAX)
 		return err_set(e, -EINVAL, "vsock: a guest's context id is 3 to 4294967294, not %u",
 			o->cid);
-	rc = vsock_host_open(&s->host, o->path, d->env->loop,
-		&(struct vsock_host_ops){on_asked, on_readable, on_drained, s}, e);
+	rc = o->listening > 0
+		     ? vsock_host_adopt(&s->host, o->listening, o->path, d->env->loop, &ops, e)
+		     : vsock_host_open(&s->host, o->path, d->env->loop, &ops, e);
 	if (rc)
 		return rc;
 	rc = virtio_realize(&s->v, &vsock_virtio, QUEUES, 0, s->config, sizeof(s->config), e);
+	if (rc && o->listening > 0)
+		vsock_host_forget(s->host);
 	if (rc)
 		vsock_host_close(s->host);
 	return rc;
@@ -659,3 +664,123 @@ const struct device_class virtio_vsock_class = {
 	.describe = describe,
 	.stats = stats,
 };
+
+/* ---- from one process to another ---- */
+
+static struct vsock *vsock_of(struct device *d)
+{
+	return d->cls == &virtio_vsock_class ? container_of(d, struct vsock, v.dev) : NULL;
+}
+
+static json_t *conn_hand_over(struct conn *c, struct fdlist *fds)
+{
+	json_t *j = json_pack(
+		"{s:I, s:I, s:b, s:b, s:b, s:b, s:b, s:I, s:I, s:I, s:I, s:I, s:i, s:I}", "guest",
+		(json_int_t)c->guest_port, "host", (json_int_t)c->host_port, "open", c->open,
+		"reads", c->guest_reads, "writes", c->guest_writes, "readable", c->readable,
+		"asked", c->asked_credit, "buf_alloc", (json_int_t)c->buf_alloc, "peer_fwd",
+		(json_int_t)c->peer_fwd, "sent", (json_int_t)c->sent, "forwarded",
+		(json_int_t)c->forwarded, "told", (json_int_t)c->told, "say", (int)c->say,
+		"shutdown", (json_int_t)c->shutdown);
+
+	if (c->stream)
+		json_object_set_new(j, "stream", vsock_stream_hand_over(c->stream, fds));
+	return j;
+}
+
+json_t *virtio_vsock_hand_over(struct device *d, struct fdlist *fds)
+{
+	struct vsock *s = vsock_of(d);
+	json_t *conns, *strays;
+
+	if (!s)
+		return NULL;
+	conns = json_array();
+	strays = json_array();
+	list_for_each (it, &s->conns) {
+		json_array_append_new(
+			conns, conn_hand_over(list_entry(it, struct conn, link), fds));
+	}
+	for (unsigned i = 0; i < s->nstray; i++)
+		json_array_append_new(
+			strays, json_pack("[I, I]", (json_int_t)s->stray[i].guest_port,
+					(json_int_t)s->stray[i].host_port));
+	return json_pack("{s:o, s:o, s:o, s:I, s:b, s:I, s:I, s:I, s:I}", "host",
+		vsock_host_hand_over(s->host, fds), "conns", conns, "strays", strays, "next_port",
+		(json_int_t)s->next_port, "reset_event", s->reset_event, "tx_bytes",
+		(json_int_t)s->tx_bytes, "rx_bytes", (json_int_t)s->rx_bytes, "opened",
+		(json_int_t)s->opened, "refused", (json_int_t)s->refused);
+}
+
+static uint32_t u32_of(const json_t *j, const char *key)
+{
+	return (uint32_t)json_integer_value(json_object_get(j, key));
+}
+
+static int conn_take_over(struct vsock *s, const json_t *j, struct fdlist *fds)
+{
+	const json_t *stream = json_object_get(j, "stream");
+	struct conn *c = conn_find(s, u32_of(j, "guest"), u32_of(j, "host"))
+				 ? NULL
+				 : conn_new(s, u32_of(j, "guest"), u32_of(j, "host"));
+
+	if (!c)
+		return -EINVAL;
+	c->open = json_is_true(json_object_get(j, "open"));
+	c->guest_reads = json_is_true(json_object_get(j, "reads"));
+	c->guest_writes = json_is_true(json_object_get(j, "writes"));
+	c->readable = json_is_true(json_object_get(j, "readable"));
+	c->asked_credit = json_is_true(json_object_get(j, "asked"));
+	c->buf_alloc = u32_of(j, "buf_alloc");
+	c->peer_fwd = u32_of(j, "peer_fwd");
+	c->sent = u32_of(j, "sent");
+	c->forwarded = u32_of(j, "forwarded");
+	c->told = u32_of(j, "told");
+	c->shutdown = u32_of(j, "shutdown");
+	c->say = (uint16_t)(u32_of(j, "say") & ((1u << (CREDIT_REQUEST + 1)) - 2));
+	if (stream)
+		c->stream = vsock_stream_take_over(s->host, stream, fds, c);
+	/* Without one, all that is left is to say so. */
+	if (!c->stream) {
+		c->readable = false;
+		c->say = 1u << RST;
+	}
+	conn_ready(c);
+	return !stream || c->stream ? 0 : -EINVAL;
+}
+
+int virtio_vsock_take_over(struct device *d, const json_t *j, struct fdlist *fds, struct err *e)
+{
+	const json_t *conns = json_object_get(j, "conns"), *strays = json_object_get(j, "strays"),
+		     *one;
+	struct vsock *s = vsock_of(d);
+	size_t i;
+	int rc = 0;
+
+	if (!s || !json_is_array(conns) || !json_is_array(strays))
+		return err_set(e, -EINVAL, "vsock: not what a vsock device hands over");
+	json_array_foreach(conns, i, one) rc = rc ?: conn_take_over(s, one, fds);
+	json_array_foreach(strays, i, one) if (s->nstray < STRAY_MAX) s->stray[s->nstray++] =
+		(struct stray){(uint32_t)json_integer_value(json_array_get(one, 0)),
+			(uint32_t)json_integer_value(json_array_get(one, 1))};
+	s->next_port = u32_of(j, "next_port");
+	s->reset_event = json_is_true(json_object_get(j, "reset_event"));
+	s->tx_bytes = (uint64_t)json_integer_value(json_object_get(j, "tx_bytes"));
+	s->rx_bytes = (uint64_t)json_integer_value(json_object_get(j, "rx_bytes"));
+	s->opened = (uint64_t)json_integer_value(json_object_get(j, "opened"));
+	s->refused = (uint64_t)json_integer_value(json_object_get(j, "refused"));
+	if (rc)
+		return err_set(e, rc, "vsock: a connection that cannot be taken over");
+	return vsock_host_take_over(s->host, json_object_get(j, "host"), fds, e);
+}
+
+void virtio_vsock_forget(struct device *d)
+{
+	if (vsock_of(d))
+		vsock_host_forget(vsock_of(d)->host);
+}
+
+int virtio_vsock_listening(struct device *d)
+{
+	return vsock_of(d) ? vsock_host_fd(vsock_of(d)->host) : -1;
+}

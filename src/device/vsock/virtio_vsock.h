@@ -17,6 +17,22 @@
 struct virtio_vsock_opts {
 	uint32_t cid; /* the guest's; above 2 */
 	const char *path; /* of the Unix socket */
+	int listening; /* a descriptor that listens there already, from another process; 0: none. Owned on success */
 };
+
+/*
+ * The connections go on in another process (live update), beside the described state: NULL when `d` is no vsock device, or memory is short.
+ * Places in `fds` name the descriptors. take_over() follows the loading of the described state; -EINVAL: not such an object. forget(): the
+ * path is another process's now. Loop thread, the machine quiesced.
+ */
+struct device;
+struct err;
+struct fdlist;
+struct json_t;
+struct json_t *virtio_vsock_hand_over(struct device *d, struct fdlist *fds);
+int virtio_vsock_take_over(
+	struct device *d, const struct json_t *j, struct fdlist *fds, struct err *e);
+void virtio_vsock_forget(struct device *d);
+int virtio_vsock_listening(struct device *d); /* the descriptor; -1: no vsock device */
 
 #endif

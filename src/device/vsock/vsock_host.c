@@ -1,6 +1,7 @@
 #include "device/vsock/vsock_host.h"
 
 #include <errno.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,8 @@
 #include <uv.h>
 
 #include "base/err.h"
+#include "base/fdlist.h"
+#include "base/hex.h"
 #include "base/list.h"
 #include "base/util.h"
 
@@ -24,6 +27,7 @@ struct vsock_host {
 	int fd;
 	struct list asking; /* streams whose program has not said yet what it wants */
 	unsigned streams; /* from programs of the host */
+	bool forgotten; /* another process has the socket's path */
 	char path[108];
 };
 
@@ -311,11 +315,18 @@ static void host_free(uv_handle_t *p)
 	free(p->data);
 }
 
-int vsock_host_open(struct vsock_host **out, const char *path, struct uv_loop_s *loop,
+static int too_long(const char *path, struct err *e)
+{
+	return err_set(e, -EINVAL,
+		"vsock: %s: the path of a Unix socket may have %zu bytes: take a shorter "
+		"name, or --vsock off",
+		path, sizeof(((struct sockaddr_un *)0)->sun_path) - 12);
+}
+
+int vsock_host_adopt(struct vsock_host **out, int fd, const char *path, struct uv_loop_s *loop,
 	const struct vsock_host_ops *ops, struct err *e)
 {
 	struct vsock_host *h = calloc(1, sizeof(*h));
-	struct sockaddr_un sa;
 	int rc;
 
 	if (!h)
@@ -323,37 +334,42 @@ int vsock_host_open(struct vsock_host **out, const char *path, struct uv_loop_s 
 	h->ops = *ops;
 	h->loop = loop;
 	list_init(&h->asking);
-	h->fd = -1;
 	/* Room for "_4294967295" too. */
-	if (strlen(path) + 11 >= sizeof(sa.sun_path) || address(&sa, path)) {
-		rc = err_set(e, -EINVAL,
-			"vsock: %s: the path of a Unix socket may have %zu bytes: take a shorter "
-			"name, or --vsock off",
-			path, sizeof(sa.sun_path) - 12);
-		goto fail;
+	if (strlen(path) + 11 >= sizeof(h->path)) {
+		free(h);
+		return too_long(path, e);
 	}
 	memcpy(h->path, path, strlen(path) + 1);
-	h->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (h->fd < 0 || fchmod(h->fd, 0600) || bind(h->fd, (struct sockaddr *)&sa, sizeof(sa)) ||
-		listen(h->fd, 64)) {
-		rc = err_sys(e, -errno, "vsock: %s", path);
-		goto fail;
-	}
-	rc = uv_poll_init(loop, &h->poll, h->fd);
+	h->fd = fd;
+	rc = uv_poll_init(loop, &h->poll, fd);
 	if (rc) {
-		err_set(e, rc, "vsock: %s: %s", path, uv_strerror(rc));
-		unlink(path);
-		goto fail;
+		free(h);
+		return err_set(e, rc, "vsock: %s: %s", path, uv_strerror(rc));
 	}
 	h->poll.data = h;
 	uv_unref((uv_handle_t *)&h->poll);
 	uv_poll_start(&h->poll, UV_READABLE, on_listen);
 	*out = h;
 	return 0;
-fail:
-	if (h->fd >= 0)
-		close(h->fd);
-	free(h);
+}
+
+int vsock_host_open(struct vsock_host **out, const char *path, struct uv_loop_s *loop,
+	const struct vsock_host_ops *ops, struct err *e)
+{
+	cleanup(close_fd) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	struct sockaddr_un sa;
+	int rc;
+
+	if (address(&sa, path))
+		return too_long(path, e);
+	if (fd < 0 || fchmod(fd, 0600) || bind(fd, (struct sockaddr *)&sa, sizeof(sa)) ||
+		listen(fd, 64))
+		return err_sys(e, -errno, "vsock: %s", path);
+	rc = vsock_host_adopt(out, fd, path, loop, ops, e);
+	if (rc)
+		unlink(path);
+	else
+		steal_fd(&fd);
 	return rc;
 }
 
@@ -365,6 +381,101 @@ void vsock_host_close(struct vsock_host *h)
 		vsock_stream_close(list_entry(h->asking.next, struct vsock_stream, link));
 	uv_poll_stop(&h->poll);
 	close(h->fd);
-	unlink(h->path);
+	if (!h->forgotten)
+		unlink(h->path);
 	uv_close((uv_handle_t *)&h->poll, host_free);
+}
+
+/* ---- from one process to another ---- */
+
+void vsock_host_forget(struct vsock_host *h)
+{
+	h->forgotten = true;
+}
+
+int vsock_host_fd(const struct vsock_host *h)
+{
+	return h->fd;
+}
+
+json_t *vsock_stream_hand_over(struct vsock_stream *s, struct fdlist *fds)
+{
+	cleanup(free_ptr) char *bytes = malloc(2 * s->len + 1);
+	cleanup(free_ptr) char *line = malloc(2 * s->nline + 1u);
+	size_t first = MIN(s->len, VSOCK_RING - s->head);
+
+	if (!bytes || !line)
+		return NULL;
+	bytes[0] = 0;
+	if (s->len) {
+		hex_put(bytes, s->ring + s->head, first);
+		hex_put(bytes + 2 * first, s->ring, s->len - first);
+	}
+	hex_put(line, s->line, s->nline);
+	return json_pack("{s:i, s:b, s:b, s:b, s:b, s:b, s:I, s:s, s:s}", "fd",
+		fdlist_add(fds, s->fd), "from_host", s->from_host, "asked", s->asked, "want",
+		s->want, "end", s->end, "broken", s->broken, "ours", (json_int_t)s->ours, "line",
+		line, "ring", bytes);
+}
+
+struct vsock_stream *vsock_stream_take_over(
+	struct vsock_host *h, const json_t *j, struct fdlist *fds, void *owner)
+{
+	const char *line = json_string_value(json_object_get(j, "line")) ?: "";
+	const char *ring = json_string_value(json_object_get(j, "ring")) ?: "";
+	json_int_t ours = json_integer_value(json_object_get(j, "ours"));
+	const json_t *place = json_object_get(j, "fd");
+	int fd = json_is_integer(place) ? fdlist_take(fds, json_integer_value(place)) : -1;
+	struct vsock_stream *s = fd < 0 ? NULL : stream_new(h, fd);
+
+	if (!s) {
+		if (fd >= 0)
+			close(fd);
+		return NULL;
+	}
+	s->owner = owner;
+	s->from_host = json_is_true(json_object_get(j, "from_host"));
+	h->streams += s->from_host;
+	s->asked = json_is_true(json_object_get(j, "asked"));
+	s->end = json_is_true(json_object_get(j, "end"));
+	s->broken = json_is_true(json_object_get(j, "broken"));
+	s->want = json_is_true(json_object_get(j, "want"));
+	s->len = strlen(ring) / 2;
+	s->nline = (uint8_t)MIN(strlen(line) / 2, (size_t)GREETING_MAX);
+	s->ring = s->len ? malloc(VSOCK_RING) : NULL;
+	s->ours = (size_t)ours;
+	if (ours < 0 || s->ours > s->len || s->len > VSOCK_RING || (s->len && !s->ring) ||
+		(s->len && hex_get(s->ring, s->len, ring)) || hex_get(s->line, s->nline, line)) {
+		vsock_stream_close(s);
+		return NULL;
+	}
+	rearm(s);
+	return s;
+}
+
+json_t *vsock_host_hand_over(struct vsock_host *h, struct fdlist *fds)
+{
+	json_t *asking = json_array();
+
+	list_for_each (it, &h->asking) {
+		json_array_append_new(asking,
+			vsock_stream_hand_over(list_entry(it, struct vsock_stream, link), fds));
+	}
+	return json_pack("{s:o}", "asking", asking);
+}
+
+int vsock_host_take_over(struct vsock_host *h, const json_t *j, struct fdlist *fds, struct err *e)
+{
+	const json_t *asking = json_object_get(j, "asking"), *one;
+	size_t i;
+
+	json_array_foreach(asking, i, one)
+	{
+		struct vsock_stream *s = vsock_stream_take_over(h, one, fds, NULL);
+
+		if (!s)
+			return err_set(e, -EINVAL, "vsock: a connection that cannot be taken over");
+		list_add_tail(&h->asking, &s->link);
+	}
+	return 0;
 }

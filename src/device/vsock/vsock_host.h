@@ -64,4 +64,22 @@ bool vsock_stream_write(struct vsock_stream *s, const void *buf, size_t len);
 void vsock_stream_end(struct vsock_stream *s);
 size_t vsock_stream_queued(const struct vsock_stream *s);
 
+/*
+ * The streams go on in another process (live update): as an object with places in a list of descriptors (base/fdlist.h). The process that has handed
+ * over only closes from then on; PATH stays. What comes in is checked. NULL: out of memory, or not such an object.
+ */
+struct json_t;
+struct fdlist;
+struct json_t *vsock_host_hand_over(struct vsock_host *h, struct fdlist *fds);
+struct json_t *vsock_stream_hand_over(struct vsock_stream *s, struct fdlist *fds);
+void vsock_host_forget(struct vsock_host *h);
+int vsock_host_fd(const struct vsock_host *h); /* that listens */
+/* `fd` listens at `path` already; owned on success. The streams that are still asking follow by vsock_host_take_over(). */
+int vsock_host_adopt(struct vsock_host **out, int fd, const char *path, struct uv_loop_s *loop,
+	const struct vsock_host_ops *ops, struct err *e);
+int vsock_host_take_over(
+	struct vsock_host *h, const struct json_t *j, struct fdlist *fds, struct err *e);
+struct vsock_stream *vsock_stream_take_over(
+	struct vsock_host *h, const struct json_t *j, struct fdlist *fds, void *owner);
+
 #endif

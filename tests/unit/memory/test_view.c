@@ -47,7 +47,7 @@ static void a_map_that_runs_out_of_frames_is_undone(void **state)
 
 	assert_int_equal(view_create(&v, f, 0, 0, &e), 0);
 	while (rig_free(f) > 3)
-		assert_int_equal(frames_alloc(f, 0, 0, &m), 0);
+		assert_int_equal(frames_alloc_table(f, 0, 0, &m), 0);
 	/* Each page needs three tables of its own: the second one cannot be had. */
 	assert_int_equal(view_map(v, gpa(RAM), mfn(0), 4096, VIEW_R, &e), 0);
 	assert_int_equal(view_unmap(v, gpa(RAM), 4096, &e), 0);
