@@ -39,13 +39,14 @@ enum { RX, TX, CTRL, QUEUES };
 #define F_CTRL_VQ (1ull << 17)
 #define F_CTRL_RX (1ull << 18)
 #define F_CTRL_RX_EXTRA (1ull << 20)
+#define F_GUEST_ANNOUNCE (1ull << 21)
 #define F_CTRL_MAC_ADDR (1ull << 23)
 
 enum { CFG_MAC = 0, CFG_STATUS = 6, CFG_PAIRS = 8, CFG_MTU = 10, CFG_LEN = 12 };
-enum { S_LINK_UP = 1 };
+enum { S_LINK_UP = 1, S_ANNOUNCE = 2 };
 
 /* Control commands (section 5.1.6.5). */
-enum { C_RX = 0, C_MAC = 1 };
+enum { C_RX = 0, C_MAC = 1, C_ANNOUNCE = 3 };
 enum { C_RX_MODES = 6, C_MAC_TABLE = 0, C_MAC_ADDR = 1 };
 enum { ACK_OK = 0, ACK_ERR = 1 };
 
@@ -69,6 +70,7 @@ struct netdev {
 	uint8_t first_mac[6]; /* what the options said */
 	bool mode[C_RX_MODES];
 	struct mac_table uni, multi;
+	bool announce; /* the driver is asked to announce the guest, and has not said that it has seen that */
 	bool fresh; /* the driver has just started: tell the back end what it takes */
 	uint64_t tx_packets, tx_bytes, tx_drops, rx_packets, rx_bytes, rx_drops, rx_filtered,
 		rx_waits;
@@ -228,7 +230,8 @@ static bool receive(void *ctx, const uint8_t *frame, size_t len)
 
 static void set_link(struct netdev *n)
 {
-	put_le16(n->config + CFG_STATUS, n->net->link_up ? S_LINK_UP : 0);
+	put_le16(n->config + CFG_STATUS,
+		(uint16_t)((n->net->link_up ? S_LINK_UP : 0) | (n->announce ? S_ANNOUNCE : 0)));
 }
 
 static void link_changed(void *ctx, bool up)
@@ -283,6 +286,11 @@ static bool command(struct netdev *n, struct vreq *r, unsigned class, unsigned c
 			vreq_read(r, &on, 1) != 1)
 			return false;
 		n->mode[cmd] = on & 1;
+		return true;
+	}
+	if (class == C_ANNOUNCE && cmd == 0 && virtio_has(&n->v, F_GUEST_ANNOUNCE)) {
+		n->announce = false;
+		set_link(n);
 		return true;
 	}
 	if (class == C_MAC && cmd == C_MAC_TABLE && virtio_has(&n->v, F_CTRL_RX))
@@ -357,6 +365,8 @@ static void stopped(struct virtio *v)
 	n->mode[PROMISC] = true; /* until the driver says otherwise */
 	n->uni = n->multi = (struct mac_table){0};
 	memcpy(n->config + CFG_MAC, n->first_mac, 6);
+	n->announce = false;
+	set_link(n);
 	n->fresh = true;
 }
 
@@ -373,7 +383,7 @@ static uint64_t offered(const struct virtio_net_opts *o)
 {
 	unsigned tx = o->net->offers, rx = o->net->can_accept;
 	uint64_t f = F_MAC | F_STATUS | F_MRG_RXBUF | F_CTRL_VQ | F_CTRL_RX | F_CTRL_RX_EXTRA |
-		     F_CTRL_MAC_ADDR;
+		     F_CTRL_MAC_ADDR | F_GUEST_ANNOUNCE;
 
 	f |= (tx & NET_OFF_CSUM ? F_CSUM : 0) | (tx & NET_OFF_TSO4 ? F_HOST_TSO4 : 0) |
 	     (tx & NET_OFF_TSO6 ? F_HOST_TSO6 : 0) | (tx & NET_OFF_ECN ? F_HOST_ECN : 0);
@@ -506,3 +516,21 @@ const struct device_class virtio_net_class = {
 	.describe = describe,
 	.stats = stats,
 };
+
+bool virtio_net_announce(struct device *d)
+{
+	struct netdev *n = container_of(d, struct netdev, v.dev);
+	bool can;
+
+	if (d->cls != &virtio_net_class)
+		return false;
+	pthread_mutex_lock(&d->lock);
+	can = virtio_live(&n->v) && virtio_has(&n->v, F_GUEST_ANNOUNCE);
+	if (can) {
+		n->announce = true;
+		set_link(n);
+		virtio_config_changed(&n->v);
+	}
+	pthread_mutex_unlock(&d->lock);
+	return can;
+}

@@ -7,6 +7,7 @@
 #ifndef LODGE_DEVICE_VIRTIO_NET_H
 #define LODGE_DEVICE_VIRTIO_NET_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct net_backend;
@@ -16,5 +17,12 @@ struct virtio_net_opts {
 	uint8_t mac[6];
 	uint16_t mtu; /* told to the guest; 0: it decides itself */
 };
+
+struct device;
+/*
+ * Asks the driver to announce the guest's addresses (VIRTIO_NET_F_GUEST_ANNOUNCE; virtio 1.2, section 5.1.6.5.4). False: it cannot, or `d` is no card. Loop
+ * thread.
+ */
+bool virtio_net_announce(struct device *d);
 
 #endif

@@ -153,6 +153,11 @@ static int list_devices(struct device_list *l, struct vm *vm, struct err *e)
 	return check_ids(l, e);
 }
 
+static void on_announced(void *ctx, const json_t *params)
+{
+	vm_emit(ctx, "announce", json_deep_copy(params));
+}
+
 int build_board(struct vm *vm, void (*wake)(void *ctx, unsigned vcpu),
 	void (*note)(void *ctx, unsigned vcpu, const struct cpu_note *n),
 	void (*system_event)(void *ctx, int event, uint64_t code),
@@ -204,7 +209,7 @@ int build_board(struct vm *vm, void (*wake)(void *ctx, unsigned vcpu),
 			"kvm, and "
 			"this machine's is %s: leave them out",
 			engine->name);
-	rc = nets_open(&vm->nets, cfg, vm->o.loop, vm->o.handed, e);
+	rc = nets_open(&vm->nets, cfg, vm->o.loop, vm->o.handed, on_announced, vm, e);
 	if (!rc)
 		rc = list_devices(&list, vm, e);
 	if (rc)

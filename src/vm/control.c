@@ -13,6 +13,7 @@
 #include "disk/tool.h"
 #include "vm/console.h"
 #include "vm/migrate/migrate.h"
+#include "vm/nets.h"
 #include "vm/rpc.h"
 #include "vm/snapshot/snapshot.h"
 #include "vm/vm.h"
@@ -405,6 +406,14 @@ static int m_disk_changes(
 	return rc ?: disk_changes_json(d, since > 0 ? (uint64_t)since : g.now, res, e);
 }
 
+static int m_announce(
+	void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
+{
+	struct control *c = ctx;
+
+	return need_vm(c, e) ?: vm_announce(c->vm, NULL, e);
+}
+
 static int m_update(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
 {
 	struct control *c = ctx;
@@ -493,6 +502,10 @@ static const struct rpc_method methods[] = {
 	{"disk_changes", "what has changed in a disk since a generation, while the guest runs",
 		"{\"id\": text, \"since\": number, \"next\": bool: begins a new one first}",
 		m_disk_changes},
+	{"announce",
+		"tells switches and neighbours where the guest's addresses are, until they have "
+		"answered; events \"announce\" say how that went",
+		NULL, m_announce},
 	{"update",
 		"another lodge-vm, whose channel is passed with the request, goes on with the "
 		"machine: lodge update",

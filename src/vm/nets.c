@@ -1,13 +1,16 @@
 #include "vm/nets.h"
 
 #include <errno.h>
+#include <jansson.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/err.h"
 #include "base/util.h"
+#include "net/announce/announce.h"
 #include "net/wire.h"
+#include "vm/internal.h"
 #include "vm/switchdir.h"
 #include "vm/update/update.h"
 
@@ -71,8 +74,22 @@ static int open_one(struct vm_nets *nets, const struct vm_config *cfg, unsigned 
 		e);
 }
 
+/* User networking is this host's own: nobody else learns where the guest is. */
+static int add_announcer(struct vm_nets *nets, unsigned i, struct uv_loop_s *loop,
+	void (*announced)(void *ctx, const struct json_t *params), void *ctx, struct err *e)
+{
+	struct net_backend **b = &nets->opts[i].net;
+	struct announce_opts o = {nets->id[i], loop, announced, ctx};
+	int rc = net_announcer_open(b, *b, &o, e);
+
+	if (rc)
+		net_close(*b);
+	return rc;
+}
+
 int nets_open(struct vm_nets **out, const struct vm_config *cfg, struct uv_loop_s *loop,
-	const struct vm_handed *handed, struct err *e)
+	const struct vm_handed *handed, void (*announced)(void *ctx, const struct json_t *params),
+	void *ctx, struct err *e)
 {
 	struct vm_nets *nets = calloc(1, sizeof(*nets));
 
@@ -80,6 +97,9 @@ int nets_open(struct vm_nets **out, const struct vm_config *cfg, struct uv_loop_
 		return err_set(e, -ENOMEM, "networks: out of memory");
 	for (unsigned i = 0; i < cfg->nnets && i < VM_MAX_NETS; i++) {
 		int rc = open_one(nets, cfg, i, loop, handed, e);
+
+		if (!rc && !cfg->nets[i].user)
+			rc = add_announcer(nets, i, loop, announced, ctx, e);
 
 		if (rc) {
 			nets_close(nets);
@@ -107,4 +127,38 @@ void nets_close(struct vm_nets *nets)
 	for (unsigned i = 0; i < nets->n; i++)
 		net_close(nets->opts[i].net);
 	free(nets);
+}
+
+/* ---- announcements ---- */
+
+json_t *vm_announce_addresses(struct vm *vm)
+{
+	json_t *all = json_object();
+
+	for (unsigned i = 0; i < vm->nets->n; i++) {
+		json_t *known = announce_addresses(vm->nets->opts[i].net);
+
+		if (known)
+			json_object_set_new(all, vm->nets->id[i], known);
+	}
+	return all;
+}
+
+int vm_announce(struct vm *vm, const json_t *addresses, struct err *e)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; !rc && i < vm->nets->n; i++)
+		if (!vm->o.cfg->nets[i].user)
+			rc = announce_start(vm->nets->opts[i].net,
+				json_object_get(addresses, vm->nets->id[i]), e);
+	for (unsigned i = 0; !rc && i < vm->board->ndevices; i++)
+		virtio_net_announce(vm->board->devices[i]);
+	return rc;
+}
+
+void vm_announce_stop(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->nets->n; i++)
+		announce_stop(vm->nets->opts[i].net);
 }

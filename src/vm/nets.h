@@ -8,7 +8,9 @@
 #include "vm/config.h"
 
 struct uv_loop_s;
+struct vm;
 struct vm_handed;
+struct json_t;
 
 struct vm_nets {
 	unsigned n;
@@ -16,9 +18,19 @@ struct vm_nets {
 	struct virtio_net_opts opts[VM_MAX_NETS];
 };
 
-/* `handed`: what another process has of them (update/update.h), or NULL. What fails is unwound; nets_close() is then not needed but allowed. */
+/* `handed`: what another process has of them (update/update.h), or NULL. `announced`: of announcements. What fails is unwound; nets_close() is then not needed but allowed. */
 int nets_open(struct vm_nets **out, const struct vm_config *cfg, struct uv_loop_s *loop,
-	const struct vm_handed *handed, struct err *e);
+	const struct vm_handed *handed, void (*announced)(void *ctx, const struct json_t *params),
+	void *ctx, struct err *e);
+/*
+ * Announcements (net/announce/announce.h), for who brings a machine to another host: what each card knows of its guest, {"net0": {...}}, goes along, and
+ * when the guest runs there, vm_announce() asks the network, card by card, and the guest's drivers to do the same. NULL: only what was seen here. What comes
+ * of it are events "announce". vm_announce_stop() when the machine goes on: not one more frame.
+ */
+struct json_t *vm_announce_addresses(struct vm *vm);
+int vm_announce(struct vm *vm, const struct json_t *addresses, struct err *e);
+void vm_announce_stop(struct vm *vm);
+
 /* The back end of a network, now the caller's. After it the card has none: it is about to go. */
 struct net_backend *nets_release(struct vm_nets *nets, unsigned i);
 void nets_close(struct vm_nets *nets);

@@ -16,6 +16,9 @@
 #include "vm/rpc.h"
 #include "vm/switchdir.h"
 
+/* Names of ports that are switches begin with it; machines' names cannot. */
+#define UPLINK '+'
+
 struct serve {
 	uv_loop_t loop;
 	uv_signal_t signals[3];
@@ -43,12 +46,15 @@ static void nothing(uv_async_t *a)
 static void on_plugged(void *ctx, const char *name, struct net_backend *b)
 {
 	struct serve *v = ctx;
+	struct net_port *port;
 	struct err e = {0};
 
 	/* A second machine of the same name and card: the first one stays. */
-	if (net_switch_add(v->sw, name, b, NULL, &e)) {
+	if (net_switch_add(v->sw, name, b, &port, &e)) {
 		fprintf(stderr, "lodge: %s\n", err_msg(&e));
 		net_close(b);
+	} else if (*name == UPLINK) {
+		net_port_trunk(port, false);
 	}
 }
 
@@ -88,21 +94,49 @@ static const struct rpc_method methods[] = {
 	{NULL},
 };
 
+/* A cable to another switch; there it is a port of our name. */
+static int add_uplink(struct serve *v, const char *self, const char *to, struct err *e)
+{
+	char path[PATH_MAX], name[NET_WIRE_NAME], local[NET_WIRE_NAME];
+	struct net_backend *b;
+	struct net_port *port;
+	int rc = switch_path(to, "sock", path, sizeof(path), e);
+
+	snprintf(name, sizeof(name), "%c%.40s", UPLINK, self);
+	snprintf(local, sizeof(local), "%c%.40s", UPLINK, to);
+	rc = rc ?: net_wire_open(&b, &(struct net_wire_opts){to, name, path, &v->loop}, e);
+	if (rc)
+		return rc;
+	rc = net_switch_add(v->sw, local, b, &port, e);
+	if (rc)
+		net_close(b);
+	else
+		net_port_trunk(port, true);
+	return rc;
+}
+
 static int add_ports(struct serve *v, const struct switch_opts *o, struct err *e)
 {
 	struct net_backend *b;
+	struct net_port *port;
 	int rc = 0;
 
 	if (o->user) {
 		rc = net_user_open(&b, &(struct net_user_opts){.id = "user", .loop = &v->loop}, e);
-		rc = rc ?: net_switch_add(v->sw, "user", b, NULL, e);
+		rc = rc ?: net_switch_add(v->sw, "user", b, &port, e);
+		if (!rc)
+			net_port_trunk(port, true);
 	}
 	for (unsigned i = 0; !rc && i < o->ntaps; i++) {
 		rc = net_tap_open(
 			&b, &(struct net_tap_opts){o->taps[i].name, &v->loop, o->taps[i].name}, e);
-		if (!rc && (rc = net_switch_add(v->sw, o->taps[i].name, b, NULL, e)))
+		if (!rc && (rc = net_switch_add(v->sw, o->taps[i].name, b, &port, e)))
 			net_close(b);
+		if (!rc)
+			net_port_trunk(port, true);
 	}
+	for (unsigned i = 0; !rc && i < o->nuplinks; i++)
+		rc = add_uplink(v, o->name, o->uplinks[i].name, e);
 	return rc;
 }
 

@@ -21,6 +21,8 @@ struct switch_opts {
 	bool user; /* NAT for everybody on the switch */
 	const struct switch_tap *taps;
 	unsigned ntaps;
+	const struct switch_tap *uplinks; /* switches that a cable goes to */
+	unsigned nuplinks;
 	int ready_fd; /* closed when it serves; -1: none */
 };
 

@@ -20,6 +20,8 @@ struct run {
 	bool user, detach;
 	struct switch_tap *taps;
 	unsigned ntaps;
+	struct switch_tap *uplinks;
+	unsigned nuplinks;
 };
 
 static int tap_parse(void *elem, const char *text, struct err *e)
@@ -41,6 +43,9 @@ static const struct opt run_opts[] = {
 	{"tap", .type = OPT_LIST, OPT_LIST_AT(struct run, taps, ntaps), .arg = "NAME", .max = 16,
 		.sub = tap_opts, .parse = tap_parse,
 		.help = "plug in an interface of the host; may be given several times"},
+	{"uplink", .type = OPT_LIST, OPT_LIST_AT(struct run, uplinks, nuplinks), .arg = "SWITCH",
+		.max = 16, .sub = tap_opts, .parse = tap_parse,
+		.help = "a cable to another switch of this host; several switches make a tree"},
 	{"detach", 'd', .type = OPT_FLAG, OPT_AT(struct run, detach),
 		.help = "in the background, once it serves"},
 	OPT_DONE,
@@ -93,6 +98,8 @@ static int run_run(void *opts, const struct args *a)
 		.user = r->user,
 		.taps = r->taps,
 		.ntaps = r->ntaps,
+		.uplinks = r->uplinks,
+		.nuplinks = r->nuplinks,
 		.ready_fd = -1};
 	struct err e = {0};
 

@@ -5,12 +5,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/list.h"
 #include "base/util.h"
+#include "net/announce/neighbour.h"
 #include "net/net.h"
 #include "net/switch/capture.h"
 
@@ -26,7 +28,9 @@ struct net_port {
 	char name[NAME];
 	unsigned interface; /* of the capture */
 	unsigned learned;
+	bool trunk, stays;
 	uint64_t in, out, dropped; /* frames */
+	uint64_t forged; /* answers for somebody else: dropped */
 };
 
 /* Where an address was heard last. Empty: port NULL. */
@@ -42,6 +46,8 @@ struct net_switch {
 	unsigned nports, interfaces;
 	struct entry table[SETS][WAYS];
 	struct capture capture;
+	uint64_t acked;
+	uint8_t mac[6]; /* acknowledgements come from it */
 	uint64_t flooded, moved, refused; /* refused: not learned, the port's share is used up */
 	uint8_t copy[NET_HDR + NET_FRAME_MAX]; /* with its checksum filled in */
 };
@@ -63,6 +69,14 @@ static void forget(struct entry *en)
 	if (en->port)
 		en->port->learned--;
 	en->port = NULL;
+}
+
+static void forget_port(struct net_switch *s, const struct net_port *p)
+{
+	for (unsigned i = 0; i < SETS; i++)
+		for (unsigned j = 0; j < WAYS; j++)
+			if (s->table[i][j].port == p)
+				forget(&s->table[i][j]);
 }
 
 static struct net_port *lookup(struct net_switch *s, uint64_t key)
@@ -140,6 +154,37 @@ static uint64_t key_at(const uint8_t *ether, size_t len, unsigned off)
 	return vlan << 48 | mac;
 }
 
+/* Another switch's machine says where it is now: it is heard. */
+static void acknowledge(struct net_switch *s, struct net_port *p, const struct neighbour *n)
+{
+	uint8_t frame[NET_HDR + NEIGHBOUR_FRAME] = {0};
+	size_t len = neighbour_ack(frame + NET_HDR, n->vlan, n->mac, s->mac, n->number);
+
+	s->acked++;
+	send_to(s, p, frame, NET_HDR + len);
+}
+
+/* False: it is not what such a port may say. */
+static bool believable(struct net_switch *s, struct net_port *p, const uint8_t *ether, size_t len)
+{
+	struct net_port *at;
+	struct neighbour n;
+
+	if (!neighbour_parse(ether, len, &n))
+		return true;
+	if (p->trunk) {
+		if (n.kind == NEIGHBOUR_RARP && n.number && !memcmp(n.src, n.mac, 6))
+			acknowledge(s, p, &n);
+		return true;
+	}
+	if (n.kind == NEIGHBOUR_ACK)
+		return false;
+	if (n.kind != NEIGHBOUR_ARP_REPLY && n.kind != NEIGHBOUR_NA)
+		return true;
+	at = lookup(s, key_at(ether, len, 6));
+	return !at || at == p;
+}
+
 /* From the port's back end. Never "no room": what another port does not take is lost, as on a wire. */
 static bool on_frame(void *ctx, const uint8_t *frame, size_t len)
 {
@@ -153,6 +198,10 @@ static bool on_frame(void *ctx, const uint8_t *frame, size_t len)
 	}
 	p->in++;
 	capture_frame(&s->capture, p->interface, clock_wall_ns(), ether, len - NET_HDR);
+	if (!believable(s, p, ether, len - NET_HDR)) {
+		p->forged++;
+		return true;
+	}
 	if (!(ether[6] & 1))
 		learn(s, p, key_at(ether, len - NET_HDR, 6));
 	to = ether[0] & 1 ? NULL : lookup(s, key_at(ether, len - NET_HDR, 0));
@@ -179,6 +228,10 @@ static void on_link(void *ctx, bool up)
 
 	if (up)
 		return;
+	if (p->stays) {
+		forget_port(s, p);
+		return;
+	}
 	memcpy(name, p->name, sizeof(name));
 	net_switch_remove(p);
 	if (s->o.gone)
@@ -216,14 +269,17 @@ int net_switch_add(struct net_switch *s, const char *name, struct net_backend *b
 	return 0;
 }
 
+void net_port_trunk(struct net_port *p, bool stays)
+{
+	p->trunk = true;
+	p->stays = stays;
+}
+
 void net_switch_remove(struct net_port *p)
 {
 	struct net_switch *s = p->sw;
 
-	for (unsigned i = 0; i < SETS; i++)
-		for (unsigned j = 0; j < WAYS; j++)
-			if (s->table[i][j].port == p)
-				forget(&s->table[i][j]);
+	forget_port(s, p);
 	list_del(&p->link);
 	s->nports--;
 	net_close(p->b);
@@ -238,6 +294,9 @@ int net_switch_create(struct net_switch **out, const struct net_switch_opts *o, 
 		return err_set(e, -ENOMEM, "switch: out of memory");
 	s->o = *o;
 	s->capture.fd = -1;
+	if (getrandom(s->mac, sizeof(s->mac), 0) != sizeof(s->mac))
+		s->mac[5] = 1;
+	s->mac[0] = 0x52; /* locally administered, unicast */
 	list_init(&s->ports);
 	*out = s;
 	return 0;
@@ -282,9 +341,10 @@ struct json_t *net_switch_describe(struct net_switch *s)
 
 	list_for_each (it, &s->ports) {
 		struct net_port *p = list_entry(it, struct net_port, link);
-		json_t *j = json_pack("{s:s, s:I, s:I, s:I, s:i}", "name", p->name, "in",
+		json_t *j = json_pack("{s:s, s:I, s:I, s:I, s:i, s:b, s:I}", "name", p->name, "in",
 			(json_int_t)p->in, "out", (json_int_t)p->out, "dropped",
-			(json_int_t)p->dropped, "addresses", (int)p->learned);
+			(json_int_t)p->dropped, "addresses", (int)p->learned, "trunk", p->trunk,
+			"forged", (json_int_t)p->forged);
 
 		net_describe(p->b, j);
 		json_array_append_new(ports, j);
@@ -304,8 +364,8 @@ struct json_t *net_switch_describe(struct net_switch *s)
 					   (int)(en->key >> 48), "port", en->port->name, "age_ms",
 					   (json_int_t)((t - en->seen) / 1000000)));
 	}
-	return json_pack("{s:o, s:o, s:I, s:I, s:I, s:b, s:I}", "ports", ports, "addresses",
+	return json_pack("{s:o, s:o, s:I, s:I, s:I, s:b, s:I, s:I}", "ports", ports, "addresses",
 		addresses, "flooded", (json_int_t)s->flooded, "moved", (json_int_t)s->moved,
 		"refused", (json_int_t)s->refused, "capturing", s->capture.fd >= 0, "captured",
-		(json_int_t)s->capture.frames);
+		(json_int_t)s->capture.frames, "acknowledged", (json_int_t)s->acked);
 }

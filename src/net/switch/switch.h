@@ -11,6 +11,12 @@
  * Checksums: ports that can take open checksums get frames as they are; for the others they are filled in. Segments (TSO) are not
  * offered to anybody. Frames longer than NET_FRAME_MAX do not exist (net.h).
  *
+ * Trunks are ports that lead to other switches: uplinks, interfaces of the host. A RARP of an announcing machine (announce/neighbour.h) that comes in
+ * there is acknowledged to it. Acknowledgements, and answers (ARP replies, neighbour advertisements) under a hardware address that was heard at another
+ * port, are believed of trunks only: one guest cannot answer for another. A machine that has moved says something else first.
+ *
+ * Switches may be joined as a tree; there is nothing against loops.
+ *
  * Ownership: a port's back end belongs to the switch from net_switch_add() on. Threads: the event loop's.
  */
 #ifndef LODGE_NET_SWITCH_SWITCH_H
@@ -45,6 +51,8 @@ void net_switch_destroy(struct net_switch *s);
 int net_switch_add(struct net_switch *s, const char *name, struct net_backend *b,
 	struct net_port **out, struct err *e);
 void net_switch_remove(struct net_port *p);
+/* `stays`: also while its link is down. Others are removed then: who was plugged in plugs in again. */
+void net_port_trunk(struct net_port *p, bool stays);
 
 /* Every frame that comes in, into `fd` (taken over; a regular file or pipe) as pcapng; -1 ends it. Stops by itself when writing fails. */
 int net_switch_capture(struct net_switch *s, int fd, struct err *e);

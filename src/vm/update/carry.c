@@ -14,9 +14,11 @@
 #include "base/hex.h"
 #include "base/util.h"
 #include "device/vsock/virtio_vsock.h"
+#include "net/announce/announce.h"
 #include "vm/console.h"
 #include "vm/control.h"
 #include "vm/internal.h"
+#include "vm/nets.h"
 
 #define HOT_MAX 65536u
 #define INPUT_MAX 4096u /* of the UART's ring */
@@ -203,10 +205,10 @@ static struct device *vsock_device(struct vm *vm)
 json_t *carry_out(struct vm *vm, struct control *control, struct blob *b, struct fdlist *fds)
 {
 	struct device *vsock = vsock_device(vm);
-	json_t *j = json_pack("{s:o, s:o, s:o, s:I, s:I, s:b}", "console", console_out(vm, b),
+	json_t *j = json_pack("{s:o, s:o, s:o, s:I, s:I, s:b, s:o}", "console", console_out(vm, b),
 		"control", control_hand_over(control, fds), "hot", hot_out(vm, b), "uptime_ns",
 		(json_int_t)(clock_mono_ns() - vm->started_ns), "reboots", (json_int_t)vm->reboots,
-		"running", vm->state == VM_RUNNING);
+		"running", vm->state == VM_RUNNING, "neighbours", vm_announce_addresses(vm));
 
 	if (j && vsock)
 		json_object_set_new(j, "vsock", virtio_vsock_hand_over(vsock, fds));
@@ -224,6 +226,13 @@ int carry_in(struct vm *vm, struct control *control, const json_t *j, int blob, 
 
 	if (!rc && vsock && dev)
 		rc = virtio_vsock_take_over(dev, vsock, fds, e);
+	for (unsigned i = 0; !rc && i < vm->nets->n; i++) {
+		const json_t *known = json_object_get(
+			json_object_get(j, "neighbours"), vm->nets->id[i]);
+
+		if (known)
+			rc = announce_know(vm->nets->opts[i].net, known, e);
+	}
 	vm->started_ns = clock_mono_ns() -
 			 (uint64_t)json_integer_value(json_object_get(j, "uptime_ns"));
 	vm->reboots = (uint64_t)json_integer_value(json_object_get(j, "reboots"));

@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+# time-limit: 150
+"""Announcements through three joined switches: a guest's addresses are confirmed by its neighbours' answers, what is lost is asked for again, forged
+answers do not count. tcpdump is the witness of what was sent."""
+import json
+import os
+import re
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
+from machine import BUILD, HOME, LODGE, TMP, Machine, check, mini_image, skip
+
+if not os.path.exists(os.path.join(BUILD, "src/agent/lodge-agent.riscv64")):
+    skip("riscv64-linux-gnu-gcc is not installed: this build has no agent")
+image = mini_image()
+env = dict(os.environ, LODGE_HOME=HOME)
+SLOW = float(os.environ.get("LODGE_SLOW", "1"))
+
+
+def lodge(*args, seconds=60):
+    return subprocess.run([LODGE, *args], capture_output=True, text=True, env=env, timeout=seconds * SLOW, stdin=subprocess.DEVNULL)
+
+
+class Host(threading.Thread):
+    """A neighbour on a switch: answers ARP for its address, as a Linux host would; or lies."""
+
+    def __init__(self, switch, name, mac, ip, answer=True, lie=None):
+        super().__init__(daemon=True)
+        self.mac, self.ip = bytes.fromhex(mac.replace(":", "")), socket.inet_aton(ip)
+        self.answer, self.lie, self.asked = answer, lie, 0
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.sock.connect(os.path.join(HOME, "run", ".switches", switch + ".sock"))
+        self.sock.send(b"LODGE1 " + name.encode())
+        self.start()
+
+    def run(self):
+        while True:
+            try:
+                f = self.sock.recv(70000)
+            except OSError:
+                return
+            if not f:
+                return
+            e = f[12:]
+            if e[12:14] != b"\x08\x06" or e[20:22] != b"\0\1":
+                continue
+            mine = e[38:42] == self.ip
+            self.asked += mine
+            if (mine and self.answer) or (self.lie and e[38:42] == socket.inet_aton(self.lie)):
+                answer = e[6:12] + self.mac + b"\x08\x06\0\1\x08\0\6\4\0\2" + self.mac + e[38:42] + e[22:32]
+                self.sock.send(bytes(12) + answer.ljust(60, b"\0"))
+
+
+def announce(m, follow):
+    """Asks for it and waits until it is over; the events."""
+    m.call("announce")
+    events = []
+    while not events or events[-1]["state"] != "done":
+        line = follow.readline()
+        if not line:
+            check("events go on", False)
+        e = json.loads(line)
+        if e.get("method") == "announce":
+            events.append(e["params"])
+    return events
+
+
+try:
+    for name, up in (("core", []), ("left", ["--uplink", "core"]), ("right", ["--uplink", "core"])):
+        r = lodge("switch", "run", "-d", name, *up)
+        check(f"switch {name}", r.returncode == 0, r)
+    gateway = Host("core", "gateway", "02:00:00:00:01:01", "10.9.0.1")
+    peer = Host("left", "peer", "02:00:00:00:01:02", "10.9.0.2")
+    with Machine("--kernel", image["kernel"], "--initrd", image["initrd"], "--append", image["append"], "--memory", "128M",
+                 "--net", "switch=right", "--net", "switch=left", "--net", "switch=core", name="vm") as m:
+        m.expect(b"debian:mini ready", 60 * SLOW)
+        # Three cards, five addresses; each card talks to somebody.
+        r = lodge("exec", "--wait", "30", "vm", "--", "sh", "-c", "killall udhcpc; set -- $(ls /sys/class/net | grep -v lo); "
+                  "ip link set $1 up; ip link set $2 up; ip link set $3 up; "
+                  "ip addr add 10.9.0.10/24 dev $1; ip addr add 10.9.0.11/32 dev $1; ip addr add 10.9.1.12/24 dev $2; ip addr add 10.9.2.13/24 dev $3; "
+                  "ip addr add 10.9.2.14/32 dev $3; ip route add 10.9.0.2/32 dev $2 src 10.9.1.12; "
+                  "for n in 1 2 3; do arping -c 1 -I $1 10.9.0.1; arping -c 1 -I $1 -s 10.9.0.11 10.9.0.1; arping -c 1 -I $2 -s 10.9.1.12 10.9.0.2; "
+                  "arping -c 1 -I $3 -s 10.9.2.13 10.9.0.1; arping -c 1 -I $3 -s 10.9.2.14 10.9.0.1; done; true")
+        check("the guest has its addresses", r.returncode == 0, r)
+        s = socket.socket(socket.AF_UNIX)
+        s.settimeout(60 * SLOW)
+        s.connect(os.path.join(HOME, "run", "vm", "control.sock"))
+        s.sendall(b'{"jsonrpc": "2.0", "id": 1, "method": "events", "params": {"follow": true}}\n')
+        follow = s.makefile("r")
+        follow.readline()
+        capture = os.path.join(TMP, "core.pcapng")
+        lodge("switch", "capture", "core", capture)
+        events = announce(m, follow)
+        for _ in range(2):  # the other cards end by themselves
+            while sum(e["state"] == "done" for e in events) < 3:
+                e = json.loads(follow.readline())
+                if e.get("method") == "announce":
+                    events.append(e["params"])
+        lodge("switch", "capture", "core")
+        ips = {e.get("ip") for e in events if e["state"] == "confirmed"}
+        want = {"10.9.0.10", "10.9.0.11", "10.9.1.12", "10.9.2.13", "10.9.2.14"}
+        check("each of five addresses on three cards is confirmed by an answer", want <= ips, events)
+        check("by whom it was asked", all(e.get("by") in ("10.9.0.1", "10.9.0.2") for e in events if e.get("ip") in want), events)
+        first = [e for e in events if e.get("ip") in want and e["tries"] == 1]
+        check("with nothing lost, one question each", len(first) == 5, events)
+        if shutil.which("tcpdump"):
+            text = subprocess.run(["tcpdump", "-r", capture, "-n", "-e", "arp"], capture_output=True, text=True).stdout
+            for ip in sorted(want):
+                asked = re.findall(rf"Request who-has \S+ tell {re.escape(ip)},", text)
+                # The guest itself was asked to announce too (GUEST_ANNOUNCE), and does that by requests for its own address.
+                asked = [a for a in asked if f"who-has {ip}" not in a and f"who-has {ip} " not in a]
+                check(f"tcpdump: {ip} asked, as a question of the guest's", len(asked) >= 1, text[-1500:])
+        else:
+            print("SKIP: tcpdump is not installed", flush=True)
+        # The gateway is dead: only what talks to nobody else is asked for again, and reported.
+        gateway.answer = False
+        liar = Host("right", "liar", "02:00:00:00:01:66", "10.9.0.66", lie="10.9.0.1")
+        before = peer.asked
+        m.call("announce")
+        time.sleep(1.5)
+        asked = gateway.asked
+        check("a neighbour that does not answer is asked again", asked > 3, asked)
+        check("one that answers is asked once", peer.asked == before + 1, (before, peer.asked))
+        gateway.answer = True
+        done, state = 0, {}
+        end = time.monotonic() + 40 * SLOW
+        while done < 3 and time.monotonic() < end:
+            e = json.loads(follow.readline())
+            if e.get("method") == "announce":
+                done += e["params"]["state"] == "done"
+                state[e["params"].get("ip")] = e["params"]
+        check("it answers again: everything is confirmed, by it and not by who lied",
+              all(state[i]["state"] == "confirmed" and state[i]["by"] in ("10.9.0.1", "10.9.0.2") for i in want), state)
+        check("what had to be asked again took more than one try", state["10.9.0.10"]["tries"] > 1 and state["10.9.1.12"]["tries"] == 1, state)
+        m.call("pause")
+        known = m.call("inspect")["about"]["net0"]["known"]
+        m.call("resume")
+        check("the liar changed nothing of what is known", ["02:00:00:00:01:01"] == [p["mac"] for p in known["peers"] if p["ip"] == "10.9.0.1"], known)
+        check("the guest never noticed", m.call("status")["state"] == "running")
+finally:
+    for name in ("right", "left", "core"):
+        lodge("switch", "stop", name)
