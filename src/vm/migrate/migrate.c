@@ -1,4 +1,5 @@
 #include "vm/migrate/migrate.h"
+#include "vm/nets.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -277,7 +278,10 @@ static int say_hello(
 	if (getrandom(so->id, sizeof(so->id), 0) != sizeof(so->id))
 		return err_set(e, -EIO, "no random numbers");
 	hex_put(id, so->id, MIG_ID);
+	/* What it announced here is over: the other side says where it is. */
+	vm_announce_stop(vm);
 	if (!j || json_object_set_new(j, "id", json_string(id)) ||
+		json_object_set_new(j, "neighbours", vm_announce_addresses(vm)) ||
 		json_object_set_new(j, "streams", json_integer(o->nfds)) ||
 		json_object_set_new(j, "dry_run", json_boolean(o->dry_run)))
 		return err_set(e, -ENOMEM, "out of memory");

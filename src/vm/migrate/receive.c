@@ -26,6 +26,7 @@
 #include "vm/migrate/ram.h"
 #include "vm/migrate/receive.h"
 #include "vm/migrate/shape.h"
+#include "vm/nets.h"
 
 #define HELLO_STALL_NS 10000000000ull
 #define WAIT_STALL_NS \
@@ -381,11 +382,14 @@ static void set_clock(struct receive *r)
 static void run(struct receive *r)
 {
 	struct vm *vm = r->vm;
+	struct err e = {0};
 
 	set_clock(r);
 	vm->receiving = false;
 	if (!r->was_paused)
 		vm_resume(vm, NULL);
+	if (vm_announce(vm, json_object_get(r->hello, "neighbours"), &e))
+		log_warn(vm->o.log, "receive", "%s", err_msg(&e));
 }
 
 static void on_async(uv_async_t *a)

@@ -221,7 +221,7 @@ static json_t *write_moment(
 	cleanup(free_ptr) struct state_obj *objs = NULL;
 	cleanup(free_ptr) uint8_t *state = NULL;
 	struct vm *vm = g->p.vm;
-	uint64_t state_at;
+	uint64_t quiet_at = clock_mono_ns(), state_at;
 	json_t *j = NULL;
 	size_t len;
 	unsigned n;
@@ -235,9 +235,9 @@ static json_t *write_moment(
 	if (g->carried) {
 		char *text = json_dumps(g->carried, JSON_COMPACT);
 
-		j = json_pack("{s:s, s:I, s:I, s:o, s:o}", "t", "moment", "began",
-			(json_int_t)began, "state_at", (json_int_t)state_at, "state",
-			blob_put(&g->blob, state, len), "carried",
+		j = json_pack("{s:s, s:I, s:I, s:I, s:o, s:o}", "t", "moment", "began",
+			(json_int_t)began, "quiet_at", (json_int_t)quiet_at, "state_at",
+			(json_int_t)state_at, "state", blob_put(&g->blob, state, len), "carried",
 			text ? blob_put(&g->blob, text, strlen(text)) : NULL);
 		free(text);
 	}
@@ -252,8 +252,13 @@ static int hand_over(struct update_giver *g, uint64_t began, struct err *e)
 	cleanup(json_drop) json_t *msg = NULL;
 	struct fdlist fds = {0};
 	json_t *j = write_moment(g, began, &fds, e);
+	uint64_t saved_at = clock_mono_ns();
 	int rc = j ? mig_disks_sleep(g->p.vm->board, e) : e->code;
 
+	if (!rc) {
+		json_object_set_new(j, "saved_at", json_integer((json_int_t)saved_at));
+		json_object_set_new(j, "sent_at", json_integer((json_int_t)clock_mono_ns()));
+	}
 	if (!rc)
 		rc = channel_send(g->sock, json_incref(j), &fds, e);
 	json_decref(j);

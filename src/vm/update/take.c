@@ -36,7 +36,10 @@ struct update_taker {
 	json_t *offer;
 	struct fdlist fds; /* of the offer */
 	struct vm_handed handed;
-	uint64_t pause_ns;
+	/* Moments of the pause, both sides': the clock is the same. */
+	struct {
+		uint64_t began, quiet, state, saved, sent, came, loaded, carried, runs;
+	} at;
 	int nat[VM_MAX_NETS]; /* the old process's ends; 0: none */
 };
 
@@ -245,6 +248,7 @@ static int take_moment(struct update_taker *t, struct vm *vm, struct control *co
 	size_t len;
 	int rc = load_state(t, vm, json_object_get(msg, "state"), e);
 
+	t->at.loaded = clock_mono_ns();
 	update_stage("loaded");
 	if (!rc)
 		rc = blob_get(t->blob, json_object_get(msg, "carried"), STATE_MAX, &text, &len, e);
@@ -252,6 +256,7 @@ static int take_moment(struct update_taker *t, struct vm *vm, struct control *co
 		rc = json_parse(text, len, &carried, e);
 	if (!rc)
 		rc = carry_in(vm, control, carried, t->blob, fds, e);
+	t->at.carried = clock_mono_ns();
 	update_stage("carried");
 	if (!rc)
 		rc = mig_disks_wake(vm->board, e) ? err_wrap(e, "update") : 0;
@@ -266,6 +271,26 @@ static int decide(struct update_taker *t, struct err *e)
 	return update_page_decide(t->page, UPDATE_GIVEN) == UPDATE_GIVEN
 		       ? 0
 		       : err_set(e, -ECANCELED, "update: the running lodge-vm kept the machine");
+}
+
+static uint64_t time_of(const json_t *msg, const char *key)
+{
+	return (uint64_t)json_integer_value(json_object_get(msg, key));
+}
+
+static void take_times(struct update_taker *t, const json_t *msg)
+{
+	t->at.came = clock_mono_ns();
+	t->at.began = time_of(msg, "began");
+	t->at.quiet = time_of(msg, "quiet_at");
+	t->at.state = time_of(msg, "state_at");
+	t->at.saved = time_of(msg, "saved_at");
+	t->at.sent = time_of(msg, "sent_at");
+}
+
+static json_int_t us(uint64_t from, uint64_t to)
+{
+	return (json_int_t)((to - from) / 1000);
 }
 
 int update_go_on(struct update_taker *t, struct vm *vm, struct control *control, struct err *e)
@@ -283,6 +308,7 @@ int update_go_on(struct update_taker *t, struct vm *vm, struct control *control,
 	if (!rc && strcmp(json_string_value(json_object_get(msg, "t")) ?: "", "moment"))
 		rc = err_set(e, -EPROTO, "update: there was no moment");
 	update_stage("moment");
+	take_times(t, msg);
 	if (!rc)
 		rc = take_moment(t, vm, control, msg, &fds, &running, e);
 	fdlist_close(&fds);
@@ -292,20 +318,26 @@ int update_go_on(struct update_taker *t, struct vm *vm, struct control *control,
 		return rc;
 	frames_borrow(vm->board->frames, false);
 	vm->state = running ? VM_RUNNING : VM_PAUSED;
+	/* Before they run: on a full host they may take this thread's processor at once. */
+	t->at.runs = clock_mono_ns();
 	if (running) {
-		set_clock(vm, (uint64_t)json_integer_value(json_object_get(msg, "state_at")));
+		set_clock(vm, t->at.state);
 		vm_let_go(vm);
 	}
-	t->pause_ns = clock_mono_ns() - (uint64_t)json_integer_value(json_object_get(msg, "began"));
 	channel_send(t->sock, json_pack("{s:s}", "t", "done"), NULL, NULL);
 	return 0;
 }
 
 void update_took(struct update_taker *t, struct vm *vm, struct control *control)
 {
-	json_t *j = json_pack("{s:s, s:s, s:i, s:I}", "version", LODGE_VERSION, "from",
+	json_t *j = json_pack("{s:s, s:s, s:i, s:I, s:{s:I, s:I, s:I, s:I, s:I, s:I, s:I}}",
+		"version", LODGE_VERSION, "from",
 		json_string_value(json_object_get(t->offer, "version")) ?: "?", "pid",
-		(int)getpid(), "pause_us", (json_int_t)(t->pause_ns / 1000));
+		(int)getpid(), "pause_us", us(t->at.began, t->at.runs), "pause_for", "quiesce",
+		us(t->at.began, t->at.quiet), "save", us(t->at.quiet, t->at.saved), "disks",
+		us(t->at.saved, t->at.sent), "way", us(t->at.sent, t->at.came), "load",
+		us(t->at.came, t->at.loaded), "connections", us(t->at.loaded, t->at.carried),
+		"wake", us(t->at.carried, t->at.runs));
 
 	control_answer(control, json_copy(j));
 	vm_emit(vm, "updated", j);
