@@ -36,6 +36,7 @@ bench: ## Lodge beside its peers: figures as JSON and SVG
 	@$(BUILD)/src/cli/lodge image show debian:mini >/dev/null 2>&1 || $(BUILD)/src/cli/lodge image pull debian:mini
 	@bench/run --build $(BUILD)
 	@LODGE_BUILD=$(BUILD) bench/migrate --rates 0,100,400
+	@LODGE_BUILD=$(BUILD) bench/update
 
 check: build ## the rules of the house: tools/check and its own tests
 	@tools/check --build $(BUILD)

@@ -143,6 +143,33 @@ try:
         m.call("resume")
         check("the liar changed nothing of what is known", ["02:00:00:00:01:01"] == [p["mac"] for p in known["peers"] if p["ip"] == "10.9.0.1"], known)
         check("the guest never noticed", m.call("status")["state"] == "running")
+    # A machine that migrates from one switch to another: the way is proved right after it runs there.
+    with open(os.path.join(TMP, "to.json"), "w") as f:
+        json.dump({"name": "to", "kernel": image["kernel"], "initrd": image["initrd"], "append": image["append"], "memory": "128M", "nets": [{"switch": "left"}]}, f)
+    r = lodge("run", "-d", "--name", "from", "--kernel", image["kernel"], "--initrd", image["initrd"], "--append", image["append"], "--memory", "128M",
+              "--net", "switch=right")
+    check("a machine that will move", r.returncode == 0, r)
+    r = lodge("exec", "--wait", "60", "from", "--", "sh", "-c", "killall udhcpc; i=$(ls /sys/class/net | grep -v lo); ip addr add 10.9.0.20/24 dev $i; "
+              "ip link set $i up; arping -c 3 -I $i 10.9.0.1 | tail -1", seconds=90)
+    check("it talks to the gateway", r.returncode == 0, r)
+    sock = "unix:" + os.path.join(TMP, "m")
+    waiting = subprocess.Popen([LODGE, "receive", "to", sock, "--config", os.path.join(TMP, "to.json")], env=env, stdout=subprocess.PIPE, text=True)
+    waiting.stdout.readline()
+    r = lodge("migrate", "from", sock, seconds=90)
+    waiting.communicate(timeout=60 * SLOW)
+    check("it moves to another switch", r.returncode == 0, r)
+    end, text = time.monotonic() + 30 * SLOW, ""
+    while '"done"' not in text and time.monotonic() < end:
+        time.sleep(0.1)
+        text = "".join(x for x in lodge("logs", "to", "--machine").stdout.splitlines(True) if "announce" in x)
+    check("its address is confirmed there by the gateway", re.search(r'"ip":"10.9.0.20","state":"confirmed".*"by":"10.9.0.1"', text), text)
+    left = json.loads(lodge("switch", "show", "left", "--json").stdout)
+    core = json.loads(lodge("switch", "show", "core", "--json").stdout)
+    mac = re.search(r'"mac":"([0-9a-f:]+)"', text).group(1)
+    check("every switch knows where it is now", [x["port"] for x in left["addresses"] if x["address"] == mac] == ["to.net0"]
+          and [x["port"] for x in core["addresses"] if x["address"] == mac] == ["+left"], (left, core))
 finally:
+    for name in ("from", "to"):
+        subprocess.run([LODGE, "kill", name], env=env, stderr=subprocess.DEVNULL)
     for name in ("right", "left", "core"):
         lodge("switch", "stop", name)
