@@ -58,6 +58,11 @@ def hostile(name, argv):
     return show(rc == 0 and 'SUCCESS' in text and sweeps >= 12 and rings >= 6, '%s: a hostile guest: %d windows, %d devices' % (name, sweeps, rings), text)
 
 
+def cannot_start(engine):
+    rc, text, _ = run([VM, '--memory', '64M', '--engine', engine, '--kernel', DISK] + SANDBOX)
+    return show(rc == 1 and 'sectors.raw' in text, '%s: what is no kernel is refused' % engine, text)
+
+
 def aliases(engine, guest):
     rc, text, seconds = run([os.path.join(BUILD, 'tests', 'tools', 'alias-machine'), engine, guest])
     return show(rc == 0 and 'ok aliases\n' in text and 'SUCCESS' in text, '%s: two addresses of one page' % engine, text)
@@ -154,6 +159,7 @@ def main():
         good &= console('rv64', ['--firmware', RV64])
         for engine in ('rv64', 'interp'):
             good &= hostile(engine, ['--engine', engine, '--firmware', HOSTILE_RV64])
+        good &= cannot_start('rv64')
         good &= verbs('rv64', ['--firmware', STAMP_RV64])
         good &= generations('rv64', ['--firmware', STAMP_RV64])
     if ALONE == 'rv64':
@@ -168,6 +174,7 @@ def main():
     good &= aliases('kvm', X86)
     good &= console('kvm', ['--kernel', X86])
     good &= hostile('kvm', ['--engine', 'kvm', '--kernel', HOSTILE_X86])
+    good &= cannot_start('kvm')
     good &= verbs('kvm', ['--kernel', STAMP_X86])
     good &= generations('kvm', ['--kernel', STAMP_X86])
     # Which engine, when nobody says: by the kernel, and by what this host's KVM is worth.
