@@ -196,6 +196,40 @@ def _():
     has(disk("check", "none:raw", code=3), "no such file")
 
 
+@check("mistakes: what to do is said, the exit code is right, and nothing is left behind")
+def _():
+    def wrong(code, words, *args):
+        has(sh(LODGE, *args, code=code), *words)
+
+    size = ("--size", "64M")
+    for args, words in ((("store", "create", "s:lodgefs"), ["how large", "--size"]),
+                        (("store", "create", "s:lodgefs", "--size", "1M"), ["too small"]),
+                        (("store", "create", "s:lodgefs", *size, "-o", "colour=red"), ["colour", "lodge disk formats"]),
+                        (("store", "create", "s:lodgefs", *size, "-o", "sums=maybe"), ["sums"]),
+                        (("store", "create", "s:qcow2", *size), ["lodgefs"]),
+                        (("store", "create", "s", *size), ["FILE:FORMAT"]),
+                        (("disk", "create", "d:raw"), ["how large"]),
+                        (("disk", "create", "d:qcow2", *size, "-o", "cluster-size=3K"), ["power of two"]),
+                        (("disk", "create", "d:qcow2", *size, "-o", "colour=red"), ["colour"]),
+                        (("disk", "create", "d:vmdk", *size), ["qcow2"])):
+        wrong(2, words, *args)
+    wrong(3, ["no such folder"], "store", "create", "nowhere/s:lodgefs", *size)
+    wrong(3, ["lodge store create"], "store", "ls", "s:lodgefs")
+    assert not os.listdir("."), os.listdir(".")
+    sh(LODGE, "store", "create", "s:lodgefs", *size, "--force")  # nothing is there to be replaced
+    wrong(1, ["--force"], "store", "create", "s:lodgefs", *size)
+    wrong(3, ["no disk 'a'", "lodge store ls"], "disk", "info", "s/a:lodgefs")
+    wrong(2, ["STORE/NAME"], "disk", "info", "s:lodgefs")
+    disk("create", "s/a:lodgefs", "--size", "8M")
+    disk("create", "-o", "clone=a", "s/b:lodgefs")  # is as large as what it is cloned from
+    has(disk("info", "s/b:lodgefs"), "8 MiB")
+    wrong(3, ["no snapshot 'x'"], "disk", "create", "-o", "clone=a@x", "s/c:lodgefs")
+    wrong(1, ["--shrink"], "disk", "resize", "s/a:lodgefs", "4M")
+    sh(LODGE, "disk", "convert", "s/a:lodgefs", "new:raw", "--force")
+    has(sh(LODGE, "store", "--help"), "store take")
+    has(sh(LODGE, "disk", "--help"), "disk convert")
+
+
 @check("two openers; an NBD server as a witness")
 def _():
     sparse_raw("r", 8 * MIB, 5)

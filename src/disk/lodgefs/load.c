@@ -1002,6 +1002,8 @@ void lf_close(struct lf *fs)
 {
 	if (!fs)
 		return;
+	while (fs->settling) /* by a job of its own */
+		files_drain(fs->files);
 	if (fs->writable && !fs->failed)
 		(void)lf_sums_settle(fs);
 	if (fs->writable && !fs->failed)
