@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # time-limit: 290
 """Debian moves with three disks (raw, qcow2 with a backing file, lodgefs) and a TCP connection: a writer that flushes each record loses none and repeats
-none, every byte of the connection arrives once, the disks' locks are always one machine's; 1, 2 and 4 vCPUs. LODGE_MIGRATE_CYCLES=N: moves (2)."""
+none, every byte of the connection arrives once, the disks' locks are always one machine's; two vCPUs. LODGE_MIGRATE_CYCLES=N: moves (2)."""
 import json
 import os
 import subprocess
