@@ -13,6 +13,7 @@
  */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <net/ethernet.h>
 #include <jansson.h>
 #include <slirp/libslirp.h>
 #include <stdlib.h>
@@ -21,6 +22,7 @@
 #include <uv.h>
 
 #include "base/clock.h"
+#include "base/bytes.h"
 #include "base/err.h"
 #include "base/list.h"
 #include "base/util.h"
@@ -322,6 +324,11 @@ static int user_send(struct net_backend *b, const struct iovec *iov, unsigned n,
 	}
 	u->dirty = true;
 	slirp_input(u->slirp, u->out + NET_HDR, (int)(len - NET_HDR));
+	/* It says where frames go that wait for that: libslirp sends them when it is polled next. */
+	if (get_be16(u->out + NET_HDR + 12) == ETHERTYPE_ARP) {
+		u->poll_now = true;
+		uv_idle_start(&u->idle, on_idle);
+	}
 	return 0;
 }
 

@@ -40,7 +40,7 @@ struct process {
 	char *config, *console_log, *load, *restore, *save_to, *rundir;
 	char *tls_cert, *tls_key, *tls_ca;
 	unsigned ready_fd, receive_fd, take_over;
-	bool paused, explain, man, completion, version, no_stdio;
+	bool cold, paused, explain, man, completion, version, no_stdio;
 
 	uv_loop_t loop;
 	uv_signal_t sigterm, sigint;
@@ -73,6 +73,10 @@ static const struct opt process_opts[] = {
 		.help = "go on from a snapshot of a machine of the same definition; its memory is "
 			"mapped from the file, which must not change meanwhile (lodge restore does "
 			"all of it)"},
+	{"restore-cold", .type = OPT_FLAG, OPT_AT(struct process, cold),
+		.help = "with --restore: without the working set and the hot code that the "
+			"snapshot "
+			"has, to see what they are worth"},
 	{"receive", .type = OPT_UINT, OPT_AT(struct process, receive_fd), .arg = "FD", .max = 1023,
 		.help = "wait on this listening socket for a machine that is migrated here; its "
 			"definition comes with it unless --config names one (lodge receive does "
@@ -380,7 +384,8 @@ static int build(struct process *p, struct err *e)
 	} else if (p->restore) {
 		load_fd = open(p->restore, O_RDONLY | O_CLOEXEC);
 		rc = load_fd < 0 ? err_sys(e, -errno, "%s", p->restore)
-				 : vm_restore(p->vm, load_fd, e);
+				 : vm_restore(p->vm, load_fd,
+					   p->cold ? 0 : VM_WARM_MEMORY | VM_WARM_CODE, e);
 	} else if (p->load) {
 		load_fd = open(p->load, O_RDONLY | O_CLOEXEC);
 		rc = load_fd < 0 ? err_sys(e, -errno, "%s", p->load) : vm_load(p->vm, load_fd, e);

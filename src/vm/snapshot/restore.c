@@ -266,7 +266,7 @@ static int reborn(struct vm *vm, struct err *e)
 	return rc;
 }
 
-int vm_restore(struct vm *vm, int fd, struct err *e)
+int vm_restore(struct vm *vm, int fd, unsigned warm, struct err *e)
 {
 	cleanup(snapfile_drop) struct snapfile *s = NULL;
 	struct unpack u = {.vm = vm};
@@ -286,14 +286,17 @@ int vm_restore(struct vm *vm, int fd, struct err *e)
 		return rc;
 	if (snapfile_has_parent(s))
 		return err_set(e, -ENOTSUP,
-			"restore: this snapshot holds only what changed since another one: join "
-			"them "
-			"first: lodge snapshot export");
+			"restore: this snapshot holds only what changed since another one (lodge "
+			"restore joins them)");
 	vm->restored = calloc(1, sizeof(*vm->restored));
 	if (!vm->restored)
 		return err_set(e, -ENOMEM, "restore: out of memory");
 	u.s = s;
 	rc = fits(vm, s, e) ?: map_store(vm, s, e) ?: snapfile_unpack(s, put_page, &u, e);
 	rc = rc ?: load_state(vm, s, e) ?: reborn(vm, e);
-	return rc ?: read_working_set(vm, s, e) ?: read_hot_code(vm, s, e);
+	if (!rc && (warm & VM_WARM_MEMORY))
+		rc = read_working_set(vm, s, e);
+	if (!rc && (warm & VM_WARM_CODE))
+		rc = read_hot_code(vm, s, e);
+	return rc;
 }

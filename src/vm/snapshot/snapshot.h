@@ -44,9 +44,10 @@ void vm_snapshot_drop(struct vm *vm);
 
 /*
  * Into a VM just created with `restore` from the definition of the same container. `fd` is borrowed. RAM is mapped from it copy-on-write; the
- * file must not change while the machine lives. Returns when the machine can be started; the working set is brought in by a thread of
- * its own from then on.
+ * file must not change while the machine lives. Returns when the machine can be started. What makes it fast from then on, as bits of `warm`: the
+ * working set, brought in by a thread of its own, and the hot code, translated when it is first met.
  */
-int vm_restore(struct vm *vm, int fd, struct err *e);
+enum vm_warm { VM_WARM_MEMORY = 1, VM_WARM_CODE = 2 };
+int vm_restore(struct vm *vm, int fd, unsigned warm, struct err *e);
 
 #endif

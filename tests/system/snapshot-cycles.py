@@ -1,0 +1,93 @@
+#!/usr/bin/env python3
+# time-limit: 280
+"""Saved, killed and restored again and again, under load: memory and disk of one moment, a file system with a writer that syncs, sha256 of what lies on it,
+and a TCP connection inside the guest are whole at the end. LODGE_CYCLES=200 and LODGE_SMP=1,2,4 on demand."""
+import os
+import re
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
+from machine import BUILD, HOME, LODGE, TMP, check, mini_image, skip
+
+PAIR = os.path.join(BUILD, "guest", "pairstamp")
+if not os.path.exists(PAIR):
+    skip("riscv64-linux-gnu-gcc is not installed")
+subprocess.run([LODGE, "image", "pull", "debian:mini"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=100)
+image = mini_image()
+ENV = dict(os.environ, LODGE_HOME=HOME)
+CYCLES = int(os.environ.get("LODGE_CYCLES", "2"))
+SMPS = [int(n) for n in os.environ.get("LODGE_SMP", "2").split(",")]
+
+
+def lodge(*args, seconds=100):
+    p = subprocess.run([LODGE, *args], capture_output=True, text=True, env=ENV, timeout=seconds, stdin=subprocess.DEVNULL)
+    if p.returncode:
+        check("lodge " + " ".join(args), False, p.stderr)
+    return p.stdout
+
+
+def sh(command):
+    return lodge("exec", "--wait", "60", "a", "--", "sh", "-c", command)
+
+
+def state():
+    text = lodge("logs", "a")
+    if "FAIL" in text:
+        check("memory and disk agree", False, text[text.index("FAIL") - 20:][:200])
+    found = re.findall(r"pairstamp /dev/vda rounds (\d+)", text)
+    lines = sh("wc -l < /mnt/log; wc -l < /tmp/rx").split()
+    return (int(found[-1]) if found else 0, *map(int, lines))
+
+
+def goes_on(what):
+    first, end = state(), time.monotonic() + 120
+    while True:
+        now = state()
+        if all(b > a for a, b in zip(first, now)):
+            return
+        if time.monotonic() > end:
+            check(what, False, (first, now))
+        time.sleep(0.2)
+
+
+for smp in SMPS:
+    pair, fs = (os.path.join(TMP, f"{n}{smp}.qcow2") for n in ("pair", "fs"))
+    plain = os.path.join(TMP, "fs.raw")
+    with open(plain, "wb") as f:
+        f.truncate(64 << 20)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", plain], check=True)
+    lodge("disk", "create", f"{pair}:qcow2", "--size", "16M")
+    lodge("disk", "convert", f"{plain}:raw", f"{fs}:qcow2")
+    lodge("run", "--kernel", image["kernel"], "--initrd", image["initrd"], "--append", image["append"], "--memory", "192M", "--smp", str(smp), "--name", "a", "-d",
+          "--disk", f"{pair}:qcow2", "--disk", f"{fs}:qcow2")
+    sh("modprobe ext4; mount -t ext4 /dev/vdb /mnt; ip link set lo up; for i in 1 2 3 4; do head -c 2097152 /dev/urandom > /mnt/d$i; done; cd /mnt; "
+       "sha256sum d1 d2 d3 d4 > sums; sync")
+    lodge("cp", PAIR, "a:/bin/pairstamp")
+    sh("pairstamp /dev/vda 64 256 >/dev/console 2>&1 </dev/null & "
+       "(i=0; while [ ! -e /tmp/stop ]; do i=$((i+1)); echo line $i >> /mnt/log; sync; usleep 50000; done) >/dev/null 2>&1 </dev/null & "
+       "(sleep 100000 | nc -l -p 9000 > /tmp/rx) >/dev/null 2>&1 </dev/null & sleep 1; "
+       "(i=0; while [ ! -e /tmp/stop ]; do i=$((i+1)); echo number $i; usleep 5000; done | tee /tmp/tx | nc 127.0.0.1 9000) >/dev/null 2>&1 </dev/null &")
+    for i in range(1, CYCLES + 1):
+        goes_on(f"{smp} vCPUs, before cycle {i}")
+        lodge("snapshot", "create", "a", "--name", f"c{i}", "--with-disks")
+        lodge("kill", "a")
+        for d in (pair, fs) if i > 1 else ():
+            lodge("disk", "snapshot", f"{d}:qcow2", "--delete", f"c{i - 1}")
+        lodge("restore", f"c{i}", "--name", "a", "-d")
+        lodge("snapshot", "rm", f"c{i}")
+    goes_on(f"{smp} vCPUs, at the end")
+    sh("touch /tmp/stop; sleep 2")
+    said = sh("cd /mnt; sha256sum -c sums; cmp /tmp/tx /tmp/rx && echo same; dmesg | grep -c -E 'EXT4-fs error|I/O error|stall|BUG:'; true")
+    check(f"{smp} vCPUs, {CYCLES} cycles: sha256 of what lay on the disk", said.count(": OK") == 4, said)
+    check(f"{smp} vCPUs, {CYCLES} cycles: the TCP connection lost nothing", "same" in said, said)
+    check(f"{smp} vCPUs, {CYCLES} cycles: nothing was said by the kernel", said.strip().split("\n")[-1] == "0", said)
+    sh("umount /mnt")
+    lodge("kill", "a")
+    out = os.path.join(TMP, "out.raw")
+    lodge("disk", "convert", f"{fs}:qcow2", f"{out}:raw")
+    p = subprocess.run(["e2fsck", "-fn", out], capture_output=True, text=True)
+    check(f"{smp} vCPUs, {CYCLES} cycles: e2fsck finds nothing", p.returncode == 0, p.stdout[-300:])
+    for f in pair, fs, out:
+        os.unlink(f)
