@@ -231,37 +231,36 @@ void lf_sums_want(struct lf *fs, struct lf_sum_want *w, uint64_t addr, uint64_t 
 	}
 }
 
+/* Reads the chunk, and sees which of its checksums may go. -EBADMSG: something that a write would keep does not fit its checksum. */
+static int look_once(struct lf *fs, struct lf_sum_block *b, unsigned first, uint8_t *buf)
+{
+	uint64_t sub = b->number * LF_SUBS + first;
+	struct lf_sums *s;
+	int rc = lf_io(fs, FILE_READ, addr_of(fs, sub), buf, CHUNK * LF_SUB);
+
+	rc = rc ?: lf_sums_get(fs, sub, &s);
+	for (unsigned i = first; i < first + CHUNK && !rc; i++, sub++, buf += LF_SUB) {
+		/* Others may have taken it away meanwhile. */
+		if (!*slot(s, sub))
+			continue;
+		if (lf_bit(b->whole, i) || *slot(s, sub) == lf_sum(buf))
+			b->may[i / 64] |= 1ull << (i % 64);
+		else if (lf_bit(b->part, i))
+			rc = -EBADMSG;
+	}
+	return rc;
+}
+
 /* What stays of the sub-blocks of this chunk has to be right before its checksums go. */
 static int look_at_chunk(struct lf *fs, struct lf_sum_block *b, unsigned first, uint8_t *buf)
 {
-	uint64_t sub = b->number * LF_SUBS + first;
-	bool read = false;
-	struct lf_sums *s;
-	int rc;
+	int rc = -EBADMSG;
 
-	for (unsigned i = first; i < first + CHUNK; i++, sub++) {
-		rc = lf_sums_get(fs, sub, &s);
-		if (rc)
-			return rc;
-		if (!*slot(s, sub))
-			continue;
-		if (!read && !lf_bit(b->whole, i)) {
-			rc = lf_io(fs, FILE_READ, addr_of(fs, b->number * LF_SUBS + first), buf,
-				CHUNK * LF_SUB);
-			read = true;
-			if (!rc)
-				rc = lf_sums_get(fs, sub, &s);
-			if (rc)
-				return rc;
-		}
-		if (lf_bit(b->whole, i) || *slot(s, sub) == lf_sum(buf + (i - first) * LF_SUB))
-			b->may[i / 64] |= 1ull << (i % 64);
-		else if (lf_bit(b->part, i)) {
-			fs->stats.sum_errors++;
-			return -EIO;
-		}
-	}
-	return 0;
+	/* A read that meets a write of the same place may fit neither checksum. */
+	for (unsigned try = 0; try < 3 && rc == -EBADMSG; try++)
+		rc = look_once(fs, b, first, buf);
+	fs->stats.sum_errors += rc == -EBADMSG;
+	return rc == -EBADMSG ? -EIO : rc;
 }
 
 int lf_sums_look(struct lf *fs, struct lf_sum_want *w)
@@ -396,41 +395,52 @@ static int writers_gone(struct lf *fs)
 	return lf_flush(fs);
 }
 
-/* Sub-blocks of one page that were written before: their checksums, 0 where somebody writes again. */
-static int read_old(struct lf *fs, uint64_t first, uint32_t *sum)
+/* Is it to be read? Nobody has begun to write it since. */
+static bool is_old(const struct lf *fs, uint64_t sub)
 {
-	cleanup(free_ptr) uint8_t *buf = NULL;
-	int rc = 0;
+	const struct lf_sums *s = have(fs, sub);
+	unsigned i = (unsigned)(sub % PAGE_SUBS);
 
-	if (posix_memalign((void **)&buf, LF_PAGE, LF_SUB))
-		return -ENOMEM;
-	memset(sum, 0, PAGE_SUBS * sizeof(*sum));
-	for (unsigned i = 0; i < PAGE_SUBS && !rc; i++) {
-		const struct lf_sums *s = have(fs, first);
+	return lf_bit(s->old, i) && !lf_bit(s->wrote, i);
+}
 
-		if (!lf_bit(s->old, i) || lf_bit(s->wrote, i) ||
-			(first + i) / LF_SUBS >= fs->s.blocks)
-			continue;
-		rc = lf_io(fs, FILE_READ, addr_of(fs, first + i), buf, LF_SUB);
-		if (!rc)
-			sum[i] = lf_sum(buf);
+/* The checksums of those of the block from `first` on; 0 for the others. */
+static int read_old(struct lf *fs, uint64_t first, uint32_t *sum, uint8_t *buf)
+{
+	uint64_t end = first + LF_SUBS;
+	int rc;
+
+	while (end > first && !is_old(fs, end - 1))
+		end--;
+	while (first < end && !is_old(fs, first)) {
+		first++;
+		sum++;
 	}
+	rc = first < end ? lf_io(fs, FILE_READ, addr_of(fs, first), buf, (end - first) * LF_SUB)
+			 : 0;
+	for (; first < end && !rc; first++, sum++, buf += LF_SUB)
+		if (is_old(fs, first))
+			*sum = lf_sum(buf);
 	return rc;
 }
 
 static int settle_page(struct lf *fs, uint64_t page)
 {
 	uint64_t first = page * PAGE_SUBS;
-	uint32_t sum[PAGE_SUBS];
+	uint32_t sum[PAGE_SUBS] = {0};
 	struct lf_sums *s = have(fs, first);
-	int rc = read_old(fs, first, sum);
+	cleanup(free_ptr) void *buf = NULL;
+	int rc = posix_memalign(&buf, LF_PAGE, LF_BLOCK) ? -ENOMEM : 0;
 
+	for (uint64_t i = 0; i < PAGE_SUBS && (first + i) / LF_SUBS < fs->s.blocks && !rc;
+		i += LF_SUBS)
+		rc = read_old(fs, first + i, sum + i, buf);
 	if (!rc)
 		rc = lf_begin(fs, lf_need(2));
 	if (rc)
 		return rc;
 	for (unsigned i = 0; i < PAGE_SUBS; i++)
-		if (sum[i] && lf_bit(s->old, i) && !lf_bit(s->wrote, i) && !*slot(s, first + i))
+		if (sum[i] && is_old(fs, first + i) && !*slot(s, first + i))
 			set(fs, s, first + i, sum[i]);
 	memset(s->old, 0, sizeof(s->old));
 	return lf_end(fs, NULL, 0);

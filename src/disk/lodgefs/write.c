@@ -573,11 +573,11 @@ static void fill_job(void *arg)
 	uint64_t from = align_down(f->tag, LF_SUB), to = align_up(f->tag + f->len, LF_SUB), bad;
 	cleanup(free_ptr) uint8_t *buf = NULL;
 
-	x->rc = posix_memalign((void **)&buf, LF_PAGE, to - from)
-			? -ENOMEM
-			: lf_io(x->l->fs, FILE_READ, from, buf, to - from);
-	if (!x->rc)
-		x->rc = lf_sums_verify(x->l->fs, from, buf, to - from, &bad);
+	x->rc = posix_memalign((void **)&buf, LF_PAGE, to - from) ? -ENOMEM : -EBADMSG;
+	for (unsigned try = 0; try < 3 && x->rc == -EBADMSG; try++) {
+		x->rc = lf_io(x->l->fs, FILE_READ, from, buf, to - from);
+		x->rc = x->rc ?: lf_sums_verify(x->l->fs, from, buf, to - from, &bad);
+	}
 	if (x->rc == -EBADMSG) {
 		x->l->fs->stats.sum_errors++;
 		x->rc = -EIO;
