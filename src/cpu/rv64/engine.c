@@ -742,6 +742,17 @@ static void vm_notes(struct cpu_vm *vm, bool on)
 	vm_of(vm)->notes = on;
 }
 
+static size_t hot_code_get(struct cpu_vm *vm, uint64_t *gpa, size_t max)
+{
+	return vm_of(vm)->jit ? jit_hot_list(vm_of(vm)->jit, gpa, max) : 0;
+}
+
+static void hot_code_put(struct cpu_vm *vm, const uint64_t *gpa, size_t n)
+{
+	if (vm_of(vm)->jit)
+		jit_warm(vm_of(vm)->jit, gpa, n);
+}
+
 static void vm_counters(
 	struct cpu_vm *v, void (*each)(void *ctx, const char *name, uint64_t value), void *ctx)
 {
@@ -835,6 +846,8 @@ const struct cpu_engine_ops rv64_engine = {
 	.vcpu_stats = vcpu_stats,
 	.vm_notes = vm_notes,
 	.vm_counters = vm_counters,
+	.hot_code_get = hot_code_get,
+	.hot_code_put = hot_code_put,
 	.vcpu_translate = vcpu_translate,
 	.vcpu_reg_get = vcpu_reg_get,
 	.vcpu_reg_set = vcpu_reg_set,

@@ -901,6 +901,57 @@ static void fence_is_owed(void **state)
 	bare_free(b);
 }
 
+static struct bare *counting_down(uint64_t from)
+{
+	static const uint32_t code[] = {
+		0xfff48493, /* addi s1, s1, -1 */
+		0xfe049ee3, /* bnez s1, back */
+		ECALL,
+	};
+	struct bare *b = bare_new(1, false);
+
+	for (unsigned i = 0; i < ARRAY_SIZE(code); i++)
+		bare_put(b, CODE + 4 * i, code[i]);
+	b->h->x[9] = from;
+	b->h->pc = CODE;
+	return b;
+}
+
+static bool translated(struct bare *b)
+{
+	return jit_find(((struct rv64_vm *)b->vm)->jit, CODE, 0);
+}
+
+/* What is hot in one machine is translated in another when it is first met, and not before. */
+static void hot_code_goes_along(void **state)
+{
+	struct bare *b = counting_down(UINT64_MAX);
+	struct cpu_exit x;
+	uint64_t list[16];
+	size_t n = 0;
+
+	if (!((struct rv64_vm *)b->vm)->jit) {
+		bare_free(b);
+		print_message("SKIP: this host is no x86-64-v3\n");
+		skip();
+	}
+	for (unsigned i = 0; !n && i < 100000; i++) {
+		rv64_engine.vcpu_run(b->v[0], 1000000, &x);
+		n = rv64_engine.hot_code_get(b->vm, list, ARRAY_SIZE(list));
+	}
+	assert_int_equal(n, 1);
+	assert_int_equal(list[0], CODE);
+	bare_free(b);
+	for (unsigned told = 0; told < 2; told++) {
+		b = counting_down(5);
+		if (told)
+			rv64_engine.hot_code_put(b->vm, list, n);
+		bare_trap(b);
+		assert_true(translated(b) == told);
+		bare_free(b);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -919,6 +970,7 @@ int main(void)
 		cmocka_unit_test(interrupt_latency),
 		cmocka_unit_test(timer_latency),
 		cmocka_unit_test(fence_is_owed),
+		cmocka_unit_test(hot_code_goes_along),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -128,6 +128,11 @@ static inline uint64_t jit_key(uint64_t pa, uint32_t fp)
 	return pa | (uint64_t)fp << 58;
 }
 
+static inline uint64_t jit_key_pa(uint64_t key)
+{
+	return key & ((1ull << 58) - 1);
+}
+
 /* A jump in translated code whose target may be patched. */
 struct jit_link {
 	uint8_t *at; /* its rel32, in the writable mapping */
@@ -183,6 +188,7 @@ struct jit_region {
 #define JIT_SEGMENT_MAX (1ull << 20) /* of each, one is empty or about to be */
 #define JIT_SWEEP 32u /* regions that are removed in one go */
 #define JIT_HEAT 65536u
+#define JIT_WARM 12 /* executions of a block before its region is translated */
 #define JIT_COLD_MAX 255u /* in heat: not to be translated */
 
 /*

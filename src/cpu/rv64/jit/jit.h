@@ -83,6 +83,14 @@ void jit_fence(struct jit *j, struct hart *h);
 /* Forgets what was translated from guest-physical [a, a + len): other memory is there now. Any thread. */
 void jit_drop(struct jit *j, uint64_t a, uint64_t len);
 
+/*
+ * Where code of the second tier begins, for a machine that goes on elsewhere: guest-physical addresses, at most max; how many. (All that was ever
+ * translated would be too much: a machine that makes it at once is slower than one that finds out again what it needs.) Any thread.
+ */
+size_t jit_hot_list(struct jit *j, uint64_t *list, size_t max);
+/* Such a list: that code is translated when it is first met, and again at the first sample. No hart runs. */
+void jit_warm(struct jit *j, const uint64_t *list, size_t n);
+
 /* Counters, by name. */
 void jit_counters(
 	struct jit *j, void (*each)(void *ctx, const char *name, uint64_t value), void *ctx);

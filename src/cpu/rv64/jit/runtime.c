@@ -11,7 +11,6 @@
 #include "cpu/rv64/jit/inside.h"
 #include "cpu/rv64/priv.h"
 
-#define JIT_WARM 12 /* executions of a block before its region is translated */
 #define JIT_WARM_PAIR 1 /* before it is, together with what branches to it */
 
 long jit_slow_mem(struct hart *h, uint64_t va, uint32_t where, uint32_t what);

@@ -603,3 +603,27 @@ void jit_hot_counters(
 	each(ctx, "sites", j->st.sites);
 	each(ctx, "sites_given_up", hot ? hot->moved : 0);
 }
+
+/* ---- what another machine may begin with ---- */
+
+size_t jit_hot_list(struct jit *j, uint64_t *list, size_t max)
+{
+	size_t n = 0;
+
+	pthread_mutex_lock(&j->lock);
+	for (unsigned i = j->nfirst; i < j->nsegs; i++)
+		for (struct jit_region *r = j->seg[i].regions; r; r = r->next_in_segment)
+			for (unsigned k = 0; k < r->nentries && n < max && !r->dead; k++)
+				list[n++] = jit_key_pa(r->entries[k].key);
+	pthread_mutex_unlock(&j->lock);
+	return n;
+}
+
+void jit_warm(struct jit *j, const uint64_t *list, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		jit_heat_set(j, list[i], JIT_WARM - 1);
+		if (j->hot)
+			*slot_of(j->hot, list[i]) = (struct slot){.pa = list[i], .was_hot = true};
+	}
+}
