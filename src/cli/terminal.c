@@ -262,6 +262,10 @@ enum terminal_end terminal_run(struct terminal *t)
 	/* A pipe whose reader has gone is seen by write(). */
 	sigdelset(&set, SIGPIPE);
 	sigfd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	/* Who reads this may count on our catching signals. */
+	if (isatty(t->in))
+		dprintf(t->err, "lodge: console of %s; Ctrl-A x %s, Ctrl-A h helps\n", t->name,
+			t->owner ? "ends the machine" : "leaves it");
 	terminal_raw(&mode, t->in);
 	end = loop(t, sigfd, &mode);
 	terminal_restore(&mode);

@@ -36,9 +36,6 @@ static int run(void *o, const struct args *a)
 		client_call(&events, "events", json_pack("{s:b}", "follow", 1), NULL, &e) ||
 		client_call(&c, "console", json_pack("{s:b}", "history", !k->no_history), NULL, &e))
 		return fail(&e);
-	if (isatty(STDIN_FILENO))
-		fprintf(stderr, "lodge: console of %s; Ctrl-A x leaves it, Ctrl-A h helps\n",
-			a->v[0]);
 	end = terminal_run(&t);
 	fprintf(stderr,
 		end == TERMINAL_GONE ? "\nlodge: machine %s has ended\n"

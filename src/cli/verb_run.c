@@ -226,9 +226,6 @@ int launch_foreground(const char *name, struct launched *m)
 		launch_wait(m);
 		return fail(&e);
 	}
-	if (isatty(STDIN_FILENO))
-		fprintf(stderr, "lodge: console of %s; Ctrl-A x ends the machine, Ctrl-A h helps\n",
-			name);
 	switch (terminal_run(&t)) {
 	case TERMINAL_GONE:
 		return launch_wait(m);
