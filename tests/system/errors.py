@@ -77,17 +77,21 @@ def files():
                   if os.path.join(d, n) not in (f"{HOME}/run", f"{HOME}/data", f"{HOME}/data/vms", f"{HOME}/cache"))
 
 
-def left():
-    """What is there that should not be; the keeper of an ended machine has a moment to go."""
+def there():
+    return set(processes() + files())
+
+
+def left(before=()):
+    """What is there that was not before; the keeper of an ended machine has a moment to go."""
     end = time.monotonic() + 30
-    while processes() and time.monotonic() < end:
+    while set(processes()) - set(before) and time.monotonic() < end:
         time.sleep(0.05)
-    return processes() + files()
+    return there() - set(before)
 
 
 def bad(what, args, cause, remedy, codes=(1, 2), prefix=(), allowed=()):
     """`cause` and `remedy` are regular expressions that the one line must have."""
-    before = set(left())
+    before = there()
     try:
         p = subprocess.run([*prefix, LODGE, "run", *args], stdin=subprocess.DEVNULL, capture_output=True, timeout=20, env=ENV, cwd=TMP, text=True)
     except subprocess.TimeoutExpired:
@@ -99,7 +103,7 @@ def bad(what, args, cause, remedy, codes=(1, 2), prefix=(), allowed=()):
     report(f"{what}: exit code", p.returncode in codes, f"{p.returncode}, wanted one of {codes}: {line}")
     report(f"{what}: one line", line.count("\n") == 0 and line and not p.stdout, repr(p.stderr + p.stdout))
     report(f"{what}: cause and remedy", bool(re.search(cause, line) and re.search(remedy, line)), line)
-    new = sorted(set(left()) - before)
+    new = sorted(left(before))
     report(f"{what}: nothing left", not new, new)
 
 
