@@ -258,7 +258,8 @@ int client_call_fds(struct client *c, const char *method, json_t *params, const 
 			     ?: send_all(c->fd, "\n", 1);
 	free(text);
 	if (rc)
-		return err_sys(e, rc, "machine %s", c->name);
+		return rc == -EPIPE ? err_set(e, rc, "machine %s has gone", c->name)
+				    : err_sys(e, rc, "machine %s", c->name);
 	for (;;) {
 		cleanup(json_drop) json_t *msg = NULL;
 
