@@ -3,27 +3,19 @@
 """Clones have an identity of their own before any of their programs goes on: random numbers, clock, addresses, machine id, host keys, name. Their
 parent keeps its own. LODGE_CLONES=50 for as many as are wanted."""
 import os
-import re
 import subprocess
 import sys
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from machine import BUILD, HOME, LODGE, TMP, check, mini_image, skip
+from cli import lodge
+from machine import BUILD, LODGE, TMP, check, mini_image, skip
 
 if not os.path.exists(os.path.join(BUILD, "src/agent/lodge-agent.riscv64")):
     skip("riscv64-linux-gnu-gcc is not installed: this build has no agent")
 subprocess.run([LODGE, "image", "pull", "debian:mini"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=100)
 image = mini_image()
-ENV = dict(os.environ, LODGE_HOME=HOME)
 N = int(os.environ.get("LODGE_CLONES", "3"))
-
-
-def lodge(*args, ok=True, seconds=150):
-    p = subprocess.run([LODGE, *args], capture_output=True, text=True, env=ENV, timeout=seconds, stdin=subprocess.DEVNULL)
-    if ok and p.returncode:
-        check("lodge " + " ".join(args), False, p.stderr)
-    return p
 
 
 def sh(name, command):

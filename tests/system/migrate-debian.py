@@ -9,20 +9,13 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from machine import BUILD, HOME, LODGE, TMP, check, mini_image, skip
+from cli import ENV, lodge
+from machine import BUILD, LODGE, TMP, check, mini_image, skip
 
 if not os.path.exists(os.path.join(BUILD, "src/agent/lodge-agent.riscv64")):
     skip("riscv64-linux-gnu-gcc is not installed: this build has no agent")
 image = mini_image()
 CYCLES = int(os.environ.get("LODGE_MIGRATE_CYCLES", "2"))
-ENV = dict(os.environ, LODGE_HOME=HOME)
-
-
-def lodge(*args, ok=True, seconds=90):
-    p = subprocess.run([LODGE, *args], capture_output=True, text=True, env=ENV, timeout=seconds, stdin=subprocess.DEVNULL)
-    if ok and p.returncode:
-        check("lodge " + " ".join(args), False, p.stderr)
-    return p
 
 
 def guest(name, command, seconds=60, ok=True):

@@ -5,7 +5,6 @@ paused; whatever fails, the guest lives on exactly one side. LODGE_MIGRATE_CYCLE
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import socket
@@ -15,36 +14,17 @@ import threading
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
+from cli import ENV, lodge, pid, rounds
 from machine import BUILD, HOME, LODGE, TMP, check, skip
 
 STAMP = os.path.join(BUILD, "guest", "stamp-rv64.elf")
 STAMP_X86 = os.path.join(BUILD, "guest", "stamp-x86.elf")
 CYCLES = int(os.environ.get("LODGE_MIGRATE_CYCLES", "3"))
-ENV = dict(os.environ, LODGE_HOME=HOME)
 random.seed(int(os.environ.get("LODGE_SEED", "1")))
-
-
-def lodge(*args, ok=True, **kw):
-    p = subprocess.run([LODGE, *args], capture_output=True, text=True, env=ENV, timeout=100, **kw)
-    if ok and p.returncode:
-        check("lodge " + " ".join(args), False, p.stderr)
-    return p
-
-
-def pid(name):
-    return int(open(os.path.join(HOME, "run", name, "pid")).read())
 
 
 def alive(name):
     return f'"{name}"' in lodge("ps", "--json").stdout
-
-
-def rounds(name):
-    text = lodge("logs", name).stdout
-    if "FAIL" in text:
-        check(f"{name}: every page is of its generation", False, text[-300:])
-    found = re.findall(r"rounds (\d+)", text)
-    return int(found[-1]) if found else 0
 
 
 def goes_on(name, what, more=2):

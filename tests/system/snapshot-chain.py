@@ -8,21 +8,14 @@ import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
+from cli import lodge
 from machine import BUILD, HOME, LODGE, TMP, check, mini_image, skip
 
 if not os.path.exists(os.path.join(BUILD, "src/agent/lodge-agent.riscv64")):
     skip("riscv64-linux-gnu-gcc is not installed: this build has no agent")
 subprocess.run([LODGE, "image", "pull", "debian:mini"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=100)
 image = mini_image()
-ENV = dict(os.environ, LODGE_HOME=HOME)
 STORE = os.path.join(HOME, "data", "snapshots")
-
-
-def lodge(*args, ok=True, seconds=100):
-    p = subprocess.run([LODGE, *args], capture_output=True, text=True, env=ENV, timeout=seconds, stdin=subprocess.DEVNULL)
-    if ok and p.returncode:
-        check("lodge " + " ".join(args), False, p.stderr)
-    return p
 
 
 def sh(name, command):

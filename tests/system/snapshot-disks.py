@@ -4,12 +4,12 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
+from cli import lodge
 from machine import BUILD, HOME, LODGE, TMP, Machine, check, mini_image, skip
 
 PAIR = os.path.join(BUILD, "guest", "pairstamp")
@@ -17,18 +17,6 @@ if not os.path.exists(PAIR):
     skip("riscv64-linux-gnu-gcc is not installed")
 subprocess.run([LODGE, "image", "pull", "debian:mini"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=100)
 image = mini_image()
-ENV = dict(os.environ, LODGE_HOME=HOME)
-
-
-def lodge(*args, ok=True, seconds=100):
-    p = subprocess.run([LODGE, *args], capture_output=True, text=True, env=ENV, timeout=seconds, stdin=subprocess.DEVNULL)
-    if ok and p.returncode:
-        check("lodge " + " ".join(args), False, p.stderr)
-    return p
-
-
-def pid(name):
-    return int(open(os.path.join(HOME, "run", name, "pid")).read())
 
 
 def rounds(text, device):

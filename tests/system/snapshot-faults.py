@@ -5,7 +5,6 @@ is how many of each (100 on demand), LODGE_SEED makes it the same again."""
 import hashlib
 import os
 import random
-import shutil
 import signal
 import struct
 import subprocess
@@ -13,22 +12,15 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
+from cli import ENV, lodge
 from machine import BUILD, HOME, LODGE, TMP, check, skip
 
 STAMP = os.path.join(BUILD, "guest", "stamp-rv64.elf")
 STORE = os.path.join(HOME, "data", "snapshots")
-ENV = dict(os.environ, LODGE_HOME=HOME)
 N = int(os.environ.get("LODGE_FAULTS", "4"))
 SEED = int(os.environ.get("LODGE_SEED", str(random.randrange(1 << 30))))
 rnd = random.Random(SEED)
 print(f"LODGE_SEED={SEED}", flush=True)
-
-
-def lodge(*args, ok=True):
-    p = subprocess.run([LODGE, *args], capture_output=True, text=True, env=ENV, timeout=100, stdin=subprocess.DEVNULL)
-    if ok and p.returncode:
-        check("lodge " + " ".join(args), False, p.stderr)
-    return p
 
 
 def boot(name):

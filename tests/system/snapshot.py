@@ -11,42 +11,15 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
+from cli import ENV, lodge, pid, wait_rounds
 from machine import BUILD, HOME, LODGE, TMP, check, skip
 
 STAMP, STAMP_X86 = (os.path.join(BUILD, "guest", f"stamp-{isa}.elf") for isa in ("rv64", "x86"))
 STORE = os.path.join(HOME, "data", "snapshots")
-ENV = dict(os.environ, LODGE_HOME=HOME)
-
-
-def lodge(*args, ok=True, **kw):
-    p = subprocess.run([LODGE, *args], capture_output=True, text=True, env=ENV, timeout=100, **kw)
-    if ok and p.returncode:
-        check("lodge " + " ".join(args), False, p.stderr)
-    return p
 
 
 def last(p):
     return json.loads(p.stdout.strip().split("\n")[-1])
-
-
-def pid(name):
-    return int(open(os.path.join(HOME, "run", name, "pid")).read())
-
-
-def rounds(name):
-    text = lodge("logs", name).stdout
-    if "FAIL" in text:
-        check(f"{name}: every page is of its generation", False, text[-300:])
-    found = re.findall(r"rounds (\d+)", text)
-    return int(found[-1]) if found else 0
-
-
-def wait_rounds(name, more, seconds=40):
-    first, end = rounds(name), time.monotonic() + seconds
-    while rounds(name) < first + more:
-        if time.monotonic() > end:
-            check(f"{name} goes on", False)
-        time.sleep(0.1)
 
 
 def boot(name, smp, memory="128M", *more):

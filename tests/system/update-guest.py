@@ -5,7 +5,6 @@ and a guest of KVM. Thirty updates in a row, from one build to another and back.
 import atexit
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -13,50 +12,15 @@ import threading
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from machine import BUILD, HOME, LODGE, TMP, check, mini_image, skip
+from cli import ENV, SLOW, gone, lodge, pid, rounds, wait_rounds
+from machine import BUILD, LODGE, TMP, check, mini_image, skip
 
 RV64, X86 = (os.path.join(BUILD, "guest", f"stamp-{isa}.elf") for isa in ("rv64", "x86"))
 NEXT = os.path.join(BUILD, "tests/tools/lodge-vm-next")
-ENV = dict(os.environ, LODGE_HOME=HOME)
-SLOW = float(os.environ.get("LODGE_SLOW", "1"))
-
-
-def lodge(*args, ok=True, seconds=60, **kw):
-    p = subprocess.run([LODGE, *args], capture_output=True, text=True, env=ENV, timeout=seconds * SLOW, stdin=subprocess.DEVNULL, **kw)
-    if ok and p.returncode:
-        check("lodge " + " ".join(args), False, p.stderr)
-    return p
 
 
 def update(name, program=None, **kw):
     return lodge("update", name, "--json", *(["--program", program] if program else []), **kw)
-
-
-def pid(name):
-    return int(open(os.path.join(HOME, "run", name, "pid")).read())
-
-
-def rounds(name):
-    text = lodge("logs", name).stdout
-    if "FAIL" in text:
-        check(f"{name}: every page is as it was written", False, text[-300:])
-    found = re.findall(r"rounds (\d+)", text)
-    return int(found[-1]) if found else 0
-
-
-def wait_rounds(name, more, seconds=60):
-    first, end = rounds(name), time.monotonic() + seconds * SLOW
-    while rounds(name) < first + more:
-        if time.monotonic() > end:
-            check(f"{name} goes on", False, lodge("logs", name, "--machine").stdout[-800:])
-        time.sleep(0.05)
-
-
-def gone(p, seconds=10):
-    end = time.monotonic() + seconds * SLOW
-    while os.path.exists(f"/proc/{p}") and time.monotonic() < end:
-        time.sleep(0.02)
-    return not os.path.exists(f"/proc/{p}")
 
 
 def clean():

@@ -11,54 +11,18 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
+from cli import ENV, SLOW, gone, lodge, pid, rounds, wait_rounds
 from machine import BUILD, HOME, LODGE, TMP, Machine, check, skip
 
 RV64, X86 = (os.path.join(BUILD, "guest", f"stamp-{isa}.elf") for isa in ("rv64", "x86"))
 NEXT, NEW, OLD, FAILS = (os.path.join(BUILD, "tests/tools", "lodge-vm-" + n) for n in ("next", "new", "old", "fails"))
-ENV = dict(os.environ, LODGE_HOME=HOME)
-SLOW = float(os.environ.get("LODGE_SLOW", "1"))
-
-
-def lodge(*args, ok=True, seconds=60, **kw):
-    p = subprocess.run([LODGE, *args], capture_output=True, text=True, env=ENV, timeout=seconds * SLOW, stdin=subprocess.DEVNULL, **kw)
-    if ok and p.returncode:
-        check("lodge " + " ".join(args), False, p.stderr)
-    return p
 
 
 def update(name, program=None, **kw):
     return lodge("update", name, "--json", *(["--program", program] if program else []), **kw)
-
-
-def pid(name):
-    return int(open(os.path.join(HOME, "run", name, "pid")).read())
-
-
-def rounds(name):
-    text = lodge("logs", name).stdout
-    if "FAIL" in text:
-        check(f"{name}: every page is as it was written", False, text[-300:])
-    found = re.findall(r"rounds (\d+)", text)
-    return int(found[-1]) if found else 0
-
-
-def wait_rounds(name, more, seconds=60):
-    first, end = rounds(name), time.monotonic() + seconds * SLOW
-    while rounds(name) < first + more:
-        if time.monotonic() > end:
-            check(f"{name} goes on", False, lodge("logs", name, "--machine").stdout[-800:])
-        time.sleep(0.05)
-
-
-def gone(p, seconds=10):
-    end = time.monotonic() + seconds * SLOW
-    while os.path.exists(f"/proc/{p}") and time.monotonic() < end:
-        time.sleep(0.02)
-    return not os.path.exists(f"/proc/{p}")
 
 
 class Control:
@@ -171,6 +135,23 @@ pauses.sort()
 print(f"pauses of 30 updates, ms: median {pauses[15] / 1000:.1f}, least {pauses[0] / 1000:.1f}, most {pauses[-1] / 1000:.1f}")
 
 # ---- kill -9, at random moments: of who asks, of the new process ----
+def kill_unless_it_runs(name, new, old):
+    """Kills the process `new` while the machine is still `old`'s: a lodge-vm that is killed later takes its guest along."""
+    try:
+        os.kill(new, signal.SIGSTOP)
+        try:
+            # What `new` said before it was stopped has been heard when the second question is answered. Silence: the machine is `new`'s.
+            asked = Control(name)
+            asked.sock.settimeout(0.5)
+            if all(asked.call("status")["pid"] == old for i in range(2)) and pid(name) == old:
+                os.kill(new, signal.SIGKILL)
+        except (OSError, EOFError):
+            pass
+        os.kill(new, signal.SIGCONT)
+    except ProcessLookupError:
+        pass  # it ended by itself
+
+
 random.seed(7)
 keeper = int(open(f"/proc/{pid('a')}/stat").read().rsplit(")", 1)[1].split()[1])
 for i in range(20):
@@ -180,14 +161,9 @@ for i in range(20):
     if i % 2:
         p.kill()
     else:
-        kids = [int(k) for k in open(f"/proc/{keeper}/task/{keeper}/children").read().split()]
-        # Only while the machine is not its yet: a lodge-vm that is killed takes its guest along.
-        for k in kids:
-            if k != before and pid("a") == before and c.call("status")["pid"] == before:
-                os.kill(k, signal.SIGSTOP)
-                if pid("a") == before and c.call("status")["pid"] == before:
-                    os.kill(k, signal.SIGKILL)
-                os.kill(k, signal.SIGCONT) if os.path.exists(f"/proc/{k}") else None
+        for k in open(f"/proc/{keeper}/task/{keeper}/children").read().split():
+            if int(k) != before:
+                kill_unless_it_runs("a", int(k), before)
     p.wait(30 * SLOW)
     wait_rounds("a", 1)
 check("20 updates with somebody killed: the machine runs, in one process", c.call("status")["state"] == "running")

@@ -1,0 +1,52 @@
+"""cli.py: machines under test by the command line, as users have them.
+
+    lodge("run", "-d", "--name", "a", ...)          ends the test when lodge fails; ok=False: does not
+    wait_rounds("a", 2)                             the guest has gone over all its memory twice more
+
+Everything lies in LODGE_HOME below $LODGE_TMP. `rounds` is for the guests that stamp every page and look at the stamps
+(guest/common/stamp.c). LODGE_SLOW=N: everything may take N times as long.
+"""
+import os
+import re
+import subprocess
+import time
+
+from machine import HOME, LODGE, check
+
+ENV = dict(os.environ, LODGE_HOME=HOME)
+SLOW = float(os.environ.get("LODGE_SLOW", "1"))
+
+
+def lodge(*args, ok=True, seconds=100, **kw):
+    p = subprocess.run([LODGE, *args], capture_output=True, text=True, env=ENV, timeout=seconds * SLOW, **{"stdin": subprocess.DEVNULL, **kw})
+    if ok and p.returncode:
+        check("lodge " + " ".join(args), False, p.stderr)
+    return p
+
+
+def pid(name):
+    return int(open(os.path.join(HOME, "run", name, "pid")).read())
+
+
+def gone(p, seconds=10):
+    """Whether a process ends in time."""
+    end = time.monotonic() + seconds * SLOW
+    while os.path.exists(f"/proc/{p}") and time.monotonic() < end:
+        time.sleep(0.02)
+    return not os.path.exists(f"/proc/{p}")
+
+
+def rounds(name):
+    text = lodge("logs", name).stdout
+    if "FAIL" in text:
+        check(f"{name}: every page is as it was written", False, text[-300:])
+    found = re.findall(r"rounds (\d+)", text)
+    return int(found[-1]) if found else 0
+
+
+def wait_rounds(name, more, seconds=60):
+    first, end = rounds(name), time.monotonic() + seconds * SLOW
+    while rounds(name) < first + more:
+        if time.monotonic() > end:
+            check(f"{name} goes on", False, lodge("logs", name, "--machine").stdout[-800:])
+        time.sleep(0.05)
