@@ -22,7 +22,7 @@
 #include "base/util.h"
 #include "cli/place.h"
 #include "cli/update/successor.h"
-#include "vm/config.h"
+#include "vm/config/config.h"
 #include "vm/rundir.h"
 
 /* A machine that has been asked to end gets this long; it needs a moment to flush its disks. */

@@ -15,7 +15,7 @@
 #include "cli/terminal.h"
 #include "cli/verb.h"
 #include "image/image.h"
-#include "vm/config.h"
+#include "vm/config/config.h"
 #include "vm/rundir.h"
 
 struct run {

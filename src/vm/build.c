@@ -14,7 +14,7 @@
 #include "device/virtio_balloon.h"
 #include "device/virtio_console.h"
 #include "device/vsock/virtio_vsock.h"
-#include "vm/config.h"
+#include "vm/config/config.h"
 #include "vm/host/engines.h"
 #include "vm/internal.h"
 #include "vm/nets.h"

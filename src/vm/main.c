@@ -20,7 +20,7 @@
 #include "base/fsutil.h"
 #include "base/log.h"
 #include "base/util.h"
-#include "vm/config.h"
+#include "vm/config/config.h"
 #include "net/splice.h"
 #include "net/wire.h"
 #include "vm/console.h"

@@ -5,7 +5,7 @@
 #define LODGE_VM_NETS_H
 
 #include "device/virtio_net.h"
-#include "vm/config.h"
+#include "vm/config/config.h"
 
 struct uv_loop_s;
 struct vm;

@@ -19,7 +19,7 @@
 #include "guest/common/alias.h"
 #include "machine/board.h"
 #include "memory/space.h"
-#include "vm/config.h"
+#include "vm/config/config.h"
 #include "vm/internal.h"
 
 struct run {

@@ -12,7 +12,7 @@
 #include "cli/migrate/tls.h"
 #include "cli/place.h"
 #include "cli/verb.h"
-#include "vm/config.h"
+#include "vm/config/config.h"
 #include "vm/rundir.h"
 
 struct receive {

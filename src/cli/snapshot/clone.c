@@ -23,7 +23,7 @@
 #include "cli/snapshot/restore.h"
 #include "cli/snapshot/store.h"
 #include "cli/verb.h"
-#include "vm/config.h"
+#include "vm/config/config.h"
 #include "vm/rundir.h"
 
 #define AGENT_WAIT_S 10

@@ -24,7 +24,7 @@
 #include "cli/snapshot/restore.h"
 #include "cli/snapshot/store.h"
 #include "cli/verb.h"
-#include "vm/config.h"
+#include "vm/config/config.h"
 #include "vm/rundir.h"
 #include "vm/snapshot/file.h"
 

@@ -10,7 +10,7 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "cpu/cpu.h"
-#include "vm/config.h"
+#include "vm/config/config.h"
 
 const char *engine_kernel_isa(const char *path)
 {

@@ -19,7 +19,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "machine/virt_map.h"
-#include "vm/config.h"
+#include "vm/config/config.h"
 #include "vm/internal.h"
 #include "vm/migrate/chan.h"
 #include "vm/migrate/disks.h"

@@ -9,7 +9,7 @@
 #include "base/util.h"
 #include "device/virtio_blk.h"
 #include "disk/format.h"
-#include "vm/config.h"
+#include "vm/config/config.h"
 #include "vm/internal.h"
 #include "vm/snapshot/fits.h"
 

@@ -11,7 +11,7 @@
 #include "base/util.h"
 #include "device/virtio_blk.h"
 #include "disk/tool.h"
-#include "vm/config.h"
+#include "vm/config/config.h"
 #include "vm/internal.h"
 #include "vm/snapshot/live.h"
 

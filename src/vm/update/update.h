@@ -17,7 +17,7 @@
 #include <stdint.h>
 
 #include "base/fdlist.h"
-#include "vm/config.h"
+#include "vm/config/config.h"
 
 struct control;
 struct json_t;

@@ -15,7 +15,7 @@
 #include "base/fsutil.h"
 #include "base/json.h"
 #include "base/util.h"
-#include "vm/config.h"
+#include "vm/config/config.h"
 
 static char top[64];
 

@@ -1,4 +1,4 @@
-#include "vm/config.h"
+#include "vm/config/config.h"
 
 #include <arpa/inet.h>
 #include <ctype.h>

@@ -8,7 +8,7 @@
 #include "base/fsutil.h"
 #include "base/spell.h"
 #include "base/util.h"
-#include "vm/config.h"
+#include "vm/config/config.h"
 
 #define MAX_KEYS 64 /* of one table */
 

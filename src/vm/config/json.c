@@ -8,7 +8,7 @@
 #include "base/spell.h"
 #include "base/strbuf.h"
 #include "base/util.h"
-#include "vm/config.h"
+#include "vm/config/config.h"
 
 static json_t *opts_json(const struct opt *opts, const void *obj);
 

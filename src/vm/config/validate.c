@@ -8,7 +8,7 @@
 #include "base/err.h"
 #include "base/size.h"
 #include "base/util.h"
-#include "vm/config.h"
+#include "vm/config/config.h"
 
 /*
  * There, readable (and writable when `write`), a file or, when `device`, also a block device; not

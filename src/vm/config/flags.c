@@ -1,5 +1,5 @@
 #include "base/err.h"
-#include "vm/config.h"
+#include "vm/config/config.h"
 
 int vm_config_parse_args(const struct command *cmd, void *obj, struct vm_config *c, int argc,
 	char **argv, struct args *a, struct err *e)
