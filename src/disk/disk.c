@@ -11,6 +11,7 @@
 #include "base/util.h"
 #include "disk/format.h"
 #include "disk/gate.h"
+#include "disk/moment/moment.h"
 #include "disk/tool.h"
 
 #define LOOKS 25u /* at a disk that another process writes to, 20 ms apart */
@@ -297,6 +298,8 @@ void disk_pass(struct disk_req *r)
 {
 	struct disk *d = r->disk;
 
+	if (d->moment && r->op != DISK_READ && r->op != DISK_FLUSH && moment_holds(d->moment, r))
+		return;
 	if (r->fua && !d->format->fua && !r->flushing) {
 		r->then_flush = r->op == DISK_WRITE || r->op == DISK_WRITE_ZEROES;
 		r->fua = false;

@@ -239,6 +239,7 @@ struct disk {
 	unsigned in_flight;
 	struct disk_stats stats;
 	struct disk_gate *gate; /* or NULL */
+	struct disk_moment *moment; /* what it holds now is being copied; or NULL */
 	struct disk_ready *ready; /* requests that ended at once */
 };
 

@@ -12,6 +12,7 @@ static const struct disk_key open_keys[] = {
 	{"sorter", "on|off", "off: a transaction for each block, to compare with"},
 	{"fence", "NUMBER", "opens only if no newer fencing number was given out", .once = true},
 	{"take", "on|off", "takes the store away from another host that holds it", .once = true},
+	{"snapshot", "NAME", "what the disk held then; readonly"},
 	{0},
 };
 
@@ -70,12 +71,22 @@ static int find_disk(struct lf_disk *l, const char *name, struct err *e)
 	return 0;
 }
 
+/* It has no changes of its own that anybody records. */
+static int find_snapshot(struct lf_disk *l, const char *name, struct err *e)
+{
+	if (!l->d->o.readonly)
+		return err_set(e, -EROFS, "disk %s: a snapshot is only read", l->d->o.path);
+	l->rec = lf_rec_find(l->fs, LF_SNAPSHOT, l->rec->id, name);
+	return l->rec ? 0
+		      : err_set(e, -ENOENT, "disk %s: there is no snapshot %s", l->d->o.path, name);
+}
+
 static int lf_disk_open(struct disk *d, struct err *e)
 {
 	struct lf_disk *l = calloc(1, sizeof(*l));
 	cleanup(free_ptr) char *store = NULL;
 	struct lf_open o = {.direct = d->o.cache == DISK_CACHE_NONE};
-	const char *name;
+	const char *name, *snapshot = disk_kv_get(d->o.kv, "snapshot");
 	bool one_by_one = false;
 	int rc;
 
@@ -93,10 +104,12 @@ static int lf_disk_open(struct disk *d, struct err *e)
 	rc = open_store(l, &o, e);
 	if (!rc)
 		rc = find_disk(l, name, e);
+	if (!rc && snapshot)
+		rc = find_snapshot(l, snapshot, e);
 	if (rc)
 		return rc;
 	lf_disk_list(l);
-	l->track = lf_track_of(l->fs, l->rec);
+	l->track = snapshot ? NULL : lf_track_of(l->fs, l->rec);
 	d->size = l->rec->size;
 	d->physical = LF_SUB;
 	d->can_discard = d->o.discard && !d->o.readonly;

@@ -166,6 +166,33 @@ static int load(struct qcow2 *q, struct err *e)
 	return rc;
 }
 
+/* Its tables instead of the present ones. Nobody writes: the file is locked against that. */
+static int show_snapshot(struct qcow2 *q, const char *name, struct err *e)
+{
+	struct q_snap *s = NULL;
+	uint64_t *l1 = NULL;
+	unsigned n = 0, i;
+	int rc;
+
+	if (!q->d->o.readonly)
+		return err_set(e, -EROFS, "disk %s: a snapshot is only read", q->d->o.path);
+	rc = q_snaps_load(q, &s, &n, e);
+	if (rc)
+		return rc;
+	for (i = 0; i < n && strcmp(s[i].name, name); i++)
+		;
+	rc = i < n ? q_snap_l1(q, &s[i], &l1, e)
+		   : err_set(e, -ENOENT, "disk %s: there is no snapshot %s", q->d->o.path, name);
+	if (!rc) {
+		free(q->l1);
+		q->l1 = l1;
+		q->h.l1_size = s[i].l1_size;
+		q->h.size = q->d->size = s[i].size;
+	}
+	q_snaps_free(s, n);
+	return rc;
+}
+
 static int write_options(struct qcow2 *q, struct err *e)
 {
 	const char *when = disk_kv_get(q->d->o.kv, "commit");
@@ -210,6 +237,7 @@ static int open_writer(struct qcow2 *q, struct err *e)
 
 static int qcow2_open(struct disk *d, struct err *e)
 {
+	const char *snapshot = disk_kv_get(d->o.kv, "snapshot");
 	struct qcow2 *q = calloc(1, sizeof(*q));
 	int rc;
 
@@ -227,6 +255,8 @@ static int qcow2_open(struct disk *d, struct err *e)
 	d->can_discard = d->o.discard && !d->o.readonly;
 	rc = open_data(q, e);
 	rc = rc ?: load(q, e);
+	if (!rc && snapshot)
+		rc = show_snapshot(q, snapshot, e);
 	if (!rc && q->h.backing)
 		rc = disk_open_backing(d, q->h.backing, q->h.backing_format, e);
 	rc = rc ?: write_options(q, e);
@@ -385,6 +415,7 @@ static const struct disk_key open_keys[] = {
 		"when new table entries are written: before a write is acknowledged, or at the "
 		"next flush and within a second"},
 	{"sorter", "on|off", "off: a transaction for each cluster, to compare with"},
+	{"snapshot", "NAME", "what the disk held then; readonly"},
 	{0},
 };
 
