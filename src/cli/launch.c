@@ -216,7 +216,7 @@ static void clear_up(const struct launch *l, int status)
 		rundir_remove(l->cfg->name);
 		close(lock);
 	}
-	if (l->place->temporary)
+	if (place_is_temporary(l->place))
 		place_remove(l->place, NULL);
 }
 

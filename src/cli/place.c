@@ -112,6 +112,22 @@ int place_open(struct place *p, const char *name, bool temporary, struct err *e)
 	return rc;
 }
 
+bool place_is_temporary(const struct place *p)
+{
+	return p->temporary && !faccessat(p->lock, "temporary", F_OK, 0);
+}
+
+int place_keep(const char *name, struct err *e)
+{
+	char dir[PATH_MAX - 16], path[PATH_MAX];
+	int rc = place_path(name, dir, sizeof(dir), e);
+
+	if (rc)
+		return rc;
+	snprintf(path, sizeof(path), "%s/temporary", dir);
+	return unlink(path) ? err_sys(e, -errno, "%s", path) : 0;
+}
+
 int place_find(struct place *p, const char *name, struct err *e)
 {
 	int rc = start(p, name, e) ?: lock(p, e);
@@ -156,13 +172,29 @@ void place_undo(struct place *p)
 	place_close(p);
 }
 
-/* A machine that was migrated, or restored under another name, has it. */
-static bool disk_in_use(const struct place *p)
+static bool is_locked(const struct place *p, const char *file)
 {
-	cleanup(close_fd) int fd = openat(p->lock, "disk.raw", O_RDWR | O_CLOEXEC);
+	cleanup(close_fd) int fd = openat(p->lock, file, O_RDWR | O_CLOEXEC);
 	struct flock fl = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
 
 	return fd >= 0 && !fcntl(fd, F_OFD_GETLK, &fl) && fl.l_type != F_UNLCK;
+}
+
+/* A machine that was migrated, or restored under another name, has it. Who began with the same .base has a name for it as well. */
+static bool disk_in_use(const struct place *p)
+{
+	DIR *d = p->lock < 0 ? NULL : opendir(p->dir);
+	bool used = false;
+
+	for (struct dirent *de; d && !used && (de = readdir(d));) {
+		const char *dot = strrchr(de->d_name, '.');
+
+		used = !strncmp(de->d_name, "disk", 4) && dot && strcmp(dot, ".base") &&
+		       is_locked(p, de->d_name);
+	}
+	if (d)
+		closedir(d);
+	return used;
 }
 
 int place_remove(struct place *p, struct err *e)

@@ -4,7 +4,8 @@
  *   disk.raw      the machine's own copy of its image's disk
  *   image         the name of that image
  *   console.log   what the guest wrote; machine.log: what lodge-vm wrote
- *   temporary     there when nobody chose the name: the directory goes when the machine ends
+ *   disk0.qcow2   a clone's own disk; disk0.base: what it and other clones began with
+ *   temporary     there when nobody chose the name, or a clone is not complete: the directory goes when the machine ends
  *
  * The directory itself is locked (flock) while somebody makes, runs or removes the machine. A temporary
  * one that nobody has locked is what a killed machine left, and place_sweep() removes it.
@@ -41,9 +42,13 @@ int place_open(struct place *p, const char *name, bool temporary, struct err *e)
 int place_find(struct place *p, const char *name, struct err *e);
 /* Lets the lock go; the directory stays. Fit for cleanup() after place_open() was tried. */
 void place_close(struct place *p);
+/* Is it still? Whoever made it may have decided to keep it. */
+bool place_is_temporary(const struct place *p);
+/* From now on it stays when its machine ends. */
+int place_keep(const char *name, struct err *e);
 /* Removes what this opener made: a start that failed leaves nothing. */
 void place_undo(struct place *p);
-/* Removes the directory with everything in it. -EBUSY: a machine of another name has the disk that lies in it. */
+/* Removes the directory with everything in it. -EBUSY: a machine of another name has a disk that lies in it. */
 int place_remove(struct place *p, struct err *e);
 /* Path of a file in it. */
 int place_file(const struct place *p, const char *file, char *path, size_t size, struct err *e);

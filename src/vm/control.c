@@ -202,14 +202,14 @@ static void snapshot_orphan(void *ctx)
 static int m_snapshot_create(
 	void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
 {
-	static const char *const modes[] = {"auto", "memory-only", "with-disks"};
+	static const char *const modes[] = {"auto", "memory-only", "with-disks", "copy"};
 	const char *mode = json_string_value(json_object_get(p, "disks")) ?: "auto";
 	struct vm_snapshot_opts o = {.name = json_string_value(json_object_get(p, "name")),
 		.queue_bytes = (uint64_t)json_integer_value(json_object_get(p, "queue")),
 		.pack_percent = (unsigned)json_integer_value(json_object_get(p, "pack_percent"))};
 	struct control *c = ctx;
 	unsigned i = 0;
-	int rc;
+	int rc, fd;
 
 	if (need_vm(c, e))
 		return -EBUSY;
@@ -222,8 +222,11 @@ static int m_snapshot_create(
 			close(o.fd);
 		return err_set(e, -EINVAL,
 			"snapshot_create wants \"name\", an open file passed with the request, and "
-			"\"disks\": auto, memory-only or with-disks");
+			"\"disks\": auto, memory-only, with-disks, or copy, with a file for each");
 	}
+	while (o.ncopies < VM_SNAPSHOT_COPIES && o.disks == VM_SNAPSHOT_COPY_DISKS &&
+		(fd = rpc_conn_take_fd(conn)) >= 0)
+		o.copy_fd[o.ncopies++] = fd;
 	rc = vm_snapshot_start(c->vm, &o, e);
 	if (rc)
 		return rc;

@@ -134,8 +134,8 @@ void session_end(struct session *s)
 		close(s->sigfd);
 }
 
-int session_open(
-	struct session *s, const char *name, unsigned flags, struct disk **out, struct err *e)
+static int open_as(struct session *s, const char *name, unsigned flags, const struct disk_kv *kv,
+	struct disk **out, struct err *e)
 {
 	cleanup(free_ptr) char *path = NULL;
 	struct disk_opts o = {.readonly = flags & SESSION_READONLY,
@@ -143,6 +143,7 @@ int session_open(
 		.force = flags & SESSION_FORCE,
 		.offline = true,
 		.discard = true,
+		.kv = kv,
 		.loop = &s->loop,
 		.stores = &s->stores};
 	int rc = disk_split_name(name, &path, &o.format, e);
@@ -156,6 +157,20 @@ int session_open(
 	if (!rc)
 		s->open[s->n++] = *out;
 	return rc;
+}
+
+int session_open(
+	struct session *s, const char *name, unsigned flags, struct disk **out, struct err *e)
+{
+	return open_as(s, name, flags, NULL, out, e);
+}
+
+int session_open_snapshot(
+	struct session *s, const char *name, const char *snapshot, struct disk **out, struct err *e)
+{
+	const struct disk_kv kv[] = {{snapshot ? "snapshot" : NULL, snapshot}, {0}};
+
+	return open_as(s, name, SESSION_READONLY, kv, out, e);
 }
 
 int session_options(char *text, struct disk_kv *kv, unsigned max, struct err *e)

@@ -36,6 +36,9 @@ void session_begin(struct session *s, bool json, const char *doing);
 void session_end(struct session *s);
 int session_open(
 	struct session *s, const char *name, unsigned flags, struct disk **out, struct err *e);
+/* What it held when this snapshot was made, readonly. NULL: what it holds. */
+int session_open_snapshot(struct session *s, const char *name, const char *snapshot,
+	struct disk **out, struct err *e);
 /* Prints the error; how the program ends: 2 for what was asked wrongly, before any disk was opened. */
 int session_failed(struct session *s, const struct err *e);
 int session_usage(const struct err *e); /* always 2 */

@@ -304,7 +304,7 @@ static int run_repair(void *opts, const struct args *a)
 /* ---- convert ---- */
 
 struct convert {
-	char *backing, *options;
+	char *backing, *options, *snapshot;
 	bool compress, no_sparse, force, json;
 };
 #define P(m) OPT_AT(struct convert, m)
@@ -316,6 +316,8 @@ static const struct opt convert_opts[] = {
 	{"backing", 'b', .type = OPT_TEXT, P(backing), .arg = "FILE:FORMAT",
 		.complete = OPT_COMPLETE_FILE,
 		.help = "the new disk holds only what differs from this one"},
+	{"snapshot", 's', .type = OPT_TEXT, P(snapshot), .arg = "NAME",
+		.help = "what the disk held when this snapshot was made"},
 	{"options", 'o', .type = OPT_TEXT, P(options), .arg = "KEY=VALUE,...",
 		.help = "of the new disk's format; lodge disk formats lists them"},
 	{"force", 'f', .type = OPT_FLAG, P(force), .help = "replace what is there"},
@@ -341,7 +343,7 @@ static int convert(struct session *s, const struct convert *c, const struct args
 		return err_set(e, -EINVAL,
 			"--backing writes what differs, as it is: neither --compress nor "
 			"--no-sparse");
-	rc = session_open(s, a->v[0], SESSION_READONLY, &from, e);
+	rc = session_open_snapshot(s, a->v[0], c->snapshot, &from, e);
 	if (!rc)
 		rc = create(s, a->v[1], c->backing, c->options, from->size, c->force, e);
 	if (!rc)

@@ -19,6 +19,8 @@
 #include "base/util.h"
 #include "cli/guest/guest.h"
 #include "cli/launch.h"
+#include "cli/place.h"
+#include "cli/snapshot/clone_disks.h"
 #include "cli/snapshot/create.h"
 #include "cli/snapshot/restore.h"
 #include "cli/snapshot/store.h"
@@ -54,21 +56,12 @@ static const char *text_of(const json_t *j, const char *key)
 	return json_string_value(json_object_get(j, key)) ?: "";
 }
 
-/* Two machines cannot have one disk, or one tap. */
+/* Two machines cannot have one tap. */
 static int can_clone(const json_t *definition, struct err *e)
 {
 	const json_t *d;
 	size_t i;
 
-	json_array_foreach(json_object_get(definition, "disks"), i, d)
-	{
-		if (!json_is_true(json_object_get(d, "readonly")))
-			return err_set(e, -EOPNOTSUPP,
-				"clone: the machine writes to its disk %s, and two machines cannot "
-				"have one; machines without disks, or with readonly ones, can be "
-				"cloned",
-				text_of(d, "file"));
-	}
 	json_array_foreach(json_object_get(definition, "nets"), i, d)
 	{
 		if (json_object_get(d, "tap"))
@@ -80,8 +73,9 @@ static int can_clone(const json_t *definition, struct err *e)
 	return 0;
 }
 
-/* Before anything stands still. */
-static int can_clone_running(const char *name, struct err *e)
+/* Of a machine that runs. What can be refused is before anything stands still. */
+static int take_running(
+	const char *name, struct clone_disks *disks, int *fd, struct err *no_agent, struct err *e)
 {
 	cleanup(free_ptr) char *text = NULL;
 	cleanup(json_drop) json_t *j = NULL;
@@ -90,7 +84,8 @@ static int can_clone_running(const char *name, struct err *e)
 	int rc = rundir_path(name, "config.json", path, sizeof(path), e);
 
 	rc = rc ?: fs_read_file(path, 4 << 20, &text, &len, e) ?: json_parse(text, len, &j, e);
-	return rc ?: can_clone(j, e);
+	rc = rc ?: can_clone(j, e) ?: clone_disks_make(disks, j, e);
+	return rc ?: snapshot_unnamed(name, fd, disks->fd, disks->n, no_agent, e);
 }
 
 struct copy {
@@ -145,20 +140,27 @@ static int give_identity(const struct copy *k, const struct clone *o, struct err
 			     ?: agent_release(agent, e);
 }
 
-static int clone_one(
-	struct snapopen *s, const struct clone *o, unsigned number, bool agent, struct err *e)
+static int clone_one(struct snapopen *s, const struct clone *o, const struct clone_disks *disks,
+	unsigned number, bool agent, struct err *e)
 {
 	cleanup(copy_drop) struct copy k = {.number = number};
 	const char *base = o->name ?: text_of(s->manifest, "machine");
 	struct launched m;
-	int rc = define(&k, s, base, e) ?: restore_start(s, &k.c, RESTORE_CLONE, &m, e);
+	int rc = define(&k, s, base, e);
 
+	rc = rc ?: restore_start(s, &k.c, RESTORE_CLONE, disks, &m, e);
 	if (rc)
 		return rc;
-	if (agent && give_identity(&k, o, e)) {
+	rc = agent ? give_identity(&k, o, e) : 0;
+	if (rc)
+		err_wrap(e, "clone %s got no identity of its own, and was ended", k.c.name);
+	/* What it writes is not lost when it ends. */
+	if (!rc && disks->n)
+		rc = place_keep(k.c.name, e);
+	if (rc) {
 		launch_end(&m);
 		launch_wait(&m);
-		return err_wrap(e, "clone %s got no identity of its own, and was ended", k.c.name);
+		return rc;
 	}
 	launch_release(&m);
 	printf("%s\n", k.c.name);
@@ -175,15 +177,16 @@ static int run_clone(void *opts, const struct args *a)
 {
 	const struct clone *o = opts;
 	cleanup(snapopen_close) struct snapopen s = {0};
+	cleanup(clone_disks_close) struct clone_disks disks = {0};
 	cleanup(close_fd) int fd = -1;
 	struct err e = {0}, no_agent = {0};
 	char path[64];
 	int rc = 0;
 
+	place_sweep();
 	/* A machine that runs comes before a snapshot of the same name. */
 	if (!strchr(a->v[0], '/') && rundir_alive(a->v[0])) {
-		rc = can_clone_running(a->v[0], &e)
-			     ?: snapshot_unnamed(a->v[0], &fd, &no_agent, &e);
+		rc = take_running(a->v[0], &disks, &fd, &no_agent, &e);
 		snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)getpid(), fd);
 	}
 	if (!rc)
@@ -194,14 +197,17 @@ static int run_clone(void *opts, const struct args *a)
 
 		err_set(&e, rc, "no machine %s is running, and %s", a->v[0], err_msg(&why));
 	}
+	if (!rc && fd < 0)
+		rc = restore_go_there(&s, &e) ?: clone_disks_of_snapshot(&disks, &s, &e);
 	for (unsigned i = 1; !rc && i <= o->n; i++) {
-		rc = clone_one(&s, o, i, !no_agent.code, &e);
+		rc = clone_one(&s, o, &disks, i, !no_agent.code, &e);
 		/* A snapshot does not tell. */
 		if (rc && i == 1 && fd < 0 && has_no_agent(rc)) {
 			no_agent = e;
-			rc = clone_one(&s, o, i, false, &e);
+			rc = clone_one(&s, o, &disks, i, false, &e);
 		}
 	}
+	rc = rc ?: clone_disks_sync(&disks, &e);
 	if (!rc && no_agent.code)
 		fprintf(stderr,
 			"lodge clone: the guest keeps the machine id, keys, name, addresses and "
@@ -227,6 +233,9 @@ const struct verb verbs_clone[] = {
 			"random numbers differ. Of a snapshot the programs may run for a moment "
 			"before, "
 			"unless it was made with --hold.\n\n"
-			"A machine that writes to a disk, or has a tap, cannot be cloned."},
+			"Disks that the machine writes to, of any format, are as they were at that "
+			"instant: what they hold is copied once while the machine runs, and each "
+			"clone gets a qcow2 overlay on the copy. A clone with such disks is kept "
+			"when it ends, until lodge rm. A machine that has a tap cannot be cloned."},
 	VERBS_END,
 };

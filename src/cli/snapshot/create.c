@@ -80,8 +80,9 @@ static int follow(struct client *c, struct session *s, json_t **st, struct err *
 					?: "the snapshot "
 					   "failed");
 		/* Hanging up is what cancels it. */
-		if (!s->watch.progress(s->watch.ctx, (uint64_t)num(*st, "done") * 4096,
-			    (uint64_t)num(*st, "pages") * 4096))
+		if (!s->watch.progress(s->watch.ctx,
+			    (uint64_t)(num(*st, "done") * 4096 + num(*st, "disk_done")),
+			    (uint64_t)(num(*st, "pages") * 4096 + num(*st, "disk_bytes"))))
 			return err_set(e, -ECANCELED, "stopped; nothing is left of the snapshot");
 		nanosleep(&(struct timespec){0, POLL_NS}, NULL);
 		json_decref(*st);
@@ -220,8 +221,10 @@ static int make(const struct create *o, const char *vm, const char *name, json_t
 	return rc;
 }
 
-int snapshot_unnamed(const char *vm, int *fd, struct err *no_agent, struct err *e)
+int snapshot_unnamed(const char *vm, int *fd, const int *copies, unsigned ncopies,
+	struct err *no_agent, struct err *e)
 {
+	int fds[CLIENT_FDS];
 	cleanup(client_close) struct client c = {.fd = -1};
 	cleanup(session_end) struct session s = {0};
 	cleanup(still_end) struct still still = {0};
@@ -236,9 +239,12 @@ int snapshot_unnamed(const char *vm, int *fd, struct err *no_agent, struct err *
 		*e = *no_agent;
 		return rc;
 	}
-	rc = client_call_fd(&c, "snapshot_create",
-		json_pack("{s:s, s:s}", "name", "being-cloned", "disks", "memory-only"), *fd, &st,
-		e);
+	fds[0] = *fd;
+	for (unsigned i = 0; i < ncopies; i++)
+		fds[i + 1] = copies[i];
+	rc = client_call_fds(&c, "snapshot_create",
+		json_pack("{s:s, s:s}", "name", "being-cloned", "disks", "copy"), fds, ncopies + 1,
+		&st, e);
 	if (!rc && !no_agent->code)
 		rc = go_on(&still, e);
 	return rc ?: follow(&c, &s, &st, e);

@@ -21,6 +21,7 @@
 #include "cli/guest/guest.h"
 #include "cli/launch.h"
 #include "cli/place.h"
+#include "cli/snapshot/clone_disks.h"
 #include "cli/snapshot/restore.h"
 #include "cli/snapshot/store.h"
 #include "cli/verb.h"
@@ -150,8 +151,7 @@ int restore_definition(
 	return c->name ? 0 : err_set(e, -ENOMEM, "out of memory");
 }
 
-/* Names of files in the definition are relative to where it was started; on another host, to here. */
-static int go_there(const struct snapopen *s, struct err *e)
+int restore_go_there(const struct snapopen *s, struct err *e)
 {
 	const char *dir = text_of(s->manifest, "directory");
 
@@ -170,13 +170,34 @@ static void unblock_signals(void)
 	sigprocmask(SIG_UNBLOCK, &set, NULL);
 }
 
-int restore_start(struct snapopen *s, struct vm_config *c, enum restore_how how, struct launched *m,
-	struct err *e)
+/* Its place, and disks in it. Everything is looked at before the machine is started. */
+static int prepare(struct place *p, struct vm_config *c, enum restore_how how,
+	const struct clone_disks *disks, struct err *e)
+{
+	struct vm_host host;
+	int rc = vm_host_read(&host, e);
+
+	if (!rc && !disks)
+		rc = vm_config_validate(c, &host, false, e);
+	if (rc)
+		return rc;
+	rc = place_open(p, c->name, how == RESTORE_CLONE, e);
+	if (rc == -EEXIST)
+		return err_set(e, rc,
+			"a machine %s is kept here: choose another --name, or remove it: lodge rm "
+			"%s",
+			c->name, c->name);
+	if (!rc && disks)
+		rc = clone_disks_give(disks, p, c, e) ?: vm_config_validate(c, &host, false, e);
+	return rc;
+}
+
+int restore_start(struct snapopen *s, struct vm_config *c, enum restore_how how,
+	const struct clone_disks *own, struct launched *m, struct err *e)
 {
 	cleanup(place_close) struct place p = {.lock = -1};
 	json_t *disks = how == RESTORE_CLONE ? NULL : json_object_get(s->manifest, "disks");
 	struct launch l = {c, &p, s->path, how == RESTORE_HERE};
-	struct vm_host host;
 	int rc = 0;
 
 	/* Behind a machine that was killed somebody clears up for a moment. */
@@ -187,12 +208,7 @@ int restore_start(struct snapopen *s, struct vm_config *c, enum restore_how how,
 			"a machine named %s is running already (pid %d): choose another --name, or "
 			"stop it: lodge stop %s",
 			c->name, rundir_pid(c->name), c->name);
-	rc = rc ?: go_there(s, e) ?: vm_host_read(&host, e);
-	if (!rc)
-		rc = vm_config_validate(c, &host, false, e);
-	if (rc)
-		return rc;
-	rc = place_open(&p, c->name, how == RESTORE_CLONE, e) ?: revert_disks(disks, e);
+	rc = rc ?: restore_go_there(s, e) ?: prepare(&p, c, how, own, e) ?: revert_disks(disks, e);
 	if (!rc) {
 		unblock_signals();
 		rc = launch_machine(&l, m, e);
@@ -238,7 +254,7 @@ static int run_restore(void *opts, const struct args *a)
 	struct launched m;
 
 	if (snapstore_open_whole(a->v[0], &s, NULL, NULL, &e) ||
-		restore_definition(&s, o->name, &c, &e) || restore_start(&s, &c, how, &m, &e))
+		restore_definition(&s, o->name, &c, &e) || restore_start(&s, &c, how, NULL, &m, &e))
 		return fail(&e);
 	if (!o->detach)
 		return foreground(c.name, &m);

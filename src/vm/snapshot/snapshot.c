@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "base/util.h"
 #include "device/virtio_blk.h"
+#include "disk/moment/moment.h"
 #include "disk/tool.h"
 #include "vm/config/config.h"
 #include "vm/internal.h"
@@ -27,6 +28,10 @@ struct vm_snapshot {
 	uint64_t pause_ns, stop_ns, quiet_ns, state_ns, disks_ns, arm_ns;
 	struct disk *disks[DISK_TOGETHER]; /* that have a snapshot of this name now */
 	unsigned ndisks;
+	struct disk_moment *copies[VM_SNAPSHOT_COPIES]; /* of disks */
+	unsigned ncopies;
+	_Atomic bool memory_over; /* set by the writer's thread */
+	bool cancelled;
 };
 
 /* ---- before the moment ---- */
@@ -38,7 +43,7 @@ static int check_disk(struct vm_snapshot *s, struct device *dev, const struct vm
 
 	if (!d || d->o.readonly || o->disks == VM_SNAPSHOT_MEMORY_ONLY)
 		return 0;
-	if (!d->format->snapshot)
+	if (o->disks != VM_SNAPSHOT_COPY_DISKS && !d->format->snapshot)
 		return err_set(e, -EOPNOTSUPP,
 			"snapshot %s: disk %s: %s has no snapshots (qcow2 and lodgefs have). "
 			"--memory-only leaves disks out: then nothing may write to %s until the "
@@ -61,6 +66,10 @@ static int check(struct vm_snapshot *s, const struct vm_snapshot_opts *o, struct
 		return err_set(e, -EINVAL,
 			"snapshot %s: --with-disks, and this machine has no disk that it writes to",
 			s->name);
+	if (!rc && o->disks == VM_SNAPSHOT_COPY_DISKS && can != o->ncopies)
+		return err_set(e, -EINVAL,
+			"snapshot %s: the machine writes to %u disks, and there are files for %u",
+			s->name, can, o->ncopies);
 	if (!rc && can > DISK_TOGETHER)
 		return err_set(
 			e, -E2BIG, "snapshot %s: more than %u disks", s->name, DISK_TOGETHER);
@@ -72,13 +81,48 @@ static int flush_disks(struct vm_snapshot *s, const struct vm_snapshot_opts *o, 
 {
 	struct board *b = s->vm->board;
 
-	for (unsigned i = 0; o->disks != VM_SNAPSHOT_MEMORY_ONLY && i < b->ndevices; i++) {
+	if (o->disks == VM_SNAPSHOT_MEMORY_ONLY || o->disks == VM_SNAPSHOT_COPY_DISKS)
+		return 0;
+	for (unsigned i = 0; i < b->ndevices; i++) {
 		struct disk *d = virtio_blk_disk(b->devices[i]);
 
 		if (d && !d->o.readonly && disk_rw(d, DISK_FLUSH, 0, NULL, 0, e))
 			return err_wrap(e, "snapshot %s: disk %s", s->name, b->devices[i]->id);
 	}
 	return 0;
+}
+
+/* In a turn of the loop of its own: a disk may tell from anywhere. */
+static void copied(void *ctx)
+{
+	struct vm_snapshot *s = ctx;
+
+	uv_async_send(&s->async);
+}
+
+static void drop_copies(struct vm_snapshot *s)
+{
+	while (s->ncopies)
+		disk_moment_free(s->copies[--s->ncopies]);
+}
+
+/* Takes the files over as far as it comes. */
+static int prepare_copies(struct vm_snapshot *s, struct vm_snapshot_opts *o, struct err *e)
+{
+	struct board *b = s->vm->board;
+	int rc = 0;
+
+	for (unsigned i = 0; o->ncopies && i < b->ndevices && !rc; i++) {
+		struct disk *d = virtio_blk_disk(b->devices[i]);
+
+		if (!d || d->o.readonly)
+			continue;
+		rc = disk_moment_create(
+			&s->copies[s->ncopies], d, o->copy_fd[s->ncopies], copied, s, e);
+		o->copy_fd[s->ncopies] = -1;
+		s->ncopies += !rc;
+	}
+	return rc ? err_wrap(e, "snapshot %s", s->name) : 0;
 }
 
 /* ---- the moment ---- */
@@ -96,7 +140,11 @@ static int snap_disks(struct vm_snapshot *s, const struct vm_snapshot_opts *o, s
 	unsigned n = 0;
 	int rc;
 
-	for (unsigned i = 0; o->disks != VM_SNAPSHOT_MEMORY_ONLY && i < b->ndevices; i++) {
+	for (unsigned i = 0; i < s->ncopies; i++)
+		disk_moment_arm(s->copies[i]);
+	if (o->disks == VM_SNAPSHOT_MEMORY_ONLY || o->disks == VM_SNAPSHOT_COPY_DISKS)
+		return 0;
+	for (unsigned i = 0; i < b->ndevices; i++) {
 		struct disk *d = virtio_blk_disk(b->devices[i]);
 
 		if (d && !d->o.readonly)
@@ -209,11 +257,20 @@ static int take_moment(struct vm_snapshot *s, const struct vm_snapshot_opts *o, 
 static json_t *status_of(struct vm_snapshot *s, const char *state)
 {
 	struct snaplive_stat st;
+	uint64_t disks_done = 0, disks = 0;
 
+	for (unsigned i = 0; i < s->ncopies; i++) {
+		uint64_t done, of;
+
+		disk_moment_progress(s->copies[i], &done, &of);
+		disks_done += done;
+		disks += of;
+	}
 	snaplive_stat(s->live, &st);
-	return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
-			 "s:{s:I, s:I, s:I, s:I, s:I}}",
-		"state", state, "name", s->name, "pages", (json_int_t)st.pages, "done",
+	return json_pack("{s:s, s:I, s:I, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
+			 "s:I, s:I, s:{s:I, s:I, s:I, s:I, s:I}}",
+		"state", state, "disk_bytes", (json_int_t)disks, "disk_done",
+		(json_int_t)disks_done, "name", s->name, "pages", (json_int_t)st.pages, "done",
 		(json_int_t)st.done, "caught", (json_int_t)st.caught, "swept", (json_int_t)st.swept,
 		"untouched", (json_int_t)st.untouched, "packed", (json_int_t)st.packed, "queue_max",
 		(json_int_t)st.queue_max, "throttled", (json_int_t)st.throttled, "throttled_max_us",
@@ -234,9 +291,29 @@ static void closed(uv_handle_t *h)
 static void put_away(struct vm_snapshot *s)
 {
 	s->vm->snap = NULL;
+	drop_copies(s);
 	snaplive_free(s->live);
 	s->live = NULL;
 	uv_close((uv_handle_t *)&s->async, closed);
+}
+
+/* 1: something is still being written. Else how it went; what fails first ends the rest. */
+static int result(struct vm_snapshot *s, struct err *e)
+{
+	bool memory_over = atomic_load(&s->memory_over), over = memory_over;
+	int rc = s->cancelled ? err_set(e, -ECANCELED, "snapshot: was cancelled") : 0;
+
+	for (unsigned i = 0; i < s->ncopies && !rc; i++) {
+		over &= disk_moment_over(s->copies[i]);
+		rc = disk_moment_result(s->copies[i], e);
+	}
+	if (!rc && memory_over)
+		rc = snaplive_result(s->live, e);
+	if (rc && !memory_over) {
+		snaplive_cancel(s->live); /* its end follows */
+		return 1;
+	}
+	return rc || over ? rc : 1;
 }
 
 static void on_done(uv_async_t *a)
@@ -248,7 +325,9 @@ static void on_done(uv_async_t *a)
 
 	if (!s->live)
 		return;
-	rc = snaplive_result(s->live, &e);
+	rc = result(s, &e);
+	if (rc > 0)
+		return;
 	json_decref(vm->last_snap);
 	vm->last_snap = status_of(s, rc ? "failed" : "done");
 	if (rc) {
@@ -265,6 +344,7 @@ static void done(void *ctx)
 {
 	struct vm_snapshot *s = ctx;
 
+	atomic_store(&s->memory_over, true);
 	uv_async_send(&s->async);
 }
 
@@ -291,7 +371,7 @@ static int take(struct vm_snapshot *s, const struct vm_snapshot_opts *o, struct 
 	return 0;
 }
 
-static int start(struct vm_snapshot *s, const struct vm_snapshot_opts *o, struct err *e)
+static int start(struct vm_snapshot *s, struct vm_snapshot_opts *o, struct err *e)
 {
 	struct snaplive_opts lo = {.space = s->vm->board->space,
 		.fd = o->fd,
@@ -299,7 +379,7 @@ static int start(struct vm_snapshot *s, const struct vm_snapshot_opts *o, struct
 		.pack_percent = o->pack_percent,
 		.done = done,
 		.ctx = s};
-	int rc = check(s, o, e) ?: flush_disks(s, o, e);
+	int rc = check(s, o, e) ?: prepare_copies(s, o, e) ?: flush_disks(s, o, e);
 
 	if (rc) {
 		close(o->fd);
@@ -311,7 +391,7 @@ static int start(struct vm_snapshot *s, const struct vm_snapshot_opts *o, struct
 	return take(s, o, e);
 }
 
-int vm_snapshot_start(struct vm *vm, const struct vm_snapshot_opts *o, struct err *e)
+static int begin(struct vm *vm, struct vm_snapshot_opts *o, struct err *e)
 {
 	struct vm_snapshot *s;
 	int rc = 0;
@@ -348,6 +428,18 @@ int vm_snapshot_start(struct vm *vm, const struct vm_snapshot_opts *o, struct er
 	return rc;
 }
 
+int vm_snapshot_start(struct vm *vm, const struct vm_snapshot_opts *opts, struct err *e)
+{
+	struct vm_snapshot_opts o = *opts;
+	int rc = begin(vm, &o, e);
+
+	/* Those that nobody took. */
+	for (unsigned i = 0; i < o.ncopies; i++)
+		if (o.copy_fd[i] >= 0)
+			close(o.copy_fd[i]);
+	return rc;
+}
+
 json_t *vm_snapshot_status(struct vm *vm)
 {
 	if (vm->snap)
@@ -357,8 +449,12 @@ json_t *vm_snapshot_status(struct vm *vm)
 
 void vm_snapshot_cancel(struct vm *vm)
 {
-	if (vm->snap)
-		snaplive_cancel(vm->snap->live);
+	struct vm_snapshot *s = vm->snap;
+
+	if (!s)
+		return;
+	s->cancelled = true;
+	uv_async_send(&s->async);
 }
 
 void vm_snapshot_drop(struct vm *vm)

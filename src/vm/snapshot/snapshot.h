@@ -23,12 +23,18 @@ enum vm_snapshot_disks {
 	VM_SNAPSHOT_AUTO, /* with the disks; refused when one cannot */
 	VM_SNAPSHOT_MEMORY_ONLY,
 	VM_SNAPSHOT_WITH_DISKS, /* the same, and there must be one */
+	VM_SNAPSHOT_COPY_DISKS, /* what they hold goes to files of their own (disk/moment/moment.h) */
 };
+
+#define VM_SNAPSHOT_COPIES 7u
 
 struct vm_snapshot_opts {
 	const char *name; /* also of the disks' snapshots */
 	int fd; /* empty file, readable and writable; owned from now on, also on failure */
 	enum vm_snapshot_disks disks;
+	/* COPY_DISKS: empty files for the disks that the machine writes to, in their order; owned from now on, also on failure. */
+	int copy_fd[VM_SNAPSHOT_COPIES];
+	unsigned ncopies;
 	uint64_t queue_bytes; /* 0: the default of live.h */
 	unsigned pack_percent; /* the same */
 };
