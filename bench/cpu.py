@@ -121,16 +121,31 @@ def collect(o, arms, rows, image, native):
     return runs
 
 
-def scaling(o, arms, image):
+def native_pair(program, row, scale):
+    """Two processes at once natively, beside one: [by the clock, by CPU seconds]. Less than 2 where the host's cores are two threads of one."""
+    alone = run_native(program, row, scale)
+    began = resource.getrusage(resource.RUSAGE_CHILDREN)
+    pair = [subprocess.Popen([program, row, str(scale)], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    walls = [parse(p.communicate()[0], row, "native")["wall_s"] for p in pair]
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return 2 * alone["wall_s"] / max(walls), 4 * alone["host_s"] / (ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime)
+
+
+def scaling(o, arms, image, native):
     """
     Two processes at once on two vCPUs, beside one: how many times the work is done in the same time. Returns records. By the host's CPU seconds,
     too: what it would be if both vCPUs always had a core, which on a busy host they have not; waiting does not show there.
+    Natively the same: what the host's two cores give together, which no machine on them can surpass for the same kind of work.
     """
-    values = {f"{row}{by}": {a.name: [] for a in arms} for row in SCALING for by in ("", "-cpu")}
+    values = {f"{row}{by}": {a: [] for a in [a.name for a in arms] + (["native"] if native else [])} for row in SCALING for by in ("", "-cpu")}
     print("scaling: two independent processes on 2 vCPUs beside one, times the work", flush=True)
     with tempfile.TemporaryDirectory(prefix="bench-") as home:
         job = dict(image, initrd=guest_initrd(o, image, home), memory=512, smp=2)
         for _ in range(o.repeats):
+            for row, times in SCALING.items() if native else ():
+                wall, cpu = native_pair(native, row, 4 * o.scale * times)
+                values[row]["native"].append(wall)
+                values[f"{row}-cpu"]["native"].append(cpu)
             for arm in arms:
                 with Console(arm, job) as vm:
                     for row, times in SCALING.items():
@@ -228,6 +243,6 @@ def run(o, arms, image):
         records = table(o, arms, rows, runs, "cpu")
         result = means(o, arms, records)
     if "scaling" in wanted or not wanted:
-        records += scaling(o, arms, image)
+        records += scaling(o, arms, image, None if o.no_native else native)
     print(f"({time.monotonic() - began:.0f} s)")
     return records, result
