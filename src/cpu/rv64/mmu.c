@@ -150,7 +150,7 @@ static unsigned begin(struct hart *h, uint64_t va, unsigned levels, bool probe, 
 {
 	const struct tlb_walk *k = &h->mmu->walks[va >> 21 & (TLB_WALKS - 1)];
 
-	if (!probe && k->number == va >> 21 && k->satp == h->c.satp) {
+	if (!probe && k->number == va >> 21 && k->satp == h->c.satp && !k->leaf) {
 		*table = k->pa;
 		*host = k->host;
 		w->global = k->global;
@@ -171,6 +171,41 @@ static void remember(
 			.pa = table,
 			.host = (char *)((uintptr_t)p & ~PAGE_MASK),
 			.global = global};
+}
+
+static void remember_leaf(
+	struct hart *h, uint64_t va, uint64_t pte, unsigned level, const struct where *w)
+{
+	h->mmu->walks[va >> 21 & (TLB_WALKS - 1)] = (struct tlb_walk){.number = va >> 21,
+		.satp = h->c.satp,
+		.leaf = pte,
+		.level = (uint8_t)level,
+		.global = w->global};
+	h->mmu->giant |= level > 1;
+}
+
+static void found(
+	struct hart *h, uint64_t va, uint64_t pte, unsigned level, unsigned priv, struct where *w)
+{
+	w->pa = leaf_pa(pte, va, level);
+	w->span = pte & PTE_N ? 16 * PAGE_SIZE : PAGE_SIZE << (9 * level);
+	w->writable = pte & PTE_D && leaf_allows(h, pte, MEM_WRITE, priv);
+}
+
+/*
+ * A large page is one entry here, and serves each of its 4 KiB that the tables for translated code come to want. False: not known, or it does
+ * not allow that, or D is to be set: what memory says is right then.
+ */
+static bool in_large_page(struct hart *h, uint64_t va, unsigned acc, unsigned priv, struct where *w)
+{
+	const struct tlb_walk *k = &h->mmu->walks[va >> 21 & (TLB_WALKS - 1)];
+
+	if (k->number != va >> 21 || k->satp != h->c.satp || !k->leaf ||
+		!leaf_allows(h, k->leaf, acc, priv) || (acc == MEM_WRITE && !(k->leaf & PTE_D)))
+		return false;
+	w->global = k->global;
+	found(h, va, k->leaf, k->level, priv, w);
+	return true;
 }
 
 /* Sets A and D. `pte` is what was read; -EAGAIN: it is something else now. */
@@ -199,6 +234,8 @@ static enum fail walk(
 
 	if ((int64_t)(va << (64 - bits)) >> (64 - bits) != (int64_t)va)
 		return FAIL_PAGE;
+	if (!probe && in_large_page(h, va, acc, priv, w))
+		return OK;
 	h->stats.page_walks++;
 	for (unsigned level = begin(h, va, levels, probe, &table, &host, w); level-- > 0;) {
 		uint64_t in = (va >> (12 + 9 * level) & 511) * 8;
@@ -236,9 +273,9 @@ static enum fail walk(
 			if (rc)
 				return f;
 		}
-		w->pa = leaf_pa(pte, va, level);
-		w->span = pte & PTE_N ? 16 * PAGE_SIZE : PAGE_SIZE << (9 * level);
-		w->writable = pte & PTE_D && leaf_allows(h, pte, MEM_WRITE, priv);
+		found(h, va, pte, level, priv, w);
+		if (level && !probe)
+			remember_leaf(h, va, want, level, w);
 		return OK;
 	}
 	return FAIL_PAGE;

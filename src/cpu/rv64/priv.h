@@ -123,6 +123,8 @@ uint64_t rv64_time_to_host(const struct rv64_vm *vm, uint64_t t);
 uint64_t rv64_mip(struct hart *h);
 /* Something about interrupts changed in this hart's own thread: make the run loop look when one may be taken. */
 void rv64_irq_changed(struct hart *h);
+/* The same where only the mode, or SIE or MIE, did: more may be taken now than before. */
+void rv64_irq_allowed(struct hart *h);
 /* From any thread. */
 void rv64_poke(struct hart *h, uint32_t poll_bits);
 /* Earliest timer that could wake the hart. */
@@ -192,13 +194,15 @@ struct tlb_ram {
 	unsigned perm;
 };
 
-/* The last-level page table of 2 MiB of a space. */
+/* What a walk found for 2 MiB of a space: the last-level page table, or a leaf that maps them all and perhaps more. */
 struct tlb_walk {
 	uint64_t number; /* address >> 21; UINT64_MAX: empty */
 	uint64_t satp;
-	uint64_t pa; /* of the table */
+	uint64_t leaf; /* the leaf; 0: a table, */
+	uint64_t pa; /* this one */
 	char *host;
-	bool global; /* an entry above it has G */
+	uint8_t level; /* of the leaf */
+	bool global; /* an entry above the table has G, or one down to the leaf */
 };
 
 struct mmu {
@@ -213,6 +217,7 @@ struct mmu {
 	struct tlb_space spaces[TLB_SPACES];
 	struct tlb_ram ram[TLB_RAMS];
 	struct tlb_walk walks[TLB_WALKS];
+	bool giant; /* one may be of a leaf larger than 2 MiB, which others are of, too */
 };
 
 /* Takes the translation of `page` into one side (`write`) of h->cur. `span`: bytes that its leaf maps; 0: none. */

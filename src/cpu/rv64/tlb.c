@@ -17,6 +17,7 @@ static void forget_walks(struct mmu *m)
 {
 	for (unsigned i = 0; i < TLB_WALKS; i++)
 		m->walks[i].number = EMPTY;
+	m->giant = false;
 }
 
 int mmu_create(struct hart *h, struct err *e)
@@ -356,8 +357,11 @@ void mmu_flush_va(struct hart *h, uint64_t va, const uint64_t *asid)
 	struct mmu *m = h->mmu;
 	uint64_t page = va & ~PAGE_MASK;
 
-	/* Such a fence is about leaves only, but not every guest knows. */
-	m->walks[va >> SHIFT_2M & (TLB_WALKS - 1)].number = EMPTY;
+	/* Such a fence is about leaves only, but not every guest knows. An address in a leaf stands for all of it. */
+	if (m->giant)
+		forget_walks(m);
+	else
+		m->walks[va >> SHIFT_2M & (TLB_WALKS - 1)].number = EMPTY;
 	for (unsigned i = 0; i < ARRAY_SIZE(m->super); i++)
 		drop_in_space(&m->super[i], page);
 	for (uint32_t left = m->have; left; left &= left - 1)

@@ -234,6 +234,37 @@ static void large_pages(void **state)
 	bare_free(b);
 }
 
+/* One walk serves all of a large page, for reading and, once D is set, for writing; what it does not allow faults as ever. */
+static void large_pages_are_walked_once(void **state)
+{
+	struct bare *b = spaces(0);
+	uint64_t walks;
+
+	b->h->mstatus = MSTATUS_SUM;
+	bare_put64(b, MID(1) + 8, PTE(RAM + 0x600000, V | R | W));
+	for (unsigned n = 0; n < 8; n++)
+		bare_put64(b, RAM + 0x600000 + n * PAGE_SIZE, n + 100);
+	enter(b, 1, 1);
+	put(b, 0x40200000, 100);
+	walks = b->h->stats.page_walks;
+	for (unsigned n = 0; n < 4; n++)
+		assert_int_equal(get(b, 0x40200000 + n * PAGE_SIZE), n + 100);
+	for (unsigned n = 4; n < 8; n++)
+		put(b, 0x40200000 + n * PAGE_SIZE, n);
+	assert_int_equal(bare_get64(b, RAM + 0x607000), 7);
+	assert_int_equal(b->h->stats.page_walks, walks);
+	/* Read-only, and not written to before. */
+	bare_put64(b, MID(1) + 8, PTE(RAM + 0x600000, V | R | A));
+	sfence(b, &(uint64_t){0x40200000}, NULL);
+	assert_int_equal(get(b, 0x40203000), 103);
+	b->h->x[6] = 0x40204000;
+	assert_int_equal(bare_one(b, PRIV_S, SD), 15);
+	bare_put64(b, MID(1) + 8, PTE(RAM + 0x600000, V | R | W | A));
+	put(b, 0x40205000, 1);
+	assert_true(bare_get64(b, MID(1) + 8) & D);
+	bare_free(b);
+}
+
 /* A table remembers its first entries to be emptied by; more than that, and all of it is. */
 static void many_entries(void **state)
 {
@@ -443,6 +474,7 @@ int main(void)
 		cmocka_unit_test(global_entries_are_shared),
 		cmocka_unit_test(sfence_drops_what_it_names),
 		cmocka_unit_test(large_pages),
+		cmocka_unit_test(large_pages_are_walked_once),
 		cmocka_unit_test(many_entries),
 		cmocka_unit_test(execute_only_needs_mxr),
 		cmocka_unit_test(modes_are_apart),
