@@ -221,8 +221,10 @@ static void set_status(struct hart *h, uint64_t v, uint64_t mask)
 		now = (now & ~MSTATUS_MPP) | (old & MSTATUS_MPP);
 	h->mstatus = now & ~MSTATUS_FS;
 	h->fs = (now & MSTATUS_FS) >> MSTATUS_FS_SHIFT;
-	rv64_update_regime(h);
-	rv64_irq_changed(h);
+	if ((now ^ old) & (MSTATUS_MPRV | MSTATUS_MPP | MSTATUS_SUM | MSTATUS_MXR))
+		rv64_update_regime(h);
+	if (now & ~old & (MSTATUS_SIE | MSTATUS_MIE))
+		rv64_irq_allowed(h);
 }
 
 static uint64_t r_mstatus(struct hart *h, unsigned n)

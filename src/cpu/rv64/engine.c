@@ -4,7 +4,8 @@
  *   vcpu_run: complete what the last exit left open -> [ poll? interrupt? time? -> blocks ]* -> exit
  *
  * The clock is read after each slice of instructions; that bounds how late a timer or the end of the budget is seen. A slice is as long as
- * takes some tens of microseconds. Everything else that must be seen at once comes through hart.poll.
+ * takes some tens of microseconds, and cold code ends it sooner (jit/runtime.c). Everything else that must be seen at once comes through
+ * hart.poll.
  */
 #include "cpu/rv64/engine.h"
 
@@ -468,6 +469,8 @@ static bool ready_to_run(struct hart *h)
 	/* Who is interrupted once is likely to be again, by somebody who waits: a guest's kernel that makes others flush their TLBs. */
 	if (poll & POLL_SOON)
 		h->slice = SLICE_MIN;
+	if (poll & POLL_IRQ)
+		h->irq_unsure = true;
 	if (poll & POLL_KICK) {
 		atomic_fetch_and(&h->poll, ~(uint32_t)POLL_KICK);
 		rv64_leave(h, CAUSE_IRQ | IRQ_SSI, 0);
@@ -528,7 +531,9 @@ static void run_loop(struct hart *h, uint64_t end, bool few)
 			return;
 		}
 		if (!few) {
-			fit_slice(h, now - began);
+			/* Else it was cut short, which says nothing of its length. */
+			if (entries)
+				fit_slice(h, now - began);
 			slice = h->slice;
 			began = now;
 		}
@@ -552,6 +557,7 @@ static void vcpu_run(struct vcpu *v, uint64_t budget_ns, struct cpu_exit *x)
 	uint64_t end = budget_ns == CPU_BUDGET_NONE ? budget_ns : clock_mono_ns() + budget_ns;
 
 	h->posted = false;
+	h->irq_unsure = true;
 	if (h->asleep_since)
 		rv64_slept(h);
 	fp_host_enter(&h->fp);
@@ -601,6 +607,7 @@ void rv64_run_exactly(struct vcpu *v, uint64_t n, struct cpu_exit *x)
 	bool ready;
 
 	h->posted = false;
+	h->irq_unsure = true;
 	fp_host_enter(&h->fp);
 	finish_pending(h, x);
 	atomic_store(&h->in_run, true);

@@ -233,6 +233,11 @@ struct hart {
 	uint32_t priv; /* enum rv64_priv */
 	uint32_t regime; /* of data accesses now */
 	uint32_t frm, fflags; /* copies for described state; fp has them */
+	/*
+	 * Not 0: the hart's last look found an interrupt pending that mie enables, or something but the timer has moved since. 0: letting interrupts in
+	 * needs no look.
+	 */
+	uint32_t irq_unsure;
 	bool may_zero; /* cbo.zero, as priv and the envcfg CSRs say: rv64_update_regime() */
 	uint32_t slice; /* instructions between two looks at the clock */
 	bool posted; /* the hart leaves: st says why, and run() returns that */

@@ -80,8 +80,14 @@ uint64_t rv64_mip(struct hart *h)
 
 void rv64_irq_changed(struct hart *h)
 {
+	h->irq_unsure = true;
+	rv64_irq_allowed(h);
+}
+
+void rv64_irq_allowed(struct hart *h)
+{
 	/* Kernels switch interrupts off and on all the time, and hardly ever is one waiting. */
-	if (rv64_interrupt(h))
+	if (h->irq_unsure && rv64_interrupt(h))
 		atomic_fetch_or_explicit(&h->poll, POLL_IRQ, memory_order_relaxed);
 }
 

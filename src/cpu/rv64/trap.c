@@ -190,7 +190,7 @@ unsigned rv64_interrupt(struct hart *h)
 {
 	/* Highest first (privileged specification, "Machine Interrupt Registers"). */
 	static const uint8_t order[] = {IRQ_MEI, IRQ_MSI, IRQ_MTI, IRQ_SEI, IRQ_SSI, IRQ_STI};
-	uint64_t may = 0, pending;
+	uint64_t may = 0, mip, pending;
 
 	if (h->priv != PRIV_M || h->mstatus & MSTATUS_MIE)
 		may = ~h->mideleg;
@@ -199,7 +199,9 @@ unsigned rv64_interrupt(struct hart *h)
 	may &= h->mie;
 	if (!may)
 		return 0;
-	pending = rv64_mip(h) & may;
+	mip = rv64_mip(h);
+	h->irq_unsure = (mip & h->mie) != 0;
+	pending = mip & may;
 	/* What goes to M-mode comes before all that was delegated. */
 	if (pending & ~h->mideleg)
 		pending &= ~h->mideleg;
@@ -259,7 +261,7 @@ void op_mret(struct hart *h, const struct rv64_op *op)
 	h->pc = h->c.mepc;
 	h->resv_va = UINT64_MAX;
 	rv64_set_priv(h, to);
-	rv64_irq_changed(h);
+	rv64_irq_allowed(h);
 }
 
 void op_sret(struct hart *h, const struct rv64_op *op)
@@ -278,7 +280,7 @@ void op_sret(struct hart *h, const struct rv64_op *op)
 	h->pc = h->c.sepc;
 	h->resv_va = UINT64_MAX;
 	rv64_set_priv(h, to);
-	rv64_irq_changed(h);
+	rv64_irq_allowed(h);
 }
 
 /*
@@ -324,8 +326,10 @@ bool op_wfi(struct hart *h, const struct rv64_op *op)
 		rv64_illegal(h, op);
 		return false;
 	}
-	if (wakes(h) || doze(h))
+	if (wakes(h) || doze(h)) {
+		h->irq_unsure = true; /* the timer, perhaps */
 		return true;
+	}
 	h->asleep_since = clock_mono_ns();
 	op_done(h, op);
 	rv64_leave_idle(h);

@@ -151,7 +151,6 @@ static void load(struct pair *p, const uint32_t *words, unsigned n)
 static void run_both(struct pair *p)
 {
 	struct hart *h = &p->j->h;
-	uint64_t entries = 100;
 
 	fp_host_enter(&p->i->h.fp);
 	flat_run(p->i, CODE, 1000);
@@ -159,10 +158,14 @@ static void run_both(struct pair *p)
 	h->pc = CODE;
 	h->poll = 0;
 	p->j->trapped = false;
-	h->instret_stop = h->instret + 1000;
 	fp_host_enter(&h->fp);
-	while (!p->j->trapped && entries)
+	/* Translating ends a slice, as does a slow access. */
+	for (unsigned slices = 0; !p->j->trapped && slices < 100; slices++) {
+		uint64_t entries = 100;
+
+		h->instret_stop = h->instret + 1000;
 		jit_run(h, &entries);
+	}
 	fp_host_leave(&h->fp);
 }
 

@@ -117,9 +117,10 @@ static void take_along(struct jit_tr *t, struct todo *w, unsigned off)
 static void line(struct jit_tr *t, struct todo *w, unsigned off)
 {
 	unsigned start = off, seen = UINT32_MAX;
+	unsigned most = t->tier == 1 ? JIT_PASS_INSNS : JIT_REGION_INSNS;
 	uint64_t lines = __atomic_load_n(&t->j->lines[jit_page_hash(t->page)], __ATOMIC_RELAXED);
 
-	while (off + 2 <= PAGE_SIZE && !t->at[off / 2] && t->ninsns < JIT_REGION_INSNS) {
+	while (off + 2 <= PAGE_SIZE && !t->at[off / 2] && t->ninsns < most) {
 		struct jit_insn *i = &t->insns[t->ninsns];
 		uint32_t word = halfword(t, off);
 

@@ -3,7 +3,7 @@
  *
  *   form.c       which instructions make a region
  *   translate.c  a region's blocks, jumps, exits; the cold ends of instructions
- *   emit_int.c emit_mem.c emit_fp.c   one instruction
+ *   emit_int.c emit_mem.c emit_fp.c emit_csr.c   one instruction
  *   late.c       instructions that are made together with a later one
  *   address.c    how accesses find memory
  *   stubs.c      code that every region shares: entering, leaving, the ways out to C
@@ -98,7 +98,8 @@ struct jit_ctx {
 	uint32_t fp;
 	uint32_t used; /* for the choice of the one to give up; 0: never */
 	uint64_t seen; /* removals when it was last emptied */
-	struct jit_jump jumps[JIT_JUMPS];
+	struct jit_jump *
+		jumps; /* JIT_JUMPS; apart, because all contexts are looked through at each system call */
 };
 
 static inline unsigned jit_jump_slot(uint64_t pc)
@@ -340,6 +341,7 @@ void jit_emit_lookup(struct x86 *a, uint8_t **miss);
 /* ---- form.c and translate.c ---- */
 
 #define JIT_REGION_INSNS 512u
+#define JIT_PASS_INSNS 256u /* of the first tier, in one go: the guest waits for it */
 #define JIT_REGION_BLOCKS 128u
 #define JIT_PAIRS 16u
 #define JIT_LINES 1024u /* of the table of far branches */
@@ -614,6 +616,7 @@ bool jit_emit_pair(struct jit_tr *t, const struct rv64_insn *in, const struct rv
 bool jit_emit_int(struct jit_tr *t, const struct rv64_insn *in);
 bool jit_emit_mem(struct jit_tr *t, const struct rv64_insn *in);
 bool jit_emit_fp(struct jit_tr *t, const struct rv64_insn *in);
+bool jit_emit_csr(struct jit_tr *t, const struct rv64_insn *in);
 
 /* rs1 + imm in rax. */
 void jit_emit_va(struct jit_tr *t, unsigned rs1, int32_t imm);

@@ -12,6 +12,12 @@
 #include "cpu/rv64/priv.h"
 
 #define JIT_WARM_PAIR 1 /* before it is, together with what branches to it */
+/*
+ * A slice is so many instructions as translated code does in some microseconds. What takes much longer ends it sooner, so that timers are
+ * seen: so many cold blocks; translating; and a slow access is charged as so many instructions.
+ */
+#define COLD_BLOCKS 32u
+#define SLOW_INSNS 64
 
 long jit_slow_mem(struct hart *h, uint64_t va, uint32_t where, uint32_t what);
 long jit_slow_op(struct hart *h, struct rv64_block *b, uint32_t where);
@@ -106,9 +112,14 @@ void jit_destroy(struct jit *j)
 
 int jit_hart_init(struct jit *j, struct hart *h, struct err *e)
 {
-	h->j.ctxs = calloc(JIT_CTXS, sizeof(*h->j.ctxs));
+	struct jit_jump *jumps;
+
+	h->j.ctxs = calloc(1, JIT_CTXS * (sizeof(*h->j.ctxs) + JIT_JUMPS * sizeof(*jumps)));
 	if (!h->j.ctxs)
 		return err_set(e, -ENOMEM, "hart: out of memory for its jump tables");
+	jumps = (struct jit_jump *)(h->j.ctxs + JIT_CTXS);
+	for (unsigned i = 0; i < JIT_CTXS; i++)
+		h->j.ctxs[i].jumps = jumps + i * JIT_JUMPS;
 	h->j.jit = j;
 	h->j.ctx_gen = UINT64_MAX;
 	h->j.nfilled = JIT_FILLED; /* tags are to be made */
@@ -252,6 +263,8 @@ long jit_slow_mem(struct hart *h, uint64_t va, uint32_t where, uint32_t what)
 		return leave(h);
 	}
 	forget_sites(h);
+	h->instret_stop -= SLOW_INSNS;
+	h->j.fuel -= SLOW_INSNS;
 	return 1;
 }
 
@@ -273,7 +286,7 @@ long jit_slow_op(struct hart *h, struct rv64_block *b, uint32_t where)
 static void forget_jumps(struct jit_ctx *c, uint64_t removals)
 {
 	c->seen = removals;
-	memset(c->jumps, 0xff, sizeof(c->jumps)); /* no pc is odd */
+	memset(c->jumps, 0xff, JIT_JUMPS * sizeof(*c->jumps)); /* no pc is odd */
 }
 
 static void choose_context(struct hart *h)
@@ -335,8 +348,9 @@ static void make_pairs(struct hart *h, const int64_t *pairs, unsigned n, uint32_
 {
 	struct jit *j = h->j.jit;
 	uint64_t page = h->pc & ~(uint64_t)PAGE_MASK;
+	unsigned insns = j->tr->ninsns;
 
-	for (unsigned i = 0; i < n; i++) {
+	for (unsigned i = 0; i < n && insns < JIT_PASS_INSNS; i++) {
 		uint64_t va = page + (uint64_t)pairs[i];
 		struct jit_jump *slot = &h->j.jumps[jit_jump_slot(va)];
 		struct rv64_code_at at;
@@ -350,6 +364,7 @@ static void make_pairs(struct hart *h, const int64_t *pairs, unsigned n, uint32_
 		heat = jit_heat(j, at.pa);
 		if (!e && heat >= JIT_WARM_PAIR && heat != JIT_COLD_MAX && make(h, &at, va, fp)) {
 			j->st.paired++;
+			insns += j->tr->ninsns;
 			e = jit_find(j, at.pa, fp);
 		}
 		if (!e)
@@ -382,8 +397,8 @@ static void translate(struct hart *h, const struct rv64_code_at *at, uint32_t fp
 	pthread_mutex_unlock(&j->lock);
 }
 
-/* The code at h->pc; NULL: there is none, h->pc is cold, or a trap was taken (*trapped). */
-static const void *find(struct hart *h, bool *trapped)
+/* The code at h->pc; NULL: there is none, h->pc is cold, or a trap was taken (*trapped). *entries is 0 when time has passed. */
+static const void *find(struct hart *h, bool *trapped, uint64_t *entries)
 {
 	struct jit_jump *slot = &h->j.jumps[jit_jump_slot(h->pc)];
 	struct jit *j = h->j.jit;
@@ -411,6 +426,7 @@ static const void *find(struct hart *h, bool *trapped)
 			return NULL;
 		}
 		translate(h, &at, h->j.ctx_fp);
+		*entries = 0;
 		e = jit_find(j, at.pa, h->j.ctx_fp);
 		if (!e)
 			return NULL;
@@ -459,16 +475,19 @@ bool jit_run(struct hart *h, uint64_t *entries)
 			choose_context(h);
 		}
 		--*entries;
-		code = owes ? NULL : find(h, &trapped);
+		code = owes ? NULL : find(h, &trapped, entries);
 		if (trapped)
 			continue;
+		if (code && !*entries)
+			break;
 		if (!code) {
 			uint64_t stop = h->instret_stop;
 
 			h->instret_stop = 0; /* no chaining: each block is looked at */
 			rv64_block_run(h);
 			h->instret_stop = stop;
-			h->j.cold_blocks++;
+			if (++h->j.cold_blocks % COLD_BLOCKS == 0)
+				*entries = 0;
 			if (h->instret + JIT_BLOCK_INSNS >= stop)
 				break;
 			continue;

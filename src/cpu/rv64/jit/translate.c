@@ -472,7 +472,7 @@ static void one(struct jit_tr *t)
 		if (!(low & 2))
 			jit_full(t, in->rs2);
 	}
-	if (jit_emit_int(t, in) || jit_emit_mem(t, in))
+	if (jit_emit_int(t, in) || jit_emit_mem(t, in) || jit_emit_csr(t, in))
 		return;
 	if (t->fp && jit_emit_fp(t, in))
 		return;
