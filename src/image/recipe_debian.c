@@ -13,7 +13,7 @@
 #include "image/rootfs.h"
 #include "image/run.h"
 #include "image/scripts.h"
-#include "image/stage2.h"
+#include "image/stage2/stage2.h"
 #include "image/store.h"
 
 #define DISK_SIZE (8 * GiB)

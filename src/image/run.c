@@ -82,6 +82,19 @@ static int spawn(const char *path, const struct run_opts *o, int out, pid_t *pid
 	return r ? err_sys(e, -r, "start %s", path) : 0;
 }
 
+static int fork_child(const struct run_opts *o, int out, pid_t *pid, struct err *e)
+{
+	*pid = fork();
+	if (*pid < 0)
+		return err_sys(e, -errno, "fork");
+	if (*pid)
+		return 0;
+	setpgid(0, 0);
+	dup2(out, STDOUT_FILENO);
+	dup2(out, STDERR_FILENO);
+	_exit(o->child(o->child_ctx)); /* forked child */
+}
+
 /* Hands whole lines on and keeps the rest at the front of b. */
 static int feed_lines(const struct run_opts *o, char *b, size_t *n, size_t cap, bool end)
 {
@@ -124,8 +137,8 @@ static int pump(const struct run_opts *o, int fd, struct err *e)
 		if (r < 0 && errno != EINTR)
 			return err_sys(e, -errno, "poll");
 		if (o->timeout_s && clock_mono_ns() > limit)
-			return err_set(
-				e, -ETIME, "%s did not end within %u s", o->argv[0], o->timeout_s);
+			return err_set(e, -ETIME, "%s did not end within %u s",
+				o->child ? "it" : o->argv[0], o->timeout_s);
 		if (r <= 0) {
 			/* An empty line now and then lets the caller cancel while nothing is written. */
 			if (o->line && o->line(o->ctx, ""))
@@ -146,22 +159,22 @@ static int pump(const struct run_opts *o, int fd, struct err *e)
 
 int run_prog(const struct run_opts *o, int *status, struct err *e)
 {
-	cleanup(free_ptr) char *path = run_find(o->argv[0]);
+	cleanup(free_ptr) char *path = o->child ? NULL : run_find(o->argv[0]);
 	cleanup(close_fd) int rd = -1, wr = -1;
-	const char *pkg = package_of(o->argv[0]);
+	const char *pkg = o->child ? NULL : package_of(o->argv[0]);
 	int fds[2], ws = 0, r;
 	pid_t pid;
 
 	if (!path && pkg)
 		return err_set(e, -ENOENT, "the program %s is missing: apt-get install %s",
 			o->argv[0], pkg);
-	if (!path)
+	if (!path && !o->child)
 		return err_set(e, -ENOENT, "the program %s is missing", o->argv[0]);
 	if (pipe2(fds, O_CLOEXEC))
 		return err_sys(e, -errno, "pipe");
 	rd = fds[0];
 	wr = fds[1];
-	r = spawn(path, o, wr, &pid, e);
+	r = o->child ? fork_child(o, wr, &pid, e) : spawn(path, o, wr, &pid, e);
 	if (r)
 		return r;
 	close(steal_fd(&wr));
@@ -185,16 +198,29 @@ static int keep_last(void *ctx, const char *line)
 	return 0;
 }
 
-int run_ok(const char *const *argv, const char *stdin_path, struct err *e)
+static int run_quiet(struct run_opts *o, const char *name, struct err *e)
 {
 	cleanup(buf_free) struct buf last = {0};
-	struct run_opts o = {
-		.argv = argv, .stdin_path = stdin_path, .line = keep_last, .ctx = &last};
 	int status, r;
 
-	r = run_prog(&o, &status, e);
+	o->line = keep_last;
+	o->ctx = &last;
+	r = run_prog(o, &status, e);
 	if (!r && status)
-		r = err_set(
-			e, -EIO, "%s failed: %s", argv[0], last.n ? last.p : "it did not say why");
+		r = err_set(e, -EIO, "%s failed: %s", name, last.n ? last.p : "it did not say why");
 	return r;
+}
+
+int run_ok(const char *const *argv, const char *stdin_path, struct err *e)
+{
+	struct run_opts o = {.argv = argv, .stdin_path = stdin_path};
+
+	return run_quiet(&o, argv[0], e);
+}
+
+int run_child(int (*child)(void *ctx), void *ctx, struct err *e)
+{
+	struct run_opts o = {.child = child, .child_ctx = ctx};
+
+	return run_quiet(&o, "a child process", e);
 }

@@ -8,6 +8,9 @@
 
 struct run_opts {
 	const char *const *argv; /* NULL-terminated; argv[0] is looked up with run_find() */
+	/* Instead of a program: what a forked child does, and ends with. The caller has no other threads. */
+	int (*child)(void *child_ctx);
+	void *child_ctx;
 	const char *stdin_path; /* or NULL: /dev/null */
 	/* Called for each line of stdout and stderr; non-zero ends the program and the call. */
 	int (*line)(void *ctx, const char *line);
@@ -27,5 +30,8 @@ int run_prog(const struct run_opts *o, int *status, struct err *e);
 
 /* As run_prog(), and a non-zero status is -EIO with the last line that the program wrote. */
 int run_ok(const char *const *argv, const char *stdin_path, struct err *e);
+
+/* The same with a forked child. */
+int run_child(int (*child)(void *ctx), void *ctx, struct err *e);
 
 #endif

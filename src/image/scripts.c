@@ -147,7 +147,7 @@ const char script_stage2[] =
 	"export DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true\n"
 	"export SYSTEMD_OFFLINE=1 DPKG_FORCE=unsafe-io,confold\n"
 	"mkdir -p /dev/pts /run/stub /run/lock\n"
-	"mount -t devpts devpts /dev/pts\n"
+	"[ -e /dev/pts/ptmx ] || mount -t devpts devpts /dev/pts\n"
 	"for s in systemd-hwdb journalctl update-initramfs; do\n"
 	"\tprintf '#!/bin/sh\\nexit 0\\n' > /run/stub/$s\n"
 	"\tchmod 755 /run/stub/$s\n"

@@ -1,4 +1,4 @@
-#include "image/stage2.h"
+#include "image/stage2/stage2.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -9,6 +9,7 @@
 #include "base/util.h"
 #include "image/ext4.h"
 #include "image/run.h"
+#include "image/stage2/host.h"
 
 /* An interpreted guest on a slow host takes minutes; longer than this means that it hangs. */
 #define TIMEOUT_S 3600
@@ -155,24 +156,41 @@ static int can_run(const struct pull *p, const char *machine, struct err *e)
 	unlink(file);
 	if (!r && !status)
 		return 0;
-	return err_set(e, -ENOTSUP,
-		"its packages are configured by booting it once, and this host does not run "
-		"kernels "
-		"for %s (%.300s); pull it on a host that does, or take debian:mini-%s",
-		p->kind->arch, why.n ? why.p : err_msg(&none), p->kind->arch);
+	return err_set(e, -ENOTSUP, "this host does not run kernels for %s (%.200s)", p->kind->arch,
+		why.n ? why.p : err_msg(&none));
+}
+
+/* A machine is asked for first: what packages run stays inside it. */
+static int choose(const struct pull *p, char **machine, image_boot_fn *boot, struct err *e)
+{
+	struct err no_machine = {0}, no_host = {0};
+
+	*machine = p->o->machine ? run_find(p->o->machine) : find_machine();
+	*boot = p->o->boot ?: boot_program;
+	if (p->o->boot)
+		return 0;
+	if (!*machine)
+		err_set(&no_machine, -ENOENT, "the program %s is missing",
+			p->o->machine ?: "lodge-vm");
+	else if (!strcmp(p->kind->arch, "riscv64") || !can_run(p, *machine, &no_machine))
+		return 0;
+	*boot = stage2_host;
+	if (!p->o->machine && !stage2_host_can(p->kind->arch, &no_host))
+		return 0;
+	return err_set(e, no_machine.code,
+		"its packages are configured by booting it once: %s%s%s; pull it on a host that "
+		"can, "
+		"name a program that boots it with --machine, or take debian:mini",
+		err_msg(&no_machine), no_host.code ? "; nor without a machine: " : "",
+		no_host.code ? err_msg(&no_host) : "");
 }
 
 int stage2_check(const struct pull *p, struct err *e)
 {
-	cleanup(free_ptr) char *machine = p->o->machine ? run_find(p->o->machine) : find_machine();
+	cleanup(free_ptr) char *machine = NULL;
+	image_boot_fn boot;
 
-	if (p->o->boot)
-		return 0;
-	if (machine)
-		return strcmp(p->kind->arch, "amd64") ? 0 : can_run(p, machine, e);
-	return err_set(e, -ENOENT,
-		"the program %s is missing: it boots the image once to configure its packages%s",
-		p->o->machine ?: "lodge-vm", p->o->machine ? "" : "; name one with --machine");
+	return choose(p, &machine, &boot, e);
 }
 
 struct console {
@@ -227,7 +245,8 @@ int stage2_run(struct pull *p, const char *disk, size_t packages, struct err *e)
 	cleanup(free_ptr) char *kernel = text_fmt("%s/vmlinux", p->out);
 	cleanup(free_ptr) char *initrd = text_fmt("%s/initrd", p->out);
 	cleanup(free_ptr) char *log = text_fmt("%s/stage2.log", p->work);
-	cleanup(free_ptr) char *machine = p->o->machine ? strdup(p->o->machine) : find_machine();
+	cleanup(free_ptr) char *mount = text_fmt("%s/mount", p->work);
+	cleanup(free_ptr) char *machine = NULL;
 	cleanup(close_fd) int fd = -1;
 	struct console c = {.p = p, .total = packages};
 	struct image_boot b = {.arch = p->kind->arch,
@@ -239,17 +258,18 @@ int stage2_run(struct pull *p, const char *disk, size_t packages, struct err *e)
 		.timeout_s = TIMEOUT_S,
 		.line = on_line,
 		.ctx = &c};
-	image_boot_fn boot = p->o->boot ?: boot_program;
+	image_boot_fn boot;
 	int r;
 
-	if (!kernel || !initrd || !log)
+	if (!kernel || !initrd || !log || !mount)
 		return err_set(e, -ENOMEM, "out of memory");
-	if (!p->o->boot && !machine)
-		return stage2_check(p, e);
+	r = choose(p, &machine, &boot, e);
+	if (r)
+		return r;
 	c.log = fd = open(log, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return err_sys(e, -errno, "create %s", log);
-	r = boot(p->o->boot ? p->o->boot_ctx : machine, &b, e);
+	r = boot(p->o->boot ? p->o->boot_ctx : boot == stage2_host ? mount : machine, &b, e);
 	if (!r)
 		r = check_result(p, disk, e);
 	return r ? keep_log(p, log, &c, e) : 0;
