@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# time-limit: 150
+# time-limit: 240
 """Announcements through three joined switches: a guest's addresses are confirmed by its neighbours' answers, what is lost is asked for again, forged
 answers do not count. tcpdump is the witness of what was sent."""
 import json
@@ -28,11 +28,11 @@ def lodge(*args, seconds=60):
 
 
 class Host(threading.Thread):
-    """A neighbour on a switch: answers ARP for its address, as a Linux host would; or lies."""
+    """A neighbour on a switch: answers ARP and neighbour solicitations for its addresses, with or without a VLAN tag, as a Linux host would; or lies."""
 
-    def __init__(self, switch, name, mac, ip, answer=True, lie=None):
+    def __init__(self, switch, name, mac, ip, ip6="::", answer=True, lie=None):
         super().__init__(daemon=True)
-        self.mac, self.ip = bytes.fromhex(mac.replace(":", "")), socket.inet_aton(ip)
+        self.mac, self.ip, self.ip6 = bytes.fromhex(mac.replace(":", "")), socket.inet_aton(ip), socket.inet_pton(socket.AF_INET6, ip6)
         self.answer, self.lie, self.asked = answer, lie, 0
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sock.connect(os.path.join(HOME, "run", ".switches", switch + ".sock"))
@@ -48,13 +48,50 @@ class Host(threading.Thread):
             if not f:
                 return
             e = f[12:]
-            if e[12:14] != b"\x08\x06" or e[20:22] != b"\0\1":
-                continue
-            mine = e[38:42] == self.ip
-            self.asked += mine
-            if (mine and self.answer) or (self.lie and e[38:42] == socket.inet_aton(self.lie)):
-                answer = e[6:12] + self.mac + b"\x08\x06\0\1\x08\0\6\4\0\2" + self.mac + e[38:42] + e[22:32]
-                self.sock.send(bytes(12) + answer.ljust(60, b"\0"))
+            tag = e[12:16] if e[12:14] == b"\x81\0" else b""
+            body = e[12 + len(tag):]
+            head = bytes(12) + e[6:12] + self.mac + tag
+            if body[:2] == b"\x08\x06" and body[8:10] == b"\0\1":
+                mine = body[26:30] == self.ip
+                self.asked += mine
+                if (mine and self.answer) or (self.lie and body[26:30] == socket.inet_aton(self.lie)):
+                    self.sock.send((head + b"\x08\x06\0\1\x08\0\6\4\0\2" + self.mac + body[26:30] + body[10:20]).ljust(72, b"\0"))
+            elif body[:2] == b"\x86\xdd" and body[8:9] == b"\x3a" and body[42:43] == b"\x87" and body[50:66] == self.ip6:
+                self.asked += 1
+                asker = body[10:26]
+                if self.answer and any(asker):  # else: duplicate address detection
+                    na = b"\x60\0\0\0" + self.ip6 + b"\2\1" + self.mac
+                    pseudo = self.ip6 + asker + struct.pack("!II", len(na) + 4, 58) + b"\x88\0\0\0" + na
+                    total = sum(struct.unpack(f"!{len(pseudo) // 2}H", pseudo))
+                    total = (total & 0xffff) + (total >> 16)
+                    total = ~((total & 0xffff) + (total >> 16)) & 0xffff
+                    self.sock.send(head + b"\x86\xdd\x60\0\0\0" + struct.pack("!HBB", len(na) + 4, 58, 255) + self.ip6 + asker
+                                   + b"\x88\0" + struct.pack("!H", total) + na)
+
+
+def vlan_modules():
+    """What the guest's kernel needs for VLANs is not in debian:mini: it comes out of the kernel's package, which the pull has left in the cache."""
+    manifest = json.loads(subprocess.run([LODGE, "image", "show", "debian:mini", "--json"], capture_output=True, text=True).stdout)
+    sha = next(p["sha256"] for p in manifest["packages"] if p["name"].startswith("linux-image"))
+    deb = os.path.join(os.environ.get("XDG_CACHE_HOME", "/var/cache" if not os.getuid() else os.path.expanduser("~/.cache")), "lodge", "debs", sha + ".deb")
+    if not os.path.exists(deb):
+        return None
+    at = os.path.join(TMP, "modules")
+    os.mkdir(at)
+    tar = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE)
+    names = ["llc/llc", "802/stp", "802/garp", "802/mrp", "8021q/8021q"]
+    subprocess.run(["tar", "-x", "-C", at, "--wildcards"] + [f"*/kernel/net/{n}.ko*" for n in names], stdin=tar.stdout, stderr=subprocess.DEVNULL)
+    tar.stdout.close()
+    tar.wait()
+    out = []
+    for n in names:
+        found = subprocess.run(["find", at, "-name", os.path.basename(n) + ".ko*"], capture_output=True, text=True).stdout.split()
+        if not found:
+            return None
+        if found[0].endswith(".xz"):
+            subprocess.run(["xz", "-d", found[0]], check=True)
+        out.append(found[0].removesuffix(".xz"))
+    return out
 
 
 def announce(m, follow):
@@ -75,7 +112,8 @@ try:
     for name, up in (("core", []), ("left", ["--uplink", "core"]), ("right", ["--uplink", "core"])):
         r = lodge("switch", "run", "-d", name, *up)
         check(f"switch {name}", r.returncode == 0, r)
-    gateway = Host("core", "gateway", "02:00:00:00:01:01", "10.9.0.1")
+    gateway = Host("core", "gateway", "02:00:00:00:01:01", "10.9.0.1", ip6="2001:db8:9::1")
+    tagged = Host("core", "tagged", "02:00:00:00:01:07", "10.9.7.1", ip6="2001:db8:7::1")
     peer = Host("left", "peer", "02:00:00:00:01:02", "10.9.0.2")
     with Machine("--kernel", image["kernel"], "--initrd", image["initrd"], "--append", image["append"], "--memory", "128M",
                  "--net", "switch=right", "--net", "switch=left", "--net", "switch=core", name="vm") as m:
@@ -118,6 +156,40 @@ try:
                 check(f"tcpdump: {ip} asked, as a question of the guest's", len(asked) >= 1, text[-1500:])
         else:
             print("SKIP: tcpdump is not installed", flush=True)
+        # IPv6, and a VLAN on the second card.
+        modules = vlan_modules()
+        for path in modules or []:
+            r = lodge("cp", path, "vm:/tmp/")
+            check(f"{os.path.basename(path)} goes into the guest", r.returncode == 0, r)
+        r = lodge("exec", "vm", "--", "sh", "-c", "set -- $(ls /sys/class/net | grep -v lo); ip -6 addr add 2001:db8:9::10/64 dev $1; "
+                  + ("for m in llc stp garp mrp 8021q; do insmod /tmp/$m.ko || exit 1; done; vconfig add $2 7; ip link set $2.7 up; ip addr add 10.9.7.10/24 dev $2.7; "
+                     "ip -6 addr add 2001:db8:7::10/64 dev $2.7; " if modules else "")
+                  + "sleep 3; ping6 -c 2 -W 1 2001:db8:9::1; " + ("ping -c 2 -W 1 10.9.7.1; ping6 -c 2 -W 1 2001:db8:7::1; " if modules else "") + "true")
+        check("the guest has IPv6 addresses, and a VLAN", r.returncode == 0, r)
+        m.call("pause")
+        known = [(a.get("vlan", 0), a.get("ip")) for n in ("net0", "net1") for a in m.call("inspect")["about"][n]["known"]["addresses"]]
+        m.call("resume")
+        # Duplicate address detection of a new address, while others are announced.
+        r = lodge("exec", "vm", "--", "sh", "-c", "set -- $(ls /sys/class/net | grep -v lo); sleep 1; ip -6 addr add 2001:db8:9::77/64 dev $1 2>&1 & echo")
+        events, done = [], 0
+        m.call("announce")
+        end = time.monotonic() + 60 * SLOW
+        while done < 3 and time.monotonic() < end:
+            e = json.loads(follow.readline())
+            if e.get("method") == "announce":
+                events.append(e["params"])
+                done += e["params"]["state"] == "done"
+        got = {(e.get("vlan", 0), e.get("ip")): e for e in events}
+        six = [(0, "2001:db8:9::10", "2001:db8:9::1")]
+        if modules:
+            six += [(7, "10.9.7.10", "10.9.7.1"), (7, "2001:db8:7::10", "2001:db8:7::1")]
+        else:
+            print("SKIP: the kernel's package is not in the cache: no VLAN", flush=True)
+        for vlan, ip, by in six:
+            e = got.get((vlan, ip), {})
+            check(f"{ip}, VLAN {vlan}: confirmed by its neighbour's answer", e.get("state") == "confirmed" and e.get("by") == by, (e, known, events))
+        r = lodge("exec", "vm", "--", "sh", "-c", "sleep 3; ip -6 addr")
+        check("duplicate address detection is not disturbed", "2001:db8:9::77" in r.stdout and "dadfailed" not in r.stdout and "tentative" not in r.stdout, r.stdout)
         # The gateway is dead: only what talks to nobody else is asked for again, and reported.
         gateway.answer = False
         liar = Host("right", "liar", "02:00:00:00:01:66", "10.9.0.66", lie="10.9.0.1")

@@ -444,7 +444,9 @@ struct vsock_stream *vsock_stream_take_over(
 	s->nline = (uint8_t)MIN(strlen(line) / 2, (size_t)GREETING_MAX);
 	s->ring = s->len ? malloc(VSOCK_RING) : NULL;
 	s->ours = (size_t)ours;
-	if (ours < 0 || s->ours > s->len || s->len > VSOCK_RING || (s->len && !s->ring) ||
+	/* Who has not said yet what it wants belongs to nobody, and nobody else does. */
+	if ((s->from_host && !s->asked) != !owner || ours < 0 || s->ours > s->len ||
+		s->len > VSOCK_RING || (s->len && !s->ring) ||
 		(s->len && hex_get(s->ring, s->len, ring)) || hex_get(s->line, s->nline, line)) {
 		vsock_stream_close(s);
 		return NULL;
