@@ -32,6 +32,7 @@ struct finding {
 	bool good;
 	char text[160]; /* what there is */
 	const char *remedy; /* when it is not good */
+	json_t *list; /* for --json; or NULL */
 };
 
 static void engine_rv64(struct finding *f)
@@ -46,6 +47,13 @@ static void engine_kvm(struct finding *f)
 	f->remedy =
 		"a host with VT-x or AMD-V (nested, where it is a guest), the modules kvm_intel or "
 		"kvm_amd, and membership of the group kvm; riscv64 guests do not need it";
+}
+
+/* What is not there has another way, which --json names. */
+static void kvm_features(struct finding *f)
+{
+	f->good = engine_features("kvm", f->text, sizeof(f->text), &f->list);
+	f->remedy = "";
 }
 
 static void cpu_features(struct finding *f)
@@ -186,6 +194,7 @@ static const struct {
 } checks[] = {
 	{"engine rv64", engine_rv64},
 	{"engine kvm", engine_kvm},
+	{"kvm features", kvm_features},
 	{"CPU", cpu_features},
 	{"io_uring", uring},
 	{"userfaultfd", userfaultfd},
@@ -205,11 +214,14 @@ static int run(void *o, const struct args *a)
 
 	for (unsigned i = 0; i < ARRAY_SIZE(checks); i++) {
 		struct finding f = {.remedy = ""};
+		json_t *j;
 
 		checks[i].look(&f);
-		json_object_set_new(all, checks[i].name,
-			json_pack("{s:b, s:s, s:s}", "available", f.good, "found", f.text, "remedy",
-				f.good ? "" : f.remedy));
+		j = json_pack("{s:b, s:s, s:s}", "available", f.good, "found", f.text, "remedy",
+			f.good ? "" : f.remedy);
+		if (f.list)
+			json_object_set_new(j, "list", f.list);
+		json_object_set_new(all, checks[i].name, j);
 		if (d->json)
 			continue;
 		printf("%-4s %-12s %s\n", f.good ? "ok" : "--", checks[i].name, f.text);

@@ -57,7 +57,7 @@ struct cpu_vm_opts {
 	struct space *space;
 	struct log *log;
 	unsigned vcpus;
-	unsigned timebase_hz; /* of the guest's time counter; 10,000,000 on rv64 */
+	unsigned timebase_hz; /* of the guest's time counter; 10,000,000 on rv64; 0: nanoseconds */
 	enum cpu_clock clock;
 	enum cpu_jit jit;
 	const char *
@@ -175,10 +175,17 @@ struct cpu_engine_ops {
 	/* 0 when this host can run it; otherwise says what is missing and how to get it. */
 	int (*available)(struct err *e);
 	/*
-	 * How many times the host's own time a loop takes in the guest's most privileged mode, measured in some ten milliseconds: 1 on hardware. Some
+	 * How many times the host's own time a loop takes in the guest's most privileged mode, measured anew in some milliseconds: 1 on hardware. Some
 	 * hosts' KVM interprets it. NULL: an engine that needs nothing of the host.
 	 */
 	int (*privileged)(double *slower, struct err *e);
+	/*
+	 * Calls `each` for what this host offers the engine beyond what it cannot do without: `value` 0: not there, and then `without` says
+	 * which way is gone instead. NULL: the engine asks for nothing.
+	 */
+	int (*features)(void (*each)(void *ctx, const char *name, int value, const char *serves,
+				const char *without),
+		void *ctx, struct err *e);
 
 	int (*vm_create)(struct cpu_vm **out, const struct cpu_vm_opts *o, struct err *e);
 	void (*vm_destroy)(struct cpu_vm *vm); /* STOPPED; destroys the vCPUs too */
@@ -208,7 +215,7 @@ struct cpu_engine_ops {
 
 	/* ANY. The guest's time counter, in timebase ticks. */
 	uint64_t (*time_get)(struct cpu_vm *vm);
-	/* STOPPED. Continues counting from `t`. */
+	/* STOPPED. Continues counting from `t`, and every other clock of the guest (x86: TSC) moves on by as much. */
 	void (*time_set)(struct cpu_vm *vm, uint64_t t);
 	/* STOPPED: the counter stands still between stop and start (pause, save). */
 	void (*time_stop)(struct cpu_vm *vm);

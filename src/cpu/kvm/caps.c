@@ -2,13 +2,16 @@
 
 #include <errno.h>
 #include <linux/kvm.h>
+#include <string.h>
 
 #include "base/err.h"
 #include "base/util.h"
 
 /* Newer than the oldest header that Lodge is built with (Linux 6.1); numbers from the kernel's API documentation. */
 #define CAP_MEMORY_FAULT_INFO 232
+#define CAP_GUEST_MEMFD 234
 #define CAP_PRE_FAULT_MEMORY 236
+#define CAP_GUEST_MEMFD_FLAGS 244
 
 #define ROW(id, cap, need, serves_, without_) \
 	[id] = {.nr = cap, .needed = need, .name = #cap, .serves = serves_, .without = without_}
@@ -79,6 +82,13 @@ static const struct kvm_cap_row rows[KC_N] = {
 		"failed accesses to guest memory say where", "only that one failed"),
 	ROW(KC_PRE_FAULT, CAP_PRE_FAULT_MEMORY, false, "second-level tables filled ahead",
 		"filled at first touch"),
+	ROW(KC_VCPU_ATTRIBUTES, KVM_CAP_VCPU_ATTRIBUTES, false,
+		"the guest's TSC moves on with its other clocks", "it stands still in a move"),
+	ROW(KC_GUEST_MEMFD, CAP_GUEST_MEMFD, false,
+		"not used: it cannot be mapped copy-on-write, nor go to another machine of KVM",
+		"a memory file, as with it"),
+	ROW(KC_GUEST_MEMFD_FLAGS, CAP_GUEST_MEMFD_FLAGS, false,
+		"not used: guest_memfd that this process can map", "a memory file, as with it"),
 	ROW(KC_SYNC_MMU, KVM_CAP_SYNC_MMU, false, "pages given back and protected while running",
 		"refused"),
 };
@@ -114,6 +124,25 @@ int kvm_host_open(const struct kvm_sys *sys, int *out, struct err *e)
 		return err_sys(e, version, "engine kvm: /dev/kvm does not say its version");
 	return err_set(e, -ENOTSUP, "engine kvm: /dev/kvm speaks version %d, Lodge speaks %d",
 		version, KVM_API_VERSION);
+}
+
+int kvm_features(void (*each)(void *ctx, const char *name, int value, const char *serves,
+			 const char *without),
+	void *ctx, struct err *e)
+{
+	const struct kvm_sys *sys = &kvm_sys_host;
+	struct kvm_caps caps;
+	int fd, rc = kvm_host_open(sys, &fd, e);
+
+	if (rc)
+		return rc;
+	rc = kvm_caps_read(sys, fd, &caps, e);
+	sys->close(sys->ctx, fd);
+	for (unsigned i = 0; !rc && i < KC_N; i++)
+		if (!rows[i].needed)
+			each(ctx, strstr(rows[i].name, "CAP_") + 4, caps.v[i], rows[i].serves,
+				rows[i].without);
+	return rc;
 }
 
 int kvm_caps_read(const struct kvm_sys *sys, int fd, struct kvm_caps *out, struct err *e)

@@ -59,6 +59,9 @@ enum kvm_cap_id {
 	KC_STEAL_TIME,
 	KC_MEMORY_FAULT_INFO,
 	KC_PRE_FAULT,
+	KC_VCPU_ATTRIBUTES,
+	KC_GUEST_MEMFD,
+	KC_GUEST_MEMFD_FLAGS,
 	KC_SYNC_MMU,
 	KC_N
 };
@@ -82,6 +85,11 @@ const struct kvm_cap_row *kvm_cap_row(unsigned i);
 int kvm_host_open(const struct kvm_sys *sys, int *fd, struct err *e);
 /* Asks for all of them; -ENOTSUP names the first needed one that is missing. `fd`: the device's or a VM's. */
 int kvm_caps_read(const struct kvm_sys *sys, int fd, struct kvm_caps *out, struct err *e);
+
+/* cpu_engine_ops.features */
+int kvm_features(void (*each)(void *ctx, const char *name, int value, const char *serves,
+			 const char *without),
+	void *ctx, struct err *e);
 
 static inline bool kvm_has(const struct kvm_caps *c, enum kvm_cap_id id)
 {

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <jansson.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -105,4 +106,41 @@ bool engine_describe(const char *name, char *text, size_t size)
 			"%s guests; kernel code is interpreted (%.0f times the host's own time)",
 			ops->isa, slower);
 	return !ops->privileged || slower < ENGINE_SLOW;
+}
+
+struct features {
+	char *text;
+	size_t size, n;
+	unsigned there, all;
+	json_t *list;
+};
+
+static void on_feature(
+	void *ctx, const char *name, int value, const char *serves, const char *without)
+{
+	struct features *f = ctx;
+
+	f->all++;
+	f->there += value != 0;
+	json_array_append_new(f->list, json_pack("{s:s, s:i, s:s, s:s}", "name", name, "value",
+					       value, "serves", serves, "without", without));
+	if (!value && f->n < f->size)
+		f->n += (size_t)snprintf(
+			f->text + f->n, f->size - f->n, "%s%s", f->n ? ", " : "; not here: ", name);
+}
+
+bool engine_features(const char *name, char *text, size_t size, json_t **list)
+{
+	char missing[512] = "";
+	struct features f = {.text = missing, .size = sizeof(missing), .list = json_array()};
+	struct err e = {0};
+	const struct cpu_engine_ops *ops = named(name, &e);
+
+	*list = f.list;
+	if (!ops || !ops->features || ops->features(on_feature, &f, &e)) {
+		snprintf(text, size, "%s", err_msg(&e));
+		return false;
+	}
+	snprintf(text, size, "%u of %u%s", f.there, f.all, missing);
+	return true;
 }

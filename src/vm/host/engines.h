@@ -11,6 +11,7 @@
 
 struct cpu_engine_ops;
 struct err;
+struct json_t;
 
 /* Kernel code that takes more than this times the host's own is interpreted. On hardware it is about 1. */
 #define ENGINE_SLOW 20.0
@@ -28,5 +29,11 @@ const struct cpu_engine_ops *engine_choose(int want, const char *kernel, struct 
  * For `lodge doctor`: text has what the engine of that name is worth here. False: it cannot be used, or is no use.
  */
 bool engine_describe(const char *name, char *text, size_t size);
+
+/*
+ * For `lodge doctor`: what this host offers the engine beyond what it needs: text counts and names what is not there; *list (a new reference) has
+ * all of it. False: nothing is known; text says why.
+ */
+bool engine_features(const char *name, char *text, size_t size, struct json_t **list);
 
 #endif

@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "cpu/kvm/probe.h"
 #include "kvm_bare.h"
 
 GUEST(work, "mov ecx, 3\n 1: mov dx, 0x510\n mov eax, ecx\n out dx, eax\n dec ecx\n jnz 1b\n"
@@ -146,6 +147,7 @@ static int life(struct ground *g, struct kb_shim *s, enum cpu_irqchip irqchip, c
 	kvm_engine.vm_irq(vm, 5, false);
 	kvm_engine.vm_msi(vm, 0xfee00000, 0x41);
 	kvm_engine.time_stop(vm);
+	kvm_engine.time_set(vm, kvm_engine.time_get(vm) + 1000000);
 	kvm_engine.time_start(vm);
 	rc = -ETIME;
 	while (rc == -ETIME && clock_mono_ns() < end) {
@@ -282,6 +284,54 @@ static void test_slot_refused(void **state)
 	kb_free(b);
 }
 
+/* Is kernel code run by hardware: what cannot be measured is named by the call, and nothing is left open. */
+static void test_probe(void **state)
+{
+	double slower = -1;
+	struct err e = {0};
+	struct kb_shim all = {.fail_at = 1000000};
+	int fds = dup(0);
+
+	close(fds);
+	if (kvm_privileged_on(kb_shim(&all), &slower, &e))
+		skip();
+	assert_true(slower >= 0);
+	for (unsigned n = 1; n <= all.calls; n++) {
+		struct kb_shim s = {.fail_at = n, .fail_with = -ENOMEM};
+		int rc;
+
+		e = (struct err){0};
+		rc = kvm_privileged_on(kb_shim(&s), &slower, &e);
+		/* How often it runs is the host's speed: what comes last may not come at all. */
+		if (!s.failed)
+			break;
+		assert_int_equal(rc, -ENOMEM);
+		assert_non_null(strcasestr(err_msg(&e), "kvm"));
+		assert_int_equal(dup(0), fds);
+		close(fds);
+	}
+}
+
+/* What the host offers, with the way that is gone without each. */
+static void on_feature(
+	void *ctx, const char *name, int value, const char *serves, const char *without)
+{
+	assert_true(name[0] >= 'A' && serves[0] && without[0]);
+	++*(unsigned *)ctx;
+}
+
+static void test_features(void **state)
+{
+	struct err e = {0};
+	unsigned n = 0, want = 0;
+
+	if (kvm_engine.features(on_feature, &n, &e))
+		skip();
+	for (unsigned i = 0; kvm_cap_row(i); i++)
+		want += !kvm_cap_row(i)->needed;
+	assert_int_equal(n, want);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -291,6 +341,8 @@ int main(void)
 		cmocka_unit_test(test_always),
 		cmocka_unit_test(test_eintr_storm),
 		cmocka_unit_test(test_slot_refused),
+		cmocka_unit_test(test_probe),
+		cmocka_unit_test(test_features),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
