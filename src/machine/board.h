@@ -67,6 +67,7 @@ struct board {
 	struct cpu_vm *cpu_vm;
 	struct vcpu *vcpus[CPU_MAX_VCPUS];
 	unsigned nvcpus;
+	unsigned timebase_hz; /* of cpu_engine_ops.time_get() */
 	struct frames *frames;
 	struct space *space;
 	struct bus *bus;

@@ -191,6 +191,7 @@ int parts_cpus_up(struct board_parts *p, struct cpu_vm_opts *vo, struct err *e)
 	vo->wake_ctx = o->ctx;
 	vo->note = o->note;
 	vo->note_ctx = o->ctx;
+	b->timebase_hz = vo->timebase_hz ?: 1000000000u;
 	rc = b->engine->vm_create(&b->cpu_vm, vo, e);
 	if (rc)
 		return rc;

@@ -89,6 +89,8 @@ void vm_post_event(struct vm *vm, int event, uint64_t code, const char *text);
 /* The vCPUs out of run(), without stopping the guest's clock; and back. Loop thread. Does nothing on a machine that is held. */
 void vm_stand_still(struct vm *vm);
 void vm_go_on(struct vm *vm);
+/* The guest's clocks go on as if these nanoseconds, in which it stood still elsewhere, had passed here. It is held. */
+void vm_clock_forward(struct vm *vm, uint64_t ns);
 /* Holds the vCPUs back by thousandths of their time; 0: not any more. Any thread. */
 void vm_throttle(struct vm *vm, unsigned permille);
 /* The vCPUs become tasks, which run from vm_let_go() on. */

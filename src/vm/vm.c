@@ -255,6 +255,15 @@ void vm_go_on(struct vm *vm)
 		sched_resume(vm->sched);
 }
 
+void vm_clock_forward(struct vm *vm, uint64_t ns)
+{
+	const struct board *b = vm->board;
+
+	b->engine->time_set(b->cpu_vm,
+		b->engine->time_get(b->cpu_vm) +
+			(uint64_t)((unsigned __int128)ns * b->timebase_hz / 1000000000u));
+}
+
 void vm_end(struct vm *vm, enum vm_cause cause, int code, const char *text)
 {
 	if (vm->state == VM_ENDED)

@@ -242,8 +242,13 @@ void kvm_time_set(struct cpu_vm *v, uint64_t t)
 {
 	struct kvm_vm *vm = kvm_vm_of(v);
 
-	kvm_clock_set(vm, (uint64_t)((unsigned __int128)t * 1000000000u /
-				     (vm->o.timebase_hz ?: 1000000000u)));
+	uint64_t ns = (uint64_t)((unsigned __int128)t * 1000000000u /
+				 (vm->o.timebase_hz ?: 1000000000u));
+	int64_t moved = (int64_t)(ns - kvm_clock(vm));
+
+	kvm_clock_set(vm, ns);
+	for (unsigned i = 0; i < vm->nvcpus; i++)
+		kvm_tsc_move(vm->vcpus[i], moved);
 }
 
 void kvm_time_stop(struct cpu_vm *v)

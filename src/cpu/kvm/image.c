@@ -506,6 +506,29 @@ static int msrs_put(struct kvm_vcpu *c, const struct kvm_image *im, bool deadlin
 	return 0;
 }
 
+/*
+ * By its offset: what is written to the TSC's MSR within a second of what another vCPU has is taken for the same time, and moves nothing. What it
+ * was to interrupt at is looked at anew when it is written.
+ */
+void kvm_tsc_move(struct kvm_vcpu *c, int64_t ns)
+{
+	struct msr_batch b = {.head.nmsrs = 1, .e = {{.index = MSR_TSC_DEADLINE}}};
+	uint64_t offset;
+	struct kvm_device_attr a = {.group = KVM_VCPU_TSC_CTRL,
+		.attr = KVM_VCPU_TSC_OFFSET,
+		.addr = (uintptr_t)&offset};
+	int khz = kvm_vcpu_ioctl(c, KVM_GET_TSC_KHZ, 0);
+
+	if (khz <= 0 || !kvm_has(&c->vm->caps, KC_VCPU_ATTRIBUTES) ||
+		kvm_vcpu_ioctl(c, KVM_GET_DEVICE_ATTR, KVM_PTR(&a)) < 0)
+		return;
+	offset += (uint64_t)(int64_t)((__int128)ns * khz / 1000000);
+	if (kvm_vcpu_ioctl(c, KVM_SET_DEVICE_ATTR, KVM_PTR(&a)) < 0)
+		return;
+	if (kvm_vcpu_ioctl(c, KVM_GET_MSRS, KVM_PTR(&b)) == 1 && b.e[0].data)
+		kvm_vcpu_ioctl(c, KVM_SET_MSRS, KVM_PTR(&b));
+}
+
 /* ---- local APIC: a register each 16 bytes ---- */
 
 struct lapic_reg {

@@ -197,6 +197,8 @@ unsigned kvm_apic_id(struct cpu_vm *v, unsigned index);
 int kvm_msrs_find(struct kvm_vm *vm, struct kvm_vcpu *c, struct err *e);
 int kvm_image_get(struct kvm_vcpu *c, struct kvm_image *im, struct err *e);
 int kvm_image_put(struct kvm_vcpu *c, const struct kvm_image *im, struct err *e);
+/* Where the kernel has a TSC offset (since 5.16); else the TSC has stood still in a move. */
+void kvm_tsc_move(struct kvm_vcpu *c, int64_t ns);
 int kvm_image_copy(struct kvm_image *to, const struct kvm_image *from);
 void kvm_image_free(struct kvm_image *im);
 

@@ -18,7 +18,6 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/util.h"
-#include "machine/virt_map.h"
 #include "vm/config/config.h"
 #include "vm/internal.h"
 #include "vm/migrate/chan.h"
@@ -370,13 +369,8 @@ static int load(struct receive *r, struct err *e)
 /* The guest's clock goes on as if it had not stood still, but for what the last message took. */
 static void set_clock(struct receive *r)
 {
-	const struct cpu_engine_ops *ops = r->vm->board->engine;
-	uint64_t ns = r->gap_ns + (clock_mono_ns() - r->gap_at);
-
-	if (strcmp(ops->isa, "riscv64") || r->was_paused)
-		return; /* an x86 guest has clocks that cannot be set all at once: they stood still */
-	ops->time_set(r->vm->board->cpu_vm,
-		ops->time_get(r->vm->board->cpu_vm) + ns / (1000000000u / VIRT_TIMEBASE_HZ));
+	if (!r->was_paused)
+		vm_clock_forward(r->vm, r->gap_ns + (clock_mono_ns() - r->gap_at));
 }
 
 static void run(struct receive *r)

@@ -17,7 +17,6 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/util.h"
-#include "machine/virt_map.h"
 #include "memory/frames.h"
 #include "vm/control.h"
 #include "vm/internal.h"
@@ -229,17 +228,6 @@ static int load_state(struct update_taker *t, struct vm *vm, const json_t *range
 	return rc ? err_wrap(e, "update: the new build cannot go on from this state") : 0;
 }
 
-/* The guest's clock goes on as if it had not stood still; an x86 guest has clocks that cannot be set all at once: they stood still. */
-static void set_clock(struct vm *vm, uint64_t state_at)
-{
-	const struct cpu_engine_ops *ops = vm->board->engine;
-	uint64_t gone = clock_mono_ns() - state_at;
-
-	if (!strcmp(ops->isa, "riscv64"))
-		ops->time_set(vm->board->cpu_vm,
-			ops->time_get(vm->board->cpu_vm) + gone / (1000000000u / VIRT_TIMEBASE_HZ));
-}
-
 static int take_moment(struct update_taker *t, struct vm *vm, struct control *control,
 	const json_t *msg, struct fdlist *fds, bool *running, struct err *e)
 {
@@ -321,7 +309,7 @@ int update_go_on(struct update_taker *t, struct vm *vm, struct control *control,
 	/* Before they run: on a full host they may take this thread's processor at once. */
 	t->at.runs = clock_mono_ns();
 	if (running) {
-		set_clock(vm, t->at.state);
+		vm_clock_forward(vm, clock_mono_ns() - t->at.state);
 		vm_let_go(vm);
 	}
 	channel_send(t->sock, json_pack("{s:s}", "t", "done"), NULL, NULL);

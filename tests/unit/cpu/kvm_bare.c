@@ -29,6 +29,7 @@ static bool fails(struct kb_shim *s, unsigned long nr)
 static int shim_ioctl(void *ctx, int fd, unsigned long nr, uintptr_t arg)
 {
 	struct kb_shim *s = ctx;
+	int rc;
 
 	if (nr == KVM_GET_API_VERSION && s->version)
 		return s->version;
@@ -49,7 +50,12 @@ static int shim_ioctl(void *ctx, int fd, unsigned long nr, uintptr_t arg)
 		return kvm_sys_host.ioctl(NULL, fd, nr, arg);
 	if (fails(s, nr))
 		return s->fail_with;
-	return kvm_sys_host.ioctl(NULL, fd, nr, arg);
+	if (nr == KVM_SET_DEVICE_ATTR)
+		s->tsc_is = *(uint64_t *)((const struct kvm_device_attr *)arg)->addr;
+	rc = kvm_sys_host.ioctl(NULL, fd, nr, arg);
+	if (nr == KVM_GET_DEVICE_ATTR && rc >= 0)
+		s->tsc_was = *(uint64_t *)((const struct kvm_device_attr *)arg)->addr;
+	return rc;
 }
 
 static int shim_map(void *ctx, int fd, size_t len, uint64_t off, void **out)

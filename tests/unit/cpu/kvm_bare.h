@@ -54,6 +54,7 @@ struct kb_shim {
 	int fail_with, open_with, version;
 	unsigned calls, failed, msrs;
 	unsigned long last; /* the request that failed */
+	uint64_t tsc_was, tsc_is; /* offsets: that was read last, that was set last */
 	struct kvm_sys sys;
 	uint8_t cpuid[16384]; /* of the last KVM_SET_CPUID2 */
 };

@@ -289,6 +289,33 @@ static void test_pause(void **state)
 	kb_free(b);
 }
 
+/* A machine that was moved has a TSC that went on with its other clocks. */
+static void test_tsc_moves(void **state)
+{
+	struct kb_shim s = {0}, without = {.hide = "KVM_CAP_VCPU_ATTRIBUTES"};
+	struct cpu_vm_opts o = {.vcpus = 2};
+	struct kvm_bare *b = kb_new_with(&o, kb_shim(&s));
+	uint64_t t;
+
+	kvm_engine.time_stop(b->vm);
+	t = kvm_engine.time_get(b->vm);
+	kvm_engine.time_set(b->vm, t + 3000000000);
+	assert_int_equal(kvm_engine.time_get(b->vm), t + 3000000000);
+	/* At 0.5 to 10 GHz; it counts at whatever this host's does. */
+	assert_true(s.tsc_is - s.tsc_was > 1500000000);
+	assert_true(s.tsc_is - s.tsc_was < 30000000000);
+	kvm_engine.time_set(b->vm, t);
+	assert_true(s.tsc_was - s.tsc_is > 1500000000);
+	kb_free(b);
+
+	b = kb_new_with(&o, kb_shim(&without));
+	kvm_engine.time_stop(b->vm);
+	kvm_engine.time_set(b->vm, 7000000000);
+	assert_int_equal(kvm_engine.time_get(b->vm), 7000000000);
+	assert_int_equal(without.tsc_is, 0);
+	kb_free(b);
+}
+
 /* The second boot finds the controllers as the first did. */
 static void test_reset(void **state)
 {
@@ -341,6 +368,7 @@ int main(void)
 		BOTH(test_idle),
 		BOTH(test_timer),
 		BOTH(test_pause),
+		cmocka_unit_test(test_tsc_moves),
 		BOTH(test_reset),
 		cmocka_unit_test(test_unchanged),
 	};
