@@ -481,6 +481,80 @@ void frames_aside_end(struct frames *f, mfn_t m, uint64_t count)
 	pthread_mutex_unlock(&f->over_lock);
 }
 
+static bool all_zero(const uint8_t *p)
+{
+	const uint64_t *w = (const uint64_t *)(const void *)p;
+
+	for (size_t i = 0; i < PAGE_SIZE / sizeof(*w); i += 8)
+		if (w[i] | w[i + 1] | w[i + 2] | w[i + 3] | w[i + 4] | w[i + 5] | w[i + 6] |
+			w[i + 7])
+			return false;
+	return true;
+}
+
+static int write_own(struct frames *f, uint64_t first, uint64_t count)
+{
+	size_t len = count * PAGE_SIZE;
+
+	for (size_t done = 0; done < len;) {
+		off_t at = (off_t)(first * PAGE_SIZE + done);
+		ssize_t n = pwrite(f->fd, f->base + at, len - done, at);
+
+		if (n <= 0 && errno != EINTR)
+			return n ? -errno : -EIO;
+		done += n > 0 ? (size_t)n : 0;
+	}
+	return 0;
+}
+
+/* Runs of pages that are not all zero. */
+static int settle(struct frames *f, uint64_t at, uint64_t end, bool first)
+{
+	int rc = 0;
+
+	while (!rc && at < end) {
+		uint64_t to = at;
+
+		while (to < end && !(first && all_zero(f->base + to * PAGE_SIZE)))
+			to++;
+		rc = to > at ? write_own(f, at, to - at) : 0;
+		at = to + (to < end);
+	}
+	return rc;
+}
+
+int64_t frames_settle(struct frames *f, mfn_t m, uint64_t count, bool first, struct err *e)
+{
+	const struct over *o;
+	uint64_t n = MIN(count, f->count - m.n);
+	int rc = 0;
+
+	if (!over_file(f, m, n))
+		return (int64_t)n;
+	pthread_mutex_lock(&f->over_lock);
+	o = over_of(f, m.n);
+	if (o)
+		n = MIN(n, o->first + o->count - m.n);
+	for (unsigned i = 0; !o && i < f->novers; i++)
+		if (f->over[i].first > m.n)
+			n = MIN(n, f->over[i].first - m.n);
+	/* Under the lock: a page that is discarded now would be written to its own place. */
+	if (o)
+		rc = settle(f, m.n, m.n + n, first);
+	pthread_mutex_unlock(&f->over_lock);
+	return rc ? err_sys(e, rc, "machine memory: memory that came from a file") : (int64_t)n;
+}
+
+void frames_unsettle(struct frames *f)
+{
+	pthread_mutex_lock(&f->over_lock);
+	for (unsigned i = 0; i < f->novers; i++)
+		fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			(off_t)(f->over[i].first * PAGE_SIZE),
+			(off_t)(f->over[i].count * PAGE_SIZE));
+	pthread_mutex_unlock(&f->over_lock);
+}
+
 uint64_t frames_untouched(struct frames *f, mfn_t m, uint64_t count)
 {
 	off_t data;

@@ -82,6 +82,15 @@ int frames_set_aside(struct frames *f, mfn_t m, uint64_t count, struct err *e);
 const void *frames_aside(struct frames *f, mfn_t m, uint64_t *count);
 void frames_aside_end(struct frames *f, mfn_t m, uint64_t count);
 
+/*
+ * For who will have frames_fd(): of frames that lie over a file, what is in them is written to the memory file too, where this process does not
+ * look; of the others it is there already. `first`: nothing has been written of these, so that pages of zeros can stay holes. Nobody writes to the
+ * frames meanwhile, or it is done again afterwards. frames_unsettle(): drops all that was written so, because this process keeps the machine.
+ * Returns how many frames from m on are done, at most `count`, or -errno.
+ */
+int64_t frames_settle(struct frames *f, mfn_t m, uint64_t count, bool first, struct err *e);
+void frames_unsettle(struct frames *f);
+
 /* How many frames from m on, at most `count`, have never been touched: they read as zero, without having been made for that. */
 uint64_t frames_untouched(struct frames *f, mfn_t m, uint64_t count);
 

@@ -31,11 +31,14 @@
 #include "vm/rpc.h"
 #include "vm/update/carry.h"
 #include "vm/update/channel.h"
+#include "vm/update/settle.h"
 #include "vm/update/update.h"
 
 #define RETRY_MS 100
 
-enum step { WAIT_HELLO, WAIT_READY, WAKING };
+#define PATIENCE_MS 1000 /* how often the other one is told to wait on */
+
+enum step { WAIT_HELLO, WAIT_READY, SETTLING, WAKING };
 
 struct update_giver {
 	struct update_parts p;
@@ -44,6 +47,10 @@ struct update_giver {
 	enum step step;
 	uv_poll_t poll;
 	uv_timer_t timer;
+	uv_idle_t idle;
+	struct settle
+		*settle; /* memory that is being written to the file that goes over; or NULL */
+	uint64_t told; /* to wait, when */
 	struct update_page *page;
 	struct blob blob;
 	int nat[VM_MAX_NETS];
@@ -75,10 +82,12 @@ static void free_giver(struct update_giver *g)
 		uv_poll_stop(&g->poll);
 		close(g->sock);
 	}
+	settle_end(g->settle, true);
 	update_page_unmap(g->page);
 	json_decref(g->carried);
 	uv_close((uv_handle_t *)&g->poll, closed);
 	uv_close((uv_handle_t *)&g->timer, closed);
+	uv_close((uv_handle_t *)&g->idle, closed);
 }
 
 static void hang_up(struct update_giver *g)
@@ -130,12 +139,6 @@ static int refuse(struct vm *vm, struct err *e)
 			"update: a snapshot of this machine is being written: wait for it, or stop "
 			"who "
 			"writes it");
-	if (vm->restored)
-		return err_set(e, -EOPNOTSUPP,
-			"update: memory: this machine came from a snapshot, and what it has not "
-			"written "
-			"since lies over that file: shut it down and run it again with the new "
-			"build");
 	return mig_disks_can(vm->board, e) ? err_wrap(e, "update") : 0;
 }
 
@@ -251,10 +254,11 @@ static int hand_over(struct update_giver *g, uint64_t began, struct err *e)
 {
 	cleanup(json_drop) json_t *msg = NULL;
 	struct fdlist fds = {0};
-	json_t *j = write_moment(g, began, &fds, e);
+	int rc = g->settle ? settle_rest(g->settle, e) : 0;
+	json_t *j = rc ? NULL : write_moment(g, began, &fds, e);
 	uint64_t saved_at = clock_mono_ns();
-	int rc = j ? mig_disks_sleep(g->p.vm->board, e) : e->code;
 
+	rc = j ? mig_disks_sleep(g->p.vm->board, e) : e->code;
 	if (!rc) {
 		json_object_set_new(j, "saved_at", json_integer((json_int_t)saved_at));
 		json_object_set_new(j, "sent_at", json_integer((json_int_t)clock_mono_ns()));
@@ -326,6 +330,7 @@ static void given(struct update_giver *g)
 
 	memcpy(nat, g->nat, sizeof(nat));
 	memset(g->nat, 0, sizeof(g->nat));
+	settle_end(steal_ptr(g->settle), false);
 	free_giver(g);
 	p.given(p.ctx, nat);
 }
@@ -358,6 +363,45 @@ static void moment(struct update_giver *g)
 }
 
 /* ---- turns of the loop ---- */
+
+/* A step a turn: everybody else has his in between. */
+static void on_idle(uv_idle_t *h)
+{
+	struct update_giver *g = h->data;
+	uint64_t now = clock_mono_ns();
+	struct err e = {0};
+	bool enough;
+	int rc = settle_step(g->settle, &enough, &e);
+
+	if (!rc && now - g->told > PATIENCE_MS * 1000000ull) {
+		g->told = now;
+		rc = channel_send(g->sock, json_pack("{s:s}", "t", "wait"), NULL, &e);
+	}
+	if (!rc && !enough)
+		return;
+	uv_idle_stop(h);
+	if (rc)
+		give_up(g, rc, &e);
+	else
+		moment(g);
+}
+
+static void go(struct update_giver *g)
+{
+	struct err e = {0};
+	int rc = settle_begin(&g->settle, g->p.vm, &e);
+
+	uv_timer_stop(&g->timer);
+	if (rc) {
+		give_up(g, rc, &e);
+	} else if (g->settle) {
+		g->step = SETTLING;
+		g->told = clock_mono_ns();
+		uv_idle_start(&g->idle, on_idle);
+	} else {
+		moment(g);
+	}
+}
 
 static int take_ready(struct update_giver *g, const json_t *msg, struct fdlist *fds)
 {
@@ -401,7 +445,7 @@ static void on_message(struct update_giver *g)
 	if (rc) {
 		give_up(g, rc, &e);
 	} else if (ready) {
-		moment(g);
+		go(g);
 	} else {
 		g->step = WAIT_READY;
 	}
@@ -449,7 +493,7 @@ int update_give(struct update_giver **out, const struct update_parts *p, int soc
 	g->sock = sock;
 	g->conn = conn;
 	g->blob.fd = -1;
-	g->poll.data = g->timer.data = g;
+	g->poll.data = g->timer.data = g->idle.data = g;
 	rc = uv_poll_init(p->loop, &g->poll, sock);
 	if (rc) {
 		close(sock);
@@ -457,7 +501,8 @@ int update_give(struct update_giver **out, const struct update_parts *p, int soc
 		return err_set(e, rc, "update: %s", uv_strerror(rc));
 	}
 	uv_timer_init(p->loop, &g->timer);
-	g->handles = 2;
+	uv_idle_init(p->loop, &g->idle);
+	g->handles = 3;
 	uv_poll_start(&g->poll, UV_READABLE, on_poll);
 	uv_timer_start(&g->timer, on_late, UPDATE_BUILD_MS, 0);
 	rpc_conn_watch(conn, on_asker_gone, g);

@@ -281,6 +281,22 @@ static json_int_t us(uint64_t from, uint64_t to)
 	return (json_int_t)((to - from) / 1000);
 }
 
+/* The moment; the old process may be busy before it (settle.h), and says so. */
+static int await(struct update_taker *t, json_t **msg, struct fdlist *fds, struct err *e)
+{
+	const char *what;
+	int rc;
+
+	do {
+		json_decref(*msg);
+		*msg = NULL;
+		rc = channel_receive(t->sock, UPDATE_BUILD_MS, msg, fds, e);
+		what = json_string_value(json_object_get(*msg, "t")) ?: "";
+	} while (!rc && !strcmp(what, "wait"));
+	return rc || !strcmp(what, "moment") ? rc
+					     : err_set(e, -EPROTO, "update: there was no moment");
+}
+
 int update_go_on(struct update_taker *t, struct vm *vm, struct control *control, struct err *e)
 {
 	cleanup(json_drop) json_t *msg = NULL;
@@ -292,9 +308,7 @@ int update_go_on(struct update_taker *t, struct vm *vm, struct control *control,
 		return rc;
 	touch_ram(vm);
 	update_stage("ready");
-	rc = say_ready(t, e) ?: channel_receive(t->sock, UPDATE_BUILD_MS, &msg, &fds, e);
-	if (!rc && strcmp(json_string_value(json_object_get(msg, "t")) ?: "", "moment"))
-		rc = err_set(e, -EPROTO, "update: there was no moment");
+	rc = say_ready(t, e) ?: await(t, &msg, &fds, e);
 	update_stage("moment");
 	take_times(t, msg);
 	if (!rc)

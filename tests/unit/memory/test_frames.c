@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 static void nonsense_is_refused(void **state)
 {
@@ -147,6 +149,72 @@ static void threads_do_not_share_frames(void **state)
 	frames_destroy(f);
 }
 
+/* All of f's first 512 frames into its memory file. */
+static void settle(struct frames *f, uint64_t from, uint64_t count, bool first)
+{
+	struct err e = {0};
+
+	while (count) {
+		int64_t n = frames_settle(f, mfn(from), count, first, &e);
+
+		assert_true(n > 0);
+		from += (uint64_t)n;
+		count -= (uint64_t)n;
+	}
+}
+
+static unsigned other_sees(const struct frames *f, uint64_t page)
+{
+	uint8_t b = 99;
+
+	assert_int_equal(pread(frames_fd(f), &b, 1, (off_t)(page * PAGE_SIZE + 9)), 1);
+	return b;
+}
+
+/* What lies over a file goes into the memory file, where another process sees it, and goes again when nobody wants it there. */
+static void memory_over_a_file_can_be_settled(void **state)
+{
+	struct frames *f = rig_frames(1, 4 * MiB);
+	int fd = memfd_create("file", MFD_CLOEXEC);
+	uint8_t page[PAGE_SIZE], *base = frames_base(f);
+	struct err e = {0};
+	mfn_t m;
+
+	for (unsigned i = 0; i < 100; i++) {
+		memset(page, i == 40 ? 0 : (int)i + 1, sizeof(page));
+		assert_int_equal(write(fd, page, sizeof(page)), sizeof(page));
+	}
+	assert_int_equal(frames_alloc(f, 0, FRAME_ORDER_2M, &m), 0);
+	assert_int_equal(m.n, 0);
+	base[200 * PAGE_SIZE + 9] = 77;
+	assert_int_equal(frames_map_file(f, mfn(10), 100, fd, 0, &e), 0);
+	base[13 * PAGE_SIZE + 9] = 250;
+	assert_int_equal(other_sees(f, 13), 0);
+	settle(f, 0, 512, true);
+	assert_int_equal(other_sees(f, 10), 1);
+	assert_int_equal(other_sees(f, 13), 250);
+	assert_int_equal(other_sees(f, 109), 100);
+	assert_int_equal(other_sees(f, 200), 77);
+	/* A page of zeros took no memory. */
+	assert_int_equal(lseek(frames_fd(f), 50 * PAGE_SIZE, SEEK_HOLE), 50 * PAGE_SIZE);
+	/* Again, what was written since; zeros now count. */
+	memset(base + 14 * PAGE_SIZE, 0, PAGE_SIZE);
+	base[15 * PAGE_SIZE + 9] = 251;
+	settle(f, 14, 2, false);
+	assert_int_equal(other_sees(f, 14), 0);
+	assert_int_equal(other_sees(f, 15), 251);
+	/* Not wanted: here everything is as it was, there nothing is left. */
+	frames_unsettle(f);
+	assert_int_equal(other_sees(f, 15), 0);
+	assert_int_equal(other_sees(f, 200), 77);
+	assert_int_equal(base[15 * PAGE_SIZE + 9], 251);
+	assert_int_equal(base[13 * PAGE_SIZE + 9], 250);
+	assert_int_equal(frames_discard(f, mfn(13), 1), 0);
+	assert_int_equal(base[13 * PAGE_SIZE + 9], 0);
+	frames_destroy(f);
+	close(fd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -155,6 +223,7 @@ int main(void)
 		cmocka_unit_test(discard_reads_as_zero_and_keeps_the_frame),
 		cmocka_unit_test(no_frame_is_given_out_twice),
 		cmocka_unit_test(threads_do_not_share_frames),
+		cmocka_unit_test(memory_over_a_file_can_be_settled),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
