@@ -21,7 +21,7 @@
 #include "base/fdlist.h"
 #include "base/log.h"
 #include "base/util.h"
-#include "vm/config.h"
+#include "vm/config/config.h"
 #include "vm/control.h"
 #include "vm/update/carry.h"
 #include "vm/update/channel.h"
