@@ -2,13 +2,15 @@
 # time-limit: 200
 """Clones have an identity of their own before any of their programs goes on: random numbers, clock, addresses, machine id, host keys, name. Their
 parent keeps its own. LODGE_CLONES=50 for as many as are wanted."""
+import json
 import os
+import re
 import subprocess
 import sys
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from cli import lodge
+from cli import lodge, pid
 from machine import BUILD, LODGE, TMP, check, mini_image, skip
 
 if not os.path.exists(os.path.join(BUILD, "src/agent/lodge-agent.riscv64")):
@@ -16,6 +18,7 @@ if not os.path.exists(os.path.join(BUILD, "src/agent/lodge-agent.riscv64")):
 subprocess.run([LODGE, "image", "pull", "debian:mini"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=100)
 image = mini_image()
 N = int(os.environ.get("LODGE_CLONES", "3"))
+PACE = max(1, N // 4)  # many machines share the host
 
 
 def sh(name, command):
@@ -52,14 +55,33 @@ sh("a", "mkdir -p /usr/bin /etc/ssh; modprobe virtio_net; ip link set lo up; ip 
 lodge("cp", keygen, "a:/usr/bin/ssh-keygen")
 sh("a", "/usr/bin/ssh-keygen; echo 00000000000000000000000000000001 > /etc/machine-id")
 # Two programs that never stop: one looks at the clock, one draws random numbers.
-sh("a", "(while :; do date +%s >> /tmp/clock; usleep 50000; done) >/dev/null 2>&1 </dev/null & (while :; do head -c 8 /dev/urandom | hexdump -e '8/1 \"%02x\" \"\\n\"' >> /tmp/random; usleep 100000; done) "
+sh("a", f"(while :; do date +%s >> /tmp/clock; usleep {50000 * PACE}; done) >/dev/null 2>&1 </dev/null & (while :; do head -c 8 /dev/urandom | hexdump -e '8/1 \"%02x\" \"\\n\"' >> /tmp/random; usleep {100000 * PACE}; done) "
         ">/dev/null 2>&1 </dev/null &")
 before = identity("a")
 check("the parent has all of it", len(before) == 6 and before[0] == "parent" and before[5] == "10.0.2.15", before)
 
 # ---- of a machine that runs ----
-names = lodge("clone", "a", "-n", str(N)).stdout.split()
+def clock_off(name):
+    """By how much a guest's clock is surely wrong: what asking takes is nobody's fault."""
+    before = time.time()
+    clock = int(json.loads(lodge("agent", "info", name, "--json").stdout)["clock_ns"]) / 1e9
+    return max(0, before - clock, clock - time.time())
+
+
+def memory(name):
+    """MiB: its own, and with its share of what it has together with others."""
+    text = open(f"/proc/{pid(name)}/smaps_rollup").read()
+    return sum(int(x) for x in re.findall(r"Private_\w+:\s+(\d+)", text)) >> 10, int(re.search(r"Pss:\s+(\d+)", text).group(1)) >> 10
+
+
+began = time.monotonic()
+names = lodge("clone", "a", "-n", str(N), seconds=100 + 20 * N).stdout.split()
+took = time.monotonic() - began
 check(f"{N} clones", names == [f"a-{i}" for i in range(1, N + 1)], names)
+off = {n: clock_off(n) for n in names}
+check("the clock of each is within 500 ms of the host's", max(off.values()) < 0.5, off)
+own = sorted(memory(n) for n in names)
+print(f"PASS: {took / N:.2f} s and {own[N // 2][0]} MiB of its own for each ({own[0][0]} to {own[-1][0]}; {own[N // 2][1]} with its share of the others)", flush=True)
 ids = [identity(n) for n in names]
 for i, what in enumerate(("host name", "machine id", "host keys", None, "hardware address", "IPv4 address")):
     if what:
