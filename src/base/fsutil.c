@@ -106,10 +106,11 @@ static int write_all(int fd, const char *data, size_t len)
 		data += n;
 		len -= (size_t)n;
 	}
-	return fsync(fd) ? -errno : 0;
+	return 0;
 }
 
-int fs_write_file_atomic(const char *path, const void *data, size_t len, mode_t mode, struct err *e)
+static int replace(
+	const char *path, const void *data, size_t len, mode_t mode, bool durable, struct err *e)
 {
 	char tmp[PATH_MAX];
 	cleanup(close_fd) int fd = -1;
@@ -121,13 +122,26 @@ int fs_write_file_atomic(const char *path, const void *data, size_t len, mode_t 
 	if (fd < 0)
 		return err_sys(e, -errno, "write %s", path);
 	r = fchmod(fd, mode) ? -errno : write_all(fd, data, len);
+	if (!r && durable && fsync(fd))
+		r = -errno;
 	if (!r && rename(tmp, path))
 		r = -errno;
 	if (r) {
 		unlink(tmp);
 		return err_sys(e, r, "write %s", path);
 	}
-	return fs_sync_parent(path, e);
+	return 0;
+}
+
+int fs_write_file_atomic(const char *path, const void *data, size_t len, mode_t mode, struct err *e)
+{
+	return replace(path, data, len, mode, true, e) ?: fs_sync_parent(path, e);
+}
+
+int fs_write_file_volatile(
+	const char *path, const void *data, size_t len, mode_t mode, struct err *e)
+{
+	return replace(path, data, len, mode, false, e);
 }
 
 int fs_mkdir_p(const char *path, mode_t mode, struct err *e)

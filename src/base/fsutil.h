@@ -27,6 +27,9 @@ int fs_read_file(const char *path, size_t max, char **out, size_t *len, struct e
  */
 int fs_write_file_atomic(
 	const char *path, const void *data, size_t len, mode_t mode, struct err *e);
+/* The same in one step, and not synced: for files that say something of a process, and mean nothing after a crash of the host. */
+int fs_write_file_volatile(
+	const char *path, const void *data, size_t len, mode_t mode, struct err *e);
 
 /* Makes the directory and its parents with `mode`; those that are there are left as they are. */
 int fs_mkdir_p(const char *path, mode_t mode, struct err *e);

@@ -339,7 +339,7 @@ static int claim_name(struct process *p, struct err *e)
 	j = vm_config_to_json(&p->cfg);
 	text = j ? json_dumps(j, JSON_INDENT(2)) : NULL;
 	json_decref(j);
-	return text ? fs_write_file_atomic(path, text, strlen(text), 0600, e) : 0;
+	return text ? fs_write_file_volatile(path, text, strlen(text), 0600, e) : 0;
 }
 
 static int build(struct process *p, struct err *e)

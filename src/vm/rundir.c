@@ -109,7 +109,7 @@ int rundir_claim(const char *name, int *lock_fd, struct err *e)
 	rc = rundir_path(name, "pid", path, sizeof(path), e);
 	snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
 	if (!rc)
-		rc = fs_write_file_atomic(path, pid, strlen(pid), 0600, e);
+		rc = fs_write_file_volatile(path, pid, strlen(pid), 0600, e);
 	if (rc)
 		return rc;
 	*lock_fd = steal_fd(&fd);

@@ -86,6 +86,10 @@ static void reading_is_bounded_and_honest(void **state)
 	free(text);
 	assert_int_equal(fs_read_file("big", 100000, &text, &len, &e), -EFBIG);
 	assert_int_equal(fs_read_file("big", 0, &text, &len, &e), -EFBIG);
+	assert_int_equal(fs_write_file_volatile("big", "x", 1, 0600, &e), 0);
+	assert_int_equal(fs_read_file("big", 10, &text, &len, &e), 0);
+	assert_int_equal(len, 1);
+	free(text);
 	assert_int_equal(fs_write_file_atomic("empty", NULL, 0, 0600, &e), 0);
 	assert_int_equal(fs_read_file("empty", 0, &text, NULL, &e), 0);
 	assert_string_equal(text, "");
