@@ -15,7 +15,7 @@
 #include "base/util.h"
 #include "vm/rundir.h"
 
-#define BUSY_TRIES 100 /* of 10 ms */
+#define BUSY_TRIES 1000 /* of 10 ms: the memory of a large machine is taken back first */
 
 int place_path(const char *name, char *path, size_t size, struct err *e)
 {

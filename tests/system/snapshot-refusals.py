@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+# time-limit: 120
+"""What cannot be saved, cloned or go on says so before anything stands still: which part of the machine, why, and what to do. The guest does not notice,
+no disk gets a snapshot, no file and no machine is left."""
+import json
+import os
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
+from cli import SLOW, lodge
+from machine import BUILD, HOME, TMP, Machine, check, skip
+
+STAMP = os.path.join(BUILD, "guest", "stamp-rv64.elf")
+if not os.path.exists(STAMP):
+    skip("riscv64-linux-gnu-gcc is not installed")
+
+
+def disk(n, fmt="raw"):
+    path = os.path.join(TMP, f"{n}.{fmt}")
+    lodge("disk", "create", f"{path}:{fmt}", "--size", "1M")
+    return f"{path}:{fmt}"
+
+
+def args(*disks):
+    return ["--firmware", STAMP, "--memory", "32M", *(x for d in disks for x in ("--disk", d))]
+
+
+def places():
+    return {d: sorted(os.listdir(os.path.join(HOME, "data", d))) if os.path.isdir(os.path.join(HOME, "data", d)) else [] for d in ("snapshots", "vms")}
+
+
+def refused(what, words, code, *verb):
+    """By the command line: these words, this exit code; the machine `m` has had no moment and nothing is left."""
+    before, rc = places(), lodge(*verb, ok=False)
+    check(what, rc.returncode == code and all(w in rc.stderr for w in words), (rc.returncode, rc.stderr))
+    if places() != before or lodge("ps").stdout.split().count("running") != 1:
+        check(f"{what}: nothing is left", False, places())
+
+
+q, r = disk("q", "qcow2"), disk("r")
+with Machine(*args(q, r), name="m") as m:
+    m.expect(b"rounds", 60)
+    refused("a raw disk has no snapshots", ("disk1", "raw has no snapshots", "qcow2 and lodgefs", "--memory-only", r[:-4]), 1, "snapshot", "create", "m")
+    refused("also when disks are asked for", ("disk1", "raw"), 1, "snapshot", "create", "m", "--with-disks")
+    refused("no agent to freeze file systems", ("--quiesce", "agent"), 1, "snapshot", "create", "m", "--memory-only", "--quiesce")
+    refused("no agent to hold programs", ("holding", "agent"), 1, "snapshot", "create", "m", "--memory-only", "--hold")
+    refused("a parent that is not there", ("nobody",), 3, "snapshot", "create", "m", "--memory-only", "--parent", "nobody")
+    check("none of these was a moment", m.call("snapshot_status")["state"] == "none" and m.call("status")["state"] == "running")
+    check("and the disk that could has no snapshot", not json.loads(lodge("disk", "info", q, "--json", ok=False).stdout or "{}").get("snapshots"))
+    m.expect(b"rounds", 60)
+with Machine(*args(q), name="m") as m:
+    m.expect(b"rounds", 60)
+    lodge("snapshot", "create", "m", "--name", "whole", "--with-disks")
+    lodge("snapshot", "create", "m", "--name", "bare", "--memory-only")
+
+# ---- clones ----
+many = [disk(f"d{i}") for i in range(8)]
+with Machine(*args(*many), name="m") as m:
+    m.expect(b"rounds", 60)
+    refused("more disks than can be cloned", ("more than 7 disks",), 1, "clone", "m")
+    check("it was no moment", m.call("snapshot_status")["state"] == "none")
+    refused("of a snapshot without its disks", ("disk0", "--memory-only", "clone the machine while it runs"), 1, "clone", "bare")
+if os.geteuid() == 0 and os.path.exists("/dev/net/tun") and subprocess.run(["ip", "tuntap", "add", "lodget9", "mode", "tap"], capture_output=True).returncode == 0:
+    try:
+        with Machine(*args(), "--net", "tap=lodget9", name="m") as m:
+            m.expect(b"rounds", 60)
+            refused("the host's interface cannot be two machines'", ("lodget9", "user networking"), 1, "clone", "m")
+            check("it was no moment", m.call("snapshot_status")["state"] == "none")
+    finally:
+        subprocess.run(["ip", "tuntap", "del", "lodget9", "mode", "tap"])
+else:
+    print("PASS: a machine with a tap was not tried: none can be made here")
+
+# ---- going on: a machine of another kind ----
+FILE = os.path.join(HOME, "data", "snapshots", "whole.snap")
+for what, word, more in (("less memory", "memory", ["--memory", "64M"]), ("a hart more", "", ["--smp", "2"]),
+                         ("a device more", "", ["--disk", r])):
+    base = ["--firmware", STAMP, "--memory", "32M", "--disk", q]
+    with Machine(*base, *more, "--restore", FILE, name="x") as m:
+        code = m.wait(60)
+    said = open(os.path.join(TMP, "x.log")).read().strip().split("\n")[-1]
+    check(f"a machine with {what} does not go on from it, and says why", code == 1 and word in said and "restore" in said, (code, said))
+definition = json.loads(lodge("snapshot", "show", "whole").stdout)
+check("the disk is as it was", [d["snapshot"] for d in definition["disks"]] == ["whole"] and "before-restore" not in lodge("disk", "snapshot", q).stdout)
+lodge("restore", "whole", "--name", "y", "-d")
+end = time.monotonic() + 60 * SLOW
+while "gap" not in lodge("logs", "y").stdout and time.monotonic() < end:
+    time.sleep(0.1)
+check("and the machine that it is of goes on", "gap" in lodge("logs", "y").stdout)
+lodge("kill", "y")
