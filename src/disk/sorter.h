@@ -175,8 +175,8 @@ struct sorter_opts {
 	uint64_t block_size; /* power of two */
 	const struct sorter_ops *ops;
 	void *ctx;
-	/* Data of META elements is copied first, so that it cannot change between checksum and write. */
-	bool stable;
+	/* Data of META elements of at most so many bytes is copied first, so that it cannot change between checksum and write: sorter_copied(). */
+	uint64_t stable;
 	/* resolve() sees what commit() changes before sorter_committed(): plain elements of a block in commit wait for it. */
 	bool early;
 	bool one_by_one; /* a physical transaction for each logical one: to compare with */
@@ -222,6 +222,10 @@ int sorter_cut(struct sorter_set *set, unsigned i, uint64_t len);
 /* In prepare(). -ENOMEM. */
 int sorter_add_fill(struct sorter_tx *tx, uint64_t off, uint64_t len, bool copy, struct file *file,
 	uint64_t addr, uint64_t tag);
+static inline bool sorter_copied(const struct sorter_elem *el)
+{
+	return el->iov == &el->copied;
+}
 /* Copies `len` bytes, `at` bytes into the element's data, to memory: for checksums and compression. */
 void sorter_elem_read(const struct sorter_elem *el, uint64_t at, void *to, uint64_t len);
 

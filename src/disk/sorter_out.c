@@ -264,6 +264,11 @@ static void collect(struct sorter_batch *b)
 			b->piece[i].iov = &b->piece[i].one;
 }
 
+static bool to_copy(const struct sorter_batch *b, const struct sorter_elem *el)
+{
+	return el->kind == SORT_DATA && el->len <= b->sorter->o.stable;
+}
+
 /* So that the bytes that are summed, compressed and written are the same ones. */
 static int copy_data(struct sorter_batch *b)
 {
@@ -272,7 +277,7 @@ static int copy_data(struct sorter_batch *b)
 
 	for (struct sorter_tx *tx = b->first; tx; tx = tx->next)
 		for (unsigned i = 0; i < tx->n; i++)
-			total += tx->elem[i].kind == SORT_DATA ? tx->elem[i].len : 0;
+			total += to_copy(b, &tx->elem[i]) ? tx->elem[i].len : 0;
 	if (!total)
 		return 0;
 	if (b->sorter->spare.len >= total) {
@@ -289,7 +294,7 @@ static int copy_data(struct sorter_batch *b)
 		for (unsigned i = 0; i < tx->n; i++) {
 			struct sorter_elem *el = &tx->elem[i];
 
-			if (el->kind != SORT_DATA)
+			if (!to_copy(b, el))
 				continue;
 			iov_read(el->iov, el->niov, el->iov_at, to, el->len);
 			el->copied = (struct iovec){to, el->len};

@@ -28,9 +28,9 @@ def sh(*cmd, code=0):
     return p.stdout
 
 
-def traffic(rng, path, steps, kill, snapshots=0):
+def traffic(rng, path, steps, kill, snapshots=0, commit="flush"):
     """Writes, zeroes, discards, snapshots in a process that closes the disk at the end, or is killed."""
-    with subprocess.Popen([TOOL, "lodgefs", path, "report"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as p:
+    with subprocess.Popen([TOOL, "lodgefs", path, "report", f"commit={commit}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as p:
         assert p.stdout.readline() == "open\n"
         for i in range(steps):
             off, n = rng.randrange(24) * 4 * MIB + rng.randrange(32) * 4096, rng.choice((512, 4096, 4096, 20480, 65536, 200 * 1024))
@@ -166,8 +166,8 @@ def whole_story(seed, sums):
         traffic(rng, f"{path}/high", 12, False, 1)
         same(path, None, [("a", first)])
         # Killed: the host lives, and everything that was answered counts.
-        for name, steps in (("b", 24), ("a", 40)):
-            traffic(rng, f"{path}/{name}", steps, True, 1)
+        for name, steps, commit in (("b", 24, "batch"), ("b", 60, "flush"), ("a", 40, "batch")):
+            traffic(rng, f"{path}/{name}", steps, True, 1, commit)
             s = same(path, None, [("a", first), ("a", first + 1)])
             assert s.replayed > 0 and s.dropped == 0, "there was nothing to replay"
             if name == "b":

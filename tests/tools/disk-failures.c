@@ -1,7 +1,7 @@
 /*
  * disk-failures: a disk whose host fails, under a script that makes it fail (tests/system/disk-failures.py).
  *
- *	disk-failures FORMAT PATH report|pause|ignore [direct]
+ *	disk-failures FORMAT PATH report|pause|ignore [direct] [KEY=VALUE]
  *
  * One line is one step, and is answered by one line: "ok", "error N", "held" (the policy is pause), "differs AT".
  *	w OFF LEN PAT	write: the sector at byte N is filled with bytes (PAT + N / 512) % 251
@@ -174,7 +174,8 @@ static void step(struct run *run, const char *line)
 int main(int argc, char **argv)
 {
 	struct run run = {0};
-	struct disk_opts o = {.loop = &run.loop, .discard = true};
+	struct disk_kv kv[2] = {{0}};
+	struct disk_opts o = {.loop = &run.loop, .discard = true, .kv = kv};
 	struct err e = {0};
 	char line[256];
 
@@ -187,7 +188,16 @@ int main(int argc, char **argv)
 	o.on_error = !strcmp(argv[3], "pause")	  ? DISK_ERROR_PAUSE
 		     : !strcmp(argv[3], "ignore") ? DISK_ERROR_IGNORE
 						  : DISK_ERROR_REPORT;
-	o.cache = argc > 4 ? DISK_CACHE_NONE : DISK_CACHE_WRITEBACK;
+	for (int i = 4; i < argc; i++) {
+		char *v = strchr(argv[i], '=');
+
+		if (!v) {
+			o.cache = DISK_CACHE_NONE;
+			continue;
+		}
+		*v++ = 0;
+		kv[0] = (struct disk_kv){argv[i], v};
+	}
 	o.client = (struct disk_client){.failed = on_failed, .ctx = &run};
 	if (disk_open(&run.d, &o, &e)) {
 		printf("open: %s\n", err_msg(&e));

@@ -9,6 +9,9 @@
 #include "disk/lodgefs/lodgefs.h"
 
 static const struct disk_key open_keys[] = {
+	{"commit", "batch|flush",
+		"when the journal has a write: before it is acknowledged, or at the next flush and "
+		"within a second (flush)"},
 	{"sorter", "on|off", "off: a transaction for each block, to compare with"},
 	{"fence", "NUMBER", "opens only if no newer fencing number was given out", .once = true},
 	{"take", "on|off", "takes the store away from another host that holds it", .once = true},
@@ -18,10 +21,11 @@ static const struct disk_key open_keys[] = {
 
 /* ---- open, close ---- */
 
-static int take_keys(struct disk *d, struct lf_open *o, bool *one_by_one, struct err *e)
+static int take_keys(struct lf_disk *l, struct lf_open *o, bool *one_by_one, struct err *e)
 {
+	struct disk *d = l->d;
 	bool sorter = true, take = false;
-	const char *fence = disk_kv_get(d->o.kv, "fence");
+	const char *fence = disk_kv_get(d->o.kv, "fence"), *when = disk_kv_get(d->o.kv, "commit");
 	char *end = NULL;
 	int rc = disk_kv_bool(d->o.kv, "sorter", &sorter, e);
 
@@ -32,7 +36,10 @@ static int take_keys(struct disk *d, struct lf_open *o, bool *one_by_one, struct
 		if (errno || *end || !o->fence || *fence == '-')
 			return err_set(e, -EINVAL, "fence: '%s' is not a number above 0", fence);
 	}
+	if (!rc && when && strcmp(when, "batch") && strcmp(when, "flush"))
+		rc = err_set(e, -EINVAL, "commit: '%s' is neither batch nor flush", when);
 	*one_by_one = !sorter;
+	l->late = sorter && (!when || !strcmp(when, "flush"));
 	o->flags |= take ? LF_O_TAKE : 0;
 	return rc;
 }
@@ -96,7 +103,7 @@ static int lf_disk_open(struct disk *d, struct err *e)
 	l->d = d;
 	rc = lf_split(d->o.path, &store, &name, e);
 	if (!rc)
-		rc = take_keys(d, &o, &one_by_one, e);
+		rc = take_keys(l, &o, &one_by_one, e);
 	if (rc)
 		return rc;
 	o.path = store;

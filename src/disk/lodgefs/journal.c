@@ -176,7 +176,11 @@ int lf_overwrites(struct lf *fs, uint64_t off, uint64_t len)
 			continue;
 		if (s->seq <= fs->flushed)
 			return 1;
-		fs->overwritten = true;
+		if (s->seq ==
+			fs->seq) /* that record is not written yet: it will vouch for nothing */
+			fs->ordered = true;
+		else
+			fs->overwritten = true;
 	}
 	return 0;
 }
@@ -301,7 +305,7 @@ static int want_buf(struct lf *fs, size_t n)
 static int put_record(struct lf *fs, uint32_t len, uint64_t durable)
 {
 	struct lf_rec_head *h = (void *)fs->buf;
-	uint64_t left = fs->s.journal_bytes - fs->head;
+	uint64_t left = fs->s.journal_bytes - fs->head, head = fs->head, used = fs->used;
 	struct lf_wait w = {.fs = fs};
 	struct lf_rec_head *pad = NULL;
 	struct lf_xfer x[2];
@@ -333,16 +337,32 @@ static int put_record(struct lf *fs, uint32_t len, uint64_t durable)
 	h->len = len;
 	h->crc = crc32c(0, h, len);
 	lf_start(&w, &x[0], FILE_WRITE, fs->s.journal_at + fs->head, h, len);
-	fs->tail_durable = h->durable;
-	fs->tail_durable_seq = fs->seq;
 	fs->head = (fs->head + len) % fs->s.journal_bytes;
 	fs->used += len;
 	fs->seq++;
 	fs->stats.journal_bytes += len;
 	rc = lf_wait_all(&w);
 	free(pad);
+	if (rc) { /* whoever tries again does so in the same place */
+		fs->seq--;
+		fs->head = head;
+		fs->used = used;
+		return rc;
+	}
+	fs->written = fs->seq - 1;
+	fs->tail_durable = durable;
+	fs->tail_durable_seq = fs->written;
+	return 0;
+}
+
+/* Makes durable what is written, and the data that was. */
+static int flush_file(struct lf *fs)
+{
+	uint64_t upto = fs->written;
+	int rc = lf_io(fs, FILE_FLUSH, 0, NULL, 0);
+
 	if (!rc)
-		fs->written = fs->seq - 1;
+		fs->flushed = MAX(fs->flushed, upto);
 	return rc;
 }
 
@@ -354,7 +374,7 @@ static int put_mark(struct lf *fs)
 	if (!rc)
 		rc = lf_lease_check(fs);
 	if (!rc)
-		rc = lf_io(fs, FILE_FLUSH, 0, NULL, 0);
+		rc = flush_file(fs);
 	if (!rc) {
 		memset(fs->buf, 0, 512);
 		((struct lf_rec_head *)(void *)fs->buf)->kind = LF_R_MARK;
@@ -365,11 +385,112 @@ static int put_mark(struct lf *fs)
 		rc = lf_io(fs, FILE_FLUSH, 0, NULL, 0);
 	if (rc)
 		return fail(fs, rc);
-	fs->flushed = MAX(fs->flushed, all);
 	set_marked(fs, all);
 	fs->overwritten = false;
 	fresh_clear(fs);
 	fs->stats.marks++;
+	return 0;
+}
+
+/* ---- the record that is being made ---- */
+
+static bool pending(const struct lf *fs)
+{
+	return fs->ntouch || fs->nchecks;
+}
+
+/* That it may have. */
+static uint64_t bytes_max(const struct lf *fs)
+{
+	return sizeof(struct lf_rec_head) + 512 +
+	       fs->ntouch * (sizeof(struct lf_rec_page) + (uint64_t)LF_PAGE) +
+	       fs->nchecks * sizeof(struct lf_rec_check);
+}
+
+/* Pages to buf; where they end. */
+static size_t put_pages(struct lf *fs, size_t at, uint32_t *n)
+{
+	for (unsigned i = 0; i < fs->ntouch; i++) {
+		struct lf_page *p = fs->touch[i];
+		struct lf_rec_page *c = (void *)(fs->buf + at);
+
+		if (!p->refs)
+			continue;
+		/* After a checkpoint a page comes as a whole: one that is torn in its place needs nothing from there. */
+		if (!p->dirty) {
+			p->lo = 0;
+			p->hi = LF_PAGE;
+		}
+		*c = (struct lf_rec_page){
+			.at = p->at, .off = p->lo, .len = (uint16_t)(p->hi - p->lo)};
+		memcpy(c + 1, p->data + p->lo, c->len);
+		memset((uint8_t *)(c + 1) + c->len, 0, align_up(c->len, 8) - c->len);
+		at += sizeof(*c) + align_up(c->len, 8);
+		++*n;
+	}
+	return at;
+}
+
+static int put_change(struct lf *fs)
+{
+	struct lf_rec_head *h;
+	size_t at, end, sums;
+	int rc = want_buf(fs, bytes_max(fs));
+
+	if (rc)
+		return rc;
+	h = (void *)fs->buf;
+	*h = (struct lf_rec_head){.kind = LF_R_CHANGE, .checks = fs->ordered ? 0 : fs->nchecks};
+	sums = h->checks * sizeof(*fs->checks);
+	at = put_pages(fs, sizeof(*h), &h->pages);
+	if (sums)
+		memcpy(fs->buf + at, fs->checks, sums);
+	at += sums;
+	end = align_up(at, 512);
+	memset(fs->buf + at, 0, end - at);
+	if (end + 4096 > room(fs) ||
+		(end > fs->s.journal_bytes - fs->head &&
+			end + 4096 + fs->s.journal_bytes - fs->head > room(fs)))
+		return -EFBIG; /* lf_begin() was told too little */
+	return put_record(fs, (uint32_t)end, fs->flushed);
+}
+
+/* It is written. */
+static void change_done(struct lf *fs)
+{
+	for (unsigned i = 0; i < fs->ntouch; i++) {
+		struct lf_page *p = fs->touch[i];
+
+		p->touched = false;
+		if (p->dirty)
+			continue;
+		if (!p->refs) {
+			lf_page_free(p);
+			continue;
+		}
+		p->dirty = true;
+		p->next = fs->dirty;
+		fs->dirty = p;
+	}
+	fs->ntouch = fs->nchecks = 0;
+	fs->ordered = false;
+	fs->stats.transactions++;
+}
+
+/* Writes what has collected. When that fails it stays, and the next attempt has it. With the lock held. */
+static int write_out(struct lf *fs)
+{
+	int rc = fs->failed;
+
+	if (rc || !pending(fs))
+		return rc;
+	if (fs->ordered)
+		rc = flush_file(fs);
+	if (!rc)
+		rc = put_change(fs);
+	if (rc)
+		return fail(fs, rc);
+	change_done(fs);
 	return 0;
 }
 
@@ -416,7 +537,7 @@ static int write_dirty(struct lf *fs)
 
 static int checkpoint_locked(struct lf *fs)
 {
-	int rc = fs->failed;
+	int rc = write_out(fs);
 
 	if (rc)
 		return rc;
@@ -453,12 +574,13 @@ int lf_checkpoint(struct lf *fs)
 
 /* ---- transactions ---- */
 
-int lf_begin(struct lf *fs, uint64_t need)
+#define CHECKS_MAX 16384u /* of one record */
+
+/* Nothing is pending. */
+static int make_room(struct lf *fs, uint64_t need)
 {
 	int rc = 0;
 
-	lf_lock(fs, &fs->lock);
-	fs->by = NULL;
 	/* A mark, and the end of the journal that a record does not fit into. */
 	if (2 * need + 4096 > fs->s.journal_bytes)
 		rc = -EFBIG;
@@ -466,8 +588,38 @@ int lf_begin(struct lf *fs, uint64_t need)
 		rc = checkpoint_locked(fs);
 	else if (fs->fresh_n > FRESH_MAX)
 		rc = put_mark(fs);
-	if (fs->failed)
-		rc = fs->failed;
+	return fs->failed ?: rc;
+}
+
+int lf_begin(struct lf *fs, uint64_t need)
+{
+	int rc;
+
+	lf_lock(fs, &fs->lock);
+	fs->by = NULL;
+	rc = write_out(fs);
+	if (!rc)
+		rc = make_room(fs, need);
+	if (rc)
+		co_unlock(&fs->lock);
+	return rc;
+}
+
+int lf_join(struct lf *fs, uint64_t need)
+{
+	uint64_t all;
+	int rc;
+
+	lf_lock(fs, &fs->lock);
+	fs->by = NULL;
+	all = bytes_max(fs) + need;
+	rc = fs->failed;
+	if (!rc && (all > fs->s.journal_bytes / 8 || fs->nchecks > CHECKS_MAX ||
+			   fs->fresh_n > FRESH_MAX || room(fs) < 2 * all + 4096)) {
+		rc = write_out(fs);
+		if (!rc)
+			rc = make_room(fs, need);
+	}
 	if (rc)
 		co_unlock(&fs->lock);
 	return rc;
@@ -497,76 +649,70 @@ void lf_touch(struct lf *fs, struct lf_page *p, unsigned off, unsigned len)
 	fs->touch[fs->ntouch++] = p;
 }
 
-/* Pages to buf; the number of bytes. */
-static size_t put_pages(struct lf *fs, size_t at, uint32_t *n)
+static int take_checks(struct lf *fs, const struct lf_rec_check *checks, unsigned n)
 {
-	for (unsigned i = 0; i < fs->ntouch; i++) {
-		struct lf_page *p = fs->touch[i];
-		struct lf_rec_page *c = (void *)(fs->buf + at);
+	int rc = 0;
 
-		p->touched = false;
-		if (!p->refs) {
-			if (!p->dirty)
-				lf_page_free(p);
-			continue;
-		}
-		/* After a checkpoint a page comes as a whole: one that is torn in its place needs nothing from there. */
-		if (!p->dirty) {
-			p->lo = 0;
-			p->hi = LF_PAGE;
-			p->dirty = true;
-			p->next = fs->dirty;
-			fs->dirty = p;
-		}
-		*c = (struct lf_rec_page){
-			.at = p->at, .off = p->lo, .len = (uint16_t)(p->hi - p->lo)};
-		memcpy(c + 1, p->data + p->lo, c->len);
-		memset((uint8_t *)(c + 1) + c->len, 0, align_up(c->len, 8) - c->len);
-		at += sizeof(*c) + align_up(c->len, 8);
-		++*n;
+	if (fs->nchecks + n > fs->checks_cap) {
+		unsigned cap = MAX(fs->nchecks + n, 2 * fs->checks_cap);
+		struct lf_rec_check *p = realloc(fs->checks, cap * sizeof(*p));
+
+		if (!p)
+			return -ENOMEM;
+		fs->checks = p;
+		fs->checks_cap = cap;
 	}
-	fs->ntouch = 0;
-	return at;
+	if (n)
+		memcpy(fs->checks + fs->nchecks, checks, n * sizeof(*checks));
+	fs->nchecks += n;
+	for (unsigned i = 0; !rc && i < n; i++)
+		rc = fresh_add(fs, checks[i].at, checks[i].len, fs->seq);
+	return rc;
+}
+
+int lf_leave(struct lf *fs, const struct lf_rec_check *checks, unsigned nchecks)
+{
+	int rc = fs->failed ?: take_checks(fs, checks, nchecks);
+
+	if (rc == -ENOMEM) /* inside of a change: what is in memory is no whole */
+		fs->undone = true;
+	send_freed(fs, fs->seq);
+	fail(fs, rc);
+	if (!rc && !lf_write_later(fs))
+		rc = write_out(fs);
+	co_unlock(&fs->lock);
+	return rc;
 }
 
 int lf_end(struct lf *fs, const struct lf_rec_check *checks, unsigned nchecks)
 {
-	struct lf_rec_head *h;
-	uint64_t seq = fs->seq;
-	size_t at, end;
-	int rc = fs->failed;
+	int rc = fs->failed ?: take_checks(fs, checks, nchecks);
 
-	if (!rc && !fs->ntouch && !nchecks && !fs->freeing) { /* nothing was changed after all */
-		co_unlock(&fs->lock);
-		return 0;
-	}
-	if (!rc)
-		rc = want_buf(fs, 512 + fs->ntouch * (sizeof(struct lf_rec_page) + LF_PAGE) +
-					  nchecks * sizeof(*checks) + sizeof(*h));
-	for (unsigned i = 0; !rc && i < nchecks; i++)
-		rc = fresh_add(fs, checks[i].at, checks[i].len, seq);
-	if (!rc) {
-		h = (void *)fs->buf;
-		*h = (struct lf_rec_head){.kind = LF_R_CHANGE, .checks = nchecks};
-		at = put_pages(fs, sizeof(*h), &h->pages);
-		if (nchecks)
-			memcpy(fs->buf + at, checks, nchecks * sizeof(*checks));
-		at += nchecks * sizeof(*checks);
-		end = align_up(at, 512);
-		memset(fs->buf + at, 0, end - at);
-		if (end + 4096 > room(fs) ||
-			(end > fs->s.journal_bytes - fs->head &&
-				end + 4096 + fs->s.journal_bytes - fs->head > room(fs)))
-			rc = -EFBIG; /* lf_begin() was told too little */
-		else
-			rc = put_record(fs, (uint32_t)end, fs->flushed);
-		fs->stats.transactions += !rc;
-	}
-	if (!rc)
-		send_freed(fs, seq);
+	send_freed(fs, fs->seq);
 	fail(fs, rc);
+	if (!rc)
+		rc = write_out(fs);
+	fs->undone |= rc != 0; /* who asked is told that it failed */
 	co_unlock(&fs->lock);
 	return rc;
+}
+
+int lf_write_out(struct lf *fs)
+{
+	int rc;
+
+	/* What takes long is done before others have to wait. */
+	if (!fs->failed && fs->ordered)
+		fail(fs, flush_file(fs));
+	lf_lock(fs, &fs->lock);
+	rc = write_out(fs);
+	co_unlock(&fs->lock);
+	return rc;
+}
+
+bool lf_unwritten(const struct lf *fs)
+{
+	return pending(fs) && !fs->undone;
 }
 
 int lf_mark(struct lf *fs)
@@ -574,8 +720,10 @@ int lf_mark(struct lf *fs)
 	int rc;
 
 	lf_lock(fs, &fs->lock);
+	rc = write_out(fs);
 	/* One has to be left for the checkpoint. */
-	rc = fs->failed ?: room(fs) < 4096 ? checkpoint_locked(fs) : put_mark(fs);
+	if (!rc)
+		rc = room(fs) < 4096 ? checkpoint_locked(fs) : put_mark(fs);
 	if (!rc)
 		reap(fs);
 	co_unlock(&fs->lock);
@@ -583,21 +731,30 @@ int lf_mark(struct lf *fs)
 }
 
 /*
- * One flush of the file, and a mark only when something that an earlier record vouches for was written over in the meantime. What such a flush made durable
+ * What is not written is. One flush of the file, and a mark only when something that an earlier record vouches for was written over in the meantime. What such a flush made durable
  * is said by the next record.
  */
 int lf_flush(struct lf *fs)
 {
-	uint64_t upto = fs->written, said = fs->tail_durable, by = fs->tail_durable_seq;
-	int rc = fs->failed ?: lf_lease_check(fs);
+	uint64_t upto, said, by;
+	int rc = fs->failed;
 
+	if (!rc && (fs->lock.held || pending(fs))) { /* held: perhaps by who writes it out */
+		lf_lock(fs, &fs->lock);
+		rc = write_out(fs);
+		co_unlock(&fs->lock);
+	}
+	upto = fs->written;
+	said = fs->tail_durable;
+	by = fs->tail_durable_seq;
 	if (!rc)
-		rc = lf_io(fs, FILE_FLUSH, 0, NULL, 0);
+		rc = lf_lease_check(fs);
+	if (!rc)
+		rc = flush_file(fs);
 	if (rc)
 		return fail(fs, rc);
 	if (fs->overwritten)
 		return lf_mark(fs);
-	fs->flushed = MAX(fs->flushed, upto);
 	if (by <= upto)
 		set_marked(fs, said);
 	reap(fs);
@@ -622,6 +779,10 @@ void lf_journal_free(struct lf *fs)
 	if (fs->freeing)
 		free(fs->freeing->block);
 	free(fs->freeing);
+	for (unsigned i = 0; i < fs->ntouch; i++)
+		if (!fs->touch[i]->refs && !fs->touch[i]->dirty)
+			lf_page_free(fs->touch[i]);
+	free(fs->checks);
 	free(fs->fresh);
 	free(fs->touch);
 	free(fs->buf);

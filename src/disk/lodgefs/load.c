@@ -1002,8 +1002,15 @@ void lf_close(struct lf *fs)
 {
 	if (!fs)
 		return;
-	while (fs->settling) /* by a job of its own */
+	while (fs->jobs) /* that nobody asked for */
 		files_drain(fs->files);
+	/* Nobody comes after these attempts to write what was acknowledged. */
+	for (unsigned i = 0;
+		i < 3 && fs->writable && lf_unwritten(fs) && !fs->lost && fs->failed != -ESTALE;
+		i++) {
+		fs->failed = 0;
+		(void)lf_write_out(fs);
+	}
 	if (fs->writable && !fs->failed)
 		(void)lf_sums_settle(fs);
 	if (fs->writable && !fs->failed)

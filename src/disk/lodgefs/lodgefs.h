@@ -275,8 +275,13 @@ struct lf {
 	uint64_t
 		tail_durable; /* the highest `durable` in a record that is written; and that record */
 	uint64_t tail_durable_seq;
+	/* The record that is being made; its number is `seq`. */
 	struct lf_page **touch;
 	unsigned ntouch, touch_cap;
+	struct lf_rec_check *checks;
+	unsigned nchecks, checks_cap;
+	bool ordered; /* its data is flushed before it, and it has no checks: some of its data is in none, or was written over since */
+	bool undone; /* what is in memory is not what those were told who changed it */
 	struct lf_page *dirty;
 	uint8_t *buf; /* of the record */
 	size_t buf_cap;
@@ -319,6 +324,7 @@ struct lf_disk {
 	struct disk *d;
 	struct lf_record *rec;
 	struct sorter *sorter;
+	bool late; /* a write that is acknowledged may be without its record for a while (not commit=batch) */
 	struct lf_record *track; /* or NULL */
 };
 
@@ -388,6 +394,8 @@ void lf_put(struct lf *fs);
 bool lf_park(struct lf *fs, struct disk_req *r);
 /* That, now. */
 void lf_unpark(struct lf *fs);
+/* lf_write_out() in a second. false: there is nobody to do it. */
+bool lf_write_later(struct lf *fs);
 void lf_disk_list(struct lf_disk *l);
 void lf_disk_unlist(struct lf_disk *l);
 
@@ -413,10 +421,20 @@ void lf_lock(struct lf *fs, struct co_mutex *m);
 
 /* Begins a transaction for which the journal has `need` bytes; may wait for a checkpoint. On error nothing is to be ended. */
 int lf_begin(struct lf *fs, uint64_t need);
+/*
+ * The same for one that need not be in the journal when it ends: it shares the next record with others, which is written when somebody flushes or has a
+ * transaction of his own, when it is large, or a second later.
+ */
+int lf_join(struct lf *fs, uint64_t need);
 /* Bytes [off, off + len) of the page were or will be changed in this transaction. */
 void lf_touch(struct lf *fs, struct lf_page *p, unsigned off, unsigned len);
-/* Writes it. After an error the store is not written to any more. *seq may be NULL. */
+/* Writes it. After an error the store is not written to any more, until it is loaded again. */
 int lf_end(struct lf *fs, const struct lf_rec_check *checks, unsigned nchecks);
+/* Ends what lf_join() began. fs->ordered: has it data of which there are no checks? */
+int lf_leave(struct lf *fs, const struct lf_rec_check *checks, unsigned nchecks);
+/* Writes what lf_leave() has left. After an error that stays to be written by another attempt: lf_unwritten(). */
+int lf_write_out(struct lf *fs);
+bool lf_unwritten(const struct lf *fs);
 /* Everything that was done is durable, and known to be. */
 int lf_mark(struct lf *fs);
 /* What DISK_FLUSH asks. */
@@ -553,7 +571,9 @@ bool lf_sums_clear_of(struct lf *fs, uint64_t addr, uint64_t len);
 void lf_sums_want(struct lf *fs, struct lf_sum_want *w, uint64_t addr, uint64_t len);
 int lf_sums_look(struct lf *fs, struct lf_sum_want *w);
 int lf_sums_clear(struct lf *fs, const struct lf_sum_want *w);
-/* In a transaction: what is new in the entry. taken: its `own` is a block that nobody had. */
+/* Is the page of lf_sums_get() there? */
+bool lf_sums_here(const struct lf *fs, uint64_t sub);
+/* In a transaction: what is new in the entry. taken: its `own` is a block that nobody had. Waits only for a page that is not there. */
 int lf_sums_put(struct lf *fs, const struct sorter_tx *tx, const struct lf_entry *old,
 	const struct lf_entry *now, bool taken);
 /* Gives those that were written in place a checksum again; in a coroutine, or with nothing in flight. relieve: starts that when there are many. */
@@ -563,6 +583,8 @@ int lf_sums_check(struct lf *fs, struct err *e);
 
 /* ---- write.c ---- */
 
+#define LF_CHECKED \
+	(32u << 10) /* what is longer is not copied and summed: a flush comes between it and its record */
 int lf_writer_create(struct lf_disk *l, bool one_by_one, struct err *e);
 void lf_start_job(struct lf *fs, void (*fn)(void *), void (*after)(void *), void *arg);
 /* Which part of the disk from `off` on comes from one place; *addr 0: zeroes. */

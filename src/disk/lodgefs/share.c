@@ -72,13 +72,16 @@ static void unlist(struct lf *fs)
 	*p = fs->next;
 }
 
-/* ---- after a failure ---- */
+/* ---- after a failure, and after a while ---- */
 
 #define TRY_NS 100000000ull /* no more often */
+#define LATER_MS 1000u
 
-/* Lives until libuv has closed its handle. */
+/* Lives until libuv has closed its handles. */
 struct lf_revive {
 	uv_idle_t idle;
+	uv_timer_t later;
+	unsigned handles;
 	struct lf *fs;
 	struct disk_req *first, **last;
 	uint64_t tried;
@@ -93,21 +96,57 @@ static int revive_make(struct lf *fs, struct uv_loop_s *loop)
 	v->fs = fs;
 	v->last = &v->first;
 	uv_idle_init(loop, &v->idle);
+	uv_timer_init(loop, &v->later);
+	v->handles = 2;
+	v->idle.data = v->later.data = v;
 	uv_unref((uv_handle_t *)&v->idle);
+	uv_unref((uv_handle_t *)&v->later);
 	fs->revive = v;
 	return 0;
 }
 
 static void revive_closed(uv_handle_t *h)
 {
-	free(container_of((uv_idle_t *)h, struct lf_revive, idle));
+	struct lf_revive *v = h->data;
+
+	if (!--v->handles)
+		free(v);
 }
 
 static void revive_drop(struct lf *fs)
 {
-	if (fs->revive)
+	if (fs->revive) {
 		uv_close((uv_handle_t *)&fs->revive->idle, revive_closed);
+		uv_close((uv_handle_t *)&fs->revive->later, revive_closed);
+	}
 	fs->revive = NULL;
+}
+
+static void later_job(void *arg)
+{
+	(void)lf_write_out(arg); /* what fails is told by the next write or flush */
+}
+
+static void later_after(void *arg)
+{
+	((struct lf *)arg)->jobs--;
+}
+
+static void on_later(uv_timer_t *h)
+{
+	struct lf *fs = ((struct lf_revive *)h->data)->fs;
+
+	fs->jobs++;
+	lf_start_job(fs, later_job, later_after, fs);
+}
+
+bool lf_write_later(struct lf *fs)
+{
+	struct lf_revive *v = fs->revive;
+
+	if (v && !uv_is_active((uv_handle_t *)&v->later))
+		uv_timer_start(&v->later, on_later, LATER_MS, 0);
+	return v;
 }
 
 /* Nothing of the store is on its way any more: with the error all of it ends soon. */
@@ -134,7 +173,14 @@ static int reload(struct lf **at)
 	struct lf_disk *l;
 	int rc;
 
-	rc = settle(old) ? lf_reload(&fs, old, NULL) : old->failed;
+	if (!settle(old))
+		return old->failed;
+	/* What was acknowledged and is not in the journal is in memory only. */
+	if (lf_unwritten(old)) {
+		old->failed = 0;
+		return lf_write_out(old);
+	}
+	rc = lf_reload(&fs, old, NULL);
 	if (rc)
 		return rc == -ESTALE ? rc : old->failed;
 	unlist(old);
@@ -180,7 +226,7 @@ void lf_unpark(struct lf *fs)
 
 static void on_idle(uv_idle_t *h)
 {
-	struct lf_revive *v = container_of(h, struct lf_revive, idle);
+	struct lf_revive *v = h->data;
 
 	uv_idle_stop(h);
 	uv_unref((uv_handle_t *)h);

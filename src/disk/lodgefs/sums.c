@@ -47,6 +47,11 @@ static struct lf_sums *have(const struct lf *fs, uint64_t sub)
 	return fs->sums[sub / PAGE_SUBS];
 }
 
+bool lf_sums_here(const struct lf *fs, uint64_t sub)
+{
+	return have(fs, sub);
+}
+
 static uint32_t *slot(struct lf_sums *s, uint64_t sub)
 {
 	return (uint32_t *)(void *)(s->page->data + LF_HEAD) + sub % PAGE_SUBS;

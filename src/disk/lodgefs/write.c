@@ -638,35 +638,19 @@ static uint32_t crc_zeroes(uint64_t len)
 	return c;
 }
 
-static uint32_t crc_elem(const struct sorter_elem *el)
-{
-	uint64_t at = el->iov_at, left = el->len;
-	uint32_t c = 0;
-
-	for (unsigned i = 0; i < el->niov && left; i++) {
-		uint64_t n;
-
-		if (at >= el->iov[i].iov_len) {
-			at -= el->iov[i].iov_len;
-			continue;
-		}
-		n = MIN(left, el->iov[i].iov_len - at);
-		c = crc32c(c, (const uint8_t *)el->iov[i].iov_base + at, n);
-		left -= n;
-		at = 0;
-	}
-	return c;
-}
-
-static unsigned put_checks(const struct sorter_tx *tx, struct lf_rec_check *out)
+/* *all: of all data. */
+static unsigned put_checks(const struct sorter_tx *tx, struct lf_rec_check *out, bool *all)
 {
 	unsigned n = 0;
 
 	for (unsigned i = 0; i < tx->n; i++) {
 		const struct sorter_elem *el = &tx->elem[i];
 
-		if (el->kind == SORT_DATA)
-			out[n++] = (struct lf_rec_check){el->addr, (uint32_t)el->len, crc_elem(el)};
+		if (el->kind == SORT_DATA && sorter_copied(el))
+			out[n++] = (struct lf_rec_check){el->addr, (uint32_t)el->len,
+				crc32c(0, el->copied.iov_base, el->len)};
+		else if (el->kind == SORT_DATA)
+			*all = false;
 	}
 	for (unsigned i = 0; i < tx->nfill; i++) {
 		const struct sorter_fill *f = &tx->fill[i];
@@ -703,10 +687,32 @@ static void change_entry(struct lf_disk *l, struct sorter_tx *tx)
 	tx->priv = NULL;
 }
 
+/* Brings the pages of checksums that the batch changes, so that nothing fails half way. */
+static int bring_sums(struct lf_disk *l, struct sorter_batch *b)
+{
+	int rc = 0;
+
+	for (bool again = true; again && !rc;) {
+		again = false;
+		for (struct sorter_tx *tx = b->first; tx && !rc; tx = tx->next) {
+			const struct plan *p = tx->priv;
+			uint64_t sub = (p->now.own - 1ull) * LF_SUBS;
+			struct lf_sums *s;
+
+			if (!p->change || !p->now.own || lf_sums_here(l->fs, sub))
+				continue;
+			rc = lf_sums_get(l->fs, sub, &s);
+			again = true; /* it may have pushed out another one */
+		}
+	}
+	return rc;
+}
+
 static int commit_batch(struct lf_disk *l, struct sorter_batch *b)
 {
 	cleanup(free_ptr) struct lf_rec_check *checks = NULL;
 	struct lf *fs = l->fs;
+	bool late = l->late && !b->fua, all = true;
 	uint64_t need = 0, bytes;
 	unsigned n = 0;
 	int rc;
@@ -716,7 +722,13 @@ static int commit_batch(struct lf_disk *l, struct sorter_batch *b)
 		need += lf_need(l->rec->height + 5u + lf_track_pages(l));
 	}
 	checks = malloc(MAX(n, 1u) * sizeof(*checks));
-	rc = checks ? lf_begin(fs, need + n * sizeof(*checks)) : -ENOMEM;
+	need += n * sizeof(*checks);
+	rc = !checks ? -ENOMEM : late ? lf_join(fs, need) : lf_begin(fs, need);
+	if (!rc && fs->sums) {
+		rc = bring_sums(l, b);
+		if (rc)
+			co_unlock(&fs->lock);
+	}
 	for (struct sorter_tx *tx = b->first; rc && tx; tx = tx->next)
 		abort_tx(l, tx);
 	if (rc)
@@ -724,11 +736,12 @@ static int commit_batch(struct lf_disk *l, struct sorter_batch *b)
 	n = 0;
 	fs->by = l->sorter;
 	for (struct sorter_tx *tx = b->first; tx; tx = tx->next) {
-		n += put_checks(tx, checks + n);
+		n += put_checks(tx, checks + n, &all);
 		change_entry(l, tx);
 	}
 	bytes = fs->stats.journal_bytes;
-	rc = lf_end(fs, checks, n);
+	fs->ordered |= !all;
+	rc = late ? lf_leave(fs, checks, n) : lf_end(fs, checks, n);
 	sorter_account(l->sorter, fs->stats.journal_bytes - bytes, 0, 0, 0);
 	return rc;
 }
@@ -801,7 +814,7 @@ int lf_writer_create(struct lf_disk *l, bool one_by_one, struct err *e)
 		.block_size = LF_BLOCK,
 		.ops = &ops,
 		.ctx = l,
-		.stable = true,
+		.stable = l->late && !l->fs->sums ? LF_CHECKED : UINT64_MAX,
 		.one_by_one = one_by_one,
 		.max_txs = (unsigned)MAX(1ull, MIN(txs, 256ull))};
 

@@ -881,11 +881,10 @@ static void lodgefs(void **state)
 		.path = "store/disk",
 		.snapshots = true,
 		.atomic = true,
-		.kill = true,
 		.power = lose_power,
 		.prepare = make_store};
 
-	crash(&k);
+	both_ways(&k);
 }
 
 static void lodgefs_tracked(void **state)
@@ -898,11 +897,10 @@ static void lodgefs_tracked(void **state)
 		.snapshots = true,
 		.atomic = true,
 		.tracked = true,
-		.kill = true,
 		.power = lose_power,
 		.prepare = make_store};
 
-	crash(&k);
+	both_ways(&k);
 }
 
 static void lodgefs_sums(void **state)
@@ -916,11 +914,10 @@ static void lodgefs_sums(void **state)
 		.snapshots = true,
 		.atomic = true,
 		.tracked = true,
-		.kill = true,
 		.power = lose_power,
 		.prepare = make_store};
 
-	crash(&k);
+	both_ways(&k);
 }
 
 int main(void)

@@ -121,6 +121,17 @@ static struct disk *get(struct fix *f, const char *path)
 	return d;
 }
 
+/* Each write is in the journal before it is acknowledged. */
+static struct disk *get_batch(struct fix *f, const char *path)
+{
+	struct disk_kv kv[] = {{"commit", "batch"}, {0}};
+	struct disk *d;
+	struct err e = {0};
+
+	ok(open_in(f, &f->devs, &d, path, kv, false, &e), &e, path);
+	return d;
+}
+
 static void put(struct fix *f, struct disk *d)
 {
 	disk_close(d);
@@ -457,7 +468,7 @@ static void one_transaction(void **state)
 	(void)state;
 	ok(make(f, "store/a", 128 * MiB, NULL, NULL, &e), &e, "create");
 	ok(make(f, "store/b", 128 * MiB, NULL, NULL, &e), &e, "create");
-	d = get(f, "store/a");
+	d = get_batch(f, "store/a");
 	write_scattered(f, d, 64, MiB, 0, 1);
 	assert_int_equal(stat_of(d, "physical_transactions"), 1);
 	assert_int_equal(stat_of(d, "logical_transactions"), 64);
@@ -503,6 +514,89 @@ static void flushes(void **state)
 	}
 	assert_int_equal(stat_of(d, "flushes") - before, 10);
 	assert_int_equal(stat_of(d, "marks"), 0);
+	put(f, d);
+	end(f);
+}
+
+/* What was allocated shares records until somebody flushes; a place that is written again meanwhile costs no mark. */
+static void late(void **state)
+{
+	struct fix *f = begin(256 * MiB, NULL);
+	uint64_t records, events;
+	struct memdevs after;
+	struct err e = {0};
+	struct disk *d;
+	static char buf[256 * KiB], back[256 * KiB], other[4096];
+
+	(void)state;
+	memset(buf, 7, sizeof(buf));
+	memset(other, 9, sizeof(other));
+	ok(make(f, "store/a", 128 * MiB, NULL, NULL, &e), &e, "create");
+	assert_int_equal(memdevs_record(&f->devs), 0);
+	d = get(f, "store/a");
+	records = stat_of(d, "transactions");
+	for (unsigned i = 0; i < 100; i++)
+		ok(disk_rw(d, DISK_WRITE, i * MiB, buf, 4096, &e), &e, "write");
+	assert_true(stat_of(d, "transactions") - records <= 1); /* on a host that took a second */
+	for (unsigned i = 0; i < 100; i += 3)
+		ok(disk_rw(d, DISK_WRITE, i * MiB, other, 4096, &e), &e, "again");
+	ok(disk_rw(d, DISK_WRITE, 100 * MiB, buf, sizeof(buf), &e), &e, "a long one");
+	ok(disk_rw(d, DISK_FLUSH, 0, NULL, 0, &e), &e, "flush");
+	assert_in_range(stat_of(d, "transactions") - records, 1, 2);
+	assert_int_equal(stat_of(d, "marks"), 0);
+	records = stat_of(d, "journal_bytes");
+	ok(disk_rw(d, DISK_FLUSH, 0, NULL, 0, &e), &e, "flush");
+	assert_int_equal(stat_of(d, "journal_bytes"), records);
+	events = memdevs_events(&f->devs);
+	/* The power goes: all of it is there. */
+	for (uint64_t v = 0; v < 4; v++) {
+		struct disk *c;
+
+		memset(&after, 0, sizeof(after));
+		assert_int_equal(memdevs_crash(&f->devs, events, v, &after), 0);
+		lose_power(&after);
+		ok(open_in(f, &after, &c, "store/a", NULL, false, &e), &e, "open");
+		for (unsigned i = 0; i < 100; i++) {
+			ok(disk_rw(c, DISK_READ, i * MiB, back, 4096, &e), &e, "read");
+			assert_memory_equal(back, i % 3 ? buf : other, 4096);
+		}
+		ok(disk_rw(c, DISK_READ, 100 * MiB, back, sizeof(back), &e), &e, "read");
+		assert_memory_equal(back, buf, sizeof(back));
+		put(f, c);
+		check_in(f, &after, true);
+		uv_run(&f->loop, UV_RUN_NOWAIT);
+		memdevs_free(&after);
+	}
+	put(f, d);
+	end(f);
+}
+
+static void nothing(uv_timer_t *t)
+{
+	(void)t;
+}
+
+/* Nobody flushes: a second later it is in the journal nevertheless. */
+static void a_second_later(void **state)
+{
+	struct fix *f = begin(64 * MiB, NULL);
+	struct err e = {0};
+	struct disk *d;
+	uv_timer_t alive; /* a loop in which nothing happens looks at no timer */
+	uint64_t records;
+	char buf[4096] = {1};
+
+	(void)state;
+	uv_timer_init(&f->loop, &alive);
+	uv_timer_start(&alive, nothing, 1, 1);
+	ok(make(f, "store/a", 16 * MiB, NULL, NULL, &e), &e, "create");
+	d = get(f, "store/a");
+	records = stat_of(d, "transactions");
+	ok(disk_rw(d, DISK_WRITE, 0, buf, 4096, &e), &e, "write");
+	for (unsigned i = 0; i < 30000 && stat_of(d, "transactions") == records; i++)
+		uv_run(&f->loop, UV_RUN_ONCE);
+	assert_int_equal(stat_of(d, "transactions"), records + 1);
+	uv_close((uv_handle_t *)&alive, NULL);
 	put(f, d);
 	end(f);
 }
@@ -592,7 +686,7 @@ static void io_error(void **state)
 
 	(void)state;
 	ok(make(f, "store/a", 16 * MiB, NULL, NULL, &e), &e, "create");
-	d = get(f, "store/a");
+	d = get_batch(f, "store/a");
 	ok(disk_rw(d, DISK_WRITE, 0, buf, 4096, &e), &e, "write");
 	ok(disk_rw(d, DISK_FLUSH, 0, NULL, 0, &e), &e, "flush");
 	/* Data: this request fails, nothing else does. */
@@ -640,6 +734,46 @@ static void io_error(void **state)
 	end(f);
 }
 
+/* What was acknowledged and is not in the journal is not lost when the journal fails for a while. */
+static void late_error(void **state)
+{
+	struct fix *f = begin(64 * MiB, NULL);
+	struct err e = {0};
+	struct disk *d;
+	char buf[4096] = {1}, back[4096];
+
+	(void)state;
+	ok(make(f, "store/a", 16 * MiB, NULL, NULL, &e), &e, "create");
+	for (unsigned ops = 0; ops < 2; ops++) {
+		d = get(f, "store/a");
+		ok(disk_rw(d, DISK_WRITE, ops * 8 * MiB, buf, 4096, &e), &e, "write");
+		f->devs.fault[0] = (struct memdev_fault){.ops = 1u << FILE_WRITE,
+			.off = 16384,
+			.len = MiB,
+			.error = -EIO,
+			.torn = ops};
+		f->devs.nfaults = 1;
+		assert_int_equal(disk_rw(d, DISK_FLUSH, 0, NULL, 0, &e), -EIO);
+		assert_int_equal(disk_rw(d, DISK_WRITE, 5 * MiB, buf, 4096, &e), -EIO);
+		ok(disk_rw(d, DISK_READ, ops * 8 * MiB, back, 4096, &e), &e, "read");
+		assert_memory_equal(buf, back, 4096);
+		f->devs.nfaults = 0;
+		usleep(120000);
+		ok(disk_rw(d, DISK_WRITE, ops * 8 * MiB + MiB, buf, 4096, &e), &e, "again");
+		ok(disk_rw(d, DISK_FLUSH, 0, NULL, 0, &e), &e, "flush");
+		put(f, d);
+		check_in(f, &f->devs, true);
+		d = get(f, "store/a");
+		for (unsigned i = 0; i < 2; i++) {
+			ok(disk_rw(d, DISK_READ, ops * 8 * MiB + i * MiB, back, 4096, &e), &e,
+				"read");
+			assert_memory_equal(buf, back, 4096);
+		}
+		put(f, d);
+	}
+	end(f);
+}
+
 struct unit {
 	uint8_t is;
 	uint64_t maybe; /* a bit for each value that a request which failed may have left */
@@ -663,7 +797,7 @@ static void flaky_done(struct disk_req *r)
 }
 
 /* Journal and pages fail and recover, again and again, with requests in flight: what was acknowledged is there. */
-static void comes_and_goes(void **state)
+static void comes_and_goes_with(bool batch)
 {
 	static struct unit unit[512];
 	struct fix *f = begin(64 * MiB, NULL);
@@ -672,10 +806,9 @@ static void comes_and_goes(void **state)
 	uint8_t back[4096];
 	unsigned failed = 0, good = 0;
 
-	(void)state;
 	memset(unit, 0, sizeof(unit));
 	ok(make(f, "store/a", 16 * MiB, NULL, NULL, &e), &e, "create");
-	d = get(f, "store/a");
+	d = batch ? get_batch(f, "store/a") : get(f, "store/a");
 	for (unsigned round = 0; round < 60; round++) {
 		struct flaky q[8] = {0};
 		unsigned left = 8, first = (unsigned)rnd(f, 504);
@@ -702,6 +835,8 @@ static void comes_and_goes(void **state)
 		}
 		while (left)
 			uv_run(&f->loop, UV_RUN_ONCE);
+		if (!batch)
+			(void)disk_rw(d, DISK_FLUSH, 0, NULL, 0, NULL);
 		for (unsigned i = 0; i < 8; i++) {
 			struct unit *u = &unit[first + i];
 
@@ -733,6 +868,13 @@ static void comes_and_goes(void **state)
 	}
 	put(f, d);
 	end(f);
+}
+
+static void comes_and_goes(void **state)
+{
+	(void)state;
+	comes_and_goes_with(true);
+	comes_and_goes_with(false);
 }
 
 static void lease(void **state)
@@ -1206,9 +1348,12 @@ int main(void)
 		cmocka_unit_test(checksums),
 		cmocka_unit_test(one_transaction),
 		cmocka_unit_test(flushes),
+		cmocka_unit_test(late),
+		cmocka_unit_test(a_second_later),
 		cmocka_unit_test(no_space),
 		cmocka_unit_test(reuse),
 		cmocka_unit_test(io_error),
+		cmocka_unit_test(late_error),
 		cmocka_unit_test(comes_and_goes),
 		cmocka_unit_test(lease),
 		cmocka_unit_test(changes),

@@ -262,7 +262,7 @@ static int toy_open(struct disk *d, struct err *e)
 			.block_size = CLUSTER,
 			.ops = &toy_ops,
 			.ctx = t,
-			.stable = rig.stable,
+			.stable = rig.stable ? UINT64_MAX : 0,
 			.one_by_one = rig.one_by_one},
 		e);
 }
