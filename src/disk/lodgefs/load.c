@@ -83,7 +83,8 @@ int lf_super_write(struct lf *fs)
 	return rc;
 }
 
-static const char *super_wrong(const struct lf_super *s, uint64_t size)
+/* "": the file is too small. A device has to have all blocks; a file grows with what is written. */
+static const char *super_wrong(const struct lf_super *s, const struct file *f)
 {
 	uint64_t end;
 
@@ -110,7 +111,14 @@ static const char *super_wrong(const struct lf_super *s, uint64_t size)
 		return "the number of its blocks";
 	if (s->tail >= s->journal_bytes || s->tail % 512 || !s->seq)
 		return "the journal's tail";
-	return s->data_at + s->blocks * LF_BLOCK > size ? "" : NULL;
+	end = f->block_device ? s->data_at + s->blocks * LF_BLOCK : s->data_at;
+	return end > f->size ? "" : NULL;
+}
+
+static int cut_off(const struct lf *fs, uint64_t end, struct err *e)
+{
+	return err_set(e, -EUCLEAN, "store %s: has %llu bytes and should have %llu: it was cut off",
+		fs->path, (unsigned long long)fs->f->size, (unsigned long long)end);
 }
 
 static int super_read(struct lf *fs, struct err *e)
@@ -152,12 +160,10 @@ static int super_read(struct lf *fs, struct err *e)
 			"store %s: is of version %u with features %#llx, of which this lodge knows "
 			"nothing",
 			fs->path, fs->s.version, (unsigned long long)fs->s.incompatible);
-	wrong = super_wrong(&fs->s, fs->f->size);
+	wrong = super_wrong(&fs->s, fs->f);
 	if (wrong && !*wrong)
-		return err_set(e, -EUCLEAN,
-			"store %s: has %llu bytes and should have %llu: it was cut off", fs->path,
-			(unsigned long long)fs->f->size,
-			(unsigned long long)(fs->s.data_at + fs->s.blocks * LF_BLOCK));
+		return cut_off(
+			fs, fs->s.data_at + (fs->f->block_device ? fs->s.blocks * LF_BLOCK : 0), e);
 	return wrong ? err_set(e, -EUCLEAN, "store %s: the superblock is wrong about %s", fs->path,
 			       wrong)
 		     : 0;
@@ -544,6 +550,10 @@ int lf_load_page(struct lf *fs, uint64_t at, unsigned type, unsigned level, cons
 			return err_set(e, -ENOMEM, "out of memory");
 		if (have)
 			memcpy(p->data, have, LF_PAGE);
+		else if ((at + 1) * LF_PAGE > fs->f->size) {
+			lf_page_free(p);
+			return cut_off(fs, (at + 1) * LF_PAGE, e);
+		}
 		rc = have ? 0 : file_read(fs->f, at * LF_PAGE, p->data, LF_PAGE, e);
 		if (rc) {
 			lf_page_free(p);
@@ -596,6 +606,16 @@ static int load_region(
 static int load_tree(struct lf *fs, uint64_t *root, unsigned type, unsigned level,
 	struct lf_page *from, struct err *e);
 
+/* Of what is valid. */
+static uint64_t end_of(const uint64_t *map)
+{
+	unsigned w = 3;
+
+	while (!map[w])
+		w--;
+	return (w * 64ull + 64 - (unsigned)__builtin_clzll(map[w])) * LF_SUB;
+}
+
 static int load_entry(struct lf *fs, struct lf_page *p, struct lf_entry *x, struct err *e)
 {
 	uint32_t *ref[] = {&x->own, &x->base};
@@ -617,6 +637,8 @@ static int load_entry(struct lf *fs, struct lf_page *p, struct lf_entry *x, stru
 		}
 		if (*ref[i])
 			fs->block[*ref[i] - 1].refs++;
+		if (*ref[i] && !lf_none(map[i]))
+			fs->end = MAX(fs->end, lf_block_at(fs, *ref[i] - 1) + end_of(map[i]));
 		for (unsigned w = 0; fs->valid && *ref[i] && w < 4; w++)
 			fs->valid[4 * (*ref[i] - 1ull) + w] |= map[i][w];
 	}
@@ -863,6 +885,8 @@ static int load(struct lf *fs, struct err *e)
 		rc = load_sums(fs, e);
 	if (!rc)
 		rc = load_dir(fs, e);
+	if (!rc && fs->end > fs->f->size)
+		rc = cut_off(fs, fs->end, e);
 	if (!rc)
 		rc = compare_bitmap(fs, e);
 	for (unsigned i = 0; i < fs->ntouch;

@@ -303,6 +303,7 @@ struct lf {
 	uint64_t *
 		valid; /* of each block four words: what of it is data; only for a check of the sums */
 	uint64_t unmended; /* findings that a repair has to leave */
+	uint64_t end; /* of the data that is referred to, in the file */
 };
 
 /* What has to be recorded before something is written in place: that it changes (of the set's plain elements), that its checksums go. */
@@ -482,6 +483,8 @@ void lf_unreserve(struct lf *fs, unsigned n);
 /* A block that nobody uses, held; -ENOSPC. lf_set_entry() takes a reference; lf_release() ends the hold. */
 int lf_alloc(struct lf *fs, uint32_t *block);
 void lf_release(struct lf *fs, uint32_t block);
+/* The file is made to reach over that block, and some more. Best effort. */
+void lf_reach_over(struct lf *fs, uint32_t block);
 void lf_bitmap_put(struct lf *fs, uint64_t block, bool used);
 bool lf_bitmap_get(const struct lf *fs, uint64_t block);
 /* In a transaction that has reserved: a page that is referred to once. */

@@ -165,7 +165,7 @@ static int store_create(const struct disk_create_opts *o, struct err *e)
 	if (!rc && !f->block_device && o->overwrite)
 		rc = file_truncate(f, 0, e);
 	if (!rc && !f->block_device)
-		rc = file_truncate(f, s.data_at + s.blocks * LF_BLOCK, e);
+		rc = file_truncate(f, s.data_at, e); /* it grows with what is written */
 	/* Space for the journal is there from the beginning: a host that is full does not stop overwriting. */
 	if (!rc)
 		rc = file_zero(f, s.journal_at, s.journal_bytes, false, e);
@@ -343,7 +343,7 @@ static int more_blocks(struct lf *fs, uint64_t blocks, struct err *e)
 	return 0;
 }
 
-/* First the file, durably, then the superblock: at no time does the store have blocks that the file has not. */
+/* A file grows with what is written; a device has to be there. */
 static int grow(struct lf *fs, uint64_t size, struct err *e)
 {
 	uint64_t blocks;
@@ -352,7 +352,10 @@ static int grow(struct lf *fs, uint64_t size, struct err *e)
 
 	if (fs->f->block_device && size > fs->f->size)
 		return err_set(e, -EINVAL, "store %s: the device is smaller", fs->path);
-	size = size ?: fs->f->size;
+	if (!size)
+		size = fs->f->block_device
+			       ? fs->f->size
+			       : MAX(fs->f->size, fs->s.data_at + fs->s.blocks * LF_BLOCK);
 	blocks = size < fs->s.data_at ? 0 : (size - fs->s.data_at) / LF_BLOCK;
 	if (blocks < fs->s.blocks)
 		return err_set(e, -EINVAL, "store %s: has %s and can only grow", fs->path,
@@ -363,11 +366,7 @@ static int grow(struct lf *fs, uint64_t size, struct err *e)
 			fs->path, size_text(text, fs->s.data_at + fs->s.max_blocks * LF_BLOCK));
 	if (blocks == fs->s.blocks)
 		return 0;
-	rc = fs->f->block_device ? 0 : file_truncate(fs->f, fs->s.data_at + blocks * LF_BLOCK, e);
-	if (!rc)
-		rc = file_flush(fs->f, e);
-	if (!rc)
-		rc = more_blocks(fs, blocks, e);
+	rc = more_blocks(fs, blocks, e);
 	return rc ?: lf_fail(fs, lf_super_write(fs), e);
 }
 

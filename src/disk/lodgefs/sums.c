@@ -236,12 +236,21 @@ void lf_sums_want(struct lf *fs, struct lf_sum_want *w, uint64_t addr, uint64_t 
 	}
 }
 
+/* A file ends behind what was written last. */
+static int read_some(struct lf *fs, uint64_t addr, uint8_t *buf, uint64_t len)
+{
+	uint64_t there = addr < fs->f->size ? MIN(len, fs->f->size - addr) : 0;
+
+	memset(buf + there, 0, len - there);
+	return there ? lf_io(fs, FILE_READ, addr, buf, there) : 0;
+}
+
 /* Reads the chunk, and sees which of its checksums may go. -EBADMSG: something that a write would keep does not fit its checksum. */
 static int look_once(struct lf *fs, struct lf_sum_block *b, unsigned first, uint8_t *buf)
 {
 	uint64_t sub = b->number * LF_SUBS + first;
 	struct lf_sums *s;
-	int rc = lf_io(fs, FILE_READ, addr_of(fs, sub), buf, CHUNK * LF_SUB);
+	int rc = read_some(fs, addr_of(fs, sub), buf, CHUNK * LF_SUB);
 
 	rc = rc ?: lf_sums_get(fs, sub, &s);
 	for (unsigned i = first; i < first + CHUNK && !rc; i++, sub++, buf += LF_SUB) {
@@ -551,7 +560,9 @@ static int check_block(
 	if (rc)
 		return err_sys(e, rc, "store %s: checksums of block %llu", fs->path,
 			(unsigned long long)block);
-	rc = file_read(fs->f, lf_block_at(fs, block), buf, LF_BLOCK, e);
+	rc = read_some(fs, lf_block_at(fs, block), buf, LF_BLOCK);
+	if (rc)
+		err_sys(e, rc, "store %s: block %llu", fs->path, (unsigned long long)block);
 	for (unsigned i = 0; i < LF_SUBS && !rc; i++) {
 		uint32_t sum = *slot(s, first + i);
 

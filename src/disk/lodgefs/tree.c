@@ -236,6 +236,17 @@ int lf_alloc(struct lf *fs, uint32_t *block)
 	return -ENOSPC;
 }
 
+#define REACH (64 * MiB)
+
+void lf_reach_over(struct lf *fs, uint32_t block)
+{
+	uint64_t end = lf_block_at(fs, block) + LF_BLOCK;
+
+	if (fs->f->block_device || end <= fs->f->size)
+		return;
+	(void)file_truncate(fs->f, MIN(end + REACH, lf_block_at(fs, fs->s.blocks)), NULL);
+}
+
 void lf_release(struct lf *fs, uint32_t block)
 {
 	fs->block[block].hold--;
