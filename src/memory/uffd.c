@@ -34,6 +34,7 @@ static const struct {
 	{UFFD_MINOR, UFFD_FEATURE_MINOR_SHMEM, UFFDIO_REGISTER_MODE_MINOR, "minor faults"},
 };
 
+#define TAKE_MAX 16u /* faults that are read at once */
 #define UFFD_NEW _IO(0xAA, 0x00) /* USERFAULTFD_IOC_NEW, of /dev/userfaultfd (Linux 6.1) */
 
 /* The system call asks for a privilege where faults of the kernel are to be served; the device for access to it. */
@@ -142,37 +143,52 @@ void uffd_close(struct uffd *u)
 	free(u);
 }
 
-static void one_fault(struct uffd *u, const struct uffd_msg *m)
+static struct uffd_fault fault_of(const struct uffd_msg *m)
 {
 	uint64_t fl = m->arg.pagefault.flags;
-	struct uffd_fault f = {
+
+	return (struct uffd_fault){
 		.page = (uintptr_t)align_down(m->arg.pagefault.address, PAGE_SIZE),
 		.kind = fl & UFFD_PAGEFAULT_FLAG_WP	 ? UFFD_WP
 			: fl & UFFD_PAGEFAULT_FLAG_MINOR ? UFFD_MINOR
 							 : UFFD_MISSING,
 		.write = fl & (UFFD_PAGEFAULT_FLAG_WRITE | UFFD_PAGEFAULT_FLAG_WP),
 	};
+}
 
-	if (m->event == UFFD_EVENT_PAGEFAULT)
-		u->fault(u->ctx, &f);
+int uffd_fd(const struct uffd *u)
+{
+	return u->fd;
+}
+
+unsigned uffd_take(struct uffd *u, struct uffd_fault *f, unsigned max)
+{
+	struct uffd_msg m[TAKE_MAX];
+	ssize_t n = read(u->fd, m, MIN(max, TAKE_MAX) * sizeof(m[0]));
+	unsigned k = 0;
+
+	for (ssize_t i = 0; i < n / (ssize_t)sizeof(m[0]); i++)
+		if (m[i].event == UFFD_EVENT_PAGEFAULT)
+			f[k++] = fault_of(&m[i]);
+	return k;
 }
 
 static void *serve(void *ctx)
 {
 	struct uffd *u = ctx;
-	struct uffd_msg m[16];
+	struct uffd_fault f[TAKE_MAX];
 
 	for (;;) {
 		struct pollfd p[2] = {{u->fd, POLLIN, 0}, {u->stop, POLLIN, 0}};
-		ssize_t n;
+		unsigned n;
 
 		if (poll(p, 2, -1) < 0 && errno != EINTR)
 			return NULL;
 		if (p[1].revents)
 			return NULL;
-		n = read(u->fd, m, sizeof(m));
-		for (ssize_t i = 0; i < n / (ssize_t)sizeof(m[0]); i++)
-			one_fault(u, &m[i]);
+		n = uffd_take(u, f, TAKE_MAX);
+		for (unsigned i = 0; i < n; i++)
+			u->fault(u->ctx, &f[i]);
 	}
 }
 
@@ -232,25 +248,34 @@ int uffd_fill(struct uffd *u, void *page, const void *from)
 	return 0;
 }
 
+/* How much is done, or -errno. */
+static int64_t fill_some(struct uffd *u, char *to, const char *from, size_t len, bool protect)
+{
+	struct uffdio_copy c = {.dst = (uintptr_t)to,
+		.src = (uintptr_t)from,
+		.len = len,
+		.mode = protect ? UFFDIO_COPY_MODE_WP : 0};
+	struct uffdio_zeropage z = {.range = {(uintptr_t)to, len}};
+	int rc = from ? ioctl(u->fd, UFFDIO_COPY, &c) : ioctl(u->fd, UFFDIO_ZEROPAGE, &z);
+	int64_t done = from ? c.copy : z.zeropage;
+
+	return !rc ? (int64_t)len : done > 0 ? done : -errno;
+}
+
 int uffd_fill_missing(struct uffd *u, void *to, const void *from, size_t len, bool protect)
 {
 	for (size_t done = 0; done < len;) {
-		struct uffdio_copy c = {.dst = (uintptr_t)to + done,
-			.src = (uintptr_t)from + done,
-			.len = len - done,
-			.mode = protect ? UFFDIO_COPY_MODE_WP : 0};
-		struct uffdio_range here = {c.dst, PAGE_SIZE};
+		char *at = (char *)to + done;
+		int64_t n = fill_some(
+			u, at, from ? (const char *)from + done : NULL, len - done, protect);
 
-		if (!ioctl(u->fd, UFFDIO_COPY, &c))
-			return 0;
-		if (c.copy > 0) {
-			done += (size_t)c.copy;
-		} else if (errno == EEXIST) {
-			ioctl(u->fd, UFFDIO_WAKE, &here);
-			done += PAGE_SIZE;
-		} else if (errno != EAGAIN && errno != EINTR) {
-			return -errno;
+		if (n == -EEXIST) {
+			ioctl(u->fd, UFFDIO_WAKE, &(struct uffdio_range){(uintptr_t)at, PAGE_SIZE});
+			n = PAGE_SIZE;
 		}
+		if (n < 0 && n != -EAGAIN && n != -EINTR)
+			return (int)n;
+		done += n > 0 ? (size_t)n : 0;
 	}
 	return 0;
 }

@@ -41,6 +41,13 @@ unsigned uffd_modes(void);
 int uffd_serve(struct uffd *u, void (*fault)(void *ctx, const struct uffd_fault *f), void *ctx,
 	struct err *e);
 
+/*
+ * Instead of uffd_serve(), for a thread that waits for other things too: a descriptor that can be read when there are faults, and the
+ * next ones, at most `max`; how many. It never waits.
+ */
+int uffd_fd(const struct uffd *u);
+unsigned uffd_take(struct uffd *u, struct uffd_fault *f, unsigned max);
+
 int uffd_register(struct uffd *u, void *p, size_t len, unsigned modes, struct err *e);
 /* Also lets go who waits in the range. */
 void uffd_unregister(struct uffd *u, void *p, size_t len);
@@ -49,8 +56,8 @@ int uffd_protect(struct uffd *u, void *p, size_t len, bool on);
 /* Serves a missing page: with the contents of `from` (a page), or zeroes (NULL). -EEXIST: somebody was faster. */
 int uffd_fill(struct uffd *u, void *page, const void *from);
 /*
- * Gives each page of the range that is missing what `from` has, and leaves the others; all that waited go on. `protect`: the new pages
- * are write-protected. 0 or -errno.
+ * Gives each page of the range that is missing what `from` has (NULL: zeroes, never protected), and leaves the others; all that waited go
+ * on. `protect`: the new pages are write-protected. 0 or -errno.
  */
 int uffd_fill_missing(struct uffd *u, void *to, const void *from, size_t len, bool protect);
 /* Serves a minor fault: maps what the file has. */

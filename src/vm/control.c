@@ -13,6 +13,7 @@
 #include "disk/tool.h"
 #include "vm/console.h"
 #include "vm/migrate/migrate.h"
+#include "vm/migrate/receive.h"
 #include "vm/nets.h"
 #include "vm/rpc.h"
 #include "vm/snapshot/snapshot.h"
@@ -309,6 +310,19 @@ static int m_migrate_take_back(
 	return need_vm(c, e) ?: vm_migrate_take_back(c->vm, true, e) ?: vm_resume(c->vm, e);
 }
 
+static int m_receive_recover(
+	void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
+{
+	struct control *c = ctx;
+	int fd = rpc_conn_take_fd(conn);
+
+	if (fd >= 0 && !need_vm(c, e))
+		return receive_recover(c->vm, fd, e);
+	if (fd >= 0)
+		close(fd);
+	return err_set(e, -EINVAL, "receive_recover wants a listening socket with the request");
+}
+
 static int m_disk_resize(
 	void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
 {
@@ -480,7 +494,8 @@ static const struct rpc_method methods[] = {
 		"request; it ends with the event \"migration\"; closing the connection before that "
 		"cancels it",
 		"{\"bandwidth\": bytes a second, \"downtime_us\": number, \"dry_run\": bool, "
-		"\"throttle\": bool, \"tls\": {\"cert\", \"key\", \"ca\", \"peer\"}}",
+		"\"throttle\": bool, \"post_copy\": \"after-round\" or \"at-once\", "
+		"\"recover\": bool, \"tls\": {\"cert\", \"key\", \"ca\", \"peer\"}}",
 		m_migrate_start},
 	{"migrate_status", "how far the present migration is, or how the last one went", NULL,
 		m_migrate_status},
@@ -491,6 +506,10 @@ static const struct rpc_method methods[] = {
 		"its "
 		"destination",
 		NULL, m_migrate_take_back},
+	{"receive_recover",
+		"takes a listening socket, passed with the request, to which the source of a "
+		"post-copy migration makes a new connection",
+		NULL, m_receive_recover},
 	{"disk_resize", "grows a disk while the guest runs, and tells it",
 		"{\"id\": text, \"size\": bytes}", m_disk_resize},
 	{"disk_info", "what a disk is, with its snapshots and bitmaps", "{\"id\": text}",

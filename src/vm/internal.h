@@ -62,6 +62,11 @@ struct vm {
 	bool receiving; /* it is not here yet */
 	bool asleep; /* a migration has failed and left it without its disks (it is paused) */
 	bool lost; /* and it may be running elsewhere */
+	bool away; /* and it does, and may wait for pages that are here */
+	bool left_here; /* post_id names those */
+	uint8_t post_id[16];
+	struct receive *receive; /* with `coming` */
+	struct post_take *coming; /* pages of this machine are still to come; NULL */
 	_Atomic unsigned throttle; /* (any) thousandths of their time that vCPUs do not run */
 	struct vm_restored *restored; /* came from a snapshot; or NULL */
 	struct json_t *last_snap; /* how the last one went; or NULL */

@@ -165,6 +165,12 @@ static void on_ended(void *ctx, enum vm_cause cause, int code)
 	struct process *p = ctx;
 
 	p->code = code;
+	/* What waits for a page that is not here can only be ended by the host, and must see no other page in its place. */
+	if (receive_is_coming(p->receive)) {
+		log_warn(&p->log, "receive", "the machine ends before all its memory is here");
+		rundir_remove(p->name);
+		_exit(code); /* forked child */
+	}
 	receive_free(steal_ptr(p->receive));
 	update_give_cancel(p->giver);
 	p->giver = NULL;
@@ -524,9 +530,11 @@ static void on_received(void *ctx, const struct err *why)
 		vm_end(p->vm, VM_CAUSE_ERROR, 1, err_msg(why));
 		return;
 	}
+	tell_ready(p, NULL);
+	if (receive_is_coming(p->receive))
+		return; /* with the socket, to which a new connection comes when this one breaks */
 	receive_free(steal_ptr(p->receive));
 	close((int)p->receive_fd);
-	tell_ready(p, NULL);
 }
 
 static int start(struct process *p, struct err *e)

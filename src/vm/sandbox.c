@@ -6,6 +6,7 @@
 #include <linux/capability.h>
 #include <linux/if_tun.h>
 #include <linux/landlock.h>
+#include <linux/userfaultfd.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <string.h>
@@ -70,6 +71,11 @@ static const struct rule rules[] = {
 	ALLOW_EQ(ioctl, 1, FIONBIO, "non-blocking mode of sockets"),
 	ALLOW_EQ(ioctl, 1, FIONREAD, "bytes waiting in a socket (user networking)"),
 	ALLOW_EQ(ioctl, 1, TUNSETOFFLOAD, "what a guest's driver takes from its tap"),
+	ALLOW_EQ(ioctl, 1, UFFDIO_REGISTER, "post-copy: pages that are still to come"),
+	ALLOW_EQ(ioctl, 1, UFFDIO_UNREGISTER, "post-copy"),
+	ALLOW_EQ(ioctl, 1, UFFDIO_COPY, "post-copy"),
+	ALLOW_EQ(ioctl, 1, UFFDIO_ZEROPAGE, "post-copy"),
+	ALLOW_EQ(ioctl, 1, UFFDIO_WAKE, "post-copy"),
 	ALLOW(epoll_wait, "event loop"),
 	ALLOW(epoll_pwait, "event loop"),
 	ALLOW(epoll_ctl, "event loop"),

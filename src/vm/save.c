@@ -17,6 +17,7 @@
 #include "base/util.h"
 #include "memory/space.h"
 #include "vm/internal.h"
+#include "vm/migrate/migrate.h"
 
 #define FORMAT 1u
 #define RUN_MAX (1u << 20)
@@ -135,6 +136,8 @@ int vm_save(struct vm *vm, int (*write_fn)(void *ctx, const void *buf, uint64_t 
 
 	if (!vm->held)
 		return err_set(e, -EBUSY, "save: the machine is running: pause it first");
+	if (vm_migrate_whole(vm, false, e))
+		return -EBUSY;
 	if (!md || !EVP_DigestInit_ex(md, EVP_sha256(), NULL))
 		return err_set(e, -ENOMEM, "save: SHA-256 is not available");
 	rc = board_quiesce(vm->board, e);

@@ -268,7 +268,9 @@ void vm_end(struct vm *vm, enum vm_cause cause, int code, const char *text)
 {
 	if (vm->state == VM_ENDED)
 		return;
-	hold(vm);
+	/* A vCPU may wait for a page that is not here: who ends the process does not wait for it. */
+	if (!vm->coming)
+		hold(vm);
 	vm->state = VM_ENDED;
 	vm->cause = cause;
 	vm->code = code;
@@ -498,7 +500,7 @@ int vm_pause(struct vm *vm, struct err *e)
 	if (vm->state != VM_RUNNING)
 		return err_set(e, -EBUSY, "machine is %s: only a running one can be paused",
 			vm_state_name(vm->state));
-	if (vm_migrate_idle(vm, e))
+	if (vm_migrate_idle(vm, e) || vm_migrate_whole(vm, true, e))
 		return -EBUSY;
 	hold(vm);
 	vm->state = VM_PAUSED;
@@ -533,7 +535,7 @@ int vm_reset(struct vm *vm, struct err *e)
 		return err_set(e, -EBUSY, "machine has ended");
 	if (vm->receiving || vm->asleep)
 		return err_set(e, -EBUSY, "machine is not this process's to reset just now");
-	return vm_migrate_idle(vm, e) ?: reboot(vm, e);
+	return vm_migrate_idle(vm, e) ?: vm_migrate_whole(vm, true, e) ?: reboot(vm, e);
 }
 
 int vm_power_button(struct vm *vm, struct err *e)
@@ -589,10 +591,13 @@ void vm_kill(struct vm *vm)
 json_t *vm_status(struct vm *vm)
 {
 	json_t *j = json_pack("{s:s, s:i, s:I, s:I, s:s}", "state",
-		vm->receiving ? "receiving" : vm_state_name(vm->state), "vcpus", (int)vm->nvcpus,
+		vm->receiving ? "receiving" : vm_migrate_state(vm) ?: vm_state_name(vm->state),
+		"vcpus", (int)vm->nvcpus,
 		"memory", (json_int_t)build_memory(vm->o.cfg), "reboots", (json_int_t)vm->reboots,
 		"engine", vm->board->engine->name);
 
+	if (vm->coming)
+		json_object_set_new(j, "coming", vm_migrate_status(vm));
 	if (vm->started_ns)
 		json_object_set_new(j, "uptime_ms",
 			json_integer((json_int_t)((clock_mono_ns() - vm->started_ns) / 1000000)));

@@ -25,7 +25,7 @@
 struct migrate {
 	unsigned streams, downtime;
 	uint64_t bandwidth;
-	bool no_throttle, dry_run, cancel, take_back, json;
+	bool no_throttle, dry_run, post, at_once, recover, cancel, take_back, json;
 	struct tls_opts tls;
 };
 
@@ -41,6 +41,15 @@ static const struct opt migrate_opts[] = {
 		.help = "how long the guest may stand still, in milliseconds"},
 	{"no-throttle", .type = OPT_FLAG, OPT_AT(struct migrate, no_throttle),
 		.help = "do not slow down a guest that writes faster than the connection carries"},
+	{"post-copy", .type = OPT_FLAG, OPT_AT(struct migrate, post),
+		.help = "run the machine there after one round, and bring the rest of its memory "
+			"while it runs: it moves however much it writes, but needs both sides "
+			"until all is there"},
+	{"at-once", .type = OPT_FLAG, OPT_AT(struct migrate, at_once),
+		.help = "with --post-copy: without that round"},
+	{"recover", .type = OPT_FLAG, OPT_AT(struct migrate, recover),
+		.help = "go on with a --post-copy whose connection broke: DEST is where `lodge "
+			"receive` still waits, or waits again"},
 	{"dry-run", .type = OPT_FLAG, OPT_AT(struct migrate, dry_run),
 		.help = "only say whether it could be done, how long it would take, and how long "
 			"the guest would stand still"},
@@ -62,7 +71,7 @@ struct run {
 	const struct migrate *o;
 	struct client c, events;
 	int sigfd;
-	bool tty, line, said, cancelled;
+	bool tty, line, said, cancelled, there /* it runs there, and that was said */;
 	json_t *st; /* the last status */
 };
 
@@ -95,18 +104,49 @@ static void clear_line(struct run *r)
 	r->line = false;
 }
 
+static void draw_bar(char bar[BAR + 1], double done)
+{
+	int n = (int)(done * BAR + 0.5);
+
+	memset(bar, ' ', BAR);
+	memset(bar, '#', (size_t)(n < 0 ? 0 : n > BAR ? BAR : n));
+	bar[BAR] = 0;
+}
+
+/* Post-copy: it runs there already. */
+static void draw_rest(struct run *r)
+{
+	double of = num(r->st, "of"), left = num(r->st, "left"), s;
+	char bar[BAR + 1];
+
+	if (strcmp(phase_of(r->st), "postcopy"))
+		return;
+	if (!r->there && !r->o->json) {
+		clear_line(r);
+		fprintf(stderr, "%s runs at the destination; %.0f MiB follow\n", r->c.name,
+			MB(of * 4096));
+	}
+	r->there = true;
+	if (!r->tty)
+		return;
+	draw_bar(bar, of > 0 ? 1 - left / of : 1);
+	s = num(r->st, "page_rate") > 0 ? left / num(r->st, "page_rate") : 0;
+	fprintf(stderr,
+		"\r\033[K[%s] %.0f MiB left, %.0f MiB/s: %.0f s; the guest waited for %.0f pages",
+		bar, MB(left * 4096), MB(num(r->st, "page_rate") * 4096), s, num(r->st, "asked"));
+	r->line = true;
+}
+
 static void draw(struct run *r)
 {
 	const json_t *st = r->st;
 	double of = num(st, "of"), done = of > 0 ? 1 - num(st, "left") / of : 0;
 	char bar[BAR + 1];
-	int n = (int)(done * BAR + 0.5);
 
+	draw_rest(r);
 	if (!r->tty || strcmp(phase_of(st), "copying"))
 		return;
-	memset(bar, ' ', BAR);
-	memset(bar, '#', (size_t)(n < 0 ? 0 : n > BAR ? BAR : n));
-	bar[BAR] = 0;
+	draw_bar(bar, done);
 	fprintf(stderr,
 		"\r\033[K[%s] round %d: %.0f MiB left, %.0f MiB/s; the guest writes %.0f MiB/s",
 		bar, (int)num(st, "round"), MB(num(st, "left") * 4096),
@@ -143,6 +183,11 @@ static void ask_cancel(struct run *r)
 	while (read(r->sigfd, &si, sizeof(si)) == sizeof(si))
 		;
 	r->cancelled = true;
+	if (r->there) {
+		clear_line(r);
+		fprintf(stderr, "%s runs at the destination already, and needs the rest\n",
+			r->c.name);
+	}
 	if (!client_open(&c, r->c.name, NULL))
 		client_call(&c, "migrate_cancel", NULL, NULL, NULL);
 }
@@ -152,7 +197,7 @@ static bool over(const json_t *st)
 	const char *p = phase_of(st);
 
 	return !strcmp(p, "done") || !strcmp(p, "failed") || !strcmp(p, "lost") ||
-	       !strcmp(p, "tried");
+	       !strcmp(p, "tried") || !strcmp(p, "postcopy-paused");
 }
 
 /* The event tells how it ended; the machine that told it may be gone the next moment. */
@@ -229,15 +274,17 @@ static int begin(struct run *r, const struct address *to, struct err *e)
 	unsigned n = 0;
 
 	rc = tls_opts_read(&o->tls, to->host, &tls, e);
-	while (!rc && n < (o->dry_run ? 1 : o->streams)) {
+	/* Post-copy has one for itself, for what the guest waits for. */
+	while (!rc && n < (o->dry_run && !o->post ? 1 : o->streams + (o->post || o->recover))) {
 		rc = address_connect(to, &fd[n], e);
 		n += !rc;
 	}
 	if (!rc)
 		rc = client_call(&r->events, "events", json_pack("{s:b}", "follow", 1), NULL, e);
-	p = json_pack("{s:I, s:I, s:b, s:b, s:o*}", "bandwidth", (json_int_t)o->bandwidth,
+	p = json_pack("{s:I, s:I, s:b, s:b, s:b, s:s*, s:o*}", "bandwidth", (json_int_t)o->bandwidth,
 		"downtime_us", (json_int_t)o->downtime * 1000, "dry_run", o->dry_run, "throttle",
-		!o->no_throttle, "tls", tls);
+		!o->no_throttle, "recover", o->recover, "post_copy",
+		!o->post ? NULL : o->at_once ? "at-once" : "after-round", "tls", tls);
 	if (!rc)
 		rc = client_call_fds(&r->c, "migrate_start", p, fd, n, &r->st, e);
 	else
@@ -246,9 +293,23 @@ static int begin(struct run *r, const struct address *to, struct err *e)
 	return rc;
 }
 
+/* What to do now. */
+static void print_broken(const struct run *r, const char *to, const char *why)
+{
+	fprintf(stderr,
+		"lodge: %s: the connection broke (%s). The machine runs at %s, as far as it gets "
+		"without the %.0f MiB that are only here; this side keeps them, and stands still. "
+		"Go on: lodge migrate %s DEST --recover, where DEST is as before, or where `lodge "
+		"receive NAME ADDRESS --recover` waits there. If its process there has ended, what "
+		"the guest has done since it moved is lost, but for its disks: lodge kill %s, and "
+		"start it anew\n",
+		r->c.name, why, to, MB(num(r->st, "left") * 4096), r->c.name, r->c.name);
+}
+
 static int print_end(struct run *r, const char *to)
 {
 	const json_t *st = r->st;
+	const struct migrate *o = r->o;
 	const char *why = json_string_value(json_object_get(st, "error")) ?: "failed";
 	const char *paused = json_string_value(json_object_get(st, "paused"));
 	bool done = !strcmp(phase_of(st), "done"), tried = !strcmp(phase_of(st), "tried");
@@ -256,6 +317,8 @@ static int print_end(struct run *r, const char *to)
 	if (r->o->json) {
 		json_dumpf(st, stdout, JSON_COMPACT);
 		putchar('\n');
+	} else if (done && o->recover) {
+		printf("all of %s is at %s now\n", r->c.name, to);
 	} else if (done) {
 		printf("%s moved to %s in %.2f s; the guest stood still for %.1f ms\n", r->c.name,
 			to, num(st, "total_ms") / 1e3, num(st, "downtime_us") / 1e3);
@@ -269,7 +332,14 @@ static int print_end(struct run *r, const char *to)
 	}
 	if (done || tried)
 		return EXIT_DONE;
-	if (!strcmp(phase_of(st), "lost"))
+	if (!strcmp(phase_of(st), "postcopy-paused"))
+		print_broken(r, to, why);
+	else if (!strcmp(phase_of(st), "lost") && o->recover)
+		fprintf(stderr,
+			"lodge: %s: nothing has changed: %s. Look at the destination, and try again, "
+			"or: lodge migrate --take-back %s, only if it does not run there\n",
+			r->c.name, why, r->c.name);
+	else if (!strcmp(phase_of(st), "lost"))
 		fprintf(stderr,
 			"lodge: %s: the connection broke when the machine was to begin to run at "
 			"%s "
@@ -337,6 +407,16 @@ static int run_migrate(void *opts, const struct args *a)
 				"tcp:HOST:PORT\n");
 		return EXIT_USAGE;
 	}
+	if ((o->at_once && !o->post) || (o->recover && (o->post || o->dry_run))) {
+		fprintf(stderr, "lodge migrate: --at-once goes with --post-copy, --recover with "
+				"neither it nor --dry-run\n");
+		return EXIT_USAGE;
+	}
+	if ((o->post || o->recover) && o->streams >= CLIENT_FDS) {
+		fprintf(stderr, "lodge migrate: --streams: at most %u with post-copy\n",
+			CLIENT_FDS - 1);
+		return EXIT_USAGE;
+	}
 	return move(o, a->v[0], a->v[1]);
 }
 
@@ -352,6 +432,12 @@ const struct verb verbs_migrate[] = {
 			"Whatever cannot be is said before the guest is paused. Ctrl-C, or "
 			"--cancel from elsewhere, ends it at any time before the machine runs at "
 			"its destination; it then goes on here.\n\n"
+			"With --post-copy it runs at its destination first, and what is missing "
+			"of its memory follows: at once where the guest waits for it. It then "
+			"always ends, and the guest stands still for a few milliseconds, but until "
+			"the end it needs both sides and the connection. When that breaks, who "
+			"needs a page that is missing waits (lodge ps: postcopy-paused), and "
+			"--recover makes a new connection.\n\n"
 			"Connections of user networking end with the machine that had them; those "
 			"through a tap or a switch stay."},
 	VERBS_END,

@@ -7,6 +7,8 @@
 
 #include "base/err.h"
 #include "base/util.h"
+#include "base/json.h"
+#include "cli/client.h"
 #include "cli/launch.h"
 #include "cli/migrate/address.h"
 #include "cli/migrate/tls.h"
@@ -17,6 +19,7 @@
 
 struct receive {
 	char *config;
+	bool recover;
 	struct tls_opts tls;
 };
 
@@ -25,6 +28,9 @@ static const struct opt receive_opts[] = {
 		.complete = OPT_COMPLETE_FILE,
 		.help = "a definition to which the machine must fit, with this host's files and "
 			"networks; without it the machine's own, with the paths that it names"},
+	{"recover", .type = OPT_FLAG, OPT_AT(struct receive, recover),
+		.help = "NAME runs here and waits for pages of a --post-copy whose connection "
+			"broke: take the new connection at ADDRESS"},
 	OPT_DONE,
 };
 static const struct opt_group receive_groups[] = {
@@ -63,6 +69,12 @@ static int wait_for_it(const struct launch *l, struct launched *m, struct err *e
 	return rc;
 }
 
+static void remove_socket(const struct address *a)
+{
+	if (a->sa.ss_family == AF_UNIX)
+		unlink(((const struct sockaddr_un *)&a->sa)->sun_path);
+}
+
 static int receive(const struct receive *o, const char *name, struct address *a, struct launched *m,
 	struct err *e)
 {
@@ -85,9 +97,88 @@ static int receive(const struct receive *o, const char *name, struct address *a,
 		if (rc)
 			place_undo(&p);
 	}
-	if (fd >= 0 && a->sa.ss_family == AF_UNIX)
-		unlink(((struct sockaddr_un *)&a->sa)->sun_path);
+	if (fd >= 0 && rc)
+		remove_socket(a);
 	return rc;
+}
+
+/* ---- post-copy: what follows the machine ---- */
+
+static double missing(const json_t *coming)
+{
+	return (double)json_integer_value(json_object_get(coming, "left")) * 4096 / 1048576.0;
+}
+
+static bool event_is(const char *name, const json_t *p, const char *phase)
+{
+	const char *is = json_string_value(json_object_get(p, "phase"));
+
+	return !strcmp(name, "migration") && is && !strcmp(is, phase);
+}
+
+/* Until all of its memory is here. It does not need us: it may be left alone at any time. */
+static int follow(struct client *c, const char *name, struct err *e)
+{
+	char event[64] = "";
+	json_t *p = NULL;
+	int rc = 0;
+
+	while (!rc && !event_is(event, p, "done")) {
+		json_decref(p);
+		p = NULL;
+		rc = client_event(c, event, sizeof(event), &p, NULL);
+		if (!rc && event_is(event, p, "postcopy-paused"))
+			fprintf(stderr,
+				"lodge: %s: the connection broke (%s): who needs one of the %.0f "
+				"MiB that are missing waits. At the source: lodge migrate VM DEST "
+				"--recover. If its process there has ended, they are lost: lodge "
+				"kill %s, and start it anew from its disks\n",
+				name, json_string_value(json_object_get(p, "error")) ?: "",
+				missing(p), name);
+		else if (!rc && event_is(event, p, "postcopy"))
+			fprintf(stderr, "lodge: %s: the rest comes again\n", name);
+	}
+	json_decref(p);
+	return rc ? err_set(e, -EPIPE, "machine %s ended before all its memory was here", name)
+		  : 0;
+}
+
+static int wait_for_rest(const char *name, struct err *e)
+{
+	cleanup(client_close) struct client c = {.fd = -1};
+	cleanup(json_drop) json_t *st = NULL;
+	const json_t *coming;
+
+	/* When it has ended meanwhile, it did so as a whole. */
+	if (client_open(&c, name, NULL) ||
+		client_call(&c, "events", json_pack("{s:b}", "follow", 1), NULL, NULL) ||
+		client_call(&c, "status", NULL, &st, NULL))
+		return 0;
+	coming = json_object_get(st, "coming");
+	if (!coming)
+		return 0;
+	printf("%.0f MiB of it are still to come\n", missing(coming));
+	fflush(stdout);
+	return follow(&c, name, e);
+}
+
+static int run_recover(const char *name, struct address *a)
+{
+	cleanup(client_close) struct client c = {.fd = -1};
+	cleanup(close_fd) int fd = -1;
+	struct err e = {0};
+	int rc = client_open(&c, name, &e) ?: address_listen(a, &fd, &e);
+
+	if (!rc) {
+		rc = client_call_fd(&c, "receive_recover", NULL, fd, NULL, &e);
+		if (!rc) {
+			printf("waiting for the rest of machine %s at %s\n", name, a->text);
+			fflush(stdout);
+			rc = wait_for_rest(name, &e);
+		}
+		remove_socket(a);
+	}
+	return rc ? (int)fail(&e) : EXIT_DONE;
 }
 
 static int run_receive(void *opts, const struct args *a)
@@ -101,11 +192,16 @@ static int run_receive(void *opts, const struct args *a)
 
 	if (rc)
 		return fail(&e);
+	if (o->recover)
+		return run_recover(a->v[0], &at);
 	if (receive(o, a->v[0], &at, &m, &e))
 		return fail(&e);
 	launch_release(&m);
 	printf("%s runs here\n", a->v[0]);
-	return EXIT_DONE;
+	fflush(stdout);
+	rc = wait_for_rest(a->v[0], &e);
+	remove_socket(&at);
+	return rc ? (int)fail(&e) : EXIT_DONE;
 }
 
 const struct verb verbs_receive[] = {
@@ -119,6 +215,10 @@ const struct verb verbs_receive[] = {
 			"here) is said to both sides before the machine is paused.\n\n"
 			"Ctrl-C ends the waiting, and a migration that is on its way: the machine "
 			"then goes on where it was.\n\n"
+			"A machine that comes by --post-copy runs here before its memory is here; "
+			"this waits until all is, and may be ended: what it waits for is the "
+			"machine's, which takes a new connection at ADDRESS when the first one "
+			"breaks.\n\n"
 			"Who may connect decides what is opened here: a Unix socket is for its "
 			"owner, TCP wants TLS with client certificates unless it is this host's "
 			"own address."},

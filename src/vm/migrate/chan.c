@@ -239,6 +239,22 @@ int chan_want(
 	return 0;
 }
 
+int chan_poll(struct chan *c, struct pollfd *more, unsigned n, int ms)
+{
+	/* What TLS has read ahead does not show at the socket. */
+	bool have = c->ssl && SSL_has_pending(c->ssl);
+	struct pollfd p[1 + CHAN_MORE] = {{c->o.fd, POLLIN, 0}};
+	int rc;
+
+	n = MIN(n, CHAN_MORE);
+	memcpy(p + 1, more, n * sizeof(*p));
+	do
+		rc = poll(p, n + 1, have ? 0 : ms);
+	while (rc < 0 && errno == EINTR);
+	memcpy(more, p + 1, n * sizeof(*p));
+	return rc < 0 ? -errno : have || p[0].revents;
+}
+
 void chan_refuse(struct chan *c, const struct err *why)
 {
 	const char *text = err_msg(why);

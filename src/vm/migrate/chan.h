@@ -44,6 +44,13 @@ int chan_recv(struct chan *c, struct mig_head *head, void **payload, struct err 
 /* The same, and the message must be one of this type. */
 int chan_want(
 	struct chan *c, enum mig_type type, struct mig_head *head, void **payload, struct err *e);
+/*
+ * Waits until there is something to receive, or one of `more` (at most CHAN_MORE, as for poll(2); their revents are set) has something, or `ms` have passed
+ * (-1: no limit). 1: chan_recv() would begin at once; 0: it would wait; -errno. Does not look at `cancel`.
+ */
+#define CHAN_MORE 3u
+struct pollfd;
+int chan_poll(struct chan *c, struct pollfd *more, unsigned n, int ms);
 /* Tells the other side why, as well as it goes. */
 void chan_refuse(struct chan *c, const struct err *why);
 /*

@@ -19,6 +19,7 @@
 #include "vm/internal.h"
 #include "vm/migrate/chan.h"
 #include "vm/migrate/disks.h"
+#include "vm/migrate/postcopy.h"
 #include "vm/migrate/shape.h"
 #include "vm/migrate/source.h"
 
@@ -26,7 +27,9 @@ struct vm_migration {
 	struct vm *vm;
 	struct source *source;
 	uv_async_t async;
-	_Atomic bool stop_wanted, end_wanted;
+	_Atomic bool stop_wanted, end_wanted, post_wanted;
+	bool post; /* what is left after a broken connection can be asked for */
+	uint8_t id[MIG_ID];
 	bool stopped; /* the machine stands still for us, its disks sleep */
 	uint64_t stop_ns, quiet_ns, state_ns, disks_ns; /* what the standing still was for */
 };
@@ -112,11 +115,11 @@ static json_t *status_of(struct vm_migration *m)
 	json_t *j;
 
 	source_stat(m->source, &st);
-	j = json_pack("{s:s, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
+	j = json_pack("{s:s, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
 		      "s:I, s:I, s:I, s:b}",
 		"phase", mig_phase_name(st.phase), "round", (int)st.round, "throttle",
 		(int)st.throttle, "streams", (int)st.streams, "pages", (json_int_t)st.pages,
-		"touched", (json_int_t)st.touched, "left", (json_int_t)st.left, "of",
+		"asked", (json_int_t)st.asked, "touched", (json_int_t)st.touched, "left", (json_int_t)st.left, "of",
 		(json_int_t)st.of, "zero", (json_int_t)st.sent[MIG_ZERO], "raw",
 		(json_int_t)st.sent[MIG_RAW], "packed", (json_int_t)st.sent[MIG_ZSTD], "delta",
 		(json_int_t)st.sent[MIG_DELTA], "wire", (json_int_t)st.wire, "rate",
@@ -188,15 +191,18 @@ static void go_on_here(struct vm_migration *m)
 static void end(struct vm_migration *m)
 {
 	struct vm *vm = m->vm;
-	bool stopped = m->stopped;
+	bool stopped = m->stopped, post = m->post;
 	struct source_stat st;
 
 	source_stat(m->source, &st);
 	json_decref(vm->last_mig);
 	vm->last_mig = status_of(m);
-	if (st.phase == MIG_LOST) {
+	if (st.phase == MIG_LOST || st.phase == MIG_BROKEN) {
 		stay_still(vm);
 		vm->lost = true;
+		vm->away = st.phase == MIG_BROKEN;
+		vm->left_here = post;
+		memcpy(vm->post_id, m->id, sizeof(vm->post_id));
 	} else if (st.phase == MIG_FAILED && stopped) {
 		go_on_here(m);
 	}
@@ -212,6 +218,8 @@ static void on_async(uv_async_t *a)
 
 	if (m->source && atomic_exchange(&m->stop_wanted, false))
 		stop(m);
+	if (m->source && atomic_exchange(&m->post_wanted, false))
+		vm_emit(m->vm, "migration", status_of(m));
 	if (m->source && atomic_exchange(&m->end_wanted, false))
 		end(m);
 }
@@ -231,6 +239,14 @@ static void ask_end(void *ctx)
 	struct vm_migration *m = ctx;
 
 	atomic_store(&m->end_wanted, true);
+	uv_async_send(&m->async);
+}
+
+static void tell_post(void *ctx)
+{
+	struct vm_migration *m = ctx;
+
+	atomic_store(&m->post_wanted, true);
 	uv_async_send(&m->async);
 }
 
@@ -262,11 +278,27 @@ static int check(struct vm *vm, struct err *e)
 			"a snapshot of this machine is being written: migrate it afterwards");
 	if (vm->asleep)
 		return err_set(e, -EBUSY,
-			"an earlier migration of this machine is not settled: `lodge migrate "
-			"--take-back` or `lodge kill` first");
+			vm->left_here ? "this machine runs where it was migrated to, and pages of it "
+				   "are here: `lodge migrate --recover` or `lodge kill`"
+				 : "an earlier migration of this machine is not settled: `lodge "
+				   "migrate --take-back` or `lodge kill` first");
+	if (vm_migrate_whole(vm, false, e))
+		return -EBUSY;
 	if (vm->state != VM_RUNNING && vm->state != VM_PAUSED)
 		return err_set(e, -EBUSY, "the machine is %s", vm_state_name(vm->state));
 	return mig_disks_can(vm->board, e);
+}
+
+/* Instead of check(): is there anything to go on with? */
+static int check_again(const struct vm *vm, struct err *e)
+{
+	if (vm->mig)
+		return err_set(e, -EBUSY, "the connection has not broken: this machine is moving");
+	if (!vm->left_here)
+		return err_set(e, -EINVAL,
+			"there is nothing to go on with: only a post-copy migration whose "
+			"connection broke leaves pages behind");
+	return 0;
 }
 
 static int say_hello(
@@ -283,6 +315,7 @@ static int say_hello(
 	if (!j || json_object_set_new(j, "id", json_string(id)) ||
 		json_object_set_new(j, "neighbours", vm_announce_addresses(vm)) ||
 		json_object_set_new(j, "streams", json_integer(o->nfds)) ||
+		json_object_set_new(j, "post_copy", json_boolean(o->post)) ||
 		json_object_set_new(j, "dry_run", json_boolean(o->dry_run)))
 		return err_set(e, -ENOMEM, "out of memory");
 	so->hello = json_dumps(j, JSON_COMPACT);
@@ -292,8 +325,18 @@ static int say_hello(
 static int start(struct vm_migration *m, const struct vm_migrate_opts *o, struct source_opts *so,
 	struct err *e)
 {
-	int rc = check(m->vm, e) ?: say_hello(m->vm, o, so, e);
+	int rc = o->recover ? check_again(m->vm, e)
+			    : check(m->vm, e) ?: say_hello(m->vm, o, so, e);
 
+	if (!rc && (o->post || o->recover) && o->nfds < 2)
+		rc = err_set(e, -EINVAL, "post-copy wants two connections or more");
+	if (!rc && o->recover) {
+		memcpy(so->id, m->vm->post_id, sizeof(so->id));
+		so->away = m->vm->away;
+		m->stopped = true;
+	}
+	memcpy(m->id, so->id, sizeof(m->id));
+	m->post = o->post || o->recover;
 	if (!rc)
 		rc = uv_async_init(m->vm->o.loop, &m->async, on_async);
 	if (rc) {
@@ -322,6 +365,9 @@ int vm_migrate_start(struct vm *vm, const struct vm_migrate_opts *o, struct err 
 		.downtime_ns = o->downtime_ns ?: MIG_DOWNTIME_NS,
 		.dry_run = o->dry_run,
 		.no_throttle = o->no_throttle,
+		.post = o->post,
+		.recover = o->recover,
+		.tell_post = tell_post,
 		.ask_stop = ask_stop,
 		.ask_end = ask_end,
 		.throttle = throttle,
@@ -339,17 +385,70 @@ int vm_migrate_start(struct vm *vm, const struct vm_migrate_opts *o, struct err 
 	return start(m, o, &so, e) ? err_wrap(e, "migration") : 0;
 }
 
+static json_t *coming_status(struct post_take *t)
+{
+	struct post_take_stat st;
+	json_t *j;
+
+	post_take_stat(t, &st);
+	j = json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I}", "phase",
+		st.broken ? "postcopy-paused" : "postcopy", "side", "destination", "of",
+		(json_int_t)st.of, "left", (json_int_t)st.left, "asked", (json_int_t)st.asked,
+		"zero", (json_int_t)st.zero, "worst_us", (json_int_t)(st.worst_ns / 1000));
+	if (st.broken)
+		json_object_set_new(j, "error", json_string(st.why));
+	return j;
+}
+
+const char *vm_migrate_state(const struct vm *vm)
+{
+	struct post_take_stat st;
+	struct source_stat out;
+
+	if (vm->coming) {
+		post_take_stat(vm->coming, &st);
+		return st.broken ? "postcopy-paused" : NULL;
+	}
+	if (vm->mig) {
+		source_stat(vm->mig->source, &out);
+		return out.phase == MIG_POST || out.phase == MIG_BROKEN ? "postcopy" : NULL;
+	}
+	return vm->asleep && vm->away ? "postcopy-paused" : NULL;
+}
+
+int vm_migrate_whole(const struct vm *vm, bool broken, struct err *e)
+{
+	struct post_take_stat st;
+
+	if (!vm->coming)
+		return 0;
+	post_take_stat(vm->coming, &st);
+	if (!st.broken)
+		return broken ? 0
+			      : err_set(e, -EBUSY,
+					"%llu MiB of this machine are still coming from where it "
+					"was: wait until they are here",
+					(unsigned long long)(st.left * MIG_PAGE / MiB + 1));
+	return err_set(e, -EBUSY,
+		"this machine waits for %llu MiB of its memory, and the connection to where they "
+		"are is broken (%s): lodge migrate --recover there, or lodge kill here: then what "
+		"the guest has done since it came is lost, but for its disks",
+		(unsigned long long)(st.left * MIG_PAGE / MiB + 1), st.why);
+}
+
 json_t *vm_migrate_status(struct vm *vm)
 {
 	if (vm->mig)
 		return status_of(vm->mig);
+	if (vm->coming)
+		return coming_status(vm->coming);
 	return vm->last_mig ? json_incref(vm->last_mig) : json_pack("{s:s}", "phase", "none");
 }
 
 void vm_migrate_cancel(struct vm *vm)
 {
 	if (vm->mig)
-		source_cancel(vm->mig->source);
+		source_cancel(vm->mig->source, false);
 }
 
 int vm_migrate_take_back(struct vm *vm, bool force, struct err *e)
@@ -358,6 +457,14 @@ int vm_migrate_take_back(struct vm *vm, bool force, struct err *e)
 
 	if (!vm->asleep)
 		return 0;
+	if (vm->mig)
+		return err_set(e, -EBUSY, "the machine is moving: its connection is being made anew");
+	if (vm->away)
+		return err_set(e, -EPERM,
+			"this machine runs where it was migrated to, and waits there for pages "
+			"that are here: lodge migrate --recover. What is here is older than what "
+			"it has done since; if it has ended there, end it here: lodge kill, and "
+			"start it anew from its disks");
 	if (vm->lost && !force)
 		return err_set(e, -EPERM,
 			"the connection broke when the machine was to begin to run at its "
@@ -367,7 +474,7 @@ int vm_migrate_take_back(struct vm *vm, bool force, struct err *e)
 	if (rc)
 		return rc;
 	board_resume(vm->board);
-	vm->asleep = vm->lost = false;
+	vm->asleep = vm->lost = vm->left_here = false;
 	return 0;
 }
 
@@ -383,7 +490,7 @@ void vm_migrate_drop(struct vm *vm)
 	struct vm_migration *m = vm->mig;
 
 	if (m) {
-		source_cancel(m->source);
+		source_cancel(m->source, true);
 		put_away(m);
 	}
 	json_decref(vm->last_mig);

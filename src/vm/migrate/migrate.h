@@ -14,7 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "vm/migrate/wire.h"
+#include "vm/migrate/source.h"
 
 struct chan_tls;
 struct err;
@@ -28,6 +28,8 @@ struct vm_migrate_opts {
 	uint64_t bandwidth; /* bytes a second; 0: no limit */
 	uint64_t downtime_ns; /* 0: MIG_DOWNTIME_NS */
 	bool dry_run, no_throttle;
+	enum mig_post post;
+	bool recover; /* to where an earlier one has gone, whose pages are still here */
 };
 #define MIG_DOWNTIME_NS 50000000ull
 
@@ -35,6 +37,10 @@ struct vm_migrate_opts {
 int vm_migrate_start(struct vm *vm, const struct vm_migrate_opts *o, struct err *e);
 /* {"phase": "none" | mig_phase_name(), ...} of the present or the last one. New reference. */
 struct json_t *vm_migrate_status(struct vm *vm);
+/* What lodge ps says of a machine whose memory is in two places: "postcopy", "postcopy-paused"; NULL: of any other. */
+const char *vm_migrate_state(const struct vm *vm);
+/* -EBUSY while pages of this machine are still to come: nothing may read all of its memory. `broken`: only while it waits for a connection. */
+int vm_migrate_whole(const struct vm *vm, bool broken, struct err *e);
 /* The event follows. After the point of no return, and when there is nothing to cancel, it does nothing. */
 void vm_migrate_cancel(struct vm *vm);
 /*
@@ -48,7 +54,8 @@ int vm_migrate_idle(const struct vm *vm, struct err *e);
 void vm_migrate_drop(struct vm *vm);
 
 /*
- * The control method migrate_start: the sockets came with the request. {"bandwidth", "downtime_us", "dry_run", "throttle", "tls": {"cert", "key", "ca",
+ * The control method migrate_start: the sockets came with the request. {"bandwidth", "downtime_us", "dry_run", "throttle", "post_copy": "after-round" or "at-once",
+ * "recover", "tls": {"cert", "key", "ca",
  * "peer"}}, all optional; TLS as PEM text.
  */
 struct rpc_conn;

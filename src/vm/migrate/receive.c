@@ -1,6 +1,7 @@
 #include "vm/migrate/receive.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <poll.h>
 #include <pthread.h>
@@ -23,53 +24,11 @@
 #include "vm/migrate/chan.h"
 #include "vm/migrate/disks.h"
 #include "vm/migrate/ram.h"
-#include "vm/migrate/receive.h"
+#include "vm/migrate/migrate.h"
+#include "vm/migrate/ram.h"
+#include "vm/migrate/receive_impl.h"
 #include "vm/migrate/shape.h"
 #include "vm/nets.h"
-
-#define HELLO_STALL_NS 10000000000ull
-#define WAIT_STALL_NS \
-	60000000000ull /* a source that waits for its bandwidth is silent for a while */
-
-enum ask { ASK_NOTHING, ASK_LOAD, ASK_RUN, ASK_OVER };
-
-struct stream {
-	struct receive *r;
-	unsigned index;
-	struct chan *c;
-	struct mig_unpack *unpack;
-	pthread_t thread;
-	bool running;
-};
-
-struct receive {
-	int listener, cancel;
-	struct chan_tls *tls;
-	json_t *hello;
-	char id[2 * MIG_ID + 1];
-	unsigned nstreams;
-	struct stream stream[MIG_STREAMS_MAX];
-	struct vm *vm;
-	struct mig_ram ram;
-	void *state; /* described state */
-	uint32_t state_len;
-	uint64_t *hot; /* code to be translated first */
-	size_t nhot;
-	bool was_paused;
-	_Atomic uint64_t *fresh; /* pages that came since tables were filled last: a bit each */
-	uint64_t words;
-
-	void (*over)(void *ctx, const struct err *why);
-	void *ctx;
-	uv_async_t async;
-	pthread_mutex_t lock; /* below */
-	pthread_cond_t cond;
-	enum ask ask;
-	bool answered, gone;
-	uint64_t gap_ns, gap_at; /* how long it stood still before GO came, and when that was */
-	int rc; /* the first failure, of a further stream or of the loop's work */
-	struct err e;
-};
 
 /* ---- the first connection ---- */
 
@@ -96,12 +55,13 @@ static int read_hello(struct receive *r, struct chan *c, struct err *e)
 		rc = err_set(e, -EBADMSG, "hello: impossible");
 	if (rc)
 		return rc;
+	r->version = MIN((unsigned)(h.arg & 0xffff), MIG_VERSION);
 	memcpy(r->id, id, sizeof(r->id));
 	r->nstreams = (unsigned)streams;
 	return 0;
 }
 
-static int take_connection(struct receive *r, int fd, struct chan **out, struct err *e)
+int receive_connection(struct receive *r, int fd, struct chan **out, struct err *e)
 {
 	struct chan_opts o = {.fd = fd,
 		.cancel = r->cancel,
@@ -123,7 +83,7 @@ static int first_connection(struct receive *r, struct err *e)
 			continue;
 		if (fd < 0)
 			return err_sys(e, -errno, "receive");
-		if (take_connection(r, fd, &c, e))
+		if (receive_connection(r, fd, &c, e))
 			continue;
 		if (!read_hello(r, c, e)) {
 			r->stream[0].c = steal_ptr(c);
@@ -149,8 +109,9 @@ int receive_open(struct receive **out, int listener, struct chan_tls *tls, struc
 	pthread_mutex_init(&r->lock, NULL);
 	pthread_cond_init(&r->cond, NULL);
 	r->cancel = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	r->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	/* Who connects sees by this whom he has: chan_is_direct(). */
-	rc = r->cancel < 0 || listen(listener, MIG_STREAMS_MAX) ? err_sys(e, -errno, "receive") : 0;
+	rc = r->cancel < 0 || r->wake < 0 || listen(listener, MIG_STREAMS_MAX) ? err_sys(e, -errno, "receive") : 0;
 	for (unsigned i = 0; !rc && i < MIG_STREAMS_MAX; i++) {
 		r->stream[i].r = r;
 		r->stream[i].index = i;
@@ -181,6 +142,10 @@ int receive_check(struct receive *r, struct vm *vm, struct err *e)
 	cleanup(json_drop) json_t *j = NULL;
 	int rc = mig_shape_fits(vm, r->hello, e);
 
+	mig_ram_init(&r->ram, vm->board->space);
+	if (!rc && json_is_true(json_object_get(r->hello, "post_copy")))
+		rc = r->nstreams < 2 ? err_set(e, -EBADMSG, "hello: impossible")
+				     : post_take_create(&r->post, &r->ram, e);
 	if (rc)
 		return rc;
 	j = json_pack("{s:s, s:i, s:s}", "lodge", LODGE_VERSION, "pid", (int)getpid(), "name",
@@ -188,7 +153,7 @@ int receive_check(struct receive *r, struct vm *vm, struct err *e)
 	text = j ? json_dumps(j, JSON_COMPACT) : NULL;
 	if (!text)
 		return err_set(e, -ENOMEM, "receive: out of memory");
-	return chan_send(r->stream[0].c, MIG_WELCOME, MIG_VERSION, text, (uint32_t)strlen(text), e);
+	return chan_send(r->stream[0].c, MIG_WELCOME, r->version, text, (uint32_t)strlen(text), e);
 }
 
 /* ---- filling memory: in the streams' threads ---- */
@@ -216,6 +181,26 @@ static int get(void *ctx, uint64_t page, void *out)
 	return mig_ram_read(&r->ram, page, 1, out);
 }
 
+/* After the switch-over: the guest runs meanwhile. */
+static int zero_late(void *ctx, uint64_t first, uint64_t n)
+{
+	struct receive *r = ctx;
+
+	return post_take_put(r->post, first, n, NULL);
+}
+
+static int put_late(void *ctx, uint64_t first, unsigned n, const void *pages)
+{
+	struct receive *r = ctx;
+
+	return post_take_put(r->post, first, n, pages);
+}
+
+static int get_late(void *ctx, uint64_t page, void *out)
+{
+	return -EBADMSG; /* what is lacking has nothing to compare with */
+}
+
 /*
  * The second-level tables of what has come are filled while more comes, so that the guest's first touches do not fault (S18). What has not come
  * stays empty. Without memory, or an engine that has such tables, it is left to the first touch.
@@ -241,18 +226,27 @@ static void prefill(struct receive *r)
 	}
 }
 
-/* What every stream may carry; -ENOMSG: another message. */
-static int take_common(
-	struct stream *st, const struct mig_head *h, const void *payload, struct err *e)
+static int take_pages(struct stream *st, const void *payload, uint32_t len, struct err *e)
 {
 	struct receive *r = st->r;
-	struct mig_sink sink = {r->ram.pages, zero, put, get, r};
+	const struct mig_sink early = {r->ram.pages, zero, put, get, r},
+			      late = {r->ram.pages, zero_late, put_late, get_late, r};
+	int rc = mig_unpack(st->unpack, payload, len, st->late ? &late : &early, e);
+
+	if (st->late && !post_take_left(r->post))
+		receive_wake(r); /* that was the last one */
+	return rc;
+}
+
+int receive_common(struct stream *st, const struct mig_head *h, const void *payload, struct err *e)
+{
+	struct receive *r = st->r;
 
 	switch (h->type) {
 	case MIG_PAGES:
-		return mig_unpack(st->unpack, payload, h->len, &sink, e);
+		return take_pages(st, payload, h->len, e);
 	case MIG_ROUND:
-		if (!st->index)
+		if (!st->index && !st->late)
 			prefill(r);
 		return chan_send(st->c, MIG_ACK, h->arg, NULL, 0, e);
 	default:
@@ -269,9 +263,32 @@ static void fail(struct receive *r, int rc, const struct err *e)
 		r->rc = rc;
 		r->e = *e;
 	}
+	pthread_cond_broadcast(&r->cond);
 	pthread_mutex_unlock(&r->lock);
 	while (write(r->cancel, &one, sizeof(one)) < 0 && errno == EINTR)
 		;
+}
+
+void receive_wake(struct receive *r)
+{
+	uint64_t one = 1;
+
+	while (write(r->wake, &one, sizeof(one)) < 0 && errno == EINTR)
+		;
+}
+
+/* The first stream may be behind: until it has begun, a page that comes would be dropped again. */
+static int wait_for_switch(struct stream *st, struct err *e)
+{
+	struct receive *r = st->r;
+
+	pthread_mutex_lock(&r->lock);
+	while (r->post && !r->late && !r->gone && !r->rc)
+		pthread_cond_wait(&r->cond, &r->lock);
+	st->late = r->late;
+	pthread_mutex_unlock(&r->lock);
+	chan_stall(st->c, POST_STALL_NS);
+	return st->late ? 0 : err_set(e, -EBADMSG, "a further stream is early");
 }
 
 static void *stream_main(void *arg)
@@ -286,12 +303,14 @@ static void *stream_main(void *arg)
 		struct mig_head h;
 
 		rc = chan_recv(st->c, &h, &payload, &e);
-		rc = rc ?: take_common(st, &h, payload, &e);
+		rc = rc ?: receive_common(st, &h, payload, &e);
+		if (rc == -ENOMSG && h.type == MIG_PUSH)
+			rc = wait_for_switch(st, &e);
 		if (rc == -ENOMSG)
 			err_set(&e, -EBADMSG, "a further stream says %u", h.type);
 	}
 	/* The source closes it when all is over; before that the first stream sees the end as well. */
-	if (rc != -ENOTCONN && rc != -ECANCELED)
+	if ((rc != -ENOTCONN || st->late) && rc != -ECANCELED)
 		fail(st->r, rc, &e);
 	return NULL;
 }
@@ -305,7 +324,7 @@ static int take_stream(struct receive *r, int fd, struct err *e)
 	struct mig_head h;
 	struct stream *st;
 
-	if (take_connection(r, fd, &c, NULL) || chan_want(c, MIG_JOIN, &h, &payload, NULL))
+	if (receive_connection(r, fd, &c, NULL) || chan_want(c, MIG_JOIN, &h, &payload, NULL))
 		return 0; /* somebody else */
 	if (h.len != MIG_ID || !h.arg || h.arg >= r->nstreams || r->stream[h.arg].running)
 		return 0;
@@ -323,7 +342,7 @@ static int take_stream(struct receive *r, int fd, struct err *e)
 	return 1;
 }
 
-static int take_streams(struct receive *r, struct err *e)
+int receive_streams(struct receive *r, struct err *e)
 {
 	unsigned left = r->nstreams - 1;
 
@@ -380,28 +399,48 @@ static void run(struct receive *r)
 
 	set_clock(r);
 	vm->receiving = false;
+	vm->coming = r->post;
+	vm->receive = r;
 	if (!r->was_paused)
 		vm_resume(vm, NULL);
 	if (vm_announce(vm, json_object_get(r->hello, "neighbours"), &e))
 		log_warn(vm->o.log, "receive", "%s", err_msg(&e));
 }
 
+/* What the other side, the guest and who asks are told of a machine that is here only in part. */
+static void tell(struct receive *r)
+{
+	vm_emit(r->vm, "migration", vm_migrate_status(r->vm));
+}
+
+static void whole(struct receive *r)
+{
+	struct post_take_stat st;
+
+	post_take_stat(r->post, &st);
+	r->vm->coming = NULL;
+	vm_emit(r->vm, "migration",
+		json_pack("{s:s, s:s, s:I, s:I, s:I}", "phase", "done", "side", "destination", "of",
+			(json_int_t)st.of, "asked", (json_int_t)st.asked, "worst_us",
+			(json_int_t)(st.worst_ns / 1000)));
+}
+
 static void on_async(uv_async_t *a)
 {
 	struct receive *r = container_of(a, struct receive, async);
 	struct err e = {0};
-	enum ask ask;
+	unsigned asks;
 	int rc = 0;
 
 	pthread_mutex_lock(&r->lock);
-	ask = r->ask;
-	r->ask = ASK_NOTHING;
+	asks = r->asks;
+	r->asks = 0;
 	pthread_mutex_unlock(&r->lock);
-	if (ask == ASK_LOAD)
+	if (asks & ASK_LOAD)
 		rc = load(r, &e);
-	else if (ask == ASK_RUN)
+	if (asks & ASK_RUN)
 		run(r);
-	if (ask != ASK_NOTHING) {
+	if (asks) {
 		pthread_mutex_lock(&r->lock);
 		if (rc && !r->rc) {
 			r->rc = rc;
@@ -410,22 +449,34 @@ static void on_async(uv_async_t *a)
 		r->answered = true;
 		pthread_cond_broadcast(&r->cond);
 		pthread_mutex_unlock(&r->lock);
+		receive_wake(r);
 	}
 	e = r->e;
-	if (ask == ASK_RUN)
-		r->over(r->ctx, NULL); /* r is gone */
-	else if (ask == ASK_OVER)
+	if (asks & ASK_TELL)
+		tell(r);
+	if (asks & ASK_WHOLE)
+		whole(r);
+	if (asks & (ASK_RUN | ASK_WHOLE))
+		r->over(r->ctx, NULL); /* unless more is to come r is gone */
+	else if (asks & ASK_OVER)
 		r->over(r->ctx, &e);
+}
+
+void receive_ask(struct receive *r, enum ask ask)
+{
+	pthread_mutex_lock(&r->lock);
+	r->asks |= ask;
+	r->answered = false;
+	pthread_mutex_unlock(&r->lock);
+	uv_async_send(&r->async);
 }
 
 static int ask_loop(struct receive *r, enum ask ask, struct err *e)
 {
 	int rc;
 
+	receive_ask(r, ask);
 	pthread_mutex_lock(&r->lock);
-	r->ask = ask;
-	r->answered = false;
-	uv_async_send(&r->async);
 	while (!r->answered && !r->gone)
 		pthread_cond_wait(&r->cond, &r->lock);
 	rc = r->answered ? r->rc : err_set(e, -ECANCELED, "cancelled");
@@ -446,6 +497,8 @@ static int switch_over(struct receive *r, const struct mig_head *sw, struct err 
 	if (!r->state)
 		return err_set(e, -EBADMSG, "the machine's state is missing");
 	r->was_paused = sw->arg & 1;
+	if (r->post)
+		return arrive_switch(r, e);
 	rc = ask_loop(r, ASK_LOAD, e) ?: chan_send(c, MIG_READY, 0, NULL, 0, e)
 		?: chan_want(c, MIG_GO, &h, NULL, e);
 	if (rc)
@@ -467,7 +520,7 @@ static void take_hot(struct receive *r, void *list, size_t n)
 static int take_all(struct receive *r, struct err *e)
 {
 	struct stream *st = &r->stream[0];
-	int rc = take_streams(r, e);
+	int rc = receive_streams(r, e);
 
 	while (!rc) {
 		cleanup(free_ptr) void *payload = NULL;
@@ -478,6 +531,10 @@ static int take_all(struct receive *r, struct err *e)
 			break;
 		if (h.type == MIG_SWITCH)
 			return switch_over(r, &h, e);
+		if (h.type == MIG_LACK && r->post) {
+			rc = post_take_lack(r->post, &h, payload, e);
+			continue;
+		}
 		if (h.type == MIG_HOT && !r->hot && h.len % 8 == 0) {
 			take_hot(r, steal_ptr(payload), h.len / 8);
 			continue;
@@ -487,7 +544,7 @@ static int take_all(struct receive *r, struct err *e)
 			r->state_len = h.len;
 			continue;
 		}
-		rc = take_common(st, &h, payload, e);
+		rc = receive_common(st, &h, payload, e);
 		if (rc == -ENOMSG)
 			rc = err_set(e, -EBADMSG, "the source says %u out of turn", h.type);
 	}
@@ -504,10 +561,16 @@ static void *receive_main(void *arg)
 
 	pthread_setname_np(pthread_self(), "receive");
 	rc = take_all(r, &e);
+	if (!rc && r->post) {
+		arrive_rest(r);
+		return NULL;
+	}
 	if (!rc) {
 		(void)ask_loop(r, ASK_RUN, &e);
 		return NULL;
 	}
+	if (r->post)
+		post_take_end(r->post); /* who loads does not wait any more: it will not run */
 	pthread_mutex_lock(&r->lock);
 	if (!r->rc) {
 		r->rc = rc;
@@ -534,7 +597,6 @@ int receive_start(struct receive *r, struct vm *vm, void (*over)(void *ctx, cons
 	r->over = over;
 	r->ctx = ctx;
 	vm->receiving = true;
-	mig_ram_init(&r->ram, vm->board->space);
 	chan_stall(r->stream[0].c, WAIT_STALL_NS);
 	r->words = (r->ram.pages + 63) / 64;
 	r->fresh = calloc(r->words, sizeof(*r->fresh));
@@ -544,6 +606,26 @@ int receive_start(struct receive *r, struct vm *vm, void (*over)(void *ctx, cons
 		return err_set(e, -EAGAIN, "receive: no thread");
 	r->stream[0].running = true;
 	return 0;
+}
+
+bool receive_is_coming(const struct receive *r)
+{
+	return r && r->vm && r->vm->coming;
+}
+
+int receive_recover(struct vm *vm, int listener, struct err *e)
+{
+	struct receive *r = vm->receive;
+	int rc = 0;
+
+	if (!vm->coming)
+		rc = err_set(e, -EINVAL, "no page of this machine is missing: nothing is to be waited for");
+	else if (listen(listener, MIG_STREAMS_MAX) || dup3(listener, r->listener, O_CLOEXEC) < 0)
+		rc = err_sys(e, -errno, "receive");
+	if (!rc)
+		receive_wake(r);
+	close(listener);
+	return rc;
 }
 
 static void closed(uv_handle_t *h)
@@ -571,6 +653,9 @@ void receive_free(struct receive *r)
 	}
 	if (r->cancel >= 0)
 		close(r->cancel);
+	if (r->wake >= 0)
+		close(r->wake);
+	post_take_free(r->post);
 	chan_tls_free(r->tls);
 	json_decref(r->hello);
 	free(r->state);

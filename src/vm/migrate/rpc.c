@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <jansson.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/err.h"
@@ -24,6 +25,7 @@ static int read_tls(const json_t *j, struct chan_tls **out, struct err *e)
 static int read_params(const json_t *p, struct vm_migrate_opts *o, struct err *e)
 {
 	uint64_t downtime_us = 0;
+	const char *post = NULL;
 	json_t *tls = NULL;
 	bool throttle = true;
 	int rc;
@@ -32,11 +34,19 @@ static int read_params(const json_t *p, struct vm_migrate_opts *o, struct err *e
 		return 0;
 	rc = json_want_u64(p, "migrate", "bandwidth", false, &o->bandwidth, e)
 		     ?: json_want_u64(p, "migrate", "downtime_us", false, &downtime_us, e)
+		     ?: json_want_text(p, "migrate", "post_copy", false, &post, e)
+		     ?: json_want_bool(p, "migrate", "recover", false, &o->recover, e)
 		     ?: json_want_bool(p, "migrate", "dry_run", false, &o->dry_run, e)
 		     ?: json_want_bool(p, "migrate", "throttle", false, &throttle, e)
 		     ?: json_want_object(p, "migrate", "tls", false, &tls, e);
 	o->downtime_ns = downtime_us * 1000;
 	o->no_throttle = !throttle;
+	if (post && !strcmp(post, "after-round"))
+		o->post = MIG_POST_AFTER_ROUND;
+	else if (post && !strcmp(post, "at-once"))
+		o->post = MIG_POST_AT_ONCE;
+	else if (post)
+		rc = err_set(e, -EINVAL, "migrate: post_copy is after-round or at-once");
 	return rc || !tls ? rc : read_tls(tls, &o->tls, e);
 }
 

@@ -15,6 +15,7 @@
 #include "base/json.h"
 #include "base/util.h"
 #include "vm/migrate/chan.h"
+#include "vm/migrate/postcopy.h"
 #include "vm/migrate/ram.h"
 #include "vm/migrate/source.h"
 
@@ -31,11 +32,13 @@
 	4096u /* after so many, or so long, each stream thinks again about how it packs */
 #define JUDGE_NS 200000000ull
 #define GO_STALL_NS 20000000000ull
+#define POST_STALL_NS 60000000000ull /* all was sent, and the destination does not say that it has it */
 
 const char *mig_phase_name(enum mig_phase p)
 {
 	static const char *const names[] = {
-		"connecting", "copying", "switching", "done", "failed", "lost", "tried"};
+		"connecting", "copying", "switching", "postcopy", "done", "failed", "lost",
+		"postcopy-paused", "tried"};
 
 	return names[p];
 }
@@ -70,6 +73,8 @@ struct source {
 	bool running;
 	struct sender snd[MIG_STREAMS_MAX];
 	uint64_t began_ns, collected_ns;
+	struct post_give *post; /* NULL: not post-copy */
+	bool away; /* the machine runs at the destination: the senders push */
 	uint64_t stop_bytes; /* of a probe: no more in this round; 0: all */
 	bool unlimited; /* the guest stands still: no limit of bandwidth */
 	char *welcome;
@@ -185,9 +190,10 @@ static int flush(struct sender *d, struct err *e)
 static int send_run(struct sender *d, uint64_t first, unsigned n, struct err *e)
 {
 	struct source *s = d->s;
-	uint64_t had = s->had[first / 64] >> (first % 64);
-	struct mig_pack_opts o = {
-		.zstd = d->level != RAW, .cache = d->level == DELTA ? CACHE_BYTES / s->o.nfds : 0};
+	/* After the switch-over the other side has no page to compare with, and waits for each. */
+	uint64_t had = s->away ? ~0ull : s->had[first / 64] >> (first % 64);
+	struct mig_pack_opts o = {.zstd = d->level != RAW,
+		.cache = d->level == DELTA && !s->away ? CACHE_BYTES / s->o.nfds : 0};
 	int rc = mig_ram_read(&s->ram, first, n, d->pages);
 
 	if (rc)
@@ -201,10 +207,8 @@ static int send_run(struct sender *d, uint64_t first, unsigned n, struct err *e)
 	return rc;
 }
 
-static int send_word(struct sender *d, uint64_t w, struct err *e)
+static int send_bits(struct sender *d, uint64_t w, uint64_t bits, struct err *e)
 {
-	struct source *s = d->s;
-	uint64_t bits = s->todo[w];
 	int rc = 0;
 
 	for (unsigned i = 0, n; !rc && bits; i += n) {
@@ -216,10 +220,42 @@ static int send_word(struct sender *d, uint64_t w, struct err *e)
 		rc = send_run(d, w * 64 + i, n, e);
 		bits = n == 64 ? 0 : bits >> n;
 	}
+	return rc;
+}
+
+static int send_word(struct sender *d, uint64_t w, struct err *e)
+{
+	struct source *s = d->s;
+	int rc = send_bits(d, w, s->todo[w], e);
+
 	s->had[w] |= s->todo[w];
 	pthread_mutex_lock(&s->lock);
 	s->st.left -= (uint64_t)__builtin_popcountll(s->todo[w]);
 	pthread_mutex_unlock(&s->lock);
+	return rc;
+}
+
+static void signal_cancel(struct source *s)
+{
+	uint64_t one = 1;
+
+	while (write(s->cancel, &one, sizeof(one)) < 0 && errno == EINTR)
+		;
+}
+
+/* The background of post-copy; what the guest waits for goes over the first stream. */
+static int push(struct sender *d, struct err *e)
+{
+	struct source *s = d->s;
+	uint64_t w, bits;
+	int rc = chan_send(d->c, MIG_PUSH, 0, NULL, 0, e);
+
+	d->since = clock_mono_ns();
+	d->pages_sent = d->wait_ns = 0;
+	while (!rc && post_give_next(s->post, &w, &bits))
+		rc = send_bits(d, w, bits, e) ?: flush(d, e);
+	if (rc)
+		signal_cancel(s); /* they end together */
 	return rc;
 }
 
@@ -262,7 +298,7 @@ static void *sender_main(void *arg)
 		seen = s->round_no;
 		pthread_mutex_unlock(&s->lock);
 		if (!d->rc)
-			d->rc = send_share(d, &d->e);
+			d->rc = s->away ? push(d, &d->e) : send_share(d, &d->e);
 		pthread_mutex_lock(&s->lock);
 		s->senders_left--;
 		pthread_cond_broadcast(&s->cond);
@@ -319,22 +355,43 @@ static uint64_t collect_all(struct source *s)
 	return n;
 }
 
+/* Under the lock: the further streams begin, or all of them are done. */
+static void start_senders(struct source *s, uint64_t pages, uint64_t now)
+{
+	s->st.left = s->st.of = pages;
+	s->round_ns = now;
+	s->senders_left = s->o.nfds - 1;
+	s->round_no++;
+	pthread_cond_broadcast(&s->cond);
+}
+
+static void wait_for_senders(struct source *s)
+{
+	while (s->senders_left)
+		pthread_cond_wait(&s->cond, &s->lock);
+}
+
+static int sender_error(struct source *s, struct err *e)
+{
+	for (unsigned i = 1; i < s->o.nfds; i++)
+		if (s->snd[i].rc) {
+			*e = s->snd[i].e;
+			return s->snd[i].rc;
+		}
+	return 0;
+}
+
 static int send_round(struct source *s, uint64_t pages, struct err *e)
 {
 	uint64_t began = clock_mono_ns(), ns, wire = s->st.wire;
 	int rc;
 
 	pthread_mutex_lock(&s->lock);
-	s->st.left = s->st.of = pages;
-	s->round_ns = began;
-	s->senders_left = s->o.nfds - 1;
-	s->round_no++;
-	pthread_cond_broadcast(&s->cond);
+	start_senders(s, pages, began);
 	pthread_mutex_unlock(&s->lock);
 	rc = send_share(&s->snd[0], e);
 	pthread_mutex_lock(&s->lock);
-	while (s->senders_left)
-		pthread_cond_wait(&s->cond, &s->lock);
+	wait_for_senders(s);
 	ns = clock_mono_ns() - began;
 	pages -= s->st.left;
 	s->st.round++;
@@ -344,12 +401,7 @@ static int send_round(struct source *s, uint64_t pages, struct err *e)
 		s->st.page_rate = MAX((uint64_t)((double)pages * 1e9 / (double)ns), 1ull);
 	}
 	pthread_mutex_unlock(&s->lock);
-	for (unsigned i = 1; !rc && i < s->o.nfds; i++)
-		if (s->snd[i].rc) {
-			rc = s->snd[i].rc;
-			*e = s->snd[i].e;
-		}
-	return rc;
+	return rc ?: sender_error(s, e);
 }
 
 static uint64_t time_for(struct source *s, uint64_t pages)
@@ -426,6 +478,23 @@ static int copy(struct source *s, struct err *e)
 	return rc;
 }
 
+/* At most one round; s->todo: what is left then, which the destination drops while the guest still runs here. */
+static int copy_for_post(struct source *s, struct err *e)
+{
+	struct chan *c = s->snd[0].c;
+	uint64_t n = collect_all(s);
+	int rc = 0;
+
+	s->st.touched = n;
+	if (s->o.post == MIG_POST_AFTER_ROUND) {
+		rc = send_round(s, n, e);
+		collect(s);
+	}
+	return rc ?: post_give_lack(s->post, c, s->todo, e)
+		?: chan_send(c, MIG_ROUND, s->st.round, NULL, 0, e)
+		?: chan_want(c, MIG_ACK, NULL, NULL, e);
+}
+
 /* What the destination translates first. Nothing fails for want of it. */
 static int send_hot(struct source *s, struct err *e)
 {
@@ -477,6 +546,15 @@ static int wait_for_disks(struct source *s, struct err *e)
 	return rc;
 }
 
+/* Loading the state may touch pages that are still here. */
+static int wait_word(struct source *s, enum mig_type type, struct err *e)
+{
+	struct sender *d = &s->snd[0];
+
+	return s->post ? post_give_until(s->post, d->c, d->pack, type, e)
+		       : chan_want(d->c, type, NULL, NULL, e);
+}
+
 /* Until MIG_GO has gone out nothing has happened that could not be taken back. */
 static int hand_over(struct source *s, struct err *e)
 {
@@ -489,12 +567,12 @@ static int hand_over(struct source *s, struct err *e)
 	tracker_collect(s->t, mark, s);
 	for (uint64_t w = 0; w < s->words; w++)
 		n += (uint64_t)__builtin_popcountll(s->todo[w]);
-	rc = send_round(s, n, e);
+	rc = s->post ? post_give_lack(s->post, c, s->todo, e) : send_round(s, n, e);
 	s->st.last_ns = clock_mono_ns() - at;
 	rc = rc ?: chan_send(c, MIG_STATE, 0, s->state, (uint32_t)s->state_len, e)
 		?: wait_for_disks(s, e)
-		?: chan_send(c, MIG_SWITCH, s->was_paused, NULL, 0, e)
-		?: chan_want(c, MIG_READY, NULL, NULL, e);
+		?: chan_send(c, MIG_SWITCH, s->was_paused | (s->post ? 2 : 0), NULL, 0, e)
+		?: wait_word(s, MIG_READY, e);
 	if (rc)
 		return rc;
 	s->st.load_ns = clock_mono_ns() - at - s->st.last_ns;
@@ -520,7 +598,7 @@ static int go(struct source *s, bool *lost, struct err *e)
 		*lost = !chan_is_direct(c, s->peer);
 		return rc;
 	}
-	rc = chan_want(c, MIG_RUNNING, NULL, NULL, e);
+	rc = wait_word(s, MIG_RUNNING, e);
 	s->st.go_ns = clock_mono_ns() - at;
 	if (rc && rc != -EREMOTEIO)
 		*lost = !(chan_is_direct(c, s->peer) &&
@@ -549,6 +627,46 @@ static int switch_over(struct source *s, bool *lost, struct err *e)
 	s->st.downtime_ns = clock_mono_ns() - s->since;
 	pthread_mutex_unlock(&s->lock);
 	return 0;
+}
+
+/* ---- post-copy ---- */
+
+/* From here on nothing cancels: the machine runs there, and what it lacks is here. */
+static void enter_post(struct source *s)
+{
+	struct post_give_stat st;
+	uint64_t drop;
+
+	post_give_stat(s->post, &st);
+	pthread_mutex_lock(&s->lock);
+	s->st.phase = MIG_POST;
+	s->away = true;
+	s->unlimited = false;
+	s->cancelled = false;
+	if (read(s->cancel, &drop, sizeof(drop)) < 0)
+		drop = 0;
+	start_senders(s, st.of, clock_mono_ns());
+	pthread_mutex_unlock(&s->lock);
+}
+
+static int send_rest(struct source *s, struct err *e)
+{
+	struct sender *d = &s->snd[0];
+	int rc;
+
+	enter_post(s);
+	s->o.tell_post(s->o.ctx);
+	chan_cancel_by(d->c, s->cancel);
+	chan_stall(d->c, POST_STALL_NS);
+	rc = post_give_until(s->post, d->c, d->pack, MIG_WHOLE, e);
+	if (rc)
+		signal_cancel(s);
+	pthread_mutex_lock(&s->lock);
+	wait_for_senders(s);
+	pthread_mutex_unlock(&s->lock);
+	if (rc == -ECANCELED)
+		rc = sender_error(s, e) ?: rc;
+	return rc;
 }
 
 /* ---- all of it ---- */
@@ -604,7 +722,26 @@ static int hello(struct source *s, struct err *e)
 			(unsigned long long)h.arg);
 	}
 	s->welcome = text;
+	if (s->post && h.arg < MIG_VERSION_POST)
+		return err_set(e, -EOPNOTSUPP,
+			"the destination's Lodge is older, and has no post-copy (it speaks version "
+			"%llu of the stream): leave --post-copy away, or bring it up to date",
+			(unsigned long long)h.arg);
 	return read_welcome(s, e);
+}
+
+/* The same machine, over new connections. */
+static int hello_again(struct source *s, struct err *e)
+{
+	struct chan_opts co = {.fd = steal_fd(&s->o.fd[0]), .cancel = s->cancel, .tls = s->o.tls};
+	struct chan *c;
+	int rc = chan_create(&s->snd[0].c, &co, e);
+
+	if (rc)
+		return rc;
+	c = s->snd[0].c;
+	return chan_send(c, MIG_RECOVER, s->o.nfds, s->o.id, MIG_ID, e)
+		       ?: post_give_learn(s->post, c, e) ?: join_streams(s, e);
 }
 
 static int sample(struct source *s, struct err *e)
@@ -621,17 +758,30 @@ static int sample(struct source *s, struct err *e)
 
 static int run(struct source *s, bool *lost, struct err *e)
 {
-	int rc = hello(s, e) ?: join_streams(s, e);
+	int rc;
 
 	*lost = false;
+	if (s->o.recover)
+		return hello_again(s, e) ?: send_rest(s, e);
+	rc = hello(s, e) ?: join_streams(s, e);
 	if (rc)
 		return rc;
 	set_phase(s, MIG_COPYING);
 	s->stop_bytes = s->o.dry_run ? PROBE_BYTES : 0;
-	rc = sample(s, e) ?: copy(s, e);
+	rc = sample(s, e) ?: (s->post && !s->o.dry_run ? copy_for_post(s, e) : copy(s, e));
 	if (s->o.dry_run)
 		return rc;
-	return rc ?: send_hot(s, e) ?: switch_over(s, lost, e);
+	rc = rc ?: send_hot(s, e) ?: switch_over(s, lost, e);
+	return rc || !s->post ? rc : send_rest(s, e);
+}
+
+static enum mig_phase phase_at_end(const struct source *s, int rc, bool lost)
+{
+	if (!rc)
+		return s->o.dry_run ? MIG_TRIED : MIG_DONE;
+	if (s->away)
+		return MIG_BROKEN;
+	return lost || s->o.recover ? MIG_LOST : MIG_FAILED;
 }
 
 static void *source_main(void *arg)
@@ -646,14 +796,14 @@ static void *source_main(void *arg)
 	s->o.throttle(s->o.ctx, 0);
 	tracker_stop(s->t);
 	s->t = NULL;
-	if (rc && s->snd[0].c && rc != -EREMOTEIO && !lost)
+	if (rc && s->snd[0].c && rc != -EREMOTEIO && !lost && !s->away)
 		chan_refuse(s->snd[0].c, &e);
 	pthread_mutex_lock(&s->lock);
 	s->leave = true;
 	pthread_cond_broadcast(&s->cond);
 	s->st.total_ns = clock_mono_ns() - s->began_ns;
 	s->st.throttle = 0;
-	s->st.phase = lost ? MIG_LOST : rc ? MIG_FAILED : s->o.dry_run ? MIG_TRIED : MIG_DONE;
+	s->st.phase = phase_at_end(s, rc, lost);
 	s->st.code = rc;
 	if (rc)
 		snprintf(s->st.error, sizeof(s->st.error), "%s", err_msg(&e));
@@ -686,6 +836,8 @@ static int make(struct source *s, struct err *e)
 		rc = s->snd[i].pages ? mig_pack_create(&s->snd[i].pack, e)
 				     : err_set(e, -ENOMEM, "migration: out of memory");
 	}
+	if (!rc && (s->o.post || s->o.recover))
+		rc = post_give_create(&s->post, &s->ram, e);
 	if (!rc && pthread_create(&s->thread, NULL, source_main, s))
 		rc = err_set(e, -EAGAIN, "migration: no thread");
 	s->running = !rc;
@@ -713,6 +865,7 @@ int source_create(struct source **out, const struct source_opts *o, struct err *
 	s->words = (s->ram.pages + 63) / 64;
 	s->st.pages = s->ram.pages;
 	s->st.streams = o->nfds;
+	s->away = o->away;
 	rc = make(s, e);
 	if (rc) {
 		source_free(s);
@@ -751,16 +904,29 @@ void source_disks_free(struct source *s, int rc, const struct err *why)
 	pthread_mutex_unlock(&s->lock);
 }
 
-void source_cancel(struct source *s)
+void source_cancel(struct source *s, bool ends)
 {
-	uint64_t one = 1;
-
 	pthread_mutex_lock(&s->lock);
-	s->cancelled = true;
-	pthread_cond_broadcast(&s->cond);
+	if (ends || s->st.phase != MIG_POST) {
+		s->cancelled = true;
+		pthread_cond_broadcast(&s->cond);
+		signal_cancel(s);
+	}
 	pthread_mutex_unlock(&s->lock);
-	while (write(s->cancel, &one, sizeof(one)) < 0 && errno == EINTR)
-		;
+}
+
+static void post_stat(struct source *s, struct source_stat *out)
+{
+	struct post_give_stat st;
+
+	post_give_stat(s->post, &st);
+	out->asked = st.asked;
+	out->wire += st.wire;
+	if (s->away) {
+		out->left = st.left;
+		out->of = st.of;
+		out->page_rate = 0; /* as it goes now */
+	}
 }
 
 void source_stat(struct source *s, struct source_stat *out)
@@ -771,6 +937,8 @@ void source_stat(struct source *s, struct source_stat *out)
 	*out = s->st;
 	began = s->round_ns;
 	pthread_mutex_unlock(&s->lock);
+	if (s->post)
+		post_stat(s, out);
 	for (unsigned i = 0; i < s->o.nfds; i++) {
 		struct mig_pack_stat st;
 
@@ -809,6 +977,7 @@ void source_free(struct source *s)
 	free(s->o.hello);
 	free(s->welcome);
 	free(s->state);
+	post_give_free(s->post);
 	free(s->todo);
 	free(s->had);
 	pthread_cond_destroy(&s->cond);

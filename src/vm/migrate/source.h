@@ -27,12 +27,17 @@ enum mig_phase {
 	MIG_CONNECTING,
 	MIG_COPYING,
 	MIG_SWITCHING, /* the guest stands still */
+	MIG_POST, /* it runs at the destination, and pages of it are still here */
 	MIG_DONE, /* the machine is the destination's */
 	MIG_FAILED, /* it is ours, and nothing happened to it */
 	MIG_LOST, /* nobody can tell from here whether it runs there */
+	MIG_BROKEN, /* it runs there, and waits for pages that are here: MIG_POST without a connection */
 	MIG_TRIED, /* --dry-run: it could be done */
 };
 const char *mig_phase_name(enum mig_phase p);
+
+/* When the machine goes: when nearly all of it is there; or before, and its memory follows (postcopy.h): after one round, or at once. */
+enum mig_post { MIG_PRE_COPY, MIG_POST_AFTER_ROUND, MIG_POST_AT_ONCE };
 
 struct source_opts {
 	int fd[MIG_STREAMS_MAX]; /* connected; owned from now on, also when create fails */
@@ -45,10 +50,15 @@ struct source_opts {
 	uint64_t downtime_ns;
 	bool dry_run;
 	bool no_throttle;
+	enum mig_post post;
+	bool recover; /* the connections are for what MIG_BROKEN, or MIG_LOST, has left; `away`: the former */
+	bool away;
 
 	/* In the thread "migrate"; each asks the loop's thread, which answers by source_stopped(). */
 	void (*ask_stop)(void *ctx);
 	void (*ask_end)(void *ctx);
+	/* It runs at the destination, the rest follows. Nothing is to be answered. */
+	void (*tell_post)(void *ctx);
 	/* Slows the guest's vCPUs down, by thousandths of their time. Any thread. */
 	void (*throttle)(void *ctx, unsigned permille);
 	/* Which code is hot: at most `max` addresses; how many. In the thread "migrate", while the machine runs. NULL: nobody knows. */
@@ -72,6 +82,7 @@ struct source_stat {
 	uint64_t last_ns, load_ns,
 		go_ns; /* of it: last pages; state until READY; GO until RUNNING */
 	uint64_t total_ns;
+	uint64_t asked; /* post-copy: pages that the guest waited for */
 	bool zstd;
 	char error[512];
 	int code; /* negative errno */
@@ -83,8 +94,8 @@ void source_stopped(struct source *s, int rc, const struct err *why, uint8_t *st
 	uint64_t since, uint64_t saved, bool was_paused);
 /* After that: the disks may be taken by the other side (rc 0), or not. */
 void source_disks_free(struct source *s, int rc, const struct err *why);
-/* Ends soon, if it still can; ask_end is called as always. */
-void source_cancel(struct source *s);
+/* Ends soon, if it still can; ask_end is called as always. Not once it runs at the destination, unless the machine `ends` here. */
+void source_cancel(struct source *s, bool ends);
 void source_stat(struct source *s, struct source_stat *out);
 /* What the other side answered to the hello; JSON text, borrowed, or NULL. Valid after MIG_CONNECTING. */
 const char *source_welcome(struct source *s);

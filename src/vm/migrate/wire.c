@@ -42,7 +42,12 @@ uint32_t mig_payload_max(unsigned type)
 		[MIG_READY] = 1,
 		[MIG_RUNNING] = 1,
 		[MIG_REFUSED] = 4096,
-		[MIG_HOT] = 8 * MIG_HOT_MAX};
+		[MIG_HOT] = 8 * MIG_HOT_MAX,
+		[MIG_LACK] = MIG_MAP_MAX,
+		[MIG_WANT] = 8 * MIG_WANT_MAX,
+		[MIG_PUSH] = 1,
+		[MIG_WHOLE] = 1,
+		[MIG_RECOVER] = MIG_ID};
 
 	return type < MIG_TYPES ? max[type] : 0;
 }

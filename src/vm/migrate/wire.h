@@ -18,7 +18,7 @@
 
 struct err;
 
-#define MIG_VERSION 1u /* what we speak */
+#define MIG_VERSION 2u /* what we speak */
 #define MIG_VERSION_OLDEST 1u /* and understand */
 #define MIG_HEAD 32u
 #define MIG_RECORD 16u
@@ -26,6 +26,9 @@ struct err;
 #define MIG_PAYLOAD_MAX (64u << 20) /* of STATE; see mig_payload_max() */
 #define MIG_BATCH 64u /* pages of data in one PAGES message, at most */
 #define MIG_PAGES_MAX (1ull << 38)
+#define MIG_VERSION_POST 2u /* from here on there is post-copy */
+#define MIG_MAP_MAX (64u << 10) /* bytes of MIG_LACK's map */
+#define MIG_WANT_MAX 64u /* pages of one MIG_WANT */
 #define MIG_HOT_MAX 65536u
 #define MIG_STREAMS_MAX 8u
 #define MIG_ID 16u /* bytes; names a migration to the streams that join it */
@@ -37,7 +40,7 @@ enum mig_type {
 	MIG_PAGES, /* records; arg: pages that they are about */
 	MIG_ROUND, /* a round ends here; arg: its number. Answered by MIG_ACK on the same stream */
 	MIG_STATE, /* described state (base/state.h) */
-	MIG_SWITCH, /* everything was sent, the guest stands still, the disks are free; arg: bit 0: it was paused before */
+	MIG_SWITCH, /* everything was sent, the guest stands still, the disks are free; arg: bit 0: it was paused before; bit 1: post-copy: what MIG_LACK named was not sent */
 	MIG_GO, /* run; arg: ns since the moment of the guest's clock in STATE */
 	/* to the source */
 	MIG_WELCOME, /* JSON; arg: the version that is spoken from now on */
@@ -47,6 +50,12 @@ enum mig_type {
 	/* both */
 	MIG_REFUSED, /* text: why; arg: errno. Nothing follows */
 	MIG_HOT, /* to the destination, at most once, before STATE: guest-physical addresses (8 bytes each) of translated code, most used first */
+	/* version 2: post-copy (postcopy.h) */
+	MIG_LACK, /* both ways: map of pages that the destination has not, a bit each, lowest first; arg: the first one's number */
+	MIG_WANT, /* to the source: numbers of pages (8 bytes each) that the guest waits for; arg: how many */
+	MIG_PUSH, /* to the destination, on further streams: from here on MIG_PAGES are of the time after the switch-over */
+	MIG_WHOLE, /* to the source: every page is here */
+	MIG_RECOVER, /* to the destination, instead of HELLO: its MIG_ID; arg: streams. Answered by MIG_LACK ... MIG_ACK */
 	MIG_TYPES
 };
 

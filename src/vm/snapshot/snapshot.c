@@ -14,6 +14,7 @@
 #include "disk/tool.h"
 #include "vm/config/config.h"
 #include "vm/internal.h"
+#include "vm/migrate/migrate.h"
 #include "vm/snapshot/live.h"
 
 #define HOT_MAX 65536u
@@ -403,6 +404,8 @@ static int begin(struct vm *vm, struct vm_snapshot_opts *o, struct err *e)
 			vm->snap->name);
 	else if (vm->mig || vm->receiving || vm->asleep)
 		rc = err_set(e, -EBUSY, "snapshot: the machine is being migrated");
+	else if (vm_migrate_whole(vm, false, e))
+		rc = -EBUSY;
 	else if (vm->state != VM_RUNNING && vm->state != VM_PAUSED)
 		rc = err_set(e, -EBUSY, "snapshot: the machine is %s", vm_state_name(vm->state));
 	else if (vm->halted)

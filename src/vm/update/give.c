@@ -25,6 +25,7 @@
 #include "vm/console.h"
 #include "vm/control.h"
 #include "vm/internal.h"
+#include "vm/migrate/migrate.h"
 #include "vm/migrate/disks.h"
 #include "vm/migrate/shape.h"
 #include "vm/nets.h"
@@ -134,6 +135,8 @@ static int refuse(struct vm *vm, struct err *e)
 			"update: this machine is being migrated, or has been and is left without "
 			"its "
 			"disks");
+	if (vm_migrate_whole(vm, false, e))
+		return -EBUSY;
 	if (vm->snap)
 		return err_set(e, -EBUSY,
 			"update: a snapshot of this machine is being written: wait for it, or stop "

@@ -1,0 +1,93 @@
+/*
+ * receive_impl.h: what receive.c (until the machine runs here) and arrive.c (post-copy: from then on) share.
+ *
+ * Threads: fields marked so are under the lock, or the loop's; the rest is the first stream's thread's.
+ */
+#ifndef LODGE_VM_MIGRATE_RECEIVE_IMPL_H
+#define LODGE_VM_MIGRATE_RECEIVE_IMPL_H
+
+#include <jansson.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <uv.h>
+
+#include "base/err.h"
+#include "vm/migrate/chan.h"
+#include "vm/migrate/postcopy.h"
+#include "vm/migrate/ram.h"
+#include "vm/migrate/receive.h"
+
+#define HELLO_STALL_NS 10000000000ull
+#define WAIT_STALL_NS \
+	60000000000ull /* a source that waits for its bandwidth is silent for a while */
+#define POST_STALL_NS \
+	1000000000000000ull /* of one connection: nothing need come over it; arrive.c looks whether any moves */
+
+/* What the loop's thread is asked for. */
+enum ask {
+	ASK_LOAD = 1,
+	ASK_RUN = 2,
+	ASK_OVER = 4,
+	ASK_TELL = 8, /* post-copy: how it stands has changed */
+	ASK_WHOLE = 16
+};
+
+struct stream {
+	struct receive *r;
+	unsigned index;
+	struct chan *c;
+	struct mig_unpack *unpack;
+	pthread_t thread;
+	bool running;
+	bool late; /* post-copy: its pages are of the time after the switch-over */
+};
+
+struct receive {
+	int listener, cancel;
+	int wake; /* eventfd: the first stream looks around */
+	struct chan_tls *tls;
+	json_t *hello;
+	unsigned version; /* of the stream */
+	char id[2 * MIG_ID + 1];
+	unsigned nstreams;
+	struct stream stream[MIG_STREAMS_MAX];
+	struct vm *vm;
+	struct mig_ram ram;
+	struct post_take *post; /* NULL: not post-copy */
+	void *state; /* described state */
+	uint32_t state_len;
+	uint64_t *hot; /* code to be translated first */
+	size_t nhot;
+	bool was_paused;
+	_Atomic uint64_t *fresh; /* pages that came since tables were filled last: a bit each */
+	uint64_t words;
+
+	void (*over)(void *ctx, const struct err *why);
+	void *ctx;
+	uv_async_t async;
+	pthread_mutex_t lock; /* below */
+	pthread_cond_t cond;
+	unsigned asks; /* enum ask */
+	bool answered, gone;
+	bool late; /* post-copy: what is lacking is known, pages may come */
+	uint64_t gap_ns, gap_at; /* how long it stood still before GO came, and when that was */
+	int rc; /* the first failure, of a further stream or of the loop's work */
+	struct err e;
+};
+
+/* From the listener. */
+int receive_connection(struct receive *r, int fd, struct chan **out, struct err *e);
+/* Waits for the further streams, and starts their threads. */
+int receive_streams(struct receive *r, struct err *e);
+/* What every stream may carry; -ENOMSG: another message. */
+int receive_common(struct stream *st, const struct mig_head *h, const void *payload, struct err *e);
+/* Does not wait for it. */
+void receive_ask(struct receive *r, enum ask ask);
+void receive_wake(struct receive *r);
+
+/* SWITCH has come: until RUNNING is said. */
+int arrive_switch(struct receive *r, struct err *e);
+/* The machine runs here: until all its pages are here, over as many connections as it takes, or receive_free(). */
+void arrive_rest(struct receive *r);
+
+#endif
