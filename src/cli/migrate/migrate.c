@@ -281,10 +281,13 @@ static int begin(struct run *r, const struct address *to, struct err *e)
 	}
 	if (!rc)
 		rc = client_call(&r->events, "events", json_pack("{s:b}", "follow", 1), NULL, e);
-	p = json_pack("{s:I, s:I, s:b, s:b, s:b, s:s*, s:o*}", "bandwidth", (json_int_t)o->bandwidth,
-		"downtime_us", (json_int_t)o->downtime * 1000, "dry_run", o->dry_run, "throttle",
-		!o->no_throttle, "recover", o->recover, "post_copy",
-		!o->post ? NULL : o->at_once ? "at-once" : "after-round", "tls", tls);
+	p = json_pack("{s:I, s:I, s:b, s:b, s:b, s:s*, s:o*}", "bandwidth",
+		(json_int_t)o->bandwidth, "downtime_us", (json_int_t)o->downtime * 1000, "dry_run",
+		o->dry_run, "throttle", !o->no_throttle, "recover", o->recover, "post_copy",
+		!o->post     ? NULL
+		: o->at_once ? "at-once"
+			     : "after-round",
+		"tls", tls);
 	if (!rc)
 		rc = client_call_fds(&r->c, "migrate_start", p, fd, n, &r->st, e);
 	else
@@ -336,7 +339,8 @@ static int print_end(struct run *r, const char *to)
 		print_broken(r, to, why);
 	else if (!strcmp(phase_of(st), "lost") && o->recover)
 		fprintf(stderr,
-			"lodge: %s: nothing has changed: %s. Look at the destination, and try again, "
+			"lodge: %s: nothing has changed: %s. Look at the destination, and try "
+			"again, "
 			"or: lodge migrate --take-back %s, only if it does not run there\n",
 			r->c.name, why, r->c.name);
 	else if (!strcmp(phase_of(st), "lost"))

@@ -139,8 +139,7 @@ static int follow(struct client *c, const char *name, struct err *e)
 			fprintf(stderr, "lodge: %s: the rest comes again\n", name);
 	}
 	json_decref(p);
-	return rc ? err_set(e, -EPIPE, "machine %s ended before all its memory was here", name)
-		  : 0;
+	return rc ? err_set(e, -EPIPE, "machine %s ended before all its memory was here", name) : 0;
 }
 
 static int wait_for_rest(const char *name, struct err *e)

@@ -19,7 +19,10 @@
 #include "vm/migrate/receive_impl.h"
 
 #define TURN_MS 1000
-#define STILL_NS 20000000000ull /* no page for so long, while some are lacking: the connection is dead */
+#define ADIEU_NS \
+	60000000000ull /* how long a source that did not hear that it is not needed may come back */
+#define STILL_NS \
+	20000000000ull /* no page for so long, while some are lacking: the connection is dead */
 
 static void drain(int fd)
 {
@@ -47,8 +50,8 @@ static int first_failure(struct receive *r, struct err *e)
  */
 static int turn(struct receive *r, struct mig_head *h, struct err *e)
 {
-	struct pollfd more[] = {{post_take_fd(r->post), POLLIN, 0}, {r->wake, POLLIN, 0},
-		{r->cancel, POLLIN, 0}};
+	struct pollfd more[] = {
+		{post_take_fd(r->post), POLLIN, 0}, {r->wake, POLLIN, 0}, {r->cancel, POLLIN, 0}};
 	struct stream *st = &r->stream[0];
 	cleanup(free_ptr) void *payload = NULL;
 	int rc = chan_poll(st->c, more, ARRAY_SIZE(more), TURN_MS);
@@ -163,6 +166,23 @@ static int take_rest(struct receive *r, struct err *e)
 	return 0;
 }
 
+/* The source may end. Until it has heard of it, it counts as needed. */
+static int say_whole(struct receive *r, struct err *e)
+{
+	int rc = chan_send(r->stream[0].c, MIG_WHOLE, 0, NULL, 0, e);
+	uint64_t began = clock_mono_ns();
+	struct mig_head h;
+
+	while (!rc) {
+		rc = turn(r, &h, e);
+		if (rc == 1)
+			return h.type == MIG_ACK ? 0 : out_of_turn(&h, e);
+		if (!rc && clock_mono_ns() - began > STILL_NS)
+			rc = err_set(e, -ETIMEDOUT, "the source does not answer");
+	}
+	return rc;
+}
+
 static void end_streams(struct receive *r)
 {
 	uint64_t one = 1;
@@ -215,17 +235,21 @@ static int take_up(struct receive *r, int fd, struct err *e)
 	return rc ?: receive_streams(r, e) ?: post_take_again(r->post, r->stream[0].c, e);
 }
 
-/* 0: there are connections again. */
+/* 0: there are connections again. -ETIMEDOUT: nothing is lacking, and the source has not come to hear it: it has ended, or will be by hand. */
 static int wait_for_source(struct receive *r)
 {
+	uint64_t end = clock_mono_ns() + ADIEU_NS;
+
 	for (;;) {
 		struct pollfd p[] = {{r->listener, POLLIN, 0}, {post_take_fd(r->post), POLLIN, 0},
 			{r->wake, POLLIN, 0}, {r->cancel, POLLIN, 0}};
 		struct err e = {0};
 		int fd;
 
-		if (poll(p, ARRAY_SIZE(p), -1) < 0 && errno != EINTR)
+		if (poll(p, ARRAY_SIZE(p), TURN_MS) < 0 && errno != EINTR)
 			return -errno;
+		if (!post_take_left(r->post) && clock_mono_ns() > end)
+			return -ETIMEDOUT;
 		if (p[3].revents)
 			return -ECANCELED;
 		if (p[2].revents)
@@ -256,22 +280,26 @@ static bool gone(struct receive *r)
 void arrive_rest(struct receive *r)
 {
 	struct err e = {0};
+	int rc = 0;
 
 	chan_stall(r->stream[0].c, POST_STALL_NS);
 	receive_ask(r, ASK_RUN);
-	while (take_rest(r, &e)) {
+	while (!rc && (take_rest(r, &e) || say_whole(r, &e))) {
 		if (gone(r))
 			return;
 		end_streams(r);
-		post_take_set_broken(r->post, &e);
-		receive_ask(r, ASK_TELL);
-		if (wait_for_source(r))
+		if (post_take_left(r->post)) {
+			post_take_set_broken(r->post, &e);
+			receive_ask(r, ASK_TELL);
+		}
+		rc = wait_for_source(r);
+		if (rc && rc != -ETIMEDOUT)
 			return;
-		post_take_set_broken(r->post, NULL);
-		receive_ask(r, ASK_TELL);
+		if (!rc) {
+			post_take_set_broken(r->post, NULL);
+			receive_ask(r, ASK_TELL);
+		}
 	}
-	/* When it does not hear of it, it has nothing that anybody needs. */
-	(void)chan_send(r->stream[0].c, MIG_WHOLE, 0, NULL, 0, NULL);
 	post_take_end(r->post);
 	receive_ask(r, ASK_WHOLE);
 }

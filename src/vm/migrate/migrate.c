@@ -115,14 +115,15 @@ static json_t *status_of(struct vm_migration *m)
 	json_t *j;
 
 	source_stat(m->source, &st);
-	j = json_pack("{s:s, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
-		      "s:I, s:I, s:I, s:b}",
+	j = json_pack(
+		"{s:s, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
+		"s:I, s:I, s:I, s:b}",
 		"phase", mig_phase_name(st.phase), "round", (int)st.round, "throttle",
 		(int)st.throttle, "streams", (int)st.streams, "pages", (json_int_t)st.pages,
-		"asked", (json_int_t)st.asked, "touched", (json_int_t)st.touched, "left", (json_int_t)st.left, "of",
-		(json_int_t)st.of, "zero", (json_int_t)st.sent[MIG_ZERO], "raw",
-		(json_int_t)st.sent[MIG_RAW], "packed", (json_int_t)st.sent[MIG_ZSTD], "delta",
-		(json_int_t)st.sent[MIG_DELTA], "wire", (json_int_t)st.wire, "rate",
+		"asked", (json_int_t)st.asked, "touched", (json_int_t)st.touched, "left",
+		(json_int_t)st.left, "of", (json_int_t)st.of, "zero", (json_int_t)st.sent[MIG_ZERO],
+		"raw", (json_int_t)st.sent[MIG_RAW], "packed", (json_int_t)st.sent[MIG_ZSTD],
+		"delta", (json_int_t)st.sent[MIG_DELTA], "wire", (json_int_t)st.wire, "rate",
 		(json_int_t)st.rate, "page_rate", (json_int_t)st.page_rate, "dirty",
 		(json_int_t)st.dirty, "predicted_us", (json_int_t)(st.predicted_ns / 1000),
 		"total_ms", (json_int_t)(st.total_ns / 1000000), "zstd", st.zstd);
@@ -278,10 +279,11 @@ static int check(struct vm *vm, struct err *e)
 			"a snapshot of this machine is being written: migrate it afterwards");
 	if (vm->asleep)
 		return err_set(e, -EBUSY,
-			vm->left_here ? "this machine runs where it was migrated to, and pages of it "
-				   "are here: `lodge migrate --recover` or `lodge kill`"
-				 : "an earlier migration of this machine is not settled: `lodge "
-				   "migrate --take-back` or `lodge kill` first");
+			vm->left_here
+				? "this machine runs where it was migrated to, and pages of it "
+				  "are here: `lodge migrate --recover` or `lodge kill`"
+				: "an earlier migration of this machine is not settled: `lodge "
+				  "migrate --take-back` or `lodge kill` first");
 	if (vm_migrate_whole(vm, false, e))
 		return -EBUSY;
 	if (vm->state != VM_RUNNING && vm->state != VM_PAUSED)
@@ -325,8 +327,7 @@ static int say_hello(
 static int start(struct vm_migration *m, const struct vm_migrate_opts *o, struct source_opts *so,
 	struct err *e)
 {
-	int rc = o->recover ? check_again(m->vm, e)
-			    : check(m->vm, e) ?: say_hello(m->vm, o, so, e);
+	int rc = o->recover ? check_again(m->vm, e) : check(m->vm, e) ?: say_hello(m->vm, o, so, e);
 
 	if (!rc && (o->post || o->recover) && o->nfds < 2)
 		rc = err_set(e, -EINVAL, "post-copy wants two connections or more");
@@ -458,7 +459,8 @@ int vm_migrate_take_back(struct vm *vm, bool force, struct err *e)
 	if (!vm->asleep)
 		return 0;
 	if (vm->mig)
-		return err_set(e, -EBUSY, "the machine is moving: its connection is being made anew");
+		return err_set(
+			e, -EBUSY, "the machine is moving: its connection is being made anew");
 	if (vm->away)
 		return err_set(e, -EPERM,
 			"this machine runs where it was migrated to, and waits there for pages "

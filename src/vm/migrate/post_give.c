@@ -174,8 +174,8 @@ static int answer(struct post_give *g, struct chan *c, struct mig_pack *pack,
 	return len ? chan_send(c, MIG_PAGES, about, payload, len, e) : 0;
 }
 
-int post_give_until(struct post_give *g, struct chan *c, struct mig_pack *pack, unsigned type,
-	struct err *e)
+int post_give_until(
+	struct post_give *g, struct chan *c, struct mig_pack *pack, unsigned type, struct err *e)
 {
 	for (;;) {
 		cleanup(free_ptr) void *payload = NULL;
@@ -188,8 +188,8 @@ int post_give_until(struct post_give *g, struct chan *c, struct mig_pack *pack, 
 		if (rc == -ETIMEDOUT && type == MIG_WHOLE && atomic_load(&g->left))
 			continue;
 		if (!rc && h.type != MIG_WANT)
-			rc = err_set(e, -EBADMSG,
-				"the other side said %u where %u was its turn", h.type, type);
+			rc = err_set(e, -EBADMSG, "the other side said %u where %u was its turn",
+				h.type, type);
 		rc = rc ?: answer(g, c, pack, &h, payload, e);
 		if (rc)
 			return rc;

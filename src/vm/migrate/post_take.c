@@ -31,7 +31,8 @@ struct post_take {
 	unsigned nsegs;
 	bool begun;
 	uint64_t words, of;
-	_Atomic uint64_t *lacking, *asked; /* asked: since the page was lacking last; what is not lacking any more may still be in it */
+	_Atomic uint64_t *lacking,
+		*asked; /* asked: since the page was lacking last; what is not lacking any more may still be in it */
 	_Atomic uint64_t left, nasked, zero, last_ns;
 	/* Of the page that was asked for first among those that have not come: enough to see how long one waits. */
 	_Atomic uint64_t oldest, oldest_ns, worst_ns;
@@ -200,8 +201,8 @@ int post_take_begin(struct post_take *t, struct err *e)
 
 	t->begun = true;
 	for (unsigned i = 0; !rc && i < t->nsegs; i++)
-		rc = uffd_register(t->uffd, t->seg[i].host, t->seg[i].pages * PAGE_SIZE,
-			UFFD_MISSING, e);
+		rc = uffd_register(
+			t->uffd, t->seg[i].host, t->seg[i].pages * PAGE_SIZE, UFFD_MISSING, e);
 	atomic_store(&t->last_ns, clock_mono_ns());
 	return rc ? err_wrap(e, "post-copy") : 0;
 }
@@ -224,8 +225,7 @@ static int fill_zero(struct post_take *t, uint64_t page)
 static int one_fault(struct post_take *t, uint64_t page)
 {
 	uint64_t bit = 1ull << (page % 64), none = 0;
-	bool again = bit_of(t->lacking, page) &&
-		     (atomic_fetch_or(&t->asked[page / 64], bit) & bit);
+	bool again = bit_of(t->lacking, page) && (atomic_fetch_or(&t->asked[page / 64], bit) & bit);
 
 	if (!bit_of(t->lacking, page))
 		return fill_zero(t, page);

@@ -38,8 +38,8 @@ int post_give_learn(struct post_give *g, struct chan *c, struct err *e);
 /* The next pages to push: all of one word of the map. They are the caller's to send. False: there are none left. Any thread. */
 bool post_give_next(struct post_give *g, uint64_t *word, uint64_t *bits);
 /* Answers what the destination asks for until it says `type`. */
-int post_give_until(struct post_give *g, struct chan *c, struct mig_pack *pack, unsigned type,
-	struct err *e);
+int post_give_until(
+	struct post_give *g, struct chan *c, struct mig_pack *pack, unsigned type, struct err *e);
 
 struct post_give_stat {
 	uint64_t of, left; /* pages that were to be sent then; that are still to be */
@@ -60,8 +60,7 @@ int post_take_create(struct post_take **out, const struct mig_ram *ram, struct e
 /* Whoever waits for a page gets zeroes: nobody may. */
 void post_take_free(struct post_take *t);
 /* MIG_LACK: these pages are lacking; what was here of them is dropped. */
-int post_take_lack(
-	struct post_take *t, const struct mig_head *h, const void *map, struct err *e);
+int post_take_lack(struct post_take *t, const struct mig_head *h, const void *map, struct err *e);
 /* From now on who touches a page that is not there waits for it. */
 int post_take_begin(struct post_take *t, struct err *e);
 /* Readable when somebody does. */

@@ -111,7 +111,9 @@ int receive_open(struct receive **out, int listener, struct chan_tls *tls, struc
 	r->cancel = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	r->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	/* Who connects sees by this whom he has: chan_is_direct(). */
-	rc = r->cancel < 0 || r->wake < 0 || listen(listener, MIG_STREAMS_MAX) ? err_sys(e, -errno, "receive") : 0;
+	rc = r->cancel < 0 || r->wake < 0 || listen(listener, MIG_STREAMS_MAX)
+		     ? err_sys(e, -errno, "receive")
+		     : 0;
 	for (unsigned i = 0; !rc && i < MIG_STREAMS_MAX; i++) {
 		r->stream[i].r = r;
 		r->stream[i].index = i;
@@ -295,6 +297,7 @@ static void *stream_main(void *arg)
 {
 	struct stream *st = arg;
 	struct err e = {0};
+	bool quiet;
 	int rc = 0;
 
 	pthread_setname_np(pthread_self(), "receive-n");
@@ -310,7 +313,8 @@ static void *stream_main(void *arg)
 			err_set(&e, -EBADMSG, "a further stream says %u", h.type);
 	}
 	/* The source closes it when all is over; before that the first stream sees the end as well. */
-	if ((rc != -ENOTCONN || st->late) && rc != -ECANCELED)
+	quiet = st->late ? !post_take_left(st->r->post) : rc == -ENOTCONN;
+	if (!quiet && rc != -ECANCELED)
 		fail(st->r, rc, &e);
 	return NULL;
 }
@@ -517,6 +521,17 @@ static void take_hot(struct receive *r, void *list, size_t n)
 		r->hot[i] = get_le64(&r->hot[i]);
 }
 
+/* What is lacking must not be touched: a page that is made to fill a table would be there, and zero. */
+static int take_lack(
+	struct receive *r, const struct mig_head *h, const uint64_t *map, struct err *e)
+{
+	int rc = post_take_lack(r->post, h, map, e);
+
+	for (uint32_t i = 0; !rc && i < h->len / 8; i++)
+		atomic_fetch_and(&r->fresh[h->arg / 64 + i], ~get_le64(&map[i]));
+	return rc;
+}
+
 static int take_all(struct receive *r, struct err *e)
 {
 	struct stream *st = &r->stream[0];
@@ -532,7 +547,7 @@ static int take_all(struct receive *r, struct err *e)
 		if (h.type == MIG_SWITCH)
 			return switch_over(r, &h, e);
 		if (h.type == MIG_LACK && r->post) {
-			rc = post_take_lack(r->post, &h, payload, e);
+			rc = take_lack(r, &h, payload, e);
 			continue;
 		}
 		if (h.type == MIG_HOT && !r->hot && h.len % 8 == 0) {
@@ -619,7 +634,8 @@ int receive_recover(struct vm *vm, int listener, struct err *e)
 	int rc = 0;
 
 	if (!vm->coming)
-		rc = err_set(e, -EINVAL, "no page of this machine is missing: nothing is to be waited for");
+		rc = err_set(e, -EINVAL,
+			"no page of this machine is missing: nothing is to be waited for");
 	else if (listen(listener, MIG_STREAMS_MAX) || dup3(listener, r->listener, O_CLOEXEC) < 0)
 		rc = err_sys(e, -errno, "receive");
 	if (!rc)

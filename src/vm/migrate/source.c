@@ -32,13 +32,13 @@
 	4096u /* after so many, or so long, each stream thinks again about how it packs */
 #define JUDGE_NS 200000000ull
 #define GO_STALL_NS 20000000000ull
-#define POST_STALL_NS 60000000000ull /* all was sent, and the destination does not say that it has it */
+#define POST_STALL_NS \
+	60000000000ull /* all was sent, and the destination does not say that it has it */
 
 const char *mig_phase_name(enum mig_phase p)
 {
-	static const char *const names[] = {
-		"connecting", "copying", "switching", "postcopy", "done", "failed", "lost",
-		"postcopy-paused", "tried"};
+	static const char *const names[] = {"connecting", "copying", "switching", "postcopy",
+		"done", "failed", "lost", "postcopy-paused", "tried"};
 
 	return names[p];
 }
@@ -659,7 +659,9 @@ static int send_rest(struct source *s, struct err *e)
 	chan_cancel_by(d->c, s->cancel);
 	chan_stall(d->c, POST_STALL_NS);
 	rc = post_give_until(s->post, d->c, d->pack, MIG_WHOLE, e);
-	if (rc)
+	if (!rc) /* whether it gets there is no matter: it waits a while, and needs nothing */
+		(void)chan_send(d->c, MIG_ACK, 0, NULL, 0, NULL);
+	else
 		signal_cancel(s);
 	pthread_mutex_lock(&s->lock);
 	wait_for_senders(s);

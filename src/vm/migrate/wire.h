@@ -54,7 +54,7 @@ enum mig_type {
 	MIG_LACK, /* both ways: map of pages that the destination has not, a bit each, lowest first; arg: the first one's number */
 	MIG_WANT, /* to the source: numbers of pages (8 bytes each) that the guest waits for; arg: how many */
 	MIG_PUSH, /* to the destination, on further streams: from here on MIG_PAGES are of the time after the switch-over */
-	MIG_WHOLE, /* to the source: every page is here */
+	MIG_WHOLE, /* to the source: every page is here. Answered by MIG_ACK */
 	MIG_RECOVER, /* to the destination, instead of HELLO: its MIG_ID; arg: streams. Answered by MIG_LACK ... MIG_ACK */
 	MIG_TYPES
 };
