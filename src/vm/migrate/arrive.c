@@ -14,7 +14,7 @@
 #include "base/clock.h"
 #include "base/hex.h"
 #include "base/util.h"
-#include "vm/config.h"
+#include "vm/config/config.h"
 #include "vm/internal.h"
 #include "vm/migrate/receive_impl.h"
 
