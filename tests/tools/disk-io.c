@@ -3,7 +3,6 @@
  *
  *	disk-io create FORMAT PATH SIZE [KEY=VALUE]...	(backing=FILE:FORMAT names a backing file)
  *	disk-io run FORMAT PATH [readonly|discard|direct]... < SCRIPT
- *	disk-io bench FORMAT PATH w|r SIZE STEP COUNT DEPTH FLUSH [direct]...	as `qemu-img bench`: requests per second
  *
  * Lines of a script; requests between `{` and `}` are in flight together, others alone:
  *	w OFF LEN PAT	write: the sector at byte N of the disk is filled with bytes (PAT + N / 512) % 251
@@ -17,6 +16,7 @@
  *	k		end at once, as if killed
  *	S/D/A NAME	create, delete, apply a snapshot
  *	B/b NAME	add, remove a bitmap
+ *	m NAME		prints what a bitmap records: one "OFF LEN" a line
  *	R 0|1		check; 1: and repair (disk opened with `force`)
  */
 #include <errno.h>
@@ -27,11 +27,10 @@
 #include <unistd.h>
 #include <uv.h>
 
-#include "base/clock.h"
 #include "base/err.h"
 #include "base/size.h"
 #include "base/util.h"
-#include "disk/format.h"
+#include "disk/tool.h"
 
 struct request {
 	struct disk_req r;
@@ -164,6 +163,23 @@ static void admin(struct disk *d, const char *line)
 	}
 }
 
+static void changed(struct disk *d, const char *name)
+{
+	struct err e = {0};
+	bool dirty;
+
+	for (uint64_t off = 0, len; off < disk_size(d); off += len) {
+		len = disk_size(d) - off;
+		if (disk_bitmap_status(d, name, off, &len, &dirty, &e)) {
+			printf("m %s: %s\n", name, err_msg(&e));
+			failures++;
+			return;
+		}
+		if (dirty)
+			printf("%llu %llu\n", (unsigned long long)off, (unsigned long long)len);
+	}
+}
+
 static int run(uv_loop_t *loop, int argc, char **argv)
 {
 	struct disk_opts o = {.format = argv[2], .path = argv[3], .loop = loop, .offline = true};
@@ -191,6 +207,8 @@ static int run(uv_loop_t *loop, int argc, char **argv)
 			dump(d, line + 2);
 		} else if (*line == 'c') {
 			packed(d, line);
+		} else if (*line == 'm') {
+			changed(d, line + 2);
 		} else if (*line == 'k') {
 			_exit(failures != 0);
 		} else if (*line && strchr("SDABbR", *line)) {
@@ -209,107 +227,6 @@ static int run(uv_loop_t *loop, int argc, char **argv)
 	}
 	disk_drain(d);
 	disk_close(d);
-	return failures != 0;
-}
-
-/* ---- speed ---- */
-
-struct bench {
-	struct disk *d;
-	unsigned long long size, step, count, depth, flush, started, ended, off;
-	bool write, flushing;
-	char *buf;
-	struct request *reqs;
-	unsigned long long since;
-};
-
-static struct bench bench;
-
-static void bench_next(struct request *q);
-
-static void bench_done(struct disk_req *r)
-{
-	struct request *q = container_of(r, struct request, r);
-
-	failures += r->result != 0;
-	if (r->op == DISK_FLUSH)
-		bench.flushing = false;
-	else
-		bench.ended++;
-	bench_next(q);
-}
-
-static void bench_next(struct request *q)
-{
-	struct bench *b = &bench;
-	bool flush = b->flush && b->since >= b->flush && !b->flushing;
-
-	if (b->started == b->count)
-		return;
-	q->r = (struct disk_req){.op = flush	  ? DISK_FLUSH
-				       : b->write ? DISK_WRITE
-						  : DISK_READ,
-		.offset = flush ? 0 : b->off,
-		.len = flush ? 0 : b->size,
-		.iov = &q->iov,
-		.niov = 1,
-		.done = bench_done};
-	if (flush) {
-		b->flushing = true;
-		b->since = 0;
-	} else {
-		b->started++;
-		b->since++;
-		b->off += b->step;
-		if (b->off + b->size > disk_size(b->d))
-			b->off = (b->off + b->size) % (disk_size(b->d) - b->size) / b->size *
-				 b->size;
-	}
-	disk_submit(b->d, &q->r);
-}
-
-static int run_bench(uv_loop_t *loop, int argc, char **argv)
-{
-	struct disk_opts o = {.format = argv[2], .path = argv[3], .loop = loop};
-	struct err e = {0};
-	json_t *stats = json_object();
-	char *text;
-	uint64_t t;
-
-	for (int i = 10; i < argc; i++)
-		if (!strcmp(argv[i], "direct"))
-			o.cache = DISK_CACHE_NONE;
-	bench = (struct bench){.write = *argv[4] == 'w',
-		.size = strtoull(argv[5], NULL, 0),
-		.step = strtoull(argv[6], NULL, 0),
-		.count = strtoull(argv[7], NULL, 0),
-		.depth = strtoull(argv[8], NULL, 0),
-		.flush = strtoull(argv[9], NULL, 0)};
-	if (disk_open(&bench.d, &o, &e)) {
-		fprintf(stderr, "%s\n", err_msg(&e));
-		return 1;
-	}
-	bench.buf = aligned_alloc(4096, align_up(bench.size, 4096));
-	memset(bench.buf, 0x5a, bench.size);
-	bench.reqs = calloc(bench.depth, sizeof(*bench.reqs));
-	t = clock_mono_ns();
-	for (unsigned i = 0; i < bench.depth; i++) {
-		bench.reqs[i].iov = (struct iovec){bench.buf, bench.size};
-		bench_next(&bench.reqs[i]);
-	}
-	while (bench.ended < bench.count && uv_run(loop, UV_RUN_ONCE))
-		;
-	t = clock_mono_ns() - t;
-	if (bench.d->format->stats)
-		bench.d->format->stats(bench.d, stats);
-	text = json_dumps(stats, JSON_COMPACT);
-	printf("%.0f requests/s (%.3f s)%s\n%s\n", (double)bench.count * 1e9 / (double)t,
-		(double)t / 1e9, failures ? " WITH ERRORS" : "", text);
-	free(text);
-	json_decref(stats);
-	disk_close(bench.d);
-	free(bench.reqs);
-	free(bench.buf);
 	return failures != 0;
 }
 
@@ -352,8 +269,6 @@ int main(int argc, char **argv)
 	uv_loop_init(&loop);
 	if (argc > 4 && !strcmp(argv[1], "create"))
 		rc = create(&loop, argc, argv);
-	else if (argc > 9 && !strcmp(argv[1], "bench"))
-		rc = run_bench(&loop, argc, argv);
 	else if (argc > 3 && !strcmp(argv[1], "run"))
 		rc = run(&loop, argc, argv);
 	uv_run(&loop, UV_RUN_DEFAULT);

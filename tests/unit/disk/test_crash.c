@@ -17,7 +17,8 @@
  *
  *	LODGE_CRASH_WORKLOADS=200 test_crash          how many for each kind (default: a few)
  *	LODGE_CRASH_SEED=17 LODGE_CRASH_KIND=qcow2    one alone
- *	LODGE_CRASH_SAVE=DIR                          keeps one image in 50 for witnesses (qemu-img check), and the one that fails
+ *	LODGE_CRASH_SAVE=DIR                          keeps one image in 50, as the power cut left it, and what Lodge reads from it, for
+ *	                                              witnesses (tests/system/qcow2-crash.py), and the one that fails
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -685,34 +686,53 @@ static void look_at_changes(struct cut *c, struct disk *d)
 	}
 }
 
-static void save(struct cut *c, unsigned n)
+/* The files of the host that an image has, and what it reads as: NAME.image, .base, .data, .contents. */
+static void save_file(struct cut *c, const char *device, const char *what)
 {
-	const char *dir = getenv("LODGE_CRASH_SAVE");
 	char path[300];
 
-	if (!dir || n % 50)
+	if (memdev_size(&c->devs, device) == 0)
 		return;
-	snprintf(path, sizeof(path), "%s/%s-%llu-%llu-%llu", dir, c->w->k->name,
-		(unsigned long long)c->w->seed, (unsigned long long)c->point,
-		(unsigned long long)c->variant);
-	memdev_save(&c->devs, c->w->k->file ?: c->w->k->path, path, NULL);
+	snprintf(path, sizeof(path), "%s/%s-%llu-%llu-%llu.%s", getenv("LODGE_CRASH_SAVE"),
+		c->w->k->name, (unsigned long long)c->w->seed, (unsigned long long)c->point,
+		(unsigned long long)c->variant, what);
+	memdev_save(&c->devs, device, path, NULL);
+}
+
+static void save_image(struct cut *c)
+{
+	save_file(c, c->w->k->file ?: c->w->k->path, "image");
+	save_file(c, "base", "base");
+	save_file(c, "data", "data");
+}
+
+static void save_contents(struct cut *c, uint64_t size)
+{
+	memdev_poke(&c->devs, "contents", 0, c->w->image, size);
+	save_file(c, "contents", "contents");
 }
 
 static void look(struct cut *c, unsigned n)
 {
 	cleanup(free_ptr) char *first = malloc(LARGEST);
-	struct disk *d = open_cut(c, &c->devs);
-	uint64_t size = d->size;
+	bool keep = getenv("LODGE_CRASH_SAVE") && n % 50 == 0;
+	struct disk *d;
+	uint64_t size;
 
+	if (keep)
+		save_image(c);
+	d = open_cut(c, &c->devs);
+	size = d->size;
 	look_at_size(c, d);
 	look_at_probes(c, d);
 	look_at_contents(c, d);
+	if (keep)
+		save_contents(c, size);
 	if (c->w->k->tracked)
 		look_at_changes(c, d);
 	memcpy(first, c->w->image, size);
 	look_at_metadata(c, d);
 	disk_close(d);
-	save(c, n);
 	d = open_cut(c, &c->devs);
 	read_all(c, d);
 	if (d->size != size || memcmp(first, c->w->image, size))
@@ -859,6 +879,52 @@ static void qcow2_lazy(void **state)
 	both_ways(&k);
 }
 
+static void qcow2_subclusters_overlay(void **state)
+{
+	static const struct kind k = {.name = "qcow2-subclusters-overlay",
+		.format = "qcow2",
+		.path = "disk",
+		.create = {{"cluster-size", "64K"}, {"extended-l2", "on"}, {0}},
+		.backing = true,
+		.snapshots = true};
+
+	both_ways(&k);
+}
+
+/* Guest data in a file of its own, where nothing is counted: no snapshots. */
+static void qcow2_data(void **state)
+{
+	static const struct kind k = {.name = "qcow2-data",
+		.format = "qcow2",
+		.path = "disk",
+		.create = {{"cluster-size", "4K"}, {"data-file", "data"}, {0}}};
+
+	both_ways(&k);
+}
+
+static void qcow2_data_raw(void **state)
+{
+	static const struct kind k = {.name = "qcow2-data-raw",
+		.format = "qcow2",
+		.path = "disk",
+		.create = {{"cluster-size", "64K"}, {"data-file", "data"}, {"data-file-raw", "on"},
+			{0}}};
+
+	both_ways(&k);
+}
+
+static void qcow2_data_overlay(void **state)
+{
+	static const struct kind k = {.name = "qcow2-data-overlay",
+		.format = "qcow2",
+		.path = "disk",
+		.create = {{"cluster-size", "32K"}, {"data-file", "data"}, {"extended-l2", "on"},
+			{0}},
+		.backing = true};
+
+	both_ways(&k);
+}
+
 static int make_store(struct memdevs *devs, uv_loop_t *loop, const struct kind *k, struct err *e)
 {
 	for (unsigned i = 0; disk_store_at(i); i++)
@@ -927,6 +993,10 @@ int main(void)
 		cmocka_unit_test(qcow2),
 		cmocka_unit_test(qcow2_overlay),
 		cmocka_unit_test(qcow2_subclusters),
+		cmocka_unit_test(qcow2_subclusters_overlay),
+		cmocka_unit_test(qcow2_data),
+		cmocka_unit_test(qcow2_data_raw),
+		cmocka_unit_test(qcow2_data_overlay),
 		cmocka_unit_test(qcow2_lazy),
 		cmocka_unit_test(lodgefs),
 		cmocka_unit_test(lodgefs_tracked),
