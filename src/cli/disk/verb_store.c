@@ -34,10 +34,32 @@ static int split(const char *name, char **path, const struct disk_store_format *
 	return *path ? 0 : err_set(e, -ENOMEM, "out of memory");
 }
 
-static int ended(struct session *s, int rc, const struct err *e)
+/* A verb at work on the store that its first argument names. */
+struct job {
+	struct session s;
+	struct files files;
+	const struct disk_store_format *f;
+	char *path;
+	struct err e;
+};
+
+static int begin(struct job *j, const struct args *a, bool json, const char *doing)
 {
-	session_clear(s);
-	return rc ? session_failed(s, e) : EXIT_DONE;
+	session_begin(&j->s, json, doing);
+	j->files.loop = &j->s.loop;
+	return split(a->v[0], &j->path, &j->f, &j->e);
+}
+
+static int ended(struct job *j, int rc)
+{
+	session_clear(&j->s);
+	return rc ? session_failed(&j->s, &j->e) : EXIT_DONE;
+}
+
+static void job_end(struct job *j)
+{
+	free(j->path);
+	session_end(&j->s);
 }
 
 /* ---- create ---- */
@@ -64,29 +86,24 @@ static const struct opt_group create_groups[] = {{"Options", create_opts}, {0}};
 static int run_create(void *opts, const struct args *a)
 {
 	struct create *c = opts;
-	const struct disk_store_format *f;
-	cleanup(free_ptr) char *path = NULL;
-	cleanup(session_end) struct session s = {0};
+	cleanup(job_end) struct job j = {0};
 	struct disk_kv kv[MAX_KV];
-	struct err e = {0};
-	int rc;
+	int rc = begin(&j, a, c->json, "creating");
 
-	session_begin(&s, c->json, "creating");
-	rc = split(a->v[0], &path, &f, &e);
 	if (!rc)
-		rc = session_options(c->options, kv, MAX_KV, &e);
+		rc = session_options(c->options, kv, MAX_KV, &j.e);
 	if (!rc)
-		rc = disk_kv_known(kv, f->create_keys, f->name, NULL, &e);
+		rc = disk_kv_known(kv, j.f->create_keys, j.f->name, NULL, &j.e);
 	if (!rc)
-		rc = f->create(&(struct disk_create_opts){.path = path,
-				       .size = c->size,
-				       .kv = kv,
-				       .loop = &s.loop,
-				       .overwrite = c->force},
-			&e);
+		rc = j.f->create(&(struct disk_create_opts){.path = j.path,
+					 .size = c->size,
+					 .kv = kv,
+					 .loop = &j.s.loop,
+					 .overwrite = c->force},
+			&j.e);
 	if (!rc && c->json)
 		session_print(json_pack("{s:s}", "created", a->v[0]));
-	return ended(&s, rc, &e);
+	return ended(&j, rc);
 }
 
 /* ---- ls, df, check, rm, rename ---- */
@@ -94,19 +111,14 @@ static int run_create(void *opts, const struct args *a)
 static int run_ls(void *opts, const struct args *a)
 {
 	const struct json_only *o = opts;
-	const struct disk_store_format *f;
 	cleanup(free_ptr) struct disk_store_entry *list = NULL;
-	cleanup(free_ptr) char *path = NULL;
-	cleanup(session_end) struct session s = {0};
-	struct err e = {0};
+	cleanup(job_end) struct job j = {0};
 	json_t *out = json_array();
 	unsigned n = 0;
-	int rc;
+	int rc = begin(&j, a, o->json, "reading");
 
-	session_begin(&s, o->json, "reading");
-	rc = split(a->v[0], &path, &f, &e);
 	if (!rc)
-		rc = f->list(&(struct files){.loop = &s.loop}, path, &list, &n, &e);
+		rc = j.f->list(&j.files, j.path, &list, &n, &j.e);
 	if (!rc && !o->json)
 		printf("%-24s %12s %12s %12s %6s  %s\n", "NAME", "SIZE", "ALLOCATED", "SHARED",
 			"SNAPS", "PARENT");
@@ -130,23 +142,18 @@ static int run_ls(void *opts, const struct args *a)
 	if (!rc && o->json)
 		session_print(json_incref(out));
 	json_decref(out);
-	return ended(&s, rc, &e);
+	return ended(&j, rc);
 }
 
 static int run_df(void *opts, const struct args *a)
 {
 	const struct json_only *o = opts;
-	const struct disk_store_format *f;
-	cleanup(free_ptr) char *path = NULL;
-	cleanup(session_end) struct session s = {0};
+	cleanup(job_end) struct job j = {0};
 	struct disk_store_space v = {0};
-	struct err e = {0};
-	int rc;
+	int rc = begin(&j, a, o->json, "reading");
 
-	session_begin(&s, o->json, "reading");
-	rc = split(a->v[0], &path, &f, &e);
 	if (!rc)
-		rc = f->space(&(struct files){.loop = &s.loop}, path, &v, &e);
+		rc = j.f->space(&j.files, j.path, &v, &j.e);
 	if (!rc && o->json) {
 		session_print(json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "total",
 			(json_int_t)v.total, "used", (json_int_t)v.used, "free", (json_int_t)v.free,
@@ -163,7 +170,7 @@ static int run_df(void *opts, const struct args *a)
 			session_size(x[3], v.metadata), session_size(x[4], v.journal));
 		printf("%" PRIu64 " disks, %" PRIu64 " snapshots\n", v.disks, v.snapshots);
 	}
-	return ended(&s, rc, &e);
+	return ended(&j, rc);
 }
 
 struct check {
@@ -179,59 +186,44 @@ static const struct opt_group check_groups[] = {{"Options", check_opts}, {0}};
 static int run_check(void *opts, const struct args *a)
 {
 	const struct check *o = opts;
-	const struct disk_store_format *f;
-	cleanup(free_ptr) char *path = NULL;
-	cleanup(session_end) struct session s = {0};
+	cleanup(job_end) struct job j = {0};
 	struct disk_check c = {0};
-	struct err e = {0};
-	int rc;
+	int rc = begin(&j, a, o->json, "checking");
 
-	session_begin(&s, o->json, "checking");
-	rc = split(a->v[0], &path, &f, &e);
 	if (!rc)
-		rc = f->check(&(struct files){.loop = &s.loop}, path, o->repair, &s.watch, &c, &e);
-	session_clear(&s);
+		rc = j.f->check(&j.files, j.path, o->repair, &j.s.watch, &c, &j.e);
+	session_clear(&j.s);
 	if (!rc && o->json)
 		session_print(json_pack("{s:I, s:I, s:I, s:I, s:O}", "errors", (json_int_t)c.errors,
 			"leaks", (json_int_t)c.leaks, "fixed_errors", (json_int_t)c.fixed_errors,
-			"fixed_leaks", (json_int_t)c.fixed_leaks, "found", s.found));
+			"fixed_leaks", (json_int_t)c.fixed_leaks, "found", j.s.found));
 	else if (!rc && !c.errors && !c.leaks)
 		printf("%s: nothing is wrong\n", a->v[0]);
 	else if (!rc)
 		printf("%s: %" PRIu64 " errors, %" PRIu64 " leaks of %" PRIu64 " bytes%s\n",
 			a->v[0], c.errors, c.leaks, c.unit,
 			o->repair ? "" : ": --repair mends them");
-	return rc || !c.errors ? ended(&s, rc, &e) : EXIT_FAILED;
+	return rc || !c.errors ? ended(&j, rc) : EXIT_FAILED;
 }
 
 static int run_rm(void *opts, const struct args *a)
 {
-	const struct disk_store_format *f;
-	cleanup(free_ptr) char *path = NULL;
-	cleanup(session_end) struct session s = {0};
-	struct err e = {0};
-	int rc;
+	cleanup(job_end) struct job j = {0};
+	int rc = begin(&j, a, false, "removing");
 
-	session_begin(&s, false, "removing");
-	rc = split(a->v[0], &path, &f, &e);
 	if (!rc)
-		rc = f->remove(&(struct files){.loop = &s.loop}, path, a->v[1], &e);
-	return ended(&s, rc, &e);
+		rc = j.f->remove(&j.files, j.path, a->v[1], &j.e);
+	return ended(&j, rc);
 }
 
 static int run_rename(void *opts, const struct args *a)
 {
-	const struct disk_store_format *f;
-	cleanup(free_ptr) char *path = NULL;
-	cleanup(session_end) struct session s = {0};
-	struct err e = {0};
-	int rc;
+	cleanup(job_end) struct job j = {0};
+	int rc = begin(&j, a, false, "renaming");
 
-	session_begin(&s, false, "renaming");
-	rc = split(a->v[0], &path, &f, &e);
 	if (!rc)
-		rc = f->rename(&(struct files){.loop = &s.loop}, path, a->v[1], a->v[2], &e);
-	return ended(&s, rc, &e);
+		rc = j.f->rename(&j.files, j.path, a->v[1], a->v[2], &j.e);
+	return ended(&j, rc);
 }
 
 struct take {
@@ -249,22 +241,17 @@ static const struct opt_group take_groups[] = {{"Options", take_opts}, {0}};
 static int run_take(void *opts, const struct args *a)
 {
 	const struct take *o = opts;
-	const struct disk_store_format *f;
-	cleanup(free_ptr) char *path = NULL;
-	cleanup(session_end) struct session s = {0};
-	struct err e = {0};
+	cleanup(job_end) struct job j = {0};
 	uint64_t now = 0;
-	int rc;
+	int rc = begin(&j, a, o->json, "taking");
 
-	session_begin(&s, o->json, "taking");
-	rc = split(a->v[0], &path, &f, &e);
 	if (!rc)
-		rc = f->take(&(struct files){.loop = &s.loop}, path, o->fence, &now, &e);
+		rc = j.f->take(&j.files, j.path, o->fence, &now, &j.e);
 	if (!rc && o->json)
 		session_print(json_pack("{s:I}", "fence", (json_int_t)now));
 	else if (!rc)
 		printf("%s: fencing number %" PRIu64 "; nobody holds it\n", a->v[0], now);
-	return ended(&s, rc, &e);
+	return ended(&j, rc);
 }
 
 struct resize {
@@ -282,20 +269,15 @@ static const struct opt_group resize_groups[] = {{"Options", resize_opts}, {0}};
 static int run_resize(void *opts, const struct args *a)
 {
 	const struct resize *o = opts;
-	const struct disk_store_format *f;
-	cleanup(free_ptr) char *path = NULL;
-	cleanup(session_end) struct session s = {0};
-	struct err e = {0};
+	cleanup(job_end) struct job j = {0};
 	uint64_t now = 0;
-	int rc;
+	int rc = begin(&j, a, o->json, "resizing");
 
-	session_begin(&s, o->json, "resizing");
-	rc = split(a->v[0], &path, &f, &e);
 	if (!rc)
-		rc = f->resize(&(struct files){.loop = &s.loop}, path, o->size, &now, &e);
+		rc = j.f->resize(&j.files, j.path, o->size, &now, &j.e);
 	if (!rc && o->json)
 		session_print(json_pack("{s:I}", "size", (json_int_t)now));
-	return ended(&s, rc, &e);
+	return ended(&j, rc);
 }
 
 #define STORE \
