@@ -680,6 +680,7 @@ int main(int argc, char **argv)
 	if (!p)
 		return 1;
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN); /* a disk over the limit of file sizes fails by EFBIG */
 	rc = read_args(p, argc, argv, &a, &e);
 	if (rc) {
 		rc = finish(p, &e, 2);

@@ -113,6 +113,8 @@ void session_begin(struct session *s, bool json, const char *doing)
 	sigaddset(&set, SIGTERM);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	s->sigfd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	/* A limit of file sizes is an error that says which file, not the end. */
+	signal(SIGXFSZ, SIG_IGN);
 }
 
 void session_close(struct session *s)
