@@ -284,8 +284,12 @@ static void share_parts(struct lf *fs, struct lf_record *r, const struct parts *
 
 		for (uint64_t m = 0; p->from && m < p->len && !fs->failed; m++) {
 			bool own;
+			int rc = lf_bring(fs, p->from, p->at + m, &own);
 			const struct lf_entry *x = lf_find(fs, p->from, p->at + m, &own);
 			struct lf_entry copy;
+
+			if (rc)
+				fs->failed = fs->failed ?: rc;
 
 			if (!x || (!x->own && !x->base))
 				continue;

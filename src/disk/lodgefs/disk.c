@@ -12,6 +12,7 @@ static const struct disk_key open_keys[] = {
 	{"commit", "batch|flush",
 		"when the journal has a write: before it is acknowledged, or at the next flush and "
 		"within a second (flush)"},
+	{"metadata", "4M..4G", "memory for pages of pointers (64M)", .once = true},
 	{"sorter", "on|off", "off: a transaction for each block, to compare with"},
 	{"fence", "NUMBER", "opens only if no newer fencing number was given out", .once = true},
 	{"take", "on|off", "takes the store away from another host that holds it", .once = true},
@@ -25,11 +26,16 @@ static int take_keys(struct lf_disk *l, struct lf_open *o, bool *one_by_one, str
 {
 	struct disk *d = l->d;
 	bool sorter = true, take = false;
+	uint64_t memory = LF_PAGES_IN * LF_PAGE;
 	const char *fence = disk_kv_get(d->o.kv, "fence"), *when = disk_kv_get(d->o.kv, "commit");
 	char *end = NULL;
 	int rc = disk_kv_bool(d->o.kv, "sorter", &sorter, e);
 
 	rc = rc ?: disk_kv_bool(d->o.kv, "take", &take, e);
+	rc = rc
+		     ?: disk_kv_size(d->o.kv, "metadata", LF_PAGES_LEAST * LF_PAGE, 4 * GiB, false,
+				&memory, e);
+	o->pages = memory / LF_PAGE;
 	if (!rc && fence) {
 		errno = 0;
 		o->fence = strtoull(fence, &end, 10);
@@ -323,7 +329,7 @@ static void read_many(struct lf_disk *l, struct disk_req *r)
 	}
 }
 
-/* ---- reading what has checksums ---- */
+/* ---- reading what has checksums, or what it is not known yet where it is ---- */
 
 #define TRIES \
 	3u /* a read that meets a write of the same place may see neither the old nor the new whole */
@@ -333,7 +339,7 @@ struct extent {
 	uint64_t addr, at, len; /* at: in the buffer */
 };
 
-/* [from, from + len) of the disk, whole sub-blocks, as it is now. -EBADMSG: does not fit. */
+/* [from, from + len) of the disk, whole sub-blocks, as it is now. Waits. -EBADMSG: does not fit. */
 static int read_once(struct lf_disk *l, uint64_t from, uint64_t len, uint8_t *buf)
 {
 	struct extent x[AT_ONCE / LF_SUB + 1];
@@ -346,6 +352,9 @@ static int read_once(struct lf_disk *l, uint64_t from, uint64_t len, uint8_t *bu
 	for (uint64_t at = 0, some; at < len; at += some) {
 		bool own;
 
+		rc = lf_bring(l->fs, l->rec, (from + at) / LF_BLOCK, &own);
+		if (rc)
+			return rc;
 		some = lf_map(l->fs, l->rec, from + at, len - at, &x[n].addr, &own);
 		x[n].at = at;
 		x[n].len = some;
@@ -360,12 +369,12 @@ static int read_once(struct lf_disk *l, uint64_t from, uint64_t len, uint8_t *bu
 	for (unsigned i = 0; i < n; i++)
 		lf_start(&w, &xfer[i], FILE_READ, x[i].addr, buf + x[i].at, x[i].len);
 	rc = lf_wait_all(&w);
-	for (unsigned i = 0; i < n && !rc; i++)
+	for (unsigned i = 0; i < n && !rc && l->fs->sums; i++)
 		rc = lf_sums_verify(l->fs, x[i].addr, buf + x[i].at, x[i].len, &bad);
 	return rc;
 }
 
-static int read_proved(struct lf_disk *l, const struct disk_req *r)
+static int read_waiting(struct lf_disk *l, const struct disk_req *r)
 {
 	cleanup(free_ptr) uint8_t *buf = NULL;
 	int rc = posix_memalign((void **)&buf, LF_PAGE, AT_ONCE) ? -ENOMEM : 0;
@@ -386,6 +395,14 @@ static int read_proved(struct lf_disk *l, const struct disk_req *r)
 	return rc == -EBADMSG ? -EIO : rc;
 }
 
+static bool all_here(const struct lf_disk *l, uint64_t off, uint64_t len)
+{
+	for (uint64_t mib = off / LF_BLOCK; mib <= (off + len - 1) / LF_BLOCK; mib++)
+		if (!lf_here(l->fs, l->rec, mib))
+			return false;
+	return true;
+}
+
 static void submit_read(struct lf_disk *l, struct disk_req *r)
 {
 	uint64_t addr, n;
@@ -393,8 +410,8 @@ static void submit_read(struct lf_disk *l, struct disk_req *r)
 
 	if (l->sorter)
 		r->cookie = sorter_enter(l->sorter);
-	if (l->fs->sums) {
-		run(l, r, read_proved);
+	if (l->fs->sums || !all_here(l, r->offset, r->len)) {
+		run(l, r, read_waiting);
 		return;
 	}
 	n = lf_map(l->fs, l->rec, r->offset, r->len, &addr, &own);
@@ -463,10 +480,12 @@ static int lf_block_status(
 	struct lf_disk *l = d->priv;
 	uint64_t addr, n, next;
 	bool own;
+	int rc = lf_bring(l->fs, l->rec, off / LF_BLOCK, &own);
 
-	(void)e;
+	if (rc)
+		return lf_fail(l->fs, rc, e);
 	n = lf_map(l->fs, l->rec, off, len, &addr, &own);
-	while (n < len) {
+	while (n < len && !lf_bring(l->fs, l->rec, (off + n) / LF_BLOCK, &own)) {
 		uint64_t more = lf_map(l->fs, l->rec, off + n, len - n, &next, &own);
 
 		if (addr ? next != addr + n : next != 0)
@@ -514,6 +533,7 @@ static void lf_stats_json(struct disk *d, json_t *obj)
 		{"journal_bytes", s->journal_bytes}, {"marks", s->marks},
 		{"checkpoints", s->checkpoints}, {"flushes", s->flushes},
 		{"page_writes", s->page_writes}, {"replayed", s->replayed}, {"dropped", s->dropped},
+		{"pages_in_memory", l->fs->pages_in}, {"page_reads", s->page_reads},
 		{"checksum_errors", s->sum_errors}, {"without_checksum", l->fs->sums_wrote}};
 
 	for (size_t i = 0; i < ARRAY_SIZE(all); i++)

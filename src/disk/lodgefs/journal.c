@@ -465,7 +465,7 @@ static void change_done(struct lf *fs)
 		if (p->dirty)
 			continue;
 		if (!p->refs) {
-			lf_page_free(p);
+			lf_page_gone(p);
 			continue;
 		}
 		p->dirty = true;
@@ -529,9 +529,9 @@ static int write_dirty(struct lf *fs)
 		next = p->next;
 		p->dirty = false;
 		p->next = NULL;
-		if (!p->refs)
-			lf_page_free(p);
+		lf_page_gone(p);
 	}
+	lf_make_way(fs);
 	return 0;
 }
 

@@ -511,7 +511,7 @@ static int replay(struct lf *fs, struct err *e)
 
 /* ---- pages ---- */
 
-static const char *page_wrong(
+const char *lf_page_wrong(
 	const struct lf *fs, const struct lf_page *p, unsigned type, unsigned level, bool crc)
 {
 	const struct lf_page_head *h = (const void *)p->data;
@@ -562,7 +562,7 @@ int lf_load_page(struct lf *fs, uint64_t at, unsigned type, unsigned level, cons
 	}
 	p->type = (uint8_t)type;
 	p->level = (uint8_t)level;
-	wrong = page_wrong(fs, p, type, level, !fresh);
+	wrong = lf_page_wrong(fs, p, type, level, !fresh);
 	if (wrong) {
 		lf_page_free(p);
 		return lf_found(fs, true, e, "page %llu %s", (unsigned long long)at, wrong);
@@ -698,7 +698,10 @@ static int load_tree(struct lf *fs, uint64_t *root, unsigned type, unsigned leve
 			lf_page_free(p);
 		return err_set(e, -ENOMEM, "out of memory");
 	}
-	return load_children(fs, p, e);
+	p->pins++;
+	rc = load_children(fs, p, e);
+	p->pins--;
+	return rc;
 }
 
 /* ---- directory ---- */
@@ -932,6 +935,8 @@ int lf_open(struct lf **out, struct files *files, const struct lf_open *o, struc
 	fs->repair = write && o->check;
 	fs->discard = o->flags & LF_O_DISCARD;
 	fs->direct = o->direct;
+	list_init(&fs->pages_lru);
+	fs->pages_max = o->pages ?: LF_PAGES_IN;
 	fs->path = strdup(o->path);
 	rc = fs->path ? file_open(&fs->f, files, &fo, e) : err_set(e, -ENOMEM, "out of memory");
 	if (rc == -ENOENT)
@@ -978,6 +983,8 @@ int lf_reload(struct lf **out, struct lf *old, struct err *e)
 	fs->discard = old->discard;
 	fs->direct = old->direct;
 	fs->trust = old->written;
+	list_init(&fs->pages_lru);
+	fs->pages_max = old->pages_max;
 	fs->path = strdup(old->path);
 	rc = fs->path ? lf_lease_check(fs) : -ENOMEM;
 	if (rc)

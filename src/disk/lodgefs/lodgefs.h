@@ -3,7 +3,8 @@
  *
  *   disk.c     the row of the table of formats: open, close, reads, flush
  *   write.c    what the sorter asks: resolve, prepare, fill, commit
- *   tree.c     pointer pages: lookup, copy-on-write, counts; blocks and pages: allocation
+ *   tree.c     trees of pointer pages: lookup, copy-on-write, counts; blocks
+ *   pages.c    pointer pages: room for them, and which are in memory
  *   journal.c  transactions, marks, checkpoints
  *   load.c     superblock, recovery, loading; opening and closing a store; the lease
  *   track.c    what has changed since when: generations, bitmaps
@@ -12,9 +13,9 @@
  *   dir.c      the directory: disks, snapshots, clones, composed disks, bitmaps
  *   store.c    making, listing, checking, growing: the row of the table of stores
  *
- * All metadata of a store is in memory while it is open (80 bytes for each MiB that is in use, and what snapshots hold beside), but for checksums
- * of data, of which there is what was wanted last. Reference
- * counts are not stored: they are the number of references found when the store was loaded, and are kept up from then on.
+ * Directory, bitmap and the counts of references are in memory while a store is open (16 bytes for each MiB of it); of pages of pointers, of changes and of
+ * checksums there is what was wanted last. Reference counts are not stored: they are the number of references found when the store was loaded, and are kept up
+ * from then on.
  *
  * Who may change a page: only between lf_begin() and lf_end(), which write one record to the journal. Pages go to their places
  * in a checkpoint. Nothing is freed for good before the record that freed it is known to be durable ("marked").
@@ -27,6 +28,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/list.h"
 #include "disk/co.h"
 #include "disk/format.h"
 #include "disk/sorter.h"
@@ -47,7 +49,9 @@ struct err;
 #define LF_NAME 255u
 #define LF_RANGES 12u
 #define LF_VERSION 1u
-#define LF_PAGES_MAX (1u << 20) /* of pointers and changes in memory: 4 GiB */
+#define LF_PAGES_MAX (1u << 20) /* of pointers and changes: 56 TiB */
+#define LF_PAGES_IN 16384u /* in memory, without another option: 64 MiB, for 896 GiB */
+#define LF_PAGES_LEAST 1024u /* more than a batch wants at once */
 
 #define LF_MAGIC "LodgeFS\1"
 #define LF_PAGE_MAGIC 0x6770664cu /* "Lfpg" */
@@ -172,9 +176,12 @@ struct lf_page {
 	uint8_t type, level;
 	bool dirty; /* changed since the last checkpoint: then its image is in the journal */
 	bool touched; /* in the record that is being made; lo, hi: what of it */
-	uint16_t lo, hi;
+	bool wanted; /* since it was looked at last, by who wants its memory */
+	uint16_t lo, hi, pins;
+	uint64_t gone; /* number of the record in which it lost a reference */
 	struct lf_page *next; /* dirty list */
-	uint8_t *data;
+	struct list lru; /* pages.c */
+	uint8_t *data; /* NULL: not in memory */
 };
 
 /* The pages of a block that holds pages. */
@@ -225,6 +232,7 @@ struct lf_sum_want {
 struct lf_stats {
 	uint64_t transactions, journal_bytes, marks, checkpoints, flushes, page_writes;
 	uint64_t replayed, dropped; /* records, at opening */
+	uint64_t page_reads; /* of pointers and changes, after opening */
 	uint64_t
 		sum_errors; /* sub-blocks that did not fit their checksum, and were not handed out */
 };
@@ -256,6 +264,9 @@ struct lf {
 	uint64_t free_blocks, cursor; /* free: neither referred to nor held nor reserved */
 	struct lf_pages *roomy;
 	uint64_t pages_used, pages_free, pages_reserved, page_blocks;
+	struct list pages_lru;
+	uint64_t pages_in, pages_max; /* in memory */
+	struct co_mutex pages_lock; /* they are read; inside of `lock` */
 	struct lf_page **dir, **bitmap;
 	struct lf_sums **sums; /* NULL: the store has none. s.sum_pages; NULL: not in memory */
 	uint64_t sums_in, sums_hand, sums_wrote; /* in memory; bits in `wrote` */
@@ -356,6 +367,7 @@ struct lf_open {
 	const char *path;
 	unsigned flags;
 	uint64_t fence; /* our number; 0: the next one */
+	uint64_t pages; /* in memory; 0: LF_PAGES_IN */
 	bool direct;
 	struct disk_check *check;
 	const struct disk_watch *watch;
@@ -374,6 +386,9 @@ int lf_super_write(struct lf *fs);
 int lf_found(struct lf *fs, bool error, struct err *e, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
 uint32_t lf_page_crc(const void *page);
+/* What is wrong with it, or NULL. */
+const char *lf_page_wrong(
+	const struct lf *fs, const struct lf_page *p, unsigned type, unsigned level, bool crc);
 /* The page as it is after recovery; *out is NULL when it is damaged and that was only counted. `have`: its bytes in the file, when they were read. */
 int lf_load_page(struct lf *fs, uint64_t at, unsigned type, unsigned level, const void *have,
 	struct lf_page **out, struct err *e);
@@ -487,6 +502,23 @@ void lf_release(struct lf *fs, uint32_t block);
 void lf_reach_over(struct lf *fs, uint32_t block);
 void lf_bitmap_put(struct lf *fs, uint64_t block, bool used);
 bool lf_bitmap_get(const struct lf *fs, uint64_t block);
+/* ---- pages.c ---- */
+
+/* Its bytes are in memory until lf_page_unpin(); may wait. -EIO: they cannot be read, or are damaged. */
+int lf_page_pin(struct lf *fs, struct lf_page *p);
+void lf_page_unpin(struct lf_page *p);
+/*
+ * Gives up what was not wanted since it was looked at last. What was changed since the checkpoint stays: there is no more of it than fits into the
+ * journal. Whoever calls it loses what he has not pinned, as if he had waited.
+ */
+void lf_make_way(struct lf *fs);
+/* Is the way to that MiB in memory? */
+bool lf_here(const struct lf *fs, const struct lf_record *r, uint64_t mib);
+/* Brings it; *waited: is set when it was not, and then something else may have gone. */
+int lf_bring(struct lf *fs, const struct lf_record *r, uint64_t mib, bool *waited);
+/* Nobody refers to it: out of its block; freed when nobody has it any more. */
+void lf_page_drop(struct lf *fs, struct lf_page *p);
+void lf_page_gone(struct lf_page *p);
 /* In a transaction that has reserved: a page that is referred to once. */
 struct lf_page *lf_page_new(struct lf *fs, unsigned type, unsigned level);
 struct lf_page *lf_page_make(struct lf *fs, uint64_t at, unsigned type, unsigned level);

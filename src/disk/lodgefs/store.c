@@ -195,7 +195,7 @@ static void count_tree(struct lf *fs, uint64_t root, bool own, struct usage *u)
 {
 	struct lf_page *p = root ? lf_page_at(fs, root) : NULL;
 
-	if (!p)
+	if (!p || lf_page_pin(fs, p))
 		return;
 	own &= p->refs == 1;
 	for (unsigned i = 0; p->level && i < LF_NODE_ENTRIES; i++)
@@ -204,6 +204,7 @@ static void count_tree(struct lf *fs, uint64_t root, bool own, struct usage *u)
 		count_ref(fs, lf_leaf(p, i)->own, own, u);
 		count_ref(fs, lf_leaf(p, i)->base, own, u);
 	}
+	lf_page_unpin(p);
 }
 
 static int open_to_read(struct lf **fs, struct files *files, const char *path, struct err *e)

@@ -509,24 +509,25 @@ static bool find_in(
 	struct lf *fs, uint64_t root, uint32_t ref, unsigned i, uint64_t span, uint64_t *mib)
 {
 	struct lf_page *p = root ? lf_page_at(fs, root) : NULL;
+	bool found = false;
 
-	if (!p)
+	if (!p || lf_page_pin(fs, p))
 		return false;
-	for (unsigned k = 0; p->level && k < LF_NODE_ENTRIES; k++)
-		if (find_in(fs, *lf_node(p, k), ref, i, span / LF_NODE_ENTRIES, mib)) {
+	for (unsigned k = 0; p->level && k < LF_NODE_ENTRIES && !found; k++) {
+		found = find_in(fs, *lf_node(p, k), ref, i, span / LF_NODE_ENTRIES, mib);
+		if (found)
 			*mib += k * (span / LF_NODE_ENTRIES);
-			return true;
-		}
-	for (unsigned k = 0; !p->level && k < LF_LEAF_ENTRIES; k++) {
+	}
+	for (unsigned k = 0; !p->level && k < LF_LEAF_ENTRIES && !found; k++) {
 		const struct lf_entry *x = lf_leaf(p, k);
 
-		if ((x->own == ref && lf_bit(x->own_valid, i)) ||
-			(x->base == ref && lf_bit(x->base_valid, i))) {
+		found = (x->own == ref && lf_bit(x->own_valid, i)) ||
+			(x->base == ref && lf_bit(x->base_valid, i));
+		if (found)
 			*mib = k;
-			return true;
-		}
 	}
-	return false;
+	lf_page_unpin(p);
+	return found;
 }
 
 static int report(struct lf *fs, uint64_t sub, struct err *e)

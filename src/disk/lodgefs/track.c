@@ -181,6 +181,19 @@ static int record_all(struct lf *fs, struct lf_ahead *some, unsigned others)
 	return lf_end(fs, NULL, 0) ?: lf_flush(fs);
 }
 
+static int bring(struct lf *fs, struct lf_ahead *some)
+{
+	int rc = 0;
+
+	for (bool again = true; again && !rc;) {
+		again = false;
+		for (struct lf_ahead *a = some; a && !rc; a = a->next)
+			if (a->set && a->l->track)
+				rc = lf_bring(fs, a->l->track, a->set->block, &again);
+	}
+	return rc;
+}
+
 static int record_some(struct lf *fs, struct lf_ahead *some, unsigned pages, unsigned others)
 {
 	int rc = lf_reserve(fs, pages);
@@ -190,14 +203,21 @@ static int record_some(struct lf *fs, struct lf_ahead *some, unsigned pages, uns
 	if (rc)
 		return rc;
 	rc = lf_begin(fs, lf_need(2 * pages + 2 + others));
-	for (struct lf_ahead *a = some; a && !rc; a = a->next)
+	if (!rc) {
+		rc = bring(fs, some);
+		if (rc)
+			co_unlock(&fs->lock);
+	}
+	if (rc) {
+		lf_unreserve(fs, pages);
+		return rc;
+	}
+	for (struct lf_ahead *a = some; a; a = a->next)
 		for (unsigned i = 0; a->set && a->l->track && i < a->set->n; i++)
 			if (a->set->elem[i].where == SORT_PLAIN)
 				lf_track_set(a->l, a->set->elem[i].off, a->set->elem[i].len);
-	if (!rc) {
-		(void)clear_sums(fs, some);
-		rc = lf_end(fs, NULL, 0);
-	}
+	(void)clear_sums(fs, some);
+	rc = lf_end(fs, NULL, 0);
 	lf_unreserve(fs, pages);
 	return rc ?: lf_flush(fs);
 }
@@ -452,7 +472,12 @@ int lf_changed(
 			(unsigned long long)l->rec->generation, (unsigned long long)since);
 	while (at < end) {
 		uint64_t c = at / LF_CHUNK;
-		bool is = is_dirty(l->track, look(l->fs, l->track, at / LF_BLOCK), c, since);
+		bool is;
+		int rc = lf_bring(l->fs, l->track, at / LF_BLOCK, &is);
+
+		if (rc)
+			return lf_fail(l->fs, rc, e);
+		is = is_dirty(l->track, look(l->fs, l->track, at / LF_BLOCK), c, since);
 
 		if (at == off)
 			*dirty = is;

@@ -12,174 +12,6 @@
 #include "base/util.h"
 #include "disk/lodgefs/lodgefs.h"
 
-/* ---- pages ---- */
-
-struct lf_page *lf_page_at(const struct lf *fs, uint64_t at)
-{
-	uint64_t first = fs->s.data_at / LF_PAGE, n = at - first;
-	const struct lf_pages *b;
-
-	if (at < first || n / LF_BLOCK_PAGES >= fs->s.blocks)
-		return NULL;
-	b = fs->block[n / LF_BLOCK_PAGES].pages;
-	return b ? b->page[n % LF_BLOCK_PAGES] : NULL;
-}
-
-void lf_page_free(struct lf_page *p)
-{
-	if (p)
-		free(p->data);
-	free(p);
-}
-
-struct lf_page *lf_page_make(struct lf *fs, uint64_t at, unsigned type, unsigned level)
-{
-	struct lf_page *p = calloc(1, sizeof(*p));
-	struct lf_page_head *h;
-	void *data;
-
-	if (!p || posix_memalign(&data, LF_PAGE, LF_PAGE)) {
-		free(p);
-		return NULL;
-	}
-	memset(data, 0, LF_PAGE);
-	h = data;
-	h->magic = LF_PAGE_MAGIC;
-	h->at = at;
-	h->salt = fs->s.salt;
-	h->type = p->type = (uint8_t)type;
-	h->level = p->level = (uint8_t)level;
-	p->at = at;
-	p->data = data;
-	return p;
-}
-
-static void list_pages(struct lf *fs, struct lf_pages *b)
-{
-	if (b->listed)
-		return;
-	b->listed = true;
-	b->next = fs->roomy;
-	fs->roomy = b;
-}
-
-static struct lf_pages *pages_of(struct lf *fs, uint64_t block)
-{
-	struct lf_pages *b = fs->block[block].pages;
-
-	if (b)
-		return b;
-	b = calloc(1, sizeof(*b));
-	if (!b)
-		return NULL;
-	b->block = block;
-	fs->block[block].pages = b;
-	fs->pages_free += LF_BLOCK_PAGES;
-	fs->page_blocks++;
-	list_pages(fs, b);
-	return b;
-}
-
-int lf_page_adopt(struct lf *fs, struct lf_page *p)
-{
-	uint64_t n = p->at - fs->s.data_at / LF_PAGE;
-	struct lf_pages *b = pages_of(fs, n / LF_BLOCK_PAGES);
-
-	if (!b)
-		return -ENOMEM;
-	b->page[n % LF_BLOCK_PAGES] = p;
-	b->used++;
-	fs->pages_used++;
-	fs->pages_free--;
-	return 0;
-}
-
-int lf_reserve(struct lf *fs, unsigned n)
-{
-	if (fs->pages_used + fs->pages_reserved + n > LF_PAGES_MAX)
-		return -ENOSPC;
-	while (fs->pages_free < fs->pages_reserved + n) {
-		uint32_t block;
-		int rc = lf_alloc(fs, &block);
-
-		if (!rc && !pages_of(fs, block))
-			rc = -ENOMEM;
-		if (!rc)
-			fs->block[block].hold--; /* its pages keep it from now on */
-		if (rc)
-			return rc;
-	}
-	fs->pages_reserved += n;
-	return 0;
-}
-
-void lf_unreserve(struct lf *fs, unsigned n)
-{
-	fs->pages_reserved -= n;
-}
-
-struct lf_page *lf_page_new(struct lf *fs, unsigned type, unsigned level)
-{
-	struct lf_pages *b;
-	struct lf_page *p;
-	unsigned i = 0;
-
-	while ((b = fs->roomy) && b->used == LF_BLOCK_PAGES) {
-		fs->roomy = b->next;
-		b->listed = false;
-	}
-	if (!b)
-		return NULL;
-	while (b->page[i])
-		i++;
-	p = lf_page_make(fs, fs->s.data_at / LF_PAGE + b->block * LF_BLOCK_PAGES + i, type, level);
-	if (!p)
-		return NULL;
-	p->refs = 1;
-	b->page[i] = p;
-	if (!b->used++)
-		lf_bitmap_put(fs, b->block, true);
-	fs->pages_used++;
-	fs->pages_free--;
-	lf_touch(fs, p, 0, LF_PAGE);
-	return p;
-}
-
-static void unlist(struct lf *fs, struct lf_pages *b)
-{
-	struct lf_pages **p = &fs->roomy;
-
-	while (b->listed && *p != b)
-		p = &(*p)->next;
-	if (b->listed)
-		*p = b->next;
-}
-
-static void drop_page(struct lf *fs, struct lf_page *p)
-{
-	uint64_t n = p->at - fs->s.data_at / LF_PAGE, block = n / LF_BLOCK_PAGES;
-	struct lf_pages *b = fs->block[block].pages;
-
-	b->page[n % LF_BLOCK_PAGES] = NULL;
-	b->used--;
-	fs->pages_used--;
-	fs->pages_free++;
-	list_pages(fs, b);
-	if (!p->dirty && !p->touched)
-		lf_page_free(p); /* else when the list is walked next: it has no references */
-	if (b->used)
-		return;
-	lf_bitmap_put(fs, block, false);
-	if (fs->pages_free - LF_BLOCK_PAGES < fs->pages_reserved)
-		return;
-	unlist(fs, b);
-	fs->block[block].pages = NULL;
-	fs->pages_free -= LF_BLOCK_PAGES;
-	fs->page_blocks--;
-	free(b);
-	lf_hold(fs, (uint32_t)block);
-}
-
 /* ---- blocks ---- */
 
 static struct lf_page *bitmap_page(const struct lf *fs, uint64_t block)
@@ -292,7 +124,7 @@ struct lf_entry *lf_find(struct lf *fs, const struct lf_record *r, uint64_t mib,
 		p = at ? lf_page_at(fs, at) : NULL;
 		if (!p)
 			return NULL;
-		*own &= p->refs == 1;
+		*own &= p->refs == 1 && p->gone <= fs->marked;
 		if (!p->level)
 			return lf_leaf(p, mib);
 		span /= LF_NODE_ENTRIES;
@@ -311,15 +143,30 @@ void lf_tree_put(struct lf *fs, uint64_t root)
 {
 	struct lf_page *p = root ? lf_page_at(fs, root) : NULL;
 
-	if (!p || --p->refs)
+	int rc;
+
+	if (!p)
 		return;
+	/* It becomes what others have for themselves when that is durable, not before. */
+	p->gone = fs->seq;
+	if (p->refs > 1) {
+		p->refs--;
+		return;
+	}
+	rc = lf_page_pin(fs, p);
+	if (rc) {
+		fs->failed = fs->failed ?: rc;
+		return;
+	}
 	for (unsigned i = 0; p->level && i < LF_NODE_ENTRIES; i++)
 		lf_tree_put(fs, *lf_node(p, i));
 	for (unsigned i = 0; !p->level && p->type == LF_T_POINTERS && i < LF_LEAF_ENTRIES; i++) {
 		ref_put(fs, lf_leaf(p, i)->own);
 		ref_put(fs, lf_leaf(p, i)->base);
 	}
-	drop_page(fs, p);
+	p->refs = 0;
+	lf_page_drop(fs, p);
+	lf_page_unpin(p);
 }
 
 /* A page that only we refer to, in place of the one at *at. */

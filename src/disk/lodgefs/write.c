@@ -114,7 +114,19 @@ static bool readonly_range(const struct lf_record *r, uint64_t mib)
 	return false;
 }
 
-enum { WANT_MARK = 1, WANT_RECORD = 2 };
+enum { WANT_MARK = 1, WANT_RECORD = 2, WANT_PAGES = 4 };
+
+static bool here(const struct lf_disk *l, uint64_t block)
+{
+	return lf_here(l->fs, l->rec, block) && (!l->track || lf_here(l->fs, l->track, block));
+}
+
+static int bring(struct lf_disk *l, uint64_t block, bool *waited)
+{
+	int rc = lf_bring(l->fs, l->rec, block, waited);
+
+	return rc || !l->track ? rc : lf_bring(l->fs, l->track, block, waited);
+}
 
 /* WANT_*: that has to come first. */
 static int resolve_set(struct lf_disk *l, struct sorter_set *set)
@@ -124,6 +136,8 @@ static int resolve_set(struct lf_disk *l, struct sorter_set *set)
 
 	if (!rc && l->rec->nranges && readonly_range(l->rec, set->block))
 		rc = -EROFS;
+	if (!rc && !here(l, set->block))
+		return WANT_PAGES;
 	look_at(l, set->block, &k);
 	for (unsigned i = 0; i < set->n && !rc; i++) {
 		rc = resolve_elem(l, &k, set, i);
@@ -174,7 +188,10 @@ static void resolve_job(void *arg)
 	struct job *j = arg;
 
 	while (j->rc > 0) {
-		int rc = j->rc & WANT_RECORD ? record_set(j->l, j->set) : lf_mark(j->l->fs);
+		bool waited;
+		int rc = j->rc & WANT_PAGES    ? bring(j->l, j->set->block, &waited)
+			 : j->rc & WANT_RECORD ? record_set(j->l, j->set)
+					       : lf_mark(j->l->fs);
 
 		j->rc = rc ?: resolve_set(j->l, j->set);
 	}
@@ -449,6 +466,8 @@ static int plan_make(struct lf_disk *l, struct sorter_tx *tx, struct plan *p)
 	unsigned n = l->rec->height + 1u + lf_track_pages(l);
 	int rc = l->fs->failed;
 
+	if (!rc && !here(l, tx->block))
+		rc = WANT_PAGES;
 	if (!rc)
 		rc = lf_reserve(l->fs, n);
 	if (rc)
@@ -503,21 +522,23 @@ static void prepare_job(void *arg)
 {
 	struct job *j = arg;
 	struct lf *fs = j->l->fs;
+	bool waited;
 
 	/* Space that was freed is there again when that is durable and its readers are gone. */
-	j->rc = lf_mark(fs);
-	if (!j->rc)
-		j->rc = prepare_once(j->l, j->tx, NULL);
+	if (j->rc == -ENOSPC)
+		j->rc = WANT_MARK;
 	while (j->rc > 0) {
 		struct lf_ahead a = {.l = j->l};
-		bool record = j->rc & WANT_RECORD;
+		bool record = j->rc & WANT_RECORD, pages = j->rc & WANT_PAGES;
 
 		/* It changes between two looks: which places it needs is asked right before. */
 		if (record)
 			j->rc = prepare_once(j->l, j->tx, &a.want);
 		if (j->rc <= 0)
 			break;
-		j->rc = record ? lf_track_ahead(&a) : lf_mark(fs);
+		j->rc = pages	 ? bring(j->l, j->tx->block, &waited)
+			: record ? lf_track_ahead(&a)
+				 : lf_mark(fs);
 		if (!j->rc)
 			j->rc = prepare_once(j->l, j->tx, NULL);
 	}
@@ -543,6 +564,7 @@ static void prepare(void *ctx, struct sorter_tx *tx)
 		j = job_make(l);
 		if (j) {
 			j->tx = tx;
+			j->rc = rc;
 			lf_start_job(l->fs, prepare_job, prepare_after, j);
 			return;
 		}
@@ -693,8 +715,8 @@ static void change_entry(struct lf_disk *l, struct sorter_tx *tx)
 	tx->priv = NULL;
 }
 
-/* Brings the pages of checksums that the batch changes, so that nothing fails half way. */
-static int bring_sums(struct lf_disk *l, struct sorter_batch *b)
+/* Brings the pages that the batch changes, so that nothing fails half way. */
+static int bring_all(struct lf_disk *l, struct sorter_batch *b)
 {
 	int rc = 0;
 
@@ -705,7 +727,9 @@ static int bring_sums(struct lf_disk *l, struct sorter_batch *b)
 			uint64_t sub = (p->now.own - 1ull) * LF_SUBS;
 			struct lf_sums *s;
 
-			if (!p->change || !p->now.own || lf_sums_here(l->fs, sub))
+			rc = bring(l, tx->block, &again);
+			if (rc || !l->fs->sums || !p->change || !p->now.own ||
+				lf_sums_here(l->fs, sub))
 				continue;
 			rc = lf_sums_get(l->fs, sub, &s);
 			again = true; /* it may have pushed out another one */
@@ -730,8 +754,8 @@ static int commit_batch(struct lf_disk *l, struct sorter_batch *b)
 	checks = malloc(MAX(n, 1u) * sizeof(*checks));
 	need += n * sizeof(*checks);
 	rc = !checks ? -ENOMEM : late ? lf_join(fs, need) : lf_begin(fs, need);
-	if (!rc && fs->sums) {
-		rc = bring_sums(l, b);
+	if (!rc) {
+		rc = bring_all(l, b);
 		if (rc)
 			co_unlock(&fs->lock);
 	}
@@ -790,7 +814,7 @@ static uint64_t skip(void *ctx, uint64_t off, uint64_t len)
 	uint64_t done = 0, addr;
 	bool own;
 
-	while (done < len) {
+	while (done < len && lf_here(l->fs, l->rec, (off + done) / LF_BLOCK)) {
 		uint64_t n = lf_map(l->fs, l->rec, off + done, len - done, &addr, &own);
 
 		if (addr)

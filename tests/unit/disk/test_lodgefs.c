@@ -1342,6 +1342,86 @@ static void damage(void **state)
 	end(f);
 }
 
+/* ---- memory ---- */
+
+#define PLACES 2500u
+#define APART (5 * GiB) /* each has a leaf of its own */
+
+static void place_bytes(uint8_t *buf, unsigned i, unsigned round)
+{
+	memset(buf, (int)(1 + (i * 7 + round) % 250), 4096);
+}
+
+static void look_at_places(struct disk *d, const unsigned *round)
+{
+	uint8_t buf[4096], want[4096];
+	struct err e = {0};
+
+	for (unsigned k = 0; k < PLACES; k++) {
+		unsigned i = k * 7 % PLACES;
+
+		ok(disk_rw(d, DISK_READ, i * APART, buf, 4096, &e), &e, "read");
+		place_bytes(want, i, round[i]);
+		assert_memory_equal(buf, want, 4096);
+	}
+}
+
+static uint64_t most_pages(struct disk *d, uint64_t most)
+{
+	return MAX(most, stat_of(d, "pages_in_memory"));
+}
+
+/* Of more pages than there is memory for there is what was wanted last; all of them say what they said. */
+static void bounded_memory(void **state)
+{
+	struct disk_kv kv[] = {{"metadata", "4M"}, {0}};
+	struct disk_kv journal[] = {{"journal", "2M"}, {0}};
+	struct fix *f = begin(6 * GiB, journal);
+	static unsigned round[PLACES];
+	struct err e = {0};
+	struct disk *d;
+	uint64_t most = 0;
+	uint8_t buf[4096];
+
+	(void)state;
+	memset(round, 0, sizeof(round));
+	ok(make(f, "store/a", 16384 * GiB, "track", "on", &e), &e, "create");
+	ok(open_in(f, &f->devs, &d, "store/a", kv, false, &e), &e, "open");
+	for (unsigned i = 0; i < PLACES; i++) {
+		place_bytes(buf, i, 0);
+		ok(disk_rw(d, DISK_WRITE, i * APART, buf, 4096, &e), &e, "write");
+		most = most_pages(d, most);
+	}
+	look_at_places(d, round);
+	ok(disk_snapshot(d, DISK_SNAP_CREATE, "s", &e), &e, "snapshot");
+	for (unsigned k = 0; k < PLACES; k += 3) { /* copies shared pages */
+		unsigned i = k * 11 % PLACES;
+
+		place_bytes(buf, i, ++round[i]);
+		ok(disk_rw(d, DISK_WRITE, i * APART, buf, 4096, &e), &e, "write");
+		most = most_pages(d, most);
+	}
+	look_at_places(d, round);
+	assert_true(stat_of(d, "page_reads") > PLACES);
+	put(f, d);
+	/* Opening reads all of them, and a process that has gone leaves them in the journal. */
+	ok(open_in(f, &f->devs, &d, "store/a", kv, false, &e), &e, "open");
+	most = most_pages(d, most);
+	look_at_places(d, round);
+	ok(disk_snapshot(d, DISK_SNAP_DELETE, "s", &e), &e, "delete");
+	look_at_places(d, round);
+	for (unsigned i = 0; i < PLACES; i += 2)
+		ok(disk_rw(d, DISK_DISCARD, i * APART, NULL, 4096, &e), &e, "discard");
+	most = most_pages(d, most);
+	put(f, d);
+	print_message("%llu pages in memory at most\n", (unsigned long long)most);
+	/* 4 MiB, and what was changed since a checkpoint: no more than the journal has. */
+	assert_in_range(most, 512, 1024 + 512 + 64);
+	check_in(f, &f->devs, true);
+	assert_int_equal(space(f).used, PLACES / 2 * MiB);
+	end(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -1354,6 +1434,7 @@ int main(void)
 		cmocka_unit_test(reuse),
 		cmocka_unit_test(io_error),
 		cmocka_unit_test(late_error),
+		cmocka_unit_test(bounded_memory),
 		cmocka_unit_test(comes_and_goes),
 		cmocka_unit_test(lease),
 		cmocka_unit_test(changes),
