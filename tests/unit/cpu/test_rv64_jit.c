@@ -317,6 +317,41 @@ static void csrs_are_the_interpreters(void **state)
 	bare_free(interp);
 }
 
+/* Upper and lower half as one, at every edge. */
+static void constants_are_the_interpreters(void **state)
+{
+	static const uint32_t upper[] = {0, 1, 2, 0x7fffe, 0x7ffff, 0x80000, 0x80001, 0xfffff};
+	static const uint32_t lower[] = {0, 1, 0x7ff, 0x800, 0x801, 0xfff};
+	static const unsigned ids[][2] = {
+		{RV_lui, RV_addi}, {RV_lui, RV_addiw}, {RV_auipc, RV_addi}, {RV_auipc, RV_addiw}};
+	struct bare *jit = translating(), *interp = bare_new_jit(1, false, CPU_JIT_OFF);
+	struct bare *both[] = {jit, interp};
+	unsigned cases = ARRAY_SIZE(upper) * ARRAY_SIZE(lower) * ARRAY_SIZE(ids);
+
+	let(jit->h);
+	let(interp->h);
+	for (unsigned k = 0; k < 2 * cases; k++) {
+		unsigned rd = k & 1 ? 10 : 28, rs = k % 3 ? rd : 11, i = k / 2;
+		const unsigned *id = ids[i % ARRAY_SIZE(ids)];
+		uint32_t lo = lower[i / ARRAY_SIZE(ids) % ARRAY_SIZE(lower)];
+		uint32_t hi = upper[i / ARRAY_SIZE(ids) / ARRAY_SIZE(lower)];
+
+		for (unsigned which = 0; which < 2; which++) {
+			struct bare *b = both[which];
+
+			bare_put(b, CODE, enc(id[0], rd, 0, 0) | hi << 12);
+			bare_put(b, CODE + 4, enc(id[1], rd, rs, 0) | lo << 20);
+			bare_put(b, CODE + 8, ECALL);
+			for (unsigned n = 0; n < 20; n++)
+				turn(b, PRIV_S, n);
+		}
+		assert_memory_equal(jit->h->x, interp->h->x, 32 * 8);
+		assert_non_null(jit_find(jit_of(jit), CODE, jit_fp_of(jit->h)));
+	}
+	bare_free(jit);
+	bare_free(interp);
+}
+
 /* What is pending is taken right behind the instruction that lets it in, though that was translated when nothing was. */
 static void interrupts_come_when_let_in(void **state)
 {
@@ -411,6 +446,7 @@ int main(void)
 		cmocka_unit_test(lines_take_their_targets_along),
 		cmocka_unit_test(writable_xor_executable),
 		cmocka_unit_test(csrs_are_the_interpreters),
+		cmocka_unit_test(constants_are_the_interpreters),
 		cmocka_unit_test(interrupts_come_when_let_in),
 		cmocka_unit_test(perf_is_told_names),
 	};

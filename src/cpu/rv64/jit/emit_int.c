@@ -447,16 +447,20 @@ static bool conditional_zero(struct jit_tr *t, const struct rv64_insn *in, enum 
 	return put_rax(t, in->rd);
 }
 
+void jit_emit_auipc(struct jit_tr *t, unsigned rd, int64_t imm)
+{
+	int d = jit_dst(t, rd, RAX);
+
+	x86_load(&t->a, X86_64, d, HART(j.page));
+	x86_alu_i(&t->a, X86_64, ALU_ADD, x86_reg(d), (int32_t)(t->insn->off + imm));
+	jit_put(t, rd, d);
+}
+
 static bool auipc(struct jit_tr *t, const struct rv64_insn *in)
 {
-	int64_t delta = (int64_t)t->insn->off + in->imm;
-	int d = jit_dst(t, in->rd, RAX);
-
-	if (!x86_fits32(delta))
+	if (!x86_fits32((int64_t)t->insn->off + in->imm))
 		return false;
-	x86_load(&t->a, X86_64, d, HART(j.page));
-	x86_alu_i(&t->a, X86_64, ALU_ADD, x86_reg(d), (int32_t)delta);
-	jit_put(t, in->rd, d);
+	jit_emit_auipc(t, in->rd, in->imm);
 	return true;
 }
 

@@ -609,6 +609,8 @@ void jit_late_make_all(struct jit_tr *t);
 void jit_late_drop(struct jit_tr *t, unsigned rd);
 /* Out of line: those that waited there, without rax, rcx, rdx. */
 void jit_late_cold(struct jit_tr *t, const struct jit_cold *c);
+/* rd = pc + imm, which fits into 32 bits as a distance from the page's start. */
+void jit_emit_auipc(struct jit_tr *t, unsigned rd, int64_t imm);
 /* Both instructions as one. */
 bool jit_emit_pair(struct jit_tr *t, const struct rv64_insn *in, const struct rv64_insn *next);
 

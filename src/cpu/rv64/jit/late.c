@@ -6,7 +6,7 @@
  * leaves, they are made first (jit_late_make()), as in front of instructions that read them or change what they are made of.
  *
  * Pairs that follow each other, the second taking the register of the first for itself: shift and add is an address, two shifts
- * widen a number.
+ * widen a number; in both tiers, the upper and the lower part of a constant or an address.
  */
 #include "cpu/rv64/jit/inside.h"
 
@@ -250,14 +250,37 @@ static bool scaled(struct jit_tr *t, const struct rv64_insn *in, const struct rv
 	return true;
 }
 
+/* lui or auipc d; addi or addiw d, d. */
+static bool halves(struct jit_tr *t, const struct rv64_insn *in, const struct rv64_insn *next)
+{
+	int64_t v = (int64_t)in->imm + next->imm;
+
+	if (next->rd != in->rd || next->rs1 != in->rd)
+		return false;
+	if (in->id == RV_lui && (next->id == RV_addi || next->id == RV_addiw)) {
+		jit_put_const(t, in->rd,
+			next->id == RV_addi ? (uint64_t)v : (uint64_t)(int64_t)(int32_t)v);
+		return true;
+	}
+	if (in->id != RV_auipc || next->id != RV_addi || !x86_fits32(v) ||
+		!x86_fits32(v + (int64_t)PAGE_SIZE))
+		return false;
+	jit_emit_auipc(t, in->rd, v);
+	return true;
+}
+
 bool jit_emit_pair(struct jit_tr *t, const struct rv64_insn *in, const struct rv64_insn *next)
 {
-	if (t->tier < 2 || (in->id != RV_slli && in->id != RV_slliw) || !in->rd || !in->rs1 ||
-		t->known >> in->rs1 & 1)
+	bool upper = in->id == RV_lui || in->id == RV_auipc;
+	bool shift = t->tier > 1 && (in->id == RV_slli || in->id == RV_slliw) && in->rs1 &&
+		     !(t->known >> in->rs1 & 1);
+
+	if ((!upper && !shift) || !in->rd)
 		return false;
-	jit_late_need(t, in->rs1);
+	if (shift)
+		jit_late_need(t, in->rs1);
 	for (unsigned i = 0; i < t->nlate; i++)
 		if (t->late[i].src == in->rd)
 			return false;
-	return shifts(t, in, next) || scaled(t, in, next);
+	return upper ? halves(t, in, next) : shifts(t, in, next) || scaled(t, in, next);
 }
