@@ -107,7 +107,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct wire w = {.b = {.ops = &wire_ops, .link_up = true}};
 	struct net_front front = {.receive = to_guest};
-	struct net_backend *a;
+	struct net_backend *a = NULL;
 	struct err e = {0};
 	uv_loop_t loop;
 	struct announce_opts o = {.id = "fuzz", .loop = &loop, .tries = 2, .step_ms = 1};

@@ -121,6 +121,9 @@ static void see_out(struct announcer *a, const uint8_t *ether, size_t len)
 	struct neighbour n;
 	struct peer *p;
 
+	/* No VLAN (IEEE 802.1Q, 9.6): another host would refuse all that is known because of it. */
+	if (vlan == 0xfff)
+		return;
 	if (!(ether[0] & 1))
 		for (unsigned i = 0; i < ANNOUNCE_PEERS; i++)
 			if (a->peers[i].known && a->peers[i].vlan == vlan &&

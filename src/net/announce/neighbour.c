@@ -56,7 +56,7 @@ static bool parse_arp(const uint8_t *p, size_t len, bool reverse, struct neighbo
 		return op == 3;
 	}
 	n->kind = op == 1 ? NEIGHBOUR_ARP_REQUEST : NEIGHBOUR_ARP_REPLY;
-	n->from = ip_of(p + 14, all_zero(p + 14, 4) ? 0 : 4);
+	n->from = ip_of(p + 14, all_zero(p + 14, 4) || p[14] >= 224 ? 0 : 4);
 	n->to = ip_of(p + 24, 4);
 	return op == 1 || op == 2;
 }
@@ -79,7 +79,8 @@ static bool parse_nd(const uint8_t *p, size_t len, struct neighbour *n)
 	if (len < IP6_LEN + 24 || p[0] >> 4 != 6 || p[6] != ICMP6 || p[7] != 255)
 		return false;
 	left = MIN(len - IP6_LEN, (size_t)get_be16(p + 4));
-	if (left < 24 || icmp[1])
+	/* RFC 4861, 7.1: a source or target is somebody's address, or (DAD's source) none. */
+	if (left < 24 || icmp[1] || p[8] == 0xff || icmp[8] == 0xff || all_zero(icmp + 8, 16))
 		return false;
 	if (icmp[0] == ND_SOLICIT) {
 		n->kind = NEIGHBOUR_NS;

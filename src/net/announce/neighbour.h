@@ -36,7 +36,7 @@ struct neighbour {
 	uint8_t dst[6], src[6]; /* of the Ethernet header */
 	uint8_t mac[6]; /* that the message tells of its sender */
 	struct ip_addr
-		from; /* ARP: sender; NS: source (len 0: duplicate address detection); NA: target, whose address it is */
+		from; /* ARP: sender (len 0: no host); NS: source (len 0: duplicate address detection); NA: target, whose address it is */
 	struct ip_addr to; /* ARP, NS: target; NA: destination */
 	bool solicited; /* NA */
 	uint64_t number; /* RARP, ACK; RARP of somebody else: 0 */
