@@ -149,32 +149,46 @@ static int send_all(int fd, const char *p, size_t len)
 	return 0;
 }
 
-/* One line without its newline into *line (malloc'ed). Byte by byte after a partial line: a raw stream may follow. */
+static int make_room(struct client *c, size_t more)
+{
+	size_t cap = MAX(c->cap, 4096ul);
+	char *p;
+
+	while (cap < c->len + more)
+		cap *= 2;
+	if (cap == c->cap)
+		return 0;
+	p = realloc(c->buf, cap);
+	if (!p)
+		return -ENOMEM;
+	c->buf = p;
+	c->cap = cap;
+	return 0;
+}
+
+/* One line without its newline, in c's memory until the next call. Nothing behind it is taken: a raw stream may follow. */
 static int read_line(struct client *c, char **line, size_t *len, struct err *e)
 {
-	for (;;) {
-		char ch;
-		ssize_t n = read(c->fd, &ch, 1);
+	const char *end = NULL;
+
+	while (!end) {
+		char part[16384];
+		ssize_t n = recv(c->fd, part, sizeof(part), MSG_PEEK);
 
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
 			return err_set(e, -EPIPE, "machine %s has gone", c->name);
-		if (ch == '\n')
-			break;
-		if (c->len == c->cap) {
-			size_t cap = MAX(4096ul, 2 * c->cap);
-			char *p = realloc(c->buf, cap);
-
-			if (!p)
-				return err_set(e, -ENOMEM, "out of memory");
-			c->buf = p;
-			c->cap = cap;
-		}
-		c->buf[c->len++] = ch;
+		end = memchr(part, '\n', (size_t)n);
+		n = end ? end - part + 1 : n;
+		if (make_room(c, (size_t)n))
+			return err_set(e, -ENOMEM, "out of memory");
+		if (recv(c->fd, c->buf + c->len, (size_t)n, MSG_WAITALL) != n)
+			return err_set(e, -EPIPE, "machine %s has gone", c->name);
+		c->len += (size_t)n;
 	}
 	*line = c->buf;
-	*len = c->len;
+	*len = c->len - 1;
 	c->len = 0;
 	return 0;
 }

@@ -14,6 +14,7 @@ struct trace {
 	bool json, follow;
 	unsigned seconds;
 	char *types;
+	bool asked; /* already */
 };
 
 static const struct opt opts[] = {
@@ -53,8 +54,8 @@ static void print(const json_t *x, double since_ns)
 }
 
 /* False: the machine has ended. */
-static int ask(struct client *c, const struct trace *t, bool stop, double *since, bool *more,
-	struct err *e)
+static int ask(
+	struct client *c, struct trace *t, bool stop, double *since, bool *more, struct err *e)
 {
 	cleanup(json_drop) json_t *got = NULL;
 	json_int_t lost;
@@ -78,6 +79,10 @@ static int ask(struct client *c, const struct trace *t, bool stop, double *since
 	}
 	fflush(stdout);
 	*more = json_is_true(json_object_get(got, "more"));
+	if (t->asked && json_is_true(json_object_get(got, "fresh")))
+		fprintf(stderr, "lodge: this program was held up for seconds: what came meanwhile "
+				"is lost\n");
+	t->asked = true;
 	lost = json_integer_value(json_object_get(got, "lost"));
 	if (lost)
 		fprintf(stderr, "lodge: %lld came faster than they could be told: lost\n",
@@ -87,7 +92,7 @@ static int ask(struct client *c, const struct trace *t, bool stop, double *since
 
 static int run(void *o, const struct args *a)
 {
-	const struct trace *t = o;
+	struct trace *t = o;
 	cleanup(client_close) struct client c;
 	struct err e = {0};
 	uint64_t end;
@@ -116,7 +121,8 @@ static int run(void *o, const struct args *a)
 		rc = ask(&c, t, false, &since, &more, &e);
 	if (!rc)
 		rc = ask(&c, t, true, &since, &more, &e);
-	return EXIT_DONE; /* it has ended while we followed, at worst */
+	/* It has ended while we followed: that is what was waited for. */
+	return !rc || rc == -EPIPE || rc == -ENOENT ? EXIT_DONE : fail(&e);
 }
 
 const struct verb verbs_trace[] = {

@@ -697,11 +697,12 @@ int vm_trace_exits(
 {
 	uint64_t mask;
 	const struct cpu_engine_ops *ops = vm->board->engine;
+	bool fresh = !vm->tracer && !stop;
 
 	if (vm->tracer && vm->tracer != who)
 		return err_set(
 			e, -EBUSY, "somebody else follows this machine's exits: one can at a time");
-	if (!vm->tracer && !stop) {
+	if (fresh) {
 		int rc = trace_types(types, &mask, e) ?: trace_start(vm->trace, mask, e);
 
 		if (rc)
@@ -713,6 +714,8 @@ int vm_trace_exits(
 	}
 	vm->traced_ns = clock_mono_ns();
 	*out = trace_take(vm->trace);
+	/* Who had asked before has missed something: he was too late for TRACE_KEEP_NS. */
+	json_object_set_new(*out, "fresh", json_boolean(fresh));
 	if (stop && vm->tracer)
 		trace_off(vm);
 	return 0;
