@@ -299,14 +299,20 @@ static int begin(struct run *r, const struct address *to, struct err *e)
 /* What to do now. */
 static void print_broken(const struct run *r, const char *to, const char *why)
 {
+	double left = MB(num(r->st, "left") * 4096);
+
 	fprintf(stderr,
 		"lodge: %s: the connection broke (%s). The machine runs at %s, as far as it gets "
-		"without the %.0f MiB that are only here; this side keeps them, and stands still. "
-		"Go on: lodge migrate %s DEST --recover, where DEST is as before, or where `lodge "
-		"receive NAME ADDRESS --recover` waits there. If its process there has ended, what "
-		"the guest has done since it moved is lost, but for its disks: lodge kill %s, and "
-		"start it anew\n",
-		r->c.name, why, to, MB(num(r->st, "left") * 4096), r->c.name, r->c.name);
+		"without what is only here (%.0f MiB were not sent yet); this side keeps it, and "
+		"stands still. Go on: lodge migrate %s DEST --recover, where DEST is as before, or "
+		"where `lodge receive NAME ADDRESS --recover` waits there. If its process there "
+		"has "
+		"ended, what the guest has done since it moved is lost, but for its disks: lodge "
+		"kill %s, and start it anew%s\n",
+		r->c.name, why, to, left, r->c.name, r->c.name,
+		left > 0 ? ""
+			 : ". If `lodge ps --json` there has it without \"coming\", all of it is "
+			   "there: end it here");
 }
 
 static int print_end(struct run *r, const char *to)

@@ -189,9 +189,9 @@ int post_take_lack(struct post_take *t, const struct mig_head *h, const void *ma
 			return err_set(e, -EBADMSG, "post-copy: a map of pages that do not exist");
 		atomic_fetch_or(&t->lacking[w + i], more);
 		t->of += (uint64_t)__builtin_popcountll(more);
+		atomic_fetch_add(&t->left, (uint64_t)__builtin_popcountll(more));
 		rc = drop(t, w + i, more);
 	}
-	atomic_store(&t->left, t->of);
 	return rc ? err_sys(e, rc, "post-copy: memory cannot be given back") : 0;
 }
 
