@@ -52,7 +52,7 @@ int agent_call(struct agent_client *c, uint32_t feature, uint64_t *value, struct
 /* -EPROTO: the frame has more or less than it should. */
 int agent_checked(struct agent_client *c, struct err *e);
 
-/* The guest's clock becomes the host's. *off_ns: how far it was behind. */
+/* The guest's clock becomes the host's, within 100 ms also where both are busy: it is set again while asking takes longer, 8 times at most. *off_ns: how far it was behind. */
 int agent_set_time(struct agent_client *c, int64_t *off_ns, struct err *e);
 /* A new identity, seeded by the host's random numbers; flags of enum agent_identity_flag; host_name "": unchanged. */
 int agent_identity(struct agent_client *c, uint32_t flags, const char *host_name, struct err *e);
