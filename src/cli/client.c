@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -125,6 +126,13 @@ int client_open_switch(struct client *c, const char *name, struct err *e)
 		       : rc;
 }
 
+void client_patience(struct client *c, unsigned seconds)
+{
+	struct timeval t = {.tv_sec = seconds};
+
+	setsockopt(c->fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof(t));
+}
+
 void client_close(struct client *c)
 {
 	if (c->fd >= 0)
@@ -177,6 +185,8 @@ static int read_line(struct client *c, char **line, size_t *len, struct err *e)
 
 		if (n < 0 && errno == EINTR)
 			continue;
+		if (n < 0 && errno == EAGAIN)
+			return err_set(e, -ETIMEDOUT, "machine %s does not answer", c->name);
 		if (n <= 0)
 			return err_set(e, -EPIPE, "machine %s has gone", c->name);
 		end = memchr(part, '\n', (size_t)n);

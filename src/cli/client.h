@@ -28,6 +28,8 @@ int client_path(const char *name, const char *file, char *path, size_t size, str
 int client_open(struct client *c, const char *name, struct err *e);
 /* The same for a switch (`lodge switch`). */
 int client_open_switch(struct client *c, const char *name, struct err *e);
+/* From now on an answer that takes longer is -ETIMEDOUT, and the connection of no more use. Without it, it is waited for. */
+void client_patience(struct client *c, unsigned seconds);
 void client_close(struct client *c); /* fit for cleanup() */
 
 /* Steals `params` (may be NULL). *result: new reference; may be NULL. Notifications that come in between are dropped. */

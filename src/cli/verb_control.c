@@ -1,4 +1,6 @@
 /* The verbs that are one call on the machine's control socket. */
+#include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <time.h>
 
@@ -9,6 +11,7 @@
 #include "vm/rundir.h"
 
 #define KILL_WAIT_MS 10000
+#define PATIENCE_S 30u /* a busy host takes its time */
 
 static int one_call(const char *name, const char *method)
 {
@@ -35,9 +38,28 @@ static int run_reset(void *o, const struct args *a)
 	return one_call(a->v[0], "reset");
 }
 
+/* One that waits for its host does not answer; what it has not flushed is lost either way. */
+static int ask_kill(const char *name)
+{
+	cleanup(client_close) struct client c = {.fd = -1};
+	struct err e = {0};
+	int rc = client_open(&c, name, &e), pid;
+
+	if (!rc) {
+		client_patience(&c, PATIENCE_S);
+		rc = client_call(&c, "kill", NULL, NULL, &e);
+	}
+	pid = rundir_pid(name);
+	if (rc == -ETIMEDOUT && pid > 0 && !kill(pid, SIGKILL)) {
+		fprintf(stderr, "lodge: machine %s did not answer: its process was killed\n", name);
+		return EXIT_DONE;
+	}
+	return rc ? (int)fail(&e) : EXIT_DONE;
+}
+
 static int run_kill(void *o, const struct args *a)
 {
-	int code = one_call(a->v[0], "kill");
+	int code = ask_kill(a->v[0]);
 
 	/* It answers first; who kills one wants its name and its disks back. */
 	for (unsigned i = 0; !code && i < KILL_WAIT_MS / 10 && rundir_alive(a->v[0]); i++)

@@ -1,3 +1,4 @@
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -14,6 +15,8 @@
 struct ps {
 	bool json, all;
 };
+
+#define PATIENCE_S 15u
 
 static const struct opt opts[] = {
 	{"all", 'a', .type = OPT_FLAG, OPT_AT(struct ps, all),
@@ -71,9 +74,18 @@ static int run(void *o, const struct args *a)
 		cleanup(client_close) struct client c;
 		cleanup(json_drop) json_t *st = NULL;
 
+		int rc = client_open(&c, names.v[i], NULL);
+
+		if (!rc) {
+			client_patience(&c, PATIENCE_S);
+			rc = client_call(&c, "status", NULL, &st, NULL);
+		}
+		/* It waits for its host: storage that hangs, a page of its memory that is still elsewhere. */
+		if (rc == -ETIMEDOUT)
+			st = json_pack("{s:s, s:s, s:i}", "name", names.v[i], "state", "stuck",
+				"pid", rundir_pid(names.v[i]));
 		/* One that ends while we look is simply not listed. */
-		if (!client_open(&c, names.v[i], NULL) &&
-			!client_call(&c, "status", NULL, &st, NULL)) {
+		if (st) {
 			if (p->json) {
 				json_dumpf(st, stdout, JSON_COMPACT);
 				putchar('\n');

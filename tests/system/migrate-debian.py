@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # time-limit: 290
 """Debian moves with three disks (raw, qcow2 with a backing file, lodgefs) and a TCP connection: a writer that flushes each record loses none and repeats
-none, every byte of the connection arrives once, the disks' locks are always one machine's; two vCPUs. LODGE_MIGRATE_CYCLES=N: moves (2)."""
+none, every byte of the connection arrives once, the disks' locks are always one machine's; two vCPUs.
+Every other move is post-copy. LODGE_MIGRATE_CYCLES=N: moves (2)."""
 import json
 import os
 import subprocess
@@ -78,7 +79,7 @@ try:
     n = 0
     for i in range(CYCLES):
         before = [int(guest(f"m{n}", f"cat /tmp/at.vd{d}")) for d in "abc"]
-        st = move(f"m{n}", f"m{n + 1}")
+        st = move(f"m{n}", f"m{n + 1}", *(("--post-copy", "--at-once") if i % 2 else ()))
         n += 1
         p = lodge("disk", "info", DISKS[0], ok=False)
         end = time.monotonic() + 60
