@@ -12,7 +12,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from cli import ENV, lodge
+from cli import ENV, SLOW, lodge
 from machine import BUILD, HOME, LODGE, TMP, check, skip
 
 STAMP = os.path.join(BUILD, "guest", "stamp-rv64.elf")
@@ -64,7 +64,7 @@ for i in range(N):
     p = start("c")
     time.sleep(rnd.uniform(0, took))
     p.send_signal(signal.SIGKILL)
-    p.communicate(timeout=30)
+    p.communicate(timeout=30 * SLOW)
     if "c.snap" in store():
         lodge("snapshot", "verify", "c")
         lodge("snapshot", "rm", "c")
@@ -113,7 +113,7 @@ for i in range(N):
     p = start("k")
     time.sleep(rnd.uniform(0, took))
     os.kill(int(open(os.path.join(HOME, "run", "m", "pid")).read()), signal.SIGKILL)
-    p.communicate(timeout=30)
+    p.communicate(timeout=30 * SLOW)
     if "k.snap" in store():
         lodge("snapshot", "verify", "k")
         lodge("snapshot", "rm", "k")
