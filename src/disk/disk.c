@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "base/size.h"
 #include "base/util.h"
+#include "disk/dirty.h"
 #include "disk/format.h"
 #include "disk/gate.h"
 #include "disk/moment/moment.h"
@@ -101,6 +102,8 @@ void disk_done(struct disk_req *r, int result)
 {
 	struct disk *d = r->disk;
 
+	if (d->dirty && !r->flushing)
+		disk_dirty_mark(d, r);
 	if (r->then_flush && !result) {
 		r->then_flush = false;
 		r->flushing = true;
@@ -310,6 +313,25 @@ void disk_pass(struct disk_req *r)
 		d->format->submit(d, r);
 }
 
+void disk_read_aside(struct disk *d, struct disk_req *r)
+{
+	int rc;
+
+	r->op = DISK_READ;
+	r->ranges = NULL;
+	r->nranges = 0;
+	rc = check(d, r);
+	r->disk = d;
+	r->start_ns = 0;
+	r->priv = NULL;
+	r->fua = r->then_flush = r->flushing = false;
+	d->in_flight++;
+	if (rc)
+		disk_done_soon(r, rc);
+	else
+		d->format->submit(d, r);
+}
+
 void disk_drain(struct disk *d)
 {
 	if (d->format->kick)
@@ -388,6 +410,7 @@ void disk_close(struct disk *d)
 	if (disk_held(d))
 		disk_fail_held(d);
 	d->format->close(d);
+	disk_dirty_stop(d);
 	gate_destroy(d->gate);
 	disk_close(d->backing);
 	free(d->own_files);

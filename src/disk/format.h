@@ -240,6 +240,7 @@ struct disk {
 	struct disk_stats stats;
 	struct disk_gate *gate; /* or NULL */
 	struct disk_moment *moment; /* what it holds now is being copied; or NULL */
+	struct disk_dirty *dirty; /* or NULL: somebody copies it (dirty.h) */
 	struct disk_ready *ready; /* requests that ended at once */
 };
 

@@ -3,6 +3,8 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/err.h"
 #include "base/util.h"
@@ -48,6 +50,24 @@ int disk_create(const char *format, const struct disk_create_opts *o, struct err
 		return err_set(e, -EINVAL, "disk %s: a size of %llu bytes is not a multiple of %u",
 			o->path, (unsigned long long)o->size, DISK_SECTOR);
 	return f->create(o, e);
+}
+
+int disk_remove(const char *format, const char *path, struct uv_loop_s *loop, struct err *e)
+{
+	const char *slash = strrchr(path, '/');
+	cleanup(free_ptr) char *store = NULL;
+	struct stat st;
+
+	for (unsigned i = 0; disk_store_at(i); i++)
+		if (!strcmp(disk_store_at(i)->name, format)) {
+			store = slash ? strndup(path, (size_t)(slash - path)) : NULL;
+			return store ? disk_store_at(i)->remove(
+					       &(struct files){.loop = loop}, store, slash + 1, e)
+				     : err_set(e, -EINVAL, "disk %s: names no store", path);
+		}
+	if (!lstat(path, &st) && !S_ISREG(st.st_mode))
+		return 0;
+	return unlink(path) ? err_sys(e, -errno, "disk %s", path) : 0;
 }
 
 /* ---- one request ---- */

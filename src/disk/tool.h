@@ -21,6 +21,8 @@ const struct disk_format *disk_format_at(unsigned i);
 int disk_split_name(const char *text, char **path, const char **format, struct err *e);
 
 int disk_create(const char *format, const struct disk_create_opts *o, struct err *e);
+/* What disk_create() has made goes again: a regular file, or a disk of a store. A block device stays. */
+int disk_remove(const char *format, const char *path, struct uv_loop_s *loop, struct err *e);
 
 /* ---- open disks ---- */
 
