@@ -83,13 +83,19 @@ static unsigned add_receive(
 	fcntl(r->fd, F_SETFD, 0);
 	for (unsigned i = 0; i < ARRAY_SIZE(more) && more[i]; i++)
 		argv[n++] = more[i];
+	for (unsigned i = 0; i < r->nplaces; i++) {
+		argv[n++] = "--receive-disk";
+		argv[n++] = r->places[i].text;
+	}
+	if (r->overwrite)
+		argv[n++] = "--receive-overwrite";
 	return n;
 }
 
 static void exec_vm(const struct launch *l, int def_fd, int ready_fd)
 {
 	char config[40], ready[16], listener[16], console[PATH_MAX], program[PATH_MAX + 32];
-	const char *argv[24] = {
+	const char *argv[24 + 2 * VM_MAX_DISKS] = {
 		"lodge-vm", "--ready-fd", ready, "--console-log", console, "--config", config};
 	unsigned n = 7;
 	sigset_t none;

@@ -21,12 +21,17 @@
 struct err;
 struct place;
 struct vm_config;
+struct vm_place;
 
 /* A machine that is to come from another process. */
 struct launch_receive {
 	int fd; /* listens */
 	bool own_definition; /* `cfg` is one, to which the machine must fit; else only its name counts */
 	const char *cert, *key, *ca; /* files; NULL: no TLS */
+	const struct vm_place
+		*places; /* of its disks, where they are not those of its definition */
+	unsigned nplaces;
+	bool overwrite; /* disks that it brings along may take the place of files that are there */
 };
 
 struct launch {

@@ -55,7 +55,7 @@ struct device_list {
 	struct virtio_blk_opts disk[VM_MAX_DISKS];
 	struct disk_kv disk_kv[VM_MAX_DISKS][3];
 	char fence[VM_MAX_DISKS][24];
-	char disk_id[VM_MAX_DISKS][32];
+	char disk_id[VM_MAX_DISKS][VM_DISK_ID];
 };
 
 static void add_device(struct device_list *l, const char *cls, const char *id, const void *opts)
@@ -91,18 +91,12 @@ static const struct disk_kv *disk_keys(struct device_list *l, const struct vm_di
 
 static void add_disk(struct device_list *l, const struct vm_config *cfg, unsigned i, bool asleep)
 {
-	static const char *const formats[] = {[VM_FORMAT_RAW] = "raw",
-		[VM_FORMAT_QCOW2] = "qcow2",
-		[VM_FORMAT_LODGEFS] = "lodgefs"};
 	const struct vm_disk *d = &cfg->disks[i];
 
-	if (d->id)
-		snprintf(l->disk_id[i], sizeof(l->disk_id[i]), "%s", d->id);
-	else
-		snprintf(l->disk_id[i], sizeof(l->disk_id[i]), "disk%u", i);
+	vm_disk_id(cfg, i, l->disk_id[i]);
 	l->disk[i] = (struct virtio_blk_opts){
 		.disk = {.path = d->file,
-			.format = formats[d->format],
+			.format = vm_format_name(d->format),
 			.readonly = d->readonly,
 			.asleep = asleep,
 			.discard = d->discard,

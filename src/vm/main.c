@@ -26,6 +26,7 @@
 #include "vm/console.h"
 #include "vm/control.h"
 #include "vm/migrate/chan.h"
+#include "vm/migrate/disks_in.h"
 #include "vm/migrate/receive.h"
 #include "vm/nets.h"
 #include "vm/rundir.h"
@@ -40,6 +41,9 @@ struct process {
 	char *config, *console_log, *load, *restore, *save_to, *rundir;
 	char *tls_cert, *tls_key, *tls_ca;
 	unsigned ready_fd, receive_fd, take_over;
+	struct vm_place *places;
+	unsigned nplaces;
+	bool overwrite;
 	bool cold, paused, explain, man, completion, version, no_stdio;
 
 	uv_loop_t loop;
@@ -50,6 +54,7 @@ struct process {
 	struct control *control;
 	struct vm *vm;
 	struct receive *receive; /* the machine is still coming */
+	struct disks_in *disks; /* that it brings along */
 	struct update_giver *giver; /* another process is about to take the machine over */
 	struct update_taker *taker; /* we are */
 	char name[64];
@@ -82,6 +87,14 @@ static const struct opt process_opts[] = {
 			"definition comes with it unless --config names one (lodge receive does "
 			"all "
 			"of it)"},
+	{"receive-disk", .type = OPT_LIST, OPT_LIST_AT(struct process, places, nplaces),
+		.parse = vm_place_parse, .sub = vm_place_opts, .arg = "ID=FILE:FORMAT",
+		.max = VM_MAX_DISKS,
+		.help = "for --receive: where this disk of the machine lies here, or is to be made "
+			"if it comes along"},
+	{"receive-overwrite", .type = OPT_FLAG, OPT_AT(struct process, overwrite),
+		.help = "for --receive: disks that come along may take the place of files that are "
+			"there"},
 	{"tls-cert", .type = OPT_TEXT, OPT_AT(struct process, tls_cert), .arg = "FILE",
 		.complete = OPT_COMPLETE_FILE,
 		.help = "for --receive: the certificate to show, PEM; only TLS is spoken then"},
@@ -177,6 +190,7 @@ static void on_ended(void *ctx, enum vm_cause cause, int code)
 	control_set_vm(p->control, NULL);
 	vm_destroy(p->vm);
 	p->vm = NULL;
+	disks_in_free(steal_ptr(p->disks));
 	rundir_remove(p->name);
 	control_close(p->control);
 	p->control = NULL;
@@ -386,7 +400,7 @@ static int build(struct process *p, struct err *e)
 		"run -d`",
 		p);
 	if (p->receive) {
-		rc = receive_check(p->receive, p->vm, e);
+		rc = disks_in_open(p->disks, e) ?: receive_check(p->receive, p->vm, e);
 	} else if (p->restore) {
 		load_fd = open(p->restore, O_RDONLY | O_CLOEXEC);
 		rc = load_fd < 0 ? err_sys(e, -errno, "%s", p->restore)
@@ -504,6 +518,10 @@ static int adopt_definition(struct process *p, struct err *e)
 		if (!rc && dir && *dir && chdir(dir) && errno != ENOENT)
 			rc = err_sys(e, -errno, "%s, where the machine was started", dir);
 	}
+	for (unsigned i = 0; !rc && i < p->nplaces; i++)
+		rc = vm_disk_place(&p->cfg, p->places[i].text, e);
+	if (!rc)
+		rc = disks_in_create(&p->disks, hello, &p->cfg, p->overwrite, &p->loop, e);
 	rc = rc ?: vm_host_read(&host, e);
 	return rc ?: vm_config_validate(&p->cfg, &host, true, e);
 }
@@ -534,6 +552,7 @@ static void on_received(void *ctx, const struct err *why)
 	if (receive_is_coming(p->receive))
 		return; /* with the socket, to which a new connection comes when this one breaks */
 	receive_free(steal_ptr(p->receive));
+	disks_in_free(steal_ptr(p->disks));
 	close((int)p->receive_fd);
 }
 
@@ -542,7 +561,7 @@ static int start(struct process *p, struct err *e)
 	int rc = vm_start(p->vm, p->paused || p->receive, e);
 
 	if (!rc && p->receive)
-		return receive_start(p->receive, p->vm, on_received, p, e);
+		return receive_start(p->receive, p->vm, p->disks, on_received, p, e);
 	if (!rc)
 		tell_ready(p, NULL);
 	return rc;
@@ -573,8 +592,10 @@ static int run(struct process *p, struct err *e)
 
 	uv_loop_init(&p->loop);
 	rc = p->taker ? take_over(p, e) : bring_up(p, e);
-	if (rc && p->receive)
+	if (rc && p->receive) {
+		disks_in_free(steal_ptr(p->disks));
 		receive_refuse(p->receive, e);
+	}
 	if (rc)
 		return rc;
 	uv_run(&p->loop, UV_RUN_DEFAULT);

@@ -7,7 +7,7 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
-#include "vm/migrate/wire.h"
+#include "vm/migrate/blocks.h"
 
 #define PAGES 64u
 
@@ -40,6 +40,29 @@ static int get(void *ctx, uint64_t page, void *out)
 	return 0;
 }
 
+/* Records of disks: where they are on the disk is the receiver's to look at, all else is looked at here. */
+static void take_blocks(const uint8_t *payload, uint32_t len)
+{
+	uint8_t *out = malloc(MIG_PIECE);
+	struct mig_unblock *u;
+	struct mig_block b;
+	struct err e = {0};
+	uint32_t at = 0;
+	int rc;
+
+	must(out && !mig_unblock_create(&u, NULL));
+	while ((rc = mig_block_next(payload, len, &at, &b, &e)) > 0) {
+		must(at <= len && b.len && b.off + b.len > b.off);
+		must(b.kind == MIG_ZERO ||
+			(b.len <= MIG_PIECE && b.data + b.data_len <= payload + len));
+		if (b.kind != MIG_ZERO && mig_block_get(u, &b, out, &e))
+			must(e.msg[0] != 0);
+	}
+	must(!rc || e.msg[0] != 0);
+	mig_unblock_free(u);
+	free(out);
+}
+
 /* The next message; how many bytes it takes, or 0 at the end of what makes sense. */
 static size_t take(const uint8_t *p, size_t left, uint64_t seq, struct mig_unpack *u, void *ram)
 {
@@ -61,6 +84,8 @@ static size_t take(const uint8_t *p, size_t left, uint64_t seq, struct mig_unpac
 	must(!mig_payload_check(head, p + MIG_HEAD, h.len, &e));
 	if (h.type == MIG_PAGES && mig_unpack(u, p + MIG_HEAD, h.len, &sink, &e))
 		must(e.msg[0] != 0);
+	if (h.type == MIG_DISK)
+		take_blocks(p + MIG_HEAD, h.len);
 	return MIG_HEAD + h.len;
 }
 

@@ -25,7 +25,8 @@
 struct migrate {
 	unsigned streams, downtime;
 	uint64_t bandwidth;
-	bool no_throttle, dry_run, post, at_once, recover, cancel, take_back, json;
+	bool copy_disks, no_throttle, dry_run, post, at_once, recover, cancel, take_back, json;
+	char *shared;
 	struct tls_opts tls;
 };
 
@@ -39,6 +40,11 @@ static const struct opt migrate_opts[] = {
 	{"downtime", .type = OPT_UINT, OPT_AT(struct migrate, downtime), .arg = "MS", .dflt = "50",
 		.min = 1, .max = 100000,
 		.help = "how long the guest may stand still, in milliseconds"},
+	{"copy-disks", .type = OPT_FLAG, OPT_AT(struct migrate, copy_disks),
+		.help = "the disks go over as well: the destination makes files of its own, and "
+			"those here are left behind as they are then"},
+	{"shared", .type = OPT_TEXT, OPT_AT(struct migrate, shared), .arg = "ID,ID",
+		.help = "with --copy-disks: these disks are not copied, both sides reach them"},
 	{"no-throttle", .type = OPT_FLAG, OPT_AT(struct migrate, no_throttle),
 		.help = "do not slow down a guest that writes faster than the connection carries"},
 	{"post-copy", .type = OPT_FLAG, OPT_AT(struct migrate, post),
@@ -72,6 +78,7 @@ struct run {
 	struct client c, events;
 	int sigfd;
 	bool tty, line, said, cancelled, there /* it runs there, and that was said */;
+	uint64_t said_disks; /* bit i: the prediction for disk i was printed */
 	json_t *st; /* the last status */
 };
 
@@ -104,20 +111,21 @@ static void clear_line(struct run *r)
 	r->line = false;
 }
 
-static void draw_bar(char bar[BAR + 1], double done)
+static void draw_bar(double done)
 {
+	char bar[BAR + 1];
 	int n = (int)(done * BAR + 0.5);
 
 	memset(bar, ' ', BAR);
 	memset(bar, '#', (size_t)(n < 0 ? 0 : n > BAR ? BAR : n));
 	bar[BAR] = 0;
+	fprintf(stderr, "\r\033[K[%s] ", bar);
 }
 
 /* Post-copy: it runs there already. */
 static void draw_rest(struct run *r)
 {
 	double of = num(r->st, "of"), left = num(r->st, "left"), s;
-	char bar[BAR + 1];
 
 	if (strcmp(phase_of(r->st), "postcopy"))
 		return;
@@ -129,28 +137,52 @@ static void draw_rest(struct run *r)
 	r->there = true;
 	if (!r->tty)
 		return;
-	draw_bar(bar, of > 0 ? 1 - left / of : 1);
+	draw_bar(of > 0 ? 1 - left / of : 1);
 	s = num(r->st, "page_rate") > 0 ? left / num(r->st, "page_rate") : 0;
-	fprintf(stderr,
-		"\r\033[K[%s] %.0f MiB left, %.0f MiB/s: %.0f s; the guest waited for %.0f pages",
-		bar, MB(left * 4096), MB(num(r->st, "page_rate") * 4096), s, num(r->st, "asked"));
+	fprintf(stderr, "%.0f MiB left, %.0f MiB/s: %.0f s; the guest waited for %.0f pages",
+		MB(left * 4096), MB(num(r->st, "page_rate") * 4096), s, num(r->st, "asked"));
 	r->line = true;
+}
+
+/* The disk that is being read. */
+static void draw_disk(struct run *r)
+{
+	double rate = num(r->st, "disk_rate");
+	const json_t *j;
+	size_t i;
+
+	json_array_foreach(json_object_get(r->st, "disks"), i, j)
+	{
+		double left = num(j, "left"), size = num(j, "size");
+
+		if (left <= 0)
+			continue;
+		draw_bar(1 - left / size);
+		fprintf(stderr, "%s: %.0f MiB sent, %.0f MiB to go",
+			json_string_value(json_object_get(j, "id")), MB(num(j, "sent")), MB(left));
+		if (rate > 0)
+			fprintf(stderr, ", %.0f MiB/s, about %.1f s", MB(rate), left / rate);
+		r->line = true;
+		return;
+	}
 }
 
 static void draw(struct run *r)
 {
 	const json_t *st = r->st;
 	double of = num(st, "of"), done = of > 0 ? 1 - num(st, "left") / of : 0;
-	char bar[BAR + 1];
 
 	draw_rest(r);
 	if (!r->tty || strcmp(phase_of(st), "copying"))
 		return;
-	draw_bar(bar, done);
-	fprintf(stderr,
-		"\r\033[K[%s] round %d: %.0f MiB left, %.0f MiB/s; the guest writes %.0f MiB/s",
-		bar, (int)num(st, "round"), MB(num(st, "left") * 4096),
-		MB(num(st, "page_rate") * 4096), MB(num(st, "dirty")));
+	if (json_is_true(json_object_get(st, "at_disks"))) {
+		draw_disk(r);
+		return;
+	}
+	draw_bar(done);
+	fprintf(stderr, "round %d: %.0f MiB left, %.0f MiB/s; the guest writes %.0f MiB/s",
+		(int)num(st, "round"), MB(num(st, "left") * 4096), MB(num(st, "page_rate") * 4096),
+		MB(num(st, "dirty")));
 	if (num(st, "round") > 0)
 		fprintf(stderr, "; pause now %.0f ms", num(st, "predicted_us") / 1000);
 	if (num(st, "throttle") > 0)
@@ -158,11 +190,33 @@ static void draw(struct run *r)
 	r->line = true;
 }
 
+/* For each disk once, when it is seen how fast it goes. */
+static void predict_disks(struct run *r)
+{
+	const json_t *j;
+	size_t i;
+
+	if (r->o->json || num(r->st, "disk_rate") <= 0)
+		return;
+	json_array_foreach(json_object_get(r->st, "disks"), i, j)
+	{
+		if (r->said_disks >> i & 1 || num(j, "left") <= 0)
+			continue;
+		r->said_disks |= 1ull << i;
+		clear_line(r);
+		fprintf(stderr, "%s: %.0f MiB of %.0f have data, %.0f MiB/s: about %.1f s\n",
+			json_string_value(json_object_get(j, "id")), MB(num(j, "data")),
+			MB(num(j, "size")), MB(num(r->st, "disk_rate")),
+			MAX(num(j, "data") - num(j, "sent"), 0.0) / num(r->st, "disk_rate"));
+	}
+}
+
 /* Once something is known of guest and connection. */
 static void predict(struct run *r)
 {
 	double s = left_s(r->st);
 
+	predict_disks(r);
 	if (r->said || r->o->json || s < 0 || strcmp(phase_of(r->st), "copying") ||
 		num(r->st, "total_ms") < 200)
 		return;
@@ -266,10 +320,23 @@ static void close_fds(int *fd, unsigned n)
 			close(fd[i]);
 }
 
+static json_t *split_ids(const char *text)
+{
+	json_t *list = json_array();
+	size_t n;
+
+	for (; *text; text += n + (text[n] == ',')) {
+		n = strcspn(text, ",");
+		json_array_append_new(list, json_stringn(text, n));
+	}
+	return list;
+}
+
 static int begin(struct run *r, const struct address *to, struct err *e)
 {
 	const struct migrate *o = r->o;
 	json_t *tls = NULL, *p;
+	json_t *shared = o->shared ? split_ids(o->shared) : NULL;
 	int fd[CLIENT_FDS], rc;
 	unsigned n = 0;
 
@@ -281,13 +348,13 @@ static int begin(struct run *r, const struct address *to, struct err *e)
 	}
 	if (!rc)
 		rc = client_call(&r->events, "events", json_pack("{s:b}", "follow", 1), NULL, e);
-	p = json_pack("{s:I, s:I, s:b, s:b, s:b, s:s*, s:o*}", "bandwidth",
+	p = json_pack("{s:I, s:I, s:b, s:b, s:b, s:s*, s:b, s:o*, s:o*}", "bandwidth",
 		(json_int_t)o->bandwidth, "downtime_us", (json_int_t)o->downtime * 1000, "dry_run",
 		o->dry_run, "throttle", !o->no_throttle, "recover", o->recover, "post_copy",
 		!o->post     ? NULL
 		: o->at_once ? "at-once"
 			     : "after-round",
-		"tls", tls);
+		"copy_disks", o->copy_disks, "shared", shared, "tls", tls);
 	if (!rc)
 		rc = client_call_fds(&r->c, "migrate_start", p, fd, n, &r->st, e);
 	else
@@ -315,6 +382,19 @@ static void print_broken(const struct run *r, const char *to, const char *why)
 			   "there: end it here");
 }
 
+static void print_disks(const json_t *st)
+{
+	const json_t *j;
+	size_t i;
+
+	json_array_foreach(json_object_get(st, "disks"), i, j)
+	{
+		printf("%s went along: %.0f MiB of %.0f; %s is of no use to it any more\n",
+			json_string_value(json_object_get(j, "id")), MB(num(j, "sent")),
+			MB(num(j, "size")), json_string_value(json_object_get(j, "file")));
+	}
+}
+
 static int print_end(struct run *r, const char *to)
 {
 	const json_t *st = r->st;
@@ -322,6 +402,7 @@ static int print_end(struct run *r, const char *to)
 	const char *why = json_string_value(json_object_get(st, "error")) ?: "failed";
 	const char *paused = json_string_value(json_object_get(st, "paused"));
 	bool done = !strcmp(phase_of(st), "done"), tried = !strcmp(phase_of(st), "tried");
+	char disks[48] = "";
 
 	if (r->o->json) {
 		json_dumpf(st, stdout, JSON_COMPACT);
@@ -331,12 +412,18 @@ static int print_end(struct run *r, const char *to)
 	} else if (done) {
 		printf("%s moved to %s in %.2f s; the guest stood still for %.1f ms\n", r->c.name,
 			to, num(st, "total_ms") / 1e3, num(st, "downtime_us") / 1e3);
+		print_disks(st);
 	} else if (tried) {
-		printf("%s could move to %s: %.0f MiB in use, %.0f MiB/s over the connection, the "
+		if (num(st, "disk_data") > 0)
+			snprintf(disks, sizeof(disks), " and %.0f MiB on its disks",
+				MB(num(st, "disk_data")));
+		printf("%s could move to %s: %.0f MiB in use%s, %.0f MiB/s over the connection, "
+		       "the "
 		       "guest writes %.0f MiB/s: about %.1f s, and a pause of about %.0f ms\n",
-			r->c.name, to, MB(num(st, "touched") * 4096),
+			r->c.name, to, MB(num(st, "touched") * 4096), disks,
 			MB(num(st, "page_rate") * 4096), MB(num(st, "dirty")),
-			num(st, "touched") * 4096 / (num(st, "page_rate") * 4096 + 1),
+			(num(st, "touched") * 4096 + num(st, "disk_data")) /
+				(num(st, "page_rate") * 4096 + 1),
 			3 + num(st, "dirty") * 0.01 / (num(st, "page_rate") * 4096 + 1) * 1000);
 	}
 	if (done || tried)
@@ -438,7 +525,12 @@ const struct verb verbs_migrate[] = {
 			"DEST is where `lodge receive` waits: unix:PATH or tcp:HOST:PORT. Memory "
 			"goes over while the guest runs; then it stands still for a moment, and "
 			"goes on there. Disks and their locks change hands with it: their files "
-			"must be reachable from both sides under the same names.\n\n"
+			"must be reachable from both sides under the same names. With "
+			"--copy-disks they go over as well, before memory: the destination "
+			"makes its own, what the guest writes meanwhile is sent again, and the "
+			"last of it while the guest stands still. What travels is what the guest "
+			"sees of a disk: backing files are made part of it; snapshots and "
+			"bitmaps of changes stay here.\n\n"
 			"Whatever cannot be is said before the guest is paused. Ctrl-C, or "
 			"--cancel from elsewhere, ends it at any time before the machine runs at "
 			"its destination; it then goes on here.\n\n"

@@ -20,6 +20,9 @@
 struct receive {
 	char *config;
 	bool recover;
+	struct vm_place *places;
+	unsigned nplaces;
+	bool overwrite;
 	struct tls_opts tls;
 };
 
@@ -31,6 +34,13 @@ static const struct opt receive_opts[] = {
 	{"recover", .type = OPT_FLAG, OPT_AT(struct receive, recover),
 		.help = "NAME runs here and waits for pages of a --post-copy whose connection "
 			"broke: take the new connection at ADDRESS"},
+	{"disk", .type = OPT_LIST, OPT_LIST_AT(struct receive, places, nplaces),
+		.arg = "ID=FILE:FORMAT", .max = VM_MAX_DISKS, .sub = vm_place_opts,
+		.parse = vm_place_parse,
+		.help = "this disk of the machine lies here, or is made here when it comes along "
+			"(disk0=/srv/web.qcow2:qcow2); may be given several times"},
+	{"overwrite", .type = OPT_FLAG, OPT_AT(struct receive, overwrite),
+		.help = "disks that come along may take the place of files that are there"},
 	OPT_DONE,
 };
 static const struct opt_group receive_groups[] = {
@@ -84,7 +94,10 @@ static int receive(const struct receive *o, const char *name, struct address *a,
 	struct launch_receive r = {.own_definition = o->config,
 		.cert = o->tls.cert,
 		.key = o->tls.key,
-		.ca = o->tls.ca};
+		.ca = o->tls.ca,
+		.places = o->places,
+		.nplaces = o->nplaces,
+		.overwrite = o->overwrite};
 	struct launch l = {.cfg = &c, .place = &p, .receive = &r};
 	int rc = definition(o, name, &c, e) ?: address_listen(a, &fd, e);
 
@@ -212,6 +225,9 @@ const struct verb verbs_receive[] = {
 			"machine, which then is called NAME here and runs in the background. "
 			"Whatever cannot be (a CPU extension, a file, a device that is missing "
 			"here) is said to both sides before the machine is paused.\n\n"
+			"Disks that come along (lodge migrate --copy-disks) are made under the "
+			"paths and in the formats of the definition, or where --disk says; what "
+			"was made goes again when the machine does not come.\n\n"
 			"Ctrl-C ends the waiting, and a migration that is on its way: the machine "
 			"then goes on where it was.\n\n"
 			"A machine that comes by --post-copy runs here before its memory is here; "

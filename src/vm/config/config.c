@@ -529,3 +529,52 @@ int vm_net_mac(const struct vm_config *cfg, unsigned i, uint8_t mac[6], struct e
 	memcpy(mac + 1, raw, 5);
 	return 0;
 }
+
+void vm_disk_id(const struct vm_config *c, unsigned i, char out[VM_DISK_ID])
+{
+	if (c->disks[i].id)
+		snprintf(out, VM_DISK_ID, "%s", c->disks[i].id);
+	else
+		snprintf(out, VM_DISK_ID, "disk%u", i);
+}
+
+const char *vm_format_name(int format)
+{
+	return format_names[format];
+}
+
+const struct opt vm_place_opts[] = {
+	{.key = "text", .type = OPT_TEXT, OPT_AT(struct vm_place, text), .help = "ID=FILE:FORMAT"},
+	OPT_DONE,
+};
+
+int vm_place_parse(void *elem, const char *text, struct err *e)
+{
+	const char *equals = strchr(text, '='), *colon = strrchr(text, ':');
+
+	if (!equals || equals == text || !colon || colon < equals)
+		return err_set(
+			e, -EINVAL, "'%s': ID=FILE:FORMAT, as in disk0=/srv/web.qcow2:qcow2", text);
+	return options_set(vm_place_opts, elem, text, e);
+}
+
+int vm_disk_place(struct vm_config *c, const char *text, struct err *e)
+{
+	const char *equals = strchr(text, '='), *colon = strrchr(text, ':');
+	cleanup(free_ptr) char *path = strndup(equals + 1, (size_t)(colon - equals - 1));
+	char id[VM_DISK_ID];
+	unsigned i = 0;
+
+	for (; i < c->ndisks; i++) {
+		vm_disk_id(c, i, id);
+		if (strlen(id) == (size_t)(equals - text) && !strncmp(id, text, strlen(id)))
+			break;
+	}
+	if (i == c->ndisks)
+		return err_set(e, -ENOENT, "'%s': the machine has no disk of this id", text);
+	if (!path)
+		return err_set(e, -ENOMEM, "out of memory");
+	return options_set(options_by_key(vm_disk_opts, "file"), &c->disks[i], path, e)
+		       ?: options_set(options_by_key(vm_disk_opts, "format"), &c->disks[i],
+				  colon + 1, e);
+}

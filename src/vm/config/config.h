@@ -171,6 +171,20 @@ int vm_host_read(struct vm_host *h, struct err *e);
 int vm_config_validate(
 	const struct vm_config *c, const struct vm_host *h, bool image_ok, struct err *e);
 
+/* The id that disk i has in the machine. */
+#define VM_DISK_ID 32
+void vm_disk_id(const struct vm_config *c, unsigned i, char out[VM_DISK_ID]);
+/* "raw" ... of enum vm_format. */
+const char *vm_format_name(int format);
+/* "disk0=/srv/web.qcow2:qcow2": that disk lies there, in that format: elements of a list of options. */
+struct vm_place {
+	char *text;
+};
+extern const struct opt vm_place_opts[];
+int vm_place_parse(void *elem, const char *text, struct err *e);
+/* -ENOENT: there is no disk with the id. */
+int vm_disk_place(struct vm_config *c, const char *text, struct err *e);
+
 /* "52:54:00:12:34:56" -> 6 bytes; multicast addresses are refused. */
 int vm_mac_parse(const char *text, uint8_t mac[6], struct err *e);
 /*

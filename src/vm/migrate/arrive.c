@@ -139,8 +139,7 @@ int arrive_switch(struct receive *r, struct err *e)
 	pthread_cond_broadcast(&r->cond);
 	pthread_mutex_unlock(&r->lock);
 	rc = load(r, e) ?: chan_send(c, MIG_READY, 0, NULL, 0, e) ?: await_go(r, e);
-	/* From here on it is ours, if this gets out. */
-	return rc ?: chan_send(c, MIG_RUNNING, 0, NULL, 0, e);
+	return rc ?: receive_running(r, e);
 }
 
 /* ---- the rest ---- */

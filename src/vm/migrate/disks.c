@@ -7,6 +7,7 @@
 #include "device/virtio_blk.h"
 #include "disk/tool.h"
 #include "machine/board.h"
+#include "vm/migrate/disks_out.h"
 
 int mig_disks_can(struct board *b, struct err *e)
 {
@@ -43,12 +44,12 @@ static void undo_sleep(struct board *b, unsigned n)
 	}
 }
 
-int mig_disks_sleep(struct board *b, struct err *e)
+int mig_disks_sleep(struct board *b, const struct disks_out *copied, struct err *e)
 {
 	for (unsigned i = 0; i < b->ndevices; i++) {
 		struct disk *d = virtio_blk_disk(b->devices[i]);
 
-		if (d && disk_sleep(d, e)) {
+		if (d && !disks_out_has(copied, d) && disk_sleep(d, e)) {
 			undo_sleep(b, i);
 			return err_wrap(e, "disk %s", b->devices[i]->id);
 		}

@@ -19,6 +19,7 @@
 #include "vm/internal.h"
 #include "vm/migrate/chan.h"
 #include "vm/migrate/disks.h"
+#include "vm/migrate/disks_out.h"
 #include "vm/migrate/postcopy.h"
 #include "vm/migrate/shape.h"
 #include "vm/migrate/source.h"
@@ -26,6 +27,7 @@
 struct vm_migration {
 	struct vm *vm;
 	struct source *source;
+	struct disks_out *disks; /* that are copied; NULL: none */
 	uv_async_t async;
 	_Atomic bool stop_wanted, end_wanted, post_wanted;
 	bool post; /* what is left after a broken connection can be asked for */
@@ -102,7 +104,7 @@ static void stop(struct vm_migration *m)
 		return;
 	/* Meanwhile the last pages go over. */
 	at = clock_mono_ns();
-	rc = mig_disks_sleep(vm->board, &e);
+	rc = mig_disks_sleep(vm->board, m->disks, &e);
 	m->disks_ns = lap(&at);
 	source_disks_free(m->source, rc, &e);
 }
@@ -127,9 +129,16 @@ static json_t *status_of(struct vm_migration *m)
 		(json_int_t)st.rate, "page_rate", (json_int_t)st.page_rate, "dirty",
 		(json_int_t)st.dirty, "predicted_us", (json_int_t)(st.predicted_ns / 1000),
 		"total_ms", (json_int_t)(st.total_ns / 1000000), "zstd", st.zstd);
+	if (m->disks) {
+		json_object_set_new(j, "disks", disks_out_json(m->disks));
+		json_object_set_new(j, "disk_data", json_integer((json_int_t)st.disk_data));
+		json_object_set_new(j, "disk_rate", json_integer((json_int_t)st.disk_rate));
+		json_object_set_new(j, "at_disks", json_boolean(st.disks));
+	}
 	if (m->stop_ns)
 		json_object_set_new(j, "pause_for",
-			json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "last_pages",
+			json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "last_blocks",
+				(json_int_t)(st.blocks_ns / 1000), "last_pages",
 				(json_int_t)(st.last_ns / 1000), "load",
 				(json_int_t)(st.load_ns / 1000), "go",
 				(json_int_t)(st.go_ns / 1000), "stop",
@@ -157,6 +166,8 @@ static void put_away(struct vm_migration *m)
 	m->vm->mig = NULL;
 	source_free(m->source);
 	m->source = NULL;
+	disks_out_free(m->disks);
+	m->disks = NULL;
 	uv_close((uv_handle_t *)&m->async, closed);
 }
 
@@ -318,7 +329,8 @@ static int say_hello(
 		json_object_set_new(j, "neighbours", vm_announce_addresses(vm)) ||
 		json_object_set_new(j, "streams", json_integer(o->nfds)) ||
 		json_object_set_new(j, "post_copy", json_boolean(o->post)) ||
-		json_object_set_new(j, "dry_run", json_boolean(o->dry_run)))
+		json_object_set_new(j, "dry_run", json_boolean(o->dry_run)) ||
+		(so->disks && json_object_set_new(j, "copy", disks_out_ids(so->disks))))
 		return err_set(e, -ENOMEM, "out of memory");
 	so->hello = json_dumps(j, JSON_COMPACT);
 	return so->hello ? 0 : err_set(e, -ENOMEM, "out of memory");
@@ -327,8 +339,13 @@ static int say_hello(
 static int start(struct vm_migration *m, const struct vm_migrate_opts *o, struct source_opts *so,
 	struct err *e)
 {
-	int rc = o->recover ? check_again(m->vm, e) : check(m->vm, e) ?: say_hello(m->vm, o, so, e);
+	int rc = o->recover ? check_again(m->vm, e) : check(m->vm, e);
 
+	if (!rc && o->copy_disks && !o->recover)
+		rc = disks_out_create(&m->disks, m->vm->board, m->vm->o.loop, o->shared, e);
+	so->disks = m->disks;
+	if (!o->recover)
+		rc = rc ?: say_hello(m->vm, o, so, e);
 	if (!rc && (o->post || o->recover) && o->nfds < 2)
 		rc = err_set(e, -EINVAL, "post-copy wants two connections or more");
 	if (!rc && o->recover) {
@@ -345,6 +362,7 @@ static int start(struct vm_migration *m, const struct vm_migrate_opts *o, struct
 			close(o->fd[i]);
 		chan_tls_free(o->tls);
 		free(so->hello);
+		disks_out_free(m->disks);
 		free(m);
 		return rc;
 	}

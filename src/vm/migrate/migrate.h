@@ -30,6 +30,9 @@ struct vm_migrate_opts {
 	bool dry_run, no_throttle;
 	enum mig_post post;
 	bool recover; /* to where an earlier one has gone, whose pages are still here */
+	bool copy_disks; /* the destination makes files of its own, and what is in them goes over as well */
+	const struct json_t
+		*shared; /* ids of disks that are not copied: both sides reach them; or NULL */
 };
 #define MIG_DOWNTIME_NS 50000000ull
 
@@ -55,8 +58,7 @@ void vm_migrate_drop(struct vm *vm);
 
 /*
  * The control method migrate_start: the sockets came with the request. {"bandwidth", "downtime_us", "dry_run", "throttle", "post_copy": "after-round" or "at-once",
- * "recover", "tls": {"cert", "key", "ca",
- * "peer"}}, all optional; TLS as PEM text.
+ * "recover", "copy_disks", "shared": [id ...], "tls": {"cert", "key", "ca", "peer"}}, all optional; TLS as PEM text.
  */
 struct rpc_conn;
 int vm_migrate_rpc(

@@ -23,6 +23,7 @@
 #include "vm/internal.h"
 #include "vm/migrate/chan.h"
 #include "vm/migrate/disks.h"
+#include "vm/migrate/disks_in.h"
 #include "vm/migrate/ram.h"
 #include "vm/migrate/migrate.h"
 #include "vm/migrate/ram.h"
@@ -250,6 +251,8 @@ int receive_common(struct stream *st, const struct mig_head *h, const void *payl
 	case MIG_ROUND:
 		if (!st->index && !st->late)
 			prefill(r);
+		if (!st->index && r->disks && disks_in_round(r->disks, e))
+			return e->code;
 		return chan_send(st->c, MIG_ACK, h->arg, NULL, 0, e);
 	default:
 		return -ENOMSG;
@@ -378,8 +381,10 @@ static int load(struct receive *r, struct err *e)
 	cleanup(free_ptr) struct state_obj *objs = NULL;
 	struct board *b = r->vm->board;
 	unsigned n;
-	int rc = mig_disks_wake(b, e);
+	int rc;
 
+	disks_in_close(r->disks);
+	rc = mig_disks_wake(b, e);
 	if (rc)
 		return rc;
 	rc = board_state(b, &objs, &n);
@@ -492,6 +497,17 @@ static int ask_loop(struct receive *r, enum ask ask, struct err *e)
 
 /* ---- the first stream ---- */
 
+int receive_running(struct receive *r, struct err *e)
+{
+	int rc;
+
+	disks_in_keep(r->disks, true);
+	rc = chan_send(r->stream[0].c, MIG_RUNNING, 0, NULL, 0, e);
+	if (rc)
+		disks_in_keep(r->disks, false);
+	return rc;
+}
+
 static int switch_over(struct receive *r, const struct mig_head *sw, struct err *e)
 {
 	struct chan *c = r->stream[0].c;
@@ -509,8 +525,7 @@ static int switch_over(struct receive *r, const struct mig_head *sw, struct err 
 		return rc;
 	r->gap_at = clock_mono_ns();
 	r->gap_ns = MIN(h.arg, WAIT_STALL_NS);
-	/* From here on it is ours, if this gets out. */
-	return chan_send(c, MIG_RUNNING, 0, NULL, 0, e);
+	return receive_running(r, e);
 }
 
 static void take_hot(struct receive *r, void *list, size_t n)
@@ -552,6 +567,10 @@ static int take_all(struct receive *r, struct err *e)
 		}
 		if (h.type == MIG_HOT && !r->hot && h.len % 8 == 0) {
 			take_hot(r, steal_ptr(payload), h.len / 8);
+			continue;
+		}
+		if (h.type == MIG_DISK && r->disks) {
+			rc = disks_in_take(r->disks, steal_ptr(payload), h.len, e);
 			continue;
 		}
 		if (h.type == MIG_STATE && !r->state && h.len) {
@@ -601,14 +620,15 @@ static void *receive_main(void *arg)
 
 /* ---- life ---- */
 
-int receive_start(struct receive *r, struct vm *vm, void (*over)(void *ctx, const struct err *why),
-	void *ctx, struct err *e)
+int receive_start(struct receive *r, struct vm *vm, struct disks_in *disks,
+	void (*over)(void *ctx, const struct err *why), void *ctx, struct err *e)
 {
 	int rc = uv_async_init(vm->o.loop, &r->async, on_async);
 
 	if (rc)
 		return err_set(e, rc, "receive: %s", uv_strerror(rc));
 	r->vm = vm;
+	r->disks = disks;
 	r->over = over;
 	r->ctx = ctx;
 	vm->receiving = true;
@@ -659,6 +679,7 @@ void receive_free(struct receive *r)
 	r->gone = true;
 	pthread_cond_broadcast(&r->cond);
 	pthread_mutex_unlock(&r->lock);
+	disks_in_cancel(r->disks);
 	while (r->cancel >= 0 && write(r->cancel, &one, sizeof(one)) < 0 && errno == EINTR)
 		;
 	for (unsigned i = 0; i < MIG_STREAMS_MAX; i++) {

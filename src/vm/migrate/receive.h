@@ -20,6 +20,7 @@
 #include <stddef.h>
 
 struct chan_tls;
+struct disks_in;
 struct err;
 struct json_t;
 struct receive;
@@ -34,15 +35,15 @@ void receive_refuse(struct receive *r, const struct err *why);
 int receive_check(struct receive *r, struct vm *vm, struct err *e);
 /*
  * `over` is called from the loop: NULL: the machine runs here (or is paused, as it was). Else it must be destroyed. It is called once, but
- * after post-copy's switch-over receive_is_coming(), and it comes again when all memory is here.
+ * after post-copy's switch-over receive_is_coming(), and it comes again when all memory is here. `disks`: that come along; borrowed; NULL: none.
  */
-int receive_start(struct receive *r, struct vm *vm, void (*over)(void *ctx, const struct err *why),
-	void *ctx, struct err *e);
+int receive_start(struct receive *r, struct vm *vm, struct disks_in *disks,
+	void (*over)(void *ctx, const struct err *why), void *ctx, struct err *e);
 /* Runs here, and pages of it are still to come: what serves them must not be freed, nor the machine taken down in order. */
 bool receive_is_coming(const struct receive *r);
 /* The source makes a new connection here, to another listening socket (owned from now on). -EINVAL: there is nothing to come. */
 int receive_recover(struct vm *vm, int listener, struct err *e);
-/* Ends its threads. NULL is nothing. */
+/* Ends its threads, also who waits for the disks. NULL is nothing. */
 void receive_free(struct receive *r);
 
 #endif

@@ -52,6 +52,7 @@ struct receive {
 	unsigned nstreams;
 	struct stream stream[MIG_STREAMS_MAX];
 	struct vm *vm;
+	struct disks_in *disks; /* that come along; NULL: none */
 	struct mig_ram ram;
 	struct post_take *post; /* NULL: not post-copy */
 	void *state; /* described state */
@@ -81,6 +82,8 @@ int receive_connection(struct receive *r, int fd, struct chan **out, struct err 
 int receive_streams(struct receive *r, struct err *e);
 /* What every stream may carry; -ENOMSG: another message. */
 int receive_common(struct stream *st, const struct mig_head *h, const void *payload, struct err *e);
+/* GO has come: the machine is ours when this gets out. */
+int receive_running(struct receive *r, struct err *e);
 /* Does not wait for it. */
 void receive_ask(struct receive *r, enum ask ask);
 void receive_wake(struct receive *r);

@@ -26,7 +26,7 @@ static int read_params(const json_t *p, struct vm_migrate_opts *o, struct err *e
 {
 	uint64_t downtime_us = 0;
 	const char *post = NULL;
-	json_t *tls = NULL;
+	json_t *tls = NULL, *shared = NULL;
 	bool throttle = true;
 	int rc;
 
@@ -38,6 +38,8 @@ static int read_params(const json_t *p, struct vm_migrate_opts *o, struct err *e
 		     ?: json_want_bool(p, "migrate", "recover", false, &o->recover, e)
 		     ?: json_want_bool(p, "migrate", "dry_run", false, &o->dry_run, e)
 		     ?: json_want_bool(p, "migrate", "throttle", false, &throttle, e)
+		     ?: json_want_bool(p, "migrate", "copy_disks", false, &o->copy_disks, e)
+		     ?: json_want_array(p, "migrate", "shared", false, &shared, e)
 		     ?: json_want_object(p, "migrate", "tls", false, &tls, e);
 	o->downtime_ns = downtime_us * 1000;
 	o->no_throttle = !throttle;
@@ -47,6 +49,7 @@ static int read_params(const json_t *p, struct vm_migrate_opts *o, struct err *e
 		o->post = MIG_POST_AT_ONCE;
 	else if (post)
 		rc = err_set(e, -EINVAL, "migrate: post_copy is after-round or at-once");
+	o->shared = shared;
 	return rc || !tls ? rc : read_tls(tls, &o->tls, e);
 }
 

@@ -14,7 +14,9 @@
 #include "base/err.h"
 #include "base/json.h"
 #include "base/util.h"
+#include "vm/migrate/blocks.h"
 #include "vm/migrate/chan.h"
+#include "vm/migrate/disks_out.h"
 #include "vm/migrate/postcopy.h"
 #include "vm/migrate/ram.h"
 #include "vm/migrate/source.h"
@@ -34,6 +36,8 @@
 #define GO_STALL_NS 20000000000ull
 #define POST_STALL_NS \
 	60000000000ull /* all was sent, and the destination does not say that it has it */
+#define DISK_ROUNDS 10u /* over the disks before memory begins, at most */
+#define DISK_FAIR (4 * MiB) /* fewer bytes say nothing about how fast many would go */
 
 const char *mig_phase_name(enum mig_phase p)
 {
@@ -77,6 +81,7 @@ struct source {
 	bool away; /* the machine runs at the destination: the senders push */
 	uint64_t stop_bytes; /* of a probe: no more in this round; 0: all */
 	bool unlimited; /* the guest stands still: no limit of bandwidth */
+	struct mig_blocks *blocks; /* packs disks */
 	char *welcome;
 	int peer; /* pid that the other side says it has; 0: none */
 
@@ -185,6 +190,70 @@ static int flush(struct sender *d, struct err *e)
 	s->st.zstd = d->level != RAW;
 	pthread_mutex_unlock(&s->lock);
 	return 0;
+}
+
+/* Disks go over the first stream, as the records of memory do. */
+static int send_piece(struct sender *d, const struct disks_piece *p, struct err *e)
+{
+	struct source *s = d->s;
+	const void *payload;
+	uint64_t at = clock_mono_ns();
+	uint32_t len = p->data ? mig_blocks_data(s->blocks, p->disk, p->off, (uint32_t)p->len,
+					 p->data, d->level != RAW, &payload)
+			       : mig_blocks_zero(s->blocks, p->disk, p->off, p->len, &payload);
+	int rc = obey_limit(d, len, e) ?: chan_send(d->c, MIG_DISK, p->len, payload, len, e);
+
+	if (rc)
+		return rc;
+	d->wait_ns += clock_mono_ns() - at;
+	d->pages_sent += p->data ? p->len / MIG_PAGE : 0;
+	judge(d);
+	pthread_mutex_lock(&s->lock);
+	s->st.wire += len + MIG_HEAD;
+	pthread_mutex_unlock(&s->lock);
+	return 0;
+}
+
+static void note_disk_rate(struct source *s, uint64_t bytes, uint64_t began)
+{
+	double ns = (double)(clock_mono_ns() - began + 1);
+
+	pthread_mutex_lock(&s->lock);
+	if (bytes >= DISK_FAIR || (bytes && !s->st.disk_rate))
+		s->st.disk_rate = MAX((uint64_t)((double)bytes * 1e9 / ns), 1ull);
+	pthread_mutex_unlock(&s->lock);
+}
+
+/* One pass over the disks, and until the other side has it on its own. */
+static int send_disks(struct source *s, enum disks_pass pass, struct err *e)
+{
+	struct sender *d = &s->snd[0];
+	uint64_t bytes = 0, began = clock_mono_ns();
+	struct disks_piece *p = NULL;
+	struct mig_head h;
+	bool any = false;
+	int rc = 0;
+
+	if (!s->o.disks)
+		return 0;
+	d->since = began;
+	d->pages_sent = d->wait_ns = 0;
+	disks_out_begin(s->o.disks, pass);
+	do {
+		rc = disks_out_next(s->o.disks, &p, e);
+		if (rc || !p)
+			break;
+		rc = send_piece(d, p, e);
+		bytes += p->data ? p->len : 0;
+		any = true;
+		disks_out_put(s->o.disks, p);
+		note_disk_rate(s, bytes, began);
+	} while (!rc);
+	if (!rc && any)
+		rc = chan_send(d->c, MIG_ROUND, s->st.round, NULL, 0, e)
+			     ?: chan_want(d->c, MIG_ACK, &h, NULL, e);
+	note_disk_rate(s, bytes, began);
+	return rc;
 }
 
 static int send_run(struct sender *d, uint64_t first, unsigned n, struct err *e)
@@ -404,6 +473,14 @@ static int send_round(struct source *s, uint64_t pages, struct err *e)
 	return rc ?: sender_error(s, e);
 }
 
+/* What was written to the disks since they were last gone over, as so many pages of memory. */
+static uint64_t disk_pages(struct source *s)
+{
+	double bytes = s->o.disks ? (double)disks_out_dirty(s->o.disks) : 0;
+
+	return (uint64_t)(bytes * (double)s->st.page_rate / (double)MAX(s->st.disk_rate, 1ull));
+}
+
 static uint64_t time_for(struct source *s, uint64_t pages)
 {
 	return FIXED_NS + (uint64_t)((double)pages * 1e9 / (double)MAX(s->st.page_rate, 1ull));
@@ -446,7 +523,7 @@ static int no_end(struct source *s, struct err *e)
 /* Rounds until what is left goes within the downtime that was asked for. s->todo: what is left then. */
 static int copy(struct source *s, struct err *e)
 {
-	uint64_t n = collect_all(s), before = n;
+	uint64_t n = collect_all(s), before, pages = n;
 	unsigned stuck = 0;
 	int rc = 0;
 
@@ -454,11 +531,12 @@ static int copy(struct source *s, struct err *e)
 	while (!rc) {
 		bool shorter;
 
-		rc = send_round(s, n, e);
+		rc = (s->stop_bytes ? 0 : send_disks(s, DISKS_DIRTY, e)) ?: send_round(s, pages, e);
 		if (rc || s->stop_bytes)
 			break;
 		before = n;
-		n = collect(s);
+		pages = collect(s);
+		n = pages + disk_pages(s);
 		pthread_mutex_lock(&s->lock);
 		s->st.predicted_ns = time_for(s, n);
 		pthread_mutex_unlock(&s->lock);
@@ -493,6 +571,39 @@ static int copy_for_post(struct source *s, struct err *e)
 	return rc ?: post_give_lack(s->post, c, s->todo, e)
 		?: chan_send(c, MIG_ROUND, s->st.round, NULL, 0, e)
 		?: chan_want(c, MIG_ACK, NULL, NULL, e);
+}
+
+/*
+ * All of the disks, and what was written meanwhile, until that goes quickly, or no quicker than before: the rest goes with the rounds of memory, which
+ * this comes before, so that memory is not gone over for as long as a disk takes.
+ */
+static int copy_disks(struct source *s, struct err *e)
+{
+	uint64_t before = UINT64_MAX, left;
+	int rc;
+
+	if (!s->o.disks)
+		return 0;
+	rc = send_disks(s, DISKS_MEASURE, e);
+	pthread_mutex_lock(&s->lock);
+	s->st.disk_data = disks_out_data(s->o.disks);
+	s->st.disks = true;
+	pthread_mutex_unlock(&s->lock);
+	if (rc || s->o.dry_run)
+		return rc;
+	rc = send_disks(s, DISKS_ALL, e);
+	for (unsigned i = 0; !rc && i < DISK_ROUNDS; i++, before = left) {
+		left = disks_out_dirty(s->o.disks);
+		if ((double)left * 1e9 / (double)MAX(s->st.disk_rate, 1ull) <
+				(double)s->o.downtime_ns / 2 ||
+			left > before / 4 * 3)
+			break;
+		rc = send_disks(s, DISKS_DIRTY, e);
+	}
+	pthread_mutex_lock(&s->lock);
+	s->st.disks = false;
+	pthread_mutex_unlock(&s->lock);
+	return rc;
 }
 
 /* What the destination translates first. Nothing fails for want of it. */
@@ -563,19 +674,23 @@ static int hand_over(struct source *s, struct err *e)
 	int rc;
 
 	s->unlimited = true;
+	rc = send_disks(s, DISKS_DIRTY, e);
+	if (rc)
+		return rc;
+	s->st.blocks_ns = clock_mono_ns() - at;
 	/* Beside what came after it, what the last collect has found is still to be sent. */
 	tracker_collect(s->t, mark, s);
 	for (uint64_t w = 0; w < s->words; w++)
 		n += (uint64_t)__builtin_popcountll(s->todo[w]);
 	rc = s->post ? post_give_lack(s->post, c, s->todo, e) : send_round(s, n, e);
-	s->st.last_ns = clock_mono_ns() - at;
+	s->st.last_ns = clock_mono_ns() - at - s->st.blocks_ns;
 	rc = rc ?: chan_send(c, MIG_STATE, 0, s->state, (uint32_t)s->state_len, e)
 		?: wait_for_disks(s, e)
 		?: chan_send(c, MIG_SWITCH, s->was_paused | (s->post ? 2 : 0), NULL, 0, e)
 		?: wait_word(s, MIG_READY, e);
 	if (rc)
 		return rc;
-	s->st.load_ns = clock_mono_ns() - at - s->st.last_ns;
+	s->st.load_ns = clock_mono_ns() - at - s->st.blocks_ns - s->st.last_ns;
 	chan_cancel_by(c, -1);
 	return 0;
 }
@@ -729,6 +844,10 @@ static int hello(struct source *s, struct err *e)
 			"the destination's Lodge is older, and has no post-copy (it speaks version "
 			"%llu of the stream): leave --post-copy away, or bring it up to date",
 			(unsigned long long)h.arg);
+	if (s->o.disks && h.arg < MIG_VERSION_DISKS)
+		return err_set(e, -ENOTSUP,
+			"the Lodge at the destination is older and cannot take disks: bring it up "
+			"to date, or share the disks");
 	return read_welcome(s, e);
 }
 
@@ -770,7 +889,8 @@ static int run(struct source *s, bool *lost, struct err *e)
 		return rc;
 	set_phase(s, MIG_COPYING);
 	s->stop_bytes = s->o.dry_run ? PROBE_BYTES : 0;
-	rc = sample(s, e) ?: (s->post && !s->o.dry_run ? copy_for_post(s, e) : copy(s, e));
+	rc = copy_disks(s, e) ?: sample(s, e)
+		?: (s->post && !s->o.dry_run ? copy_for_post(s, e) : copy(s, e));
 	if (s->o.dry_run)
 		return rc;
 	rc = rc ?: send_hot(s, e) ?: switch_over(s, lost, e);
@@ -831,6 +951,8 @@ static int make(struct source *s, struct err *e)
 	s->cancel = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (!s->todo || !s->had || s->cancel < 0)
 		return err_set(e, -ENOMEM, "migration: out of memory");
+	if (s->o.disks)
+		rc = mig_blocks_create(&s->blocks, e);
 	for (unsigned i = 0; !rc && i < s->o.nfds; i++) {
 		s->snd[i].s = s;
 		s->snd[i].index = i;
@@ -915,6 +1037,8 @@ void source_cancel(struct source *s, bool ends)
 		signal_cancel(s);
 	}
 	pthread_mutex_unlock(&s->lock);
+	if (s->o.disks)
+		disks_out_cancel(s->o.disks);
 }
 
 static void post_stat(struct source *s, struct source_stat *out)
@@ -977,6 +1101,7 @@ void source_free(struct source *s)
 		close(s->cancel);
 	chan_tls_free(s->o.tls);
 	free(s->o.hello);
+	mig_blocks_free(s->blocks);
 	free(s->welcome);
 	free(s->state);
 	post_give_free(s->post);

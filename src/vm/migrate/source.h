@@ -3,6 +3,7 @@
  *
  *   thread "migrate"              loop thread
  *   hello, welcome
+ *   disks, while the guest writes to them (disks_out.h)
  *   rounds of dirty pages  (further streams: threads "migrate-1" ...)
  *   MIG_ASK_STOP  --------------> stand still, quiesce, state, disks to sleep
  *   last pages, state, switch, ready, go, running
@@ -19,6 +20,7 @@
 #include "vm/migrate/wire.h"
 
 struct chan_tls;
+struct disks_out;
 struct err;
 struct source;
 struct space;
@@ -53,6 +55,7 @@ struct source_opts {
 	enum mig_post post;
 	bool recover; /* the connections are for what MIG_BROKEN, or MIG_LOST, has left; `away`: the former */
 	bool away;
+	struct disks_out *disks; /* that go over as well; borrowed; NULL: none */
 
 	/* In the thread "migrate"; each asks the loop's thread, which answers by source_stopped(). */
 	void (*ask_stop)(void *ctx);
@@ -79,8 +82,10 @@ struct source_stat {
 	uint64_t dirty; /* bytes a second that the guest writes to, by pages */
 	uint64_t predicted_ns; /* downtime, if it stopped now */
 	uint64_t downtime_ns; /* as it was: from standing still until the destination ran */
-	uint64_t last_ns, load_ns,
-		go_ns; /* of it: last pages; state until READY; GO until RUNNING */
+	uint64_t blocks_ns, last_ns, load_ns,
+		go_ns; /* of it: last blocks of disks; last pages; state until READY; GO until RUNNING */
+	bool disks; /* that are copied: memory waits for them */
+	uint64_t disk_data, disk_rate; /* bytes that have to go; a second */
 	uint64_t total_ns;
 	uint64_t asked; /* post-copy: pages that the guest waited for */
 	bool zstd;

@@ -10,6 +10,7 @@
 #include "base/crc32c.h"
 #include "base/err.h"
 #include "base/util.h"
+#include "vm/migrate/blocks.h"
 
 #define MAGIC 0x474d444cu /* "LDMG" */
 #define AT_TYPE 4
@@ -47,7 +48,8 @@ uint32_t mig_payload_max(unsigned type)
 		[MIG_WANT] = 8 * MIG_WANT_MAX,
 		[MIG_PUSH] = 1,
 		[MIG_WHOLE] = 1,
-		[MIG_RECOVER] = MIG_ID};
+		[MIG_RECOVER] = MIG_ID,
+		[MIG_DISK] = MIG_BLOCK_MAX};
 
 	return type < MIG_TYPES ? max[type] : 0;
 }

@@ -20,6 +20,7 @@ struct err;
 
 #define MIG_VERSION 2u /* what we speak */
 #define MIG_VERSION_OLDEST 1u /* and understand */
+#define MIG_VERSION_DISKS 2u /* from which on disks can come along */
 #define MIG_HEAD 32u
 #define MIG_RECORD 16u
 #define MIG_PAGE 4096u
@@ -56,6 +57,7 @@ enum mig_type {
 	MIG_PUSH, /* to the destination, on further streams: from here on MIG_PAGES are of the time after the switch-over */
 	MIG_WHOLE, /* to the source: every page is here. Answered by MIG_ACK */
 	MIG_RECOVER, /* to the destination, instead of HELLO: its MIG_ID; arg: streams. Answered by MIG_LACK ... MIG_ACK */
+	MIG_DISK, /* to the destination, on the first stream: records of disks (blocks.h); arg: bytes that they are about */
 	MIG_TYPES
 };
 

@@ -261,7 +261,7 @@ static int hand_over(struct update_giver *g, uint64_t began, struct err *e)
 	json_t *j = rc ? NULL : write_moment(g, began, &fds, e);
 	uint64_t saved_at = clock_mono_ns();
 
-	rc = j ? mig_disks_sleep(g->p.vm->board, e) : e->code;
+	rc = j ? mig_disks_sleep(g->p.vm->board, NULL, e) : e->code;
 	if (!rc) {
 		json_object_set_new(j, "saved_at", json_integer((json_int_t)saved_at));
 		json_object_set_new(j, "sent_at", json_integer((json_int_t)clock_mono_ns()));

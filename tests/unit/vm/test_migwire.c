@@ -16,6 +16,7 @@
 
 #include "base/err.h"
 #include "base/util.h"
+#include "vm/migrate/blocks.h"
 #include "vm/migrate/chan.h"
 
 #define PAGES 300u
@@ -281,11 +282,108 @@ static void test_damage(void **state)
 	}
 }
 
+/* ---- blocks of disks ---- */
+
+static void test_blocks(void **state)
+{
+	cleanup(free_ptr) uint8_t *from = calloc(1, MIG_PIECE), *to = malloc(MIG_PIECE);
+	struct mig_blocks *b = NULL;
+	struct mig_unblock *u = NULL;
+	const void *payload;
+	struct err e = {0};
+
+	assert_int_equal(mig_blocks_create(&b, &e), 0);
+	assert_int_equal(mig_unblock_create(&u, &e), 0);
+	for (unsigned k = 0; k < MIG_PIECE; k++) /* packs well, not at all, nothing */
+		from[k] = k % (16 * MIG_BLOCK_GRAIN) < 8 * MIG_BLOCK_GRAIN ? (uint8_t)(k / 5000 + 1)
+			  : k % (16 * MIG_BLOCK_GRAIN) < 12 * MIG_BLOCK_GRAIN
+				  ? (uint8_t)(k * 2654435761u >> 24)
+				  : 0;
+	for (unsigned zstd = 0; zstd < 2; zstd++)
+		for (uint32_t len = MIG_PIECE; len; len = len / 3 / 512 * 512) {
+			uint32_t n = mig_blocks_data(b, 7, 512 * 1000, len, from, zstd, &payload),
+				 at = 0;
+			uint64_t next = 512 * 1000;
+			struct mig_block r;
+
+			assert_true(n <= mig_payload_max(MIG_DISK));
+			memset(to, 0xee, MIG_PIECE);
+			while (mig_block_next(payload, n, &at, &r, &e)) {
+				assert_int_equal(r.disk, 7);
+				assert_int_equal(r.off, next);
+				if (r.kind == MIG_ZERO)
+					memset(to + (next - 512 * 1000), 0, r.len);
+				else
+					assert_int_equal(
+						mig_block_get(u, &r, to + (next - 512 * 1000), &e),
+						0);
+				next += r.len;
+			}
+			assert_int_equal(next, 512 * 1000 + len);
+			assert_memory_equal(to, from, len);
+			assert_true(!zstd || len < MIG_PIECE || n < len / 4 * 3);
+		}
+	assert_int_equal(mig_blocks_zero(b, 3, 0, 1ull << 40, &payload), MIG_BLOCK_RECORD);
+	mig_blocks_free(b);
+	mig_unblock_free(u);
+}
+
+/* Each of these is refused, with a reason. */
+static void test_hostile_blocks(void **state)
+{
+	static const struct {
+		uint8_t kind;
+		uint16_t zero;
+		uint32_t data_len, have;
+		uint64_t off, len;
+	} bad[] = {
+		{MIG_ZERO, 1, 0, 0, 0, 512},
+		{MIG_ZERO, 0, 4, 4, 0, 512},
+		{MIG_ZERO, 0, 0, 0, 0, 0},
+		{MIG_ZERO, 0, 0, 0, 100, 512},
+		{MIG_ZERO, 0, 0, 0, 0, 100},
+		{MIG_ZERO, 0, 0, 0, ~511ull, 1024},
+		{MIG_RAW, 0, 512, 100, 0, 512},
+		{MIG_RAW, 0, 512, 512, 0, 1024},
+		{MIG_RAW, 0, 0, 0, 0, 512},
+		{MIG_ZSTD, 0, 0, 0, 0, 512},
+		{MIG_ZSTD, 0, 16, 16, 0, 2 * MIG_PIECE},
+		{MIG_DELTA, 0, 16, 16, 0, 512},
+		{9, 0, 0, 0, 0, 512},
+	};
+	uint8_t buf[MIG_BLOCK_RECORD + 512];
+
+	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) {
+		struct mig_block r;
+		struct err e = {0};
+		uint32_t at = 0;
+
+		memset(buf, 0, sizeof(buf));
+		buf[0] = bad[i].kind;
+		memcpy(buf + 2, &bad[i].zero, 2);
+		memcpy(buf + 4, &bad[i].data_len, 4);
+		memcpy(buf + 8, &bad[i].off, 8);
+		memcpy(buf + 16, &bad[i].len, 8);
+		if (mig_block_next(buf, MIG_BLOCK_RECORD + bad[i].have, &at, &r, &e) != -EBADMSG)
+			fail_msg("record %u was taken", i);
+		assert_true(e.msg[0]);
+	}
+	for (uint32_t n = 1; n < MIG_BLOCK_RECORD; n++) {
+		struct mig_block r;
+		struct err e = {0};
+		uint32_t at = 0;
+
+		assert_int_equal(mig_block_next(buf, n, &at, &r, &e), -EBADMSG);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_ways, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_hostile_records, setup, teardown),
+		cmocka_unit_test(test_blocks),
+		cmocka_unit_test(test_hostile_blocks),
 		cmocka_unit_test(test_messages),
 		cmocka_unit_test(test_cancel),
 		cmocka_unit_test(test_damage),

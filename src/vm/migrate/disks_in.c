@@ -1,0 +1,575 @@
+#include "vm/migrate/disks_in.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <uv.h>
+
+#include "base/err.h"
+#include "base/json.h"
+#include "base/util.h"
+#include "disk/tool.h"
+#include "vm/config/config.h"
+#include "vm/migrate/blocks.h"
+
+#define JOBS 8u /* messages on their way to the disks */
+#define FLUSH_EVERY (128 * MiB) /* so that the last flush, which others wait for, is short */
+#define GUARD_MS 5000 /* how long the images may take to go */
+enum { GUARD_KEEP = 200, GUARD_DROP }; /* else: the number of an image that was made */
+
+struct job;
+
+struct part {
+	struct disk_req r;
+	struct iovec iov;
+	struct job *job;
+	unsigned disk;
+};
+
+/* What one message asks for. */
+struct job {
+	struct disks_in *in;
+	struct job *next;
+	void *payload;
+	uint8_t *data; /* what was packed */
+	unsigned n, left;
+	struct part part[];
+};
+
+struct image {
+	char id[VM_DISK_ID];
+	char *path;
+	const char *format;
+	uint64_t size;
+	struct disk *d; /* the writer */
+	bool fresh; /* nothing was written: it reads as zeroes */
+	uint64_t unflushed; /* bytes; the loop's */
+	struct disk_req flush;
+	struct disks_in *in;
+};
+
+struct disks_in {
+	struct uv_loop_s *loop;
+	uv_async_t async;
+	bool has_async, keep;
+	struct image image[MIG_DISKS_MAX];
+	unsigned n;
+	struct disk_stores stores;
+	int guard;
+	struct mig_unblock *unblock; /* the receiving thread's */
+
+	unsigned flushing; /* the loop's */
+	bool sealed;
+
+	pthread_mutex_t lock; /* below */
+	pthread_cond_t cond;
+	struct job *first, **last;
+	unsigned njobs; /* with those that the loop has taken */
+	bool round, gone; /* round: somebody waits until all is durable */
+	int rc;
+	struct err e;
+};
+
+/* ---- the guard ---- */
+
+static void guard_main(struct disks_in *in, int fd)
+{
+	bool made[MIG_DISKS_MAX] = {false}, keep = false;
+	uv_loop_t loop;
+	uint8_t c;
+	ssize_t n;
+
+	dup2(fd, STDIN_FILENO);
+	close_range(STDIN_FILENO + 1, ~0u, 0);
+	setsid(); /* Ctrl-C in the terminal is not for us */
+	prctl(PR_SET_NAME, "lodge-guard");
+	while ((n = read(STDIN_FILENO, &c, 1)) == 1 || (n < 0 && errno == EINTR)) {
+		if (n < 0)
+			continue;
+		if (c == GUARD_KEEP || c == GUARD_DROP)
+			keep = c == GUARD_KEEP;
+		else if (c < in->n)
+			made[c] = true;
+	}
+	uv_loop_init(&loop);
+	for (unsigned i = 0; i < in->n && !keep; i++)
+		if (made[i])
+			(void)disk_remove(in->image[i].format, in->image[i].path, &loop, NULL);
+	_exit(0); /* forked child */
+}
+
+/* Whose child it is matters to nobody: it outlives who made it. */
+static int guard_start(struct disks_in *in, struct err *e)
+{
+	int fd[2], status;
+	pid_t pid;
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd))
+		return err_sys(e, -errno, "receive");
+	pid = fork();
+	if (!pid) {
+		if (fork())
+			_exit(0); /* forked child */
+		guard_main(in, fd[1]);
+	}
+	close(fd[1]);
+	in->guard = fd[0];
+	if (pid < 0)
+		return err_sys(e, -errno, "receive: no process that clears up");
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	return 0;
+}
+
+static void guard_tell(struct disks_in *in, uint8_t what)
+{
+	while (send(in->guard, &what, 1, MSG_NOSIGNAL) < 0 && errno == EINTR)
+		;
+}
+
+/* ---- images ---- */
+
+static const json_t *shape_of(const json_t *hello, const char *id)
+{
+	const json_t *list = json_object_get(hello, "disks"), *j;
+	size_t i;
+
+	json_array_foreach(list, i, j)
+	{
+		if (!strcmp(json_string_value(json_object_get(j, "id")) ?: "", id))
+			return j;
+	}
+	return NULL;
+}
+
+static int plan(struct disks_in *in, const json_t *hello, const struct vm_config *cfg,
+	const char *id, struct err *e)
+{
+	struct image *m = &in->image[in->n];
+	uint64_t size = 0;
+	unsigned i = 0;
+	int rc = json_want_u64(shape_of(hello, id), "hello", "size", true, &size, e);
+
+	if (rc)
+		return rc;
+	if (!size || size % DISK_SECTOR)
+		return err_set(e, -EBADMSG, "disk %.40s: a size of %llu bytes", id,
+			(unsigned long long)size);
+	for (; i < cfg->ndisks; i++) {
+		vm_disk_id(cfg, i, m->id);
+		if (!strcmp(m->id, id))
+			break;
+	}
+	if (i == cfg->ndisks)
+		return err_set(e, -EINVAL,
+			"disk %.40s is to be copied: the definition here has none of this id", id);
+	m->path = strdup(cfg->disks[i].file ?: "");
+	m->format = vm_format_name(cfg->disks[i].format);
+	m->size = size;
+	m->in = in;
+	in->n++;
+	return m->path ? 0 : err_set(e, -ENOMEM, "receive: out of memory");
+}
+
+static int make(struct disks_in *in, unsigned i, bool overwrite, struct err *e)
+{
+	struct image *m = &in->image[i];
+	struct stat st;
+	int rc = disk_create(m->format,
+		&(struct disk_create_opts){
+			.path = m->path, .size = m->size, .loop = in->loop, .overwrite = overwrite},
+		e);
+
+	if (rc == -EEXIST)
+		return err_set(e, rc,
+			"disk %s: %s is there already: a machine that brings its disks along "
+			"overwrites none: move it away, receive with --overwrite, or name another "
+			"place: --disk %s=FILE:FORMAT",
+			m->id, m->path, m->id);
+	if (rc)
+		return err_wrap(e, "%s", m->id);
+	guard_tell(in, (uint8_t)i);
+	/* What a device held before is still there. */
+	m->fresh = stat(m->path, &st) || !S_ISBLK(st.st_mode);
+	return 0;
+}
+
+int disks_in_create(struct disks_in **out, const json_t *hello, const struct vm_config *cfg,
+	bool overwrite, struct uv_loop_s *loop, struct err *e)
+{
+	json_t *copy = NULL;
+	const json_t *j;
+	struct disks_in *in;
+	size_t i;
+	int rc = json_want_array(hello, "hello", "copy", false, &copy, e);
+
+	*out = NULL;
+	if (rc || !json_array_size(copy))
+		return rc;
+	if (json_array_size(copy) > MIG_DISKS_MAX)
+		return err_set(e, -EBADMSG, "hello: more than %u disks", MIG_DISKS_MAX);
+	in = calloc(1, sizeof(*in));
+	if (!in)
+		return err_set(e, -ENOMEM, "receive: out of memory");
+	in->loop = loop;
+	in->guard = -1;
+	in->last = &in->first;
+	pthread_mutex_init(&in->lock, NULL);
+	pthread_cond_init(&in->cond, NULL);
+	rc = mig_unblock_create(&in->unblock, e);
+	json_array_foreach(copy, i, j)
+	{
+		rc = rc ?: plan(in, hello, cfg, json_string_value(j) ?: "", e);
+	}
+	rc = rc ?: guard_start(in, e);
+	for (unsigned k = 0; !rc && k < in->n; k++)
+		rc = make(in, k, overwrite, e);
+	if (rc) {
+		disks_in_free(in);
+		return rc;
+	}
+	*out = in;
+	return 0;
+}
+
+/* ---- the loop's side ---- */
+
+static void fail(struct disks_in *in, int rc, const struct err *e)
+{
+	pthread_mutex_lock(&in->lock);
+	if (!in->rc) {
+		in->rc = rc;
+		in->e = *e;
+	}
+	pthread_cond_broadcast(&in->cond);
+	pthread_mutex_unlock(&in->lock);
+}
+
+static void advance(struct disks_in *in);
+
+static void flushed(struct disk_req *r)
+{
+	struct image *m = container_of(r, struct image, flush);
+	struct err e = {0};
+
+	m->in->flushing--;
+	if (r->result) {
+		err_sys(&e, r->result, "disk %s (%s): flush", m->id, m->path);
+		fail(m->in, r->result, &e);
+	}
+	m->flush.done = NULL;
+	advance(m->in);
+}
+
+static void start_flush(struct image *m)
+{
+	if (m->flush.done)
+		return; /* one is on its way */
+	m->unflushed = 0;
+	m->in->flushing++;
+	m->flush = (struct disk_req){.op = DISK_FLUSH, .done = flushed};
+	disk_submit(m->d, &m->flush);
+}
+
+/* Is a round over? What was written is flushed once more when nothing is on its way. */
+static void advance(struct disks_in *in)
+{
+	bool ready;
+
+	pthread_mutex_lock(&in->lock);
+	ready = in->round && !in->njobs && !in->flushing;
+	pthread_mutex_unlock(&in->lock);
+	if (!ready)
+		return;
+	for (unsigned i = 0; i < in->n && !in->sealed; i++)
+		if (in->image[i].unflushed)
+			start_flush(&in->image[i]);
+	in->sealed = true;
+	if (in->flushing)
+		return;
+	in->sealed = false;
+	pthread_mutex_lock(&in->lock);
+	in->round = false;
+	pthread_cond_broadcast(&in->cond);
+	pthread_mutex_unlock(&in->lock);
+}
+
+static void free_job(struct job *j)
+{
+	free(j->payload);
+	free(j->data);
+	free(j);
+}
+
+static void end_job(struct job *j)
+{
+	struct disks_in *in = j->in;
+
+	free_job(j);
+	pthread_mutex_lock(&in->lock);
+	in->njobs--;
+	pthread_cond_broadcast(&in->cond);
+	pthread_mutex_unlock(&in->lock);
+	advance(in);
+}
+
+static void written(struct disk_req *r)
+{
+	struct part *p = container_of(r, struct part, r);
+	struct job *j = p->job;
+	struct image *m = &j->in->image[p->disk];
+	struct err e = {0};
+
+	if (r->result) {
+		err_sys(&e, r->result, "disk %s (%s): %s of %llu bytes at %llu", m->id, m->path,
+			disk_op_name(r->op), (unsigned long long)r->len,
+			(unsigned long long)r->offset);
+		fail(j->in, r->result, &e);
+	}
+	m->unflushed += r->len;
+	if (m->unflushed >= FLUSH_EVERY)
+		start_flush(m);
+	if (!--j->left)
+		end_job(j);
+}
+
+static void on_async(uv_async_t *a)
+{
+	struct disks_in *in = container_of(a, struct disks_in, async);
+	struct job *j, *next;
+
+	pthread_mutex_lock(&in->lock);
+	j = in->first;
+	in->first = NULL;
+	in->last = &in->first;
+	pthread_mutex_unlock(&in->lock);
+	for (; j; j = next) {
+		next = j->next;
+		for (unsigned i = 0, n = j->n; i < n; i++) /* `done` comes later */
+			disk_submit(in->image[j->part[i].disk].d, &j->part[i].r);
+	}
+	advance(in);
+}
+
+int disks_in_open(struct disks_in *in, struct err *e)
+{
+	int rc = 0;
+
+	if (!in)
+		return 0;
+	if (uv_async_init(in->loop, &in->async, on_async))
+		return err_set(e, -ENOMEM, "receive: out of memory");
+	in->has_async = true;
+	uv_unref((uv_handle_t *)&in->async);
+	for (unsigned i = 0; !rc && i < in->n; i++) {
+		rc = disk_open(&in->image[i].d,
+			&(struct disk_opts){.path = in->image[i].path,
+				.format = in->image[i].format,
+				.discard = true,
+				.loop = in->loop,
+				.stores = &in->stores},
+			e);
+		if (rc)
+			err_wrap(e, "%s", in->image[i].id);
+	}
+	return rc;
+}
+
+void disks_in_close(struct disks_in *in)
+{
+	for (unsigned i = 0; in && i < in->n; i++) {
+		disk_close(in->image[i].d);
+		in->image[i].d = NULL;
+	}
+}
+
+/* ---- the receiver's side ---- */
+
+/* How many records, and whether they can be. */
+static int look(struct disks_in *in, const void *payload, uint32_t len, unsigned *n, uint64_t *data,
+	struct err *e)
+{
+	struct mig_block b;
+	uint32_t at = 0;
+	int rc;
+
+	*n = 0;
+	*data = 0;
+	while ((rc = mig_block_next(payload, len, &at, &b, e)) > 0) {
+		if (b.disk >= in->n || b.off + b.len > in->image[b.disk].size)
+			return err_set(e, -EBADMSG,
+				"the stream is damaged: disk %u at %llu, %llu bytes", b.disk,
+				(unsigned long long)b.off, (unsigned long long)b.len);
+		++*n;
+		*data += b.kind == MIG_ZSTD ? b.len : 0;
+	}
+	if (!rc && (*n > MIG_BLOCK_RECORDS || *data > MIG_PIECE))
+		rc = err_set(e, -EBADMSG, "the stream is damaged: too much at once");
+	return rc;
+}
+
+static int fill(struct disks_in *in, struct job *j, uint32_t len, struct err *e)
+{
+	struct mig_block b;
+	uint8_t *to = j->data;
+	uint32_t at = 0;
+	int rc = 0;
+
+	while (!rc && mig_block_next(j->payload, len, &at, &b, NULL) > 0) {
+		struct part *p = &j->part[j->n];
+
+		if (b.kind == MIG_ZERO && in->image[b.disk].fresh)
+			continue;
+		p->job = j;
+		p->disk = b.disk;
+		p->r = (struct disk_req){.op = b.kind == MIG_ZERO ? DISK_WRITE_ZEROES : DISK_WRITE,
+			.unmap = true,
+			.offset = b.off,
+			.len = b.len,
+			.iov = &p->iov,
+			.niov = 1,
+			.done = written};
+		p->iov = (struct iovec){(void *)(uintptr_t)b.data, b.len};
+		if (b.kind == MIG_ZSTD) {
+			rc = mig_block_get(in->unblock, &b, to, e);
+			p->iov.iov_base = to;
+			to += b.len;
+		}
+		j->n++;
+	}
+	j->left = j->n;
+	return rc;
+}
+
+/* Its turn comes when few others are on their way. */
+static int enqueue(struct disks_in *in, struct job *j, struct err *e)
+{
+	int rc;
+
+	pthread_mutex_lock(&in->lock);
+	while (in->njobs >= JOBS && !in->rc && !in->gone)
+		pthread_cond_wait(&in->cond, &in->lock);
+	rc = in->gone ? err_set(e, -ECANCELED, "cancelled") : in->rc;
+	if (in->rc && !in->gone)
+		*e = in->e;
+	if (!rc) {
+		in->njobs++;
+		*in->last = j;
+		in->last = &j->next;
+	}
+	pthread_mutex_unlock(&in->lock);
+	if (!rc)
+		uv_async_send(&in->async);
+	return rc;
+}
+
+int disks_in_take(struct disks_in *in, void *payload, uint32_t len, struct err *e)
+{
+	struct job *j = NULL;
+	uint64_t data;
+	unsigned n;
+	int rc = look(in, payload, len, &n, &data, e);
+
+	if (!rc) {
+		j = calloc(1, sizeof(*j) + n * sizeof(j->part[0]));
+		if (!j || (data && !(j->data = malloc(data))))
+			rc = err_set(e, -ENOMEM, "receive: out of memory");
+	}
+	if (!j) {
+		free(payload);
+		return rc;
+	}
+	j->in = in;
+	j->payload = payload;
+	rc = rc ?: fill(in, j, len, e);
+	if (!rc && j->n)
+		rc = enqueue(in, j, e);
+	if (rc || !j->n)
+		free_job(j);
+	return rc;
+}
+
+int disks_in_round(struct disks_in *in, struct err *e)
+{
+	int rc;
+
+	pthread_mutex_lock(&in->lock);
+	in->round = true;
+	uv_async_send(&in->async);
+	while (in->round && !in->rc && !in->gone)
+		pthread_cond_wait(&in->cond, &in->lock);
+	rc = in->gone ? err_set(e, -ECANCELED, "cancelled") : in->rc;
+	if (in->rc && !in->gone)
+		*e = in->e;
+	pthread_mutex_unlock(&in->lock);
+	for (unsigned i = 0; i < in->n; i++)
+		in->image[i].fresh = false;
+	return rc;
+}
+
+void disks_in_cancel(struct disks_in *in)
+{
+	if (!in)
+		return;
+	pthread_mutex_lock(&in->lock);
+	in->gone = true;
+	pthread_cond_broadcast(&in->cond);
+	pthread_mutex_unlock(&in->lock);
+}
+
+/* ---- the end ---- */
+
+void disks_in_keep(struct disks_in *in, bool keep)
+{
+	if (!in)
+		return;
+	in->keep = keep;
+	guard_tell(in, keep ? GUARD_KEEP : GUARD_DROP);
+}
+
+static void forget(struct disks_in *in)
+{
+	pthread_cond_destroy(&in->cond);
+	pthread_mutex_destroy(&in->lock);
+	free(in);
+}
+
+static void closed(uv_handle_t *h)
+{
+	forget(container_of((uv_async_t *)h, struct disks_in, async));
+}
+
+void disks_in_free(struct disks_in *in)
+{
+	struct job *j, *next;
+
+	if (!in)
+		return;
+	disks_in_close(in);
+	for (j = in->first; j; j = next) {
+		next = j->next;
+		free_job(j);
+	}
+	disk_stores_clear(&in->stores);
+	if (in->guard >= 0) {
+		shutdown(in->guard, SHUT_WR);
+		if (!in->keep)
+			poll(&(struct pollfd){in->guard, POLLIN, 0}, 1, GUARD_MS);
+		close(in->guard);
+	}
+	mig_unblock_free(in->unblock);
+	for (unsigned i = 0; i < in->n; i++)
+		free(in->image[i].path);
+	if (in->has_async)
+		uv_close((uv_handle_t *)&in->async, closed);
+	else
+		forget(in);
+}

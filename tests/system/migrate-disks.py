@@ -1,0 +1,293 @@
+#!/usr/bin/env python3
+# time-limit: 200
+"""A machine moves and brings its disks along (lodge migrate --copy-disks): each block is of the moment at which memory is, from and to every format; what
+cannot be is refused; whatever fails, the guest goes on where it was with its disks, and nothing of the copy is left. LODGE_MIGRATE_CYCLES=N: more faults."""
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
+from cli import ENV, SLOW, lodge, pid
+from machine import BUILD, LODGE, TMP, check, mini_image, skip
+
+PAIR = os.path.join(BUILD, "guest", "pairstamp")
+CYCLES = int(os.environ.get("LODGE_MIGRATE_CYCLES", "3"))
+random.seed(int(os.environ.get("LODGE_SEED", "1")))
+if not os.path.exists(PAIR):
+    skip("riscv64-linux-gnu-gcc is not installed")
+subprocess.run([LODGE, "image", "pull", "debian:mini"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=100)
+image = mini_image()
+
+
+def rounds(name):
+    text = lodge("logs", name).stdout
+    if "FAIL" in text:
+        check(f"{name}: every block and page is of its moment", False, text[text.index("FAIL") - 20:][:200])
+    return [max(map(int, re.findall(rf"pairstamp /dev/vd{d} rounds (\d+)", text)), default=0) for d in "abc"]
+
+
+def goes_on(name, what):
+    """Each of the stampers goes over all of its disk and its memory twice, and finds nothing wrong."""
+    first, end = rounds(name), time.monotonic() + 60 * SLOW
+    while not all(b >= a + 2 for a, b in zip(first, rounds(name))):
+        if time.monotonic() > end:
+            check(f"{what}: the guest goes on", False, f"{first} {rounds(name)} {lodge('ps').stdout}")
+        time.sleep(0.1)
+
+
+class Receive:
+    """lodge receive in the background; `at`: where it waits."""
+
+    def __init__(self, name, *more):
+        self.p = subprocess.Popen([LODGE, "receive", name, f"unix:{TMP}/{name}.sock", *more], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        line = self.p.stdout.readline()
+        if " at " not in line:
+            check(f"lodge receive {name}", False, self.p.stderr.read())
+        self.at = line.split(" at ")[1].strip()
+
+    def end(self):
+        out, err = self.p.communicate(timeout=60)
+        return self.p.returncode, out, err
+
+
+def start_move(name, to, *more):
+    return subprocess.Popen([LODGE, "migrate", name, to, "--copy-disks", "--json", *more], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def names(tag, disks):
+    """--disk for each of (id, kind); and the files, but for what is in the store."""
+    args, files = [], []
+    for i, (ident, kind) in enumerate(disks):
+        path = f"{store}/{tag}{i}" if kind == "lodgefs" else f"{TMP}/{tag}{i}.{kind}"
+        args += ["--disk", f"{ident}={path}:{kind}"]
+        files.append(path)
+    return args, files
+
+
+def move(name, new, *more, receive=()):
+    r = Receive(new, *receive)
+    p = start_move(name, r.at, *more)
+    out, err = p.communicate(timeout=100)
+    code, rout, rerr = r.end()
+    if p.returncode or code:
+        check(f"{name} moves to {new}", False, (p.returncode, out, err, code, rerr))
+    return json.loads(out.strip().split("\n")[-1])
+
+
+def glob_made(files):
+    return any(os.path.exists(f) for f in files)
+
+
+def left_behind(files):
+    """What is still there of images that were made for nothing. The guard of a process that was killed needs a moment."""
+    end = time.monotonic() + 10 * SLOW
+    while True:
+        inside = lodge("store", "ls", f"{store}:lodgefs", "--json", ok=False).stdout
+        left = [f for f in files if (os.path.basename(f) in inside if f.startswith(store + "/") else os.path.exists(f))]
+        if not left or time.monotonic() > end:
+            return left
+        time.sleep(0.05)
+
+
+store = os.path.join(TMP, "pool.lodge")
+lodge("store", "create", f"{store}:lodgefs", "--size", "256M")
+first = os.path.join(TMP, "first.lodge")
+lodge("store", "create", f"{first}:lodgefs", "--size", "256M")
+lodge("disk", "create", f"{first}/one:lodgefs", "--size", "32M")
+raw, q, below, big = (os.path.join(TMP, n) for n in ("a.raw", "a.qcow2", "below.raw", "big.raw"))
+lodge("disk", "create", f"{raw}:raw", "--size", "32M")
+with open(below, "wb") as f:
+    f.truncate(24 << 20)
+    f.seek(9 << 20)
+    f.write(random.randbytes(1 << 20))
+lodge("disk", "create", f"{q}:qcow2", "--size", "32M", "--backing", f"{below}:raw")
+with open(big, "wb") as f:  # most of it is holes
+    f.truncate(4 << 30)
+    for at in (0, 1 << 20, (3 << 30) + 12345 * 512, (4 << 30) - (4 << 20)):
+        f.seek(at)
+        f.write(random.randbytes(4 << 20))
+lodge("run", "--kernel", image["kernel"], "--initrd", image["initrd"], "--append", image["append"], "--memory", "192M", "--smp", "2", "--name", "a", "-d",
+      "--disk", f"{raw}:raw", "--disk", f"{q}:qcow2", "--disk", f"{first}/one:lodgefs", "--disk", f"{big}:raw,readonly")
+lodge("exec", "--wait", "60", "a", "true")
+lodge("cp", PAIR, "a:/bin/pairstamp")
+for d in "abc":
+    lodge("exec", "a", "--", "sh", "-c", f"pairstamp /dev/vd{d} 1024 1024 >/dev/console 2>&1 </dev/null &")
+goes_on("a", "the stampers run")
+
+# ---- exact, from and to every format ----
+name = "a"
+for i, kinds in enumerate((("qcow2", "lodgefs", "raw", "qcow2"), ("raw", "qcow2", "qcow2", "raw"))):
+    ids = [(f"disk{k}", kind) for k, kind in enumerate(kinds)]
+    args, files = names(f"m{i}-", ids)
+    st = move(name, f"m{i}", *(("--streams", "2") if i else ()), receive=args)
+    goes_on(f"m{i}", f"move {i + 1}")
+    big_now = st["disks"][3]
+    check(f"move {i + 1}, to {', '.join(kinds)}: every block is of its moment", True)
+    check(f"move {i + 1}: holes were not sent", big_now["size"] == 4 << 30 and big_now["sent"] <= 17 << 20, st["disks"])
+    check(f"move {i + 1}: the image is as sparse", os.stat(files[3]).st_blocks * 512 < 20 << 20, os.stat(files[3]).st_blocks)
+    print(f"PASS: stood still {st['downtime_us'] / 1000:.1f} ms: {st['pause_for']}", flush=True)
+    name = f"m{i}"
+
+# ---- refused before anything is paused ----
+ids = [("disk0", "raw"), ("disk1", "qcow2"), ("disk2", "lodgefs"), ("disk3", "raw")]
+args, made = names("no", ids)
+
+
+def refused(what, words, *receive, more=(), gone=made):
+    r = Receive("no", *receive)
+    p = start_move(name, r.at, *more)
+    out, err = p.communicate(timeout=60)
+    if p.returncode and not out:
+        r.p.send_signal(signal.SIGINT)
+    code, rout, rerr = r.end()
+    said = json.loads(out)["error"] if out else err
+    check(f"refused: {what}", p.returncode in (1, 3) and words in said and "pause_for" not in out, (out, err))
+    check(f"refused: {what}: nothing was made", not left_behind(gone), (left_behind(gone), rerr))
+
+
+def kept(what):
+    """The source has its disks, and nobody else can have them."""
+    for f in files[0] + ":raw", files[1] + ":qcow2":
+        p = lodge("disk", "snapshot", f, "--create", "x", ok=False) if f.endswith("qcow2") else lodge("disk", "resize", f, "+1M", ok=False)
+        check(f"{what}: {os.path.basename(f)} is locked as before", p.returncode != 0 and "in use" in p.stderr, p.stderr)
+
+
+there = os.path.join(TMP, "there.raw")
+with open(there, "wb") as f:
+    f.write(b"mine" * 1024)
+refused("a file that is there", "--overwrite", *args[:-1], f"disk3={there}:raw", gone=made[:3])
+check("and it is as it was", open(there, "rb").read() == b"mine" * 1024)
+refused("the source's own files", "is there already")
+refused("the source's own files, with --overwrite", "in use", "--overwrite")
+refused("a folder that is not there", "no such folder", *args[:-1], "disk3=/nonexistent/x:raw")
+refused("a disk that it has not", "no disk of this id", "--disk", "disk9=/tmp/x:raw")
+refused("a shared disk that it has not", "none of this machine's", *args, more=("--shared", "disk9"))
+small = os.path.join(TMP, "small.lodge")
+lodge("store", "create", f"{small}:lodgefs", "--size", "16M")
+refused("a full disk", "No space left", *args[:-1], f"disk3={small}/full:lodgefs")
+kept("after all that was refused")
+goes_on(name, "after all that was refused")
+
+# ---- an older Lodge is told apart ----
+
+
+def older(path):
+    """Answers as one does that speaks version 1 only."""
+    a = s.accept()[0]
+    head = a.recv(32, socket.MSG_WAITALL)
+    a.recv(int.from_bytes(head[8:12], "little"), socket.MSG_WAITALL)
+    text = b'{"lodge":"0","pid":1,"name":"old"}'
+    head = bytearray(b"LDMG" + (8).to_bytes(2, "little") + bytes(2) + len(text).to_bytes(4, "little") + bytes(4) + (1).to_bytes(8, "little") + bytes(8))
+    head[12:16] = crc32c(bytes(head) + text).to_bytes(4, "little")
+    a.sendall(bytes(head) + text)
+    a.recv(1)
+    a.close()
+
+
+def crc32c(data):
+    c = 0xffffffff
+    for b in data:
+        c ^= b
+        for _ in range(8):
+            c = c >> 1 ^ (0x82f63b78 if c & 1 else 0)
+    return c ^ 0xffffffff
+
+
+with socket.socket(socket.AF_UNIX) as s:
+    s.bind(f"{TMP}/old.sock")
+    s.listen(1)
+    t = threading.Thread(target=older, args=(s,), daemon=True)
+    t.start()
+    out, err = start_move(name, f"unix:{TMP}/old.sock").communicate(timeout=60)
+    check("an older Lodge is told apart before anything is sent", "older and cannot take disks" in json.loads(out)["error"], (out, err))
+
+# ---- faults at any point: the source goes on with its disks, nothing is left of the copy ----
+
+
+class Middle:
+    """A connection in between, which is cut, damaged or stands still after `at` bytes to the destination."""
+
+    def __init__(self, to, at, harm):
+        self.to, self.at, self.harm = to, at, harm
+        self.s = socket.create_server(("127.0.0.1", 0))
+        self.address = "tcp:127.0.0.1:%d" % self.s.getsockname()[1]
+        threading.Thread(target=self.run, daemon=True).start()
+
+    def run(self):
+        a, b = self.s.accept()[0], socket.socket(socket.AF_UNIX)
+        b.connect(self.to)
+        threading.Thread(target=self.copy, args=(b, a), daemon=True).start()
+        n = 0
+        try:
+            while chunk := a.recv(65536):
+                if n <= self.at < n + len(chunk):
+                    if self.harm == "cut":
+                        b.sendall(chunk[:self.at - n])
+                        break
+                    chunk = bytearray(chunk)
+                    chunk[self.at - n] ^= 0x10
+                n += len(chunk)
+                b.sendall(chunk)
+        except OSError:
+            pass
+        for c in a, b:
+            try:
+                c.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def copy(self, x, y):
+        try:
+            while chunk := x.recv(65536):
+                y.sendall(chunk)
+        except OSError:
+            pass
+
+
+def alive(vm):
+    return f'"{vm}"' in lodge("ps", "--json").stdout
+
+
+for i, harm in enumerate(("kill -9 of the destination", "cut", "kill -9 of lodge receive", "flip", "Ctrl-C", "kill -9 of lodge migrate") * max(1, CYCLES // 3)):
+    r = Receive("no", *args)
+    to = r.at
+    if harm in ("cut", "flip"):
+        to = Middle(r.at[5:], 30000 + random.randrange(1 << random.randrange(16, 25)), harm).address
+    p = start_move(name, to, "--bandwidth", "40M")
+    if harm not in ("cut", "flip"):
+        end = time.monotonic() + 60 * SLOW
+        while not glob_made(made) and p.poll() is None and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(random.random() * 0.3)
+    if harm == "Ctrl-C":
+        p.send_signal(signal.SIGINT)
+    elif harm == "kill -9 of lodge migrate":
+        p.kill()
+    elif harm == "kill -9 of lodge receive":
+        r.p.kill()
+    elif harm == "kill -9 of the destination":
+        os.kill(pid("no"), signal.SIGKILL)
+    out, err = p.communicate(timeout=60)
+    code, rout, rerr = r.end()
+    check(f"{harm}: it did not move", p.returncode != 0 and code != 0, (out, err, rout, rerr))
+    check(f"{harm}: nothing is left of the copy", not left_behind(made), (left_behind(made), rerr))
+    check(f"{harm}: there is no other", not alive("no"))
+    goes_on(name, harm)
+kept("after all faults")
+args, files = names("end", ids)
+with open(files[0], "wb") as f:
+    f.write(b"old" * 100000)
+st = move(name, "end", receive=args + ["--overwrite"])
+goes_on("end", "after all that, with --overwrite")
+check("after all faults it moves, over what was there with --overwrite", True)
+lodge("kill", "end")
+compare = subprocess.run(["qemu-img", "compare", "-f", "raw", "-F", "raw", big, files[3]], capture_output=True, text=True)
+check("a disk that nobody wrote to arrives as it was, three times copied, by qemu-img", compare.returncode == 0, compare.stdout + compare.stderr)
+check("the images are whole", lodge("disk", "check", f"{files[1]}:qcow2").returncode == 0 and lodge("store", "check", f"{store}:lodgefs").returncode == 0)
