@@ -383,12 +383,13 @@ int disks_in_open(struct disks_in *in, struct err *e)
 	return rc;
 }
 
-void disks_in_close(struct disks_in *in)
+int disks_in_sleep(struct disks_in *in, struct err *e)
 {
-	for (unsigned i = 0; in && i < in->n; i++) {
-		disk_close(in->image[i].d);
-		in->image[i].d = NULL;
-	}
+	int rc = 0;
+
+	for (unsigned i = 0; in && !rc && i < in->n; i++)
+		rc = disk_sleep(in->image[i].d, e);
+	return rc;
 }
 
 /* ---- the receiver's side ---- */
@@ -553,7 +554,8 @@ void disks_in_free(struct disks_in *in)
 
 	if (!in)
 		return;
-	disks_in_close(in);
+	for (unsigned i = 0; i < in->n; i++)
+		disk_close(in->image[i].d);
 	for (j = in->first; j; j = next) {
 		next = j->next;
 		free_job(j);

@@ -5,7 +5,7 @@
  *                disks_in_open()     their writers, with their locks    (then the sandbox)
  *   "receive":   disks_in_take()     records (blocks.h) -> queue ------> loop: writes
  *                disks_in_round()    waits until all is written and durable
- *   loop:        disks_in_close()    the writers close; then the machine's own disks wake (disks.h)
+ *   loop:        disks_in_sleep()    the writers let go; then the machine's own disks wake (disks.h)
  *                disks_in_keep()     the machine is ours: the images stay
  *
  * The guard is a process of one purpose: it was forked before the sandbox, knows which images were made, and removes them when this process closes its end
@@ -39,8 +39,8 @@ int disks_in_take(struct disks_in *in, void *payload, uint32_t len, struct err *
 int disks_in_round(struct disks_in *in, struct err *e);
 /* Who waits gets -ECANCELED. NULL is nothing. */
 void disks_in_cancel(struct disks_in *in);
-/* After a disks_in_round(). Gives up the locks. NULL is nothing. */
-void disks_in_close(struct disks_in *in);
+/* After a disks_in_round(). Gives up the locks; what takes time to be closed stays until disks_in_free(). NULL is nothing. */
+int disks_in_sleep(struct disks_in *in, struct err *e);
 /* Whether the images stay when this process ends. NULL is nothing. */
 void disks_in_keep(struct disks_in *in, bool keep);
 /* Nothing waits in it, and the machine has let go of its disks. Waits until the images are gone, when they are not kept. NULL is nothing. */

@@ -381,10 +381,8 @@ static int load(struct receive *r, struct err *e)
 	cleanup(free_ptr) struct state_obj *objs = NULL;
 	struct board *b = r->vm->board;
 	unsigned n;
-	int rc;
+	int rc = disks_in_sleep(r->disks, e) ?: mig_disks_wake(b, e);
 
-	disks_in_close(r->disks);
-	rc = mig_disks_wake(b, e);
 	if (rc)
 		return rc;
 	rc = board_state(b, &objs, &n);
