@@ -113,82 +113,83 @@ static json_int_t num_of(const json_t *j, const char *key)
 	return json_integer_value(json_object_get(j, key));
 }
 
-static int fits_objects(struct vm *vm, const json_t *from, struct err *e)
+/* Looks at each of theirs, with what is here of the same id, or NULL. */
+static int fits_each(const json_t *mine, const json_t *from, const char *key,
+	int (*fits)(const json_t *here, const json_t *j, struct err *e), struct err *e)
 {
-	cleanup(json_drop) json_t *mine = objects(vm);
 	json_t *theirs = NULL;
 	const json_t *j;
 	size_t i;
-	int rc = json_want_array(from, "migration", "objects", true, &theirs, e);
+	int rc = json_want_array(from, "migration", key, true, &theirs, e);
 
-	if (rc)
-		return rc;
 	json_array_foreach(theirs, i, j)
 	{
-		const char *id = text_of(j, "id"), *type = text_of(j, "type");
-		const json_t *m = by_id(mine, id);
+		rc = rc ?: fits(by_id(mine, text_of(j, "id")), j, e);
+	}
+	return rc;
+}
 
-		if (!m)
-			return err_set(e, -EINVAL,
-				"%.40s (%.40s): the machine here has none: its definition differs",
-				id, type);
-		if (strcmp(text_of(m, "type"), type))
-			return err_set(e, -EINVAL, "%.40s: is a %.40s, and here a %s", id, type,
-				text_of(m, "type"));
-		if (num_of(j, "version") > num_of(m, "version"))
-			return err_set(e, -ENOTSUP,
-				"%.40s (%.40s): its state is of version %lld, and this Lodge "
-				"(" LODGE_VERSION ") reads up to %lld: use as new a Lodge here",
-				id, type, (long long)num_of(j, "version"),
-				(long long)num_of(m, "version"));
-	}
-	json_array_foreach(mine, i, j)
-	{
-		/* A Lodge of before this part was made can have none. */
-		if (by_id(theirs, text_of(j, "id")) || json_is_true(json_object_get(j, "younger")))
-			continue;
+static int fits_object(const json_t *here, const json_t *j, struct err *e)
+{
+	const char *id = text_of(j, "id"), *type = text_of(j, "type");
+
+	if (!here)
 		return err_set(e, -EINVAL,
-			"%s (%s): the machine that is to come has none: its definition differs",
-			text_of(j, "id"), text_of(j, "type"));
-	}
+			"%.40s (%.40s): the machine here has none: its definition differs", id,
+			type);
+	if (strcmp(text_of(here, "type"), type))
+		return err_set(e, -EINVAL, "%.40s: is a %.40s, and here a %s", id, type,
+			text_of(here, "type"));
+	if (num_of(j, "version") > num_of(here, "version"))
+		return err_set(e, -ENOTSUP,
+			"%.40s (%.40s): its state is of version %lld, and this Lodge "
+			"(" LODGE_VERSION ") reads up to %lld: use as new a Lodge here",
+			id, type, (long long)num_of(j, "version"),
+			(long long)num_of(here, "version"));
 	return 0;
 }
 
-static int fits_disks(struct vm *vm, const json_t *from, struct err *e)
+static int fits_disk(const json_t *here, const json_t *j, struct err *e)
 {
-	cleanup(json_drop) json_t *mine = disks(vm);
-	json_t *theirs = NULL;
-	const json_t *j;
+	if (!here)
+		return 0; /* fits_object() has told */
+	if (num_of(here, "size") != num_of(j, "size"))
+		return err_set(e, -EINVAL,
+			"disk %.40s: has %lld bytes, and %s here has %lld: it is not the same disk",
+			text_of(j, "id"), (long long)num_of(j, "size"), text_of(here, "file"),
+			(long long)num_of(here, "size"));
+	if (json_is_true(json_object_get(here, "readonly")) &&
+		!json_is_true(json_object_get(j, "readonly")))
+		return err_set(e, -EINVAL, "disk %.40s: is written to, and is readonly here",
+			text_of(j, "id"));
+	return 0;
+}
+
+/* What is here and not there. A Lodge of before this part was made can have none. */
+static int fits_more(const json_t *mine, const json_t *from, struct err *e)
+{
+	const json_t *theirs = json_object_get(from, "objects"), *j;
 	size_t i;
-	int rc = json_want_array(from, "migration", "disks", true, &theirs, e);
 
-	if (rc)
-		return rc;
-	json_array_foreach(theirs, i, j)
+	json_array_foreach(mine, i, j)
 	{
-		const json_t *m = by_id(mine, text_of(j, "id"));
-
-		if (!m)
-			continue; /* fits_objects() has told */
-		if (num_of(m, "size") != num_of(j, "size"))
+		if (!by_id(theirs, text_of(j, "id")) &&
+			!json_is_true(json_object_get(j, "younger")))
 			return err_set(e, -EINVAL,
-				"disk %.40s: has %lld bytes, and %s here has %lld: it is not the "
-				"same disk",
-				text_of(j, "id"), (long long)num_of(j, "size"), text_of(m, "file"),
-				(long long)num_of(m, "size"));
-		if (json_is_true(json_object_get(m, "readonly")) &&
-			!json_is_true(json_object_get(j, "readonly")))
-			return err_set(e, -EINVAL,
-				"disk %.40s: is written to, and is readonly here",
-				text_of(j, "id"));
+				"%s (%s): the machine that is to come has none: its definition "
+				"differs",
+				text_of(j, "id"), text_of(j, "type"));
 	}
 	return 0;
 }
 
 int mig_shape_fits(struct vm *vm, const json_t *from, struct err *e)
 {
+	cleanup(json_drop) json_t *here = objects(vm), *shown = disks(vm);
+
 	return vm_fits_cpu(vm, from, "migration", e)
 		       ?: fits_memory(vm, from, e)
-		       ?: fits_objects(vm, from, e)
-		       ?: fits_disks(vm, from, e);
+		       ?: fits_each(here, from, "objects", fits_object, e)
+		       ?: fits_more(here, from, e)
+		       ?: fits_each(shown, from, "disks", fits_disk, e);
 }
