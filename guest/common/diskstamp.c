@@ -11,7 +11,7 @@
 
 #define BLOCK 4096u
 #define WORDS (BLOCK / 8)
-#define BLOCKS 512u
+#define BLOCKS 64u
 #define TOGETHER 8u
 #define DISKS 4u
 #define F_FLUSH (1u << 9)
