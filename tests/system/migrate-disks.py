@@ -114,7 +114,7 @@ lodge("run", "--kernel", image["kernel"], "--initrd", image["initrd"], "--append
 lodge("exec", "--wait", "60", "a", "true")
 lodge("cp", PAIR, "a:/bin/pairstamp")
 for d in "abc":
-    lodge("exec", "a", "--", "sh", "-c", f"pairstamp /dev/vd{d} 1024 1024 >/dev/console 2>&1 </dev/null &")
+    lodge("exec", "a", "--", "sh", "-c", f"pairstamp /dev/vd{d} 256 512 >/dev/console 2>&1 </dev/null &")
 goes_on("a", "the stampers run")
 
 # ---- exact, from and to every format ----
