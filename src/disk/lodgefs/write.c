@@ -479,10 +479,10 @@ static int plan_make(struct lf_disk *l, struct sorter_tx *tx, struct plan *p)
 	if (any_data(&c))
 		rc = choose_own(l, &k, p, copy);
 	/*
-	 * Writes inside a file can go on side by side, those that make it longer cannot. One alone is better off at the end: what it
-	 * writes into a hole ext4 converts behind it, in a thread that has to get a processor first.
+	 * Writes inside a file can go on side by side, those that make it longer cannot. One alone, as all those are that lie in one block, is
+	 * better off at the end: what it writes into a hole ext4 converts behind it, in a thread that has to get a processor first.
 	 */
-	if (!rc && p->now.own && l->d->in_flight > 1)
+	if (!rc && p->now.own && tx->batch->ntx > 2)
 		lf_reach_over(l->fs, p->now.own - 1);
 	if (!lf_none(copy)) {
 		c.from = 0;
