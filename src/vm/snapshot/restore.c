@@ -7,9 +7,6 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "base/bytes.h"
 #include "base/clock.h"
@@ -24,7 +21,6 @@
 
 /* Pages that are not in the file but between two that are near each other are mapped with them: holes read as zero as well. */
 #define MAP_GAP 4096u /* pages */
-#define NICENESS 10
 
 struct piece {
 	void *at;
@@ -213,8 +209,7 @@ static void *prefetch(void *arg)
 	struct vm_restored *r = arg;
 
 	pthread_setname_np(pthread_self(), "prefetch");
-	/* On a busy host it must not take from the guest what it is meant to save it. */
-	setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), NICENESS);
+	/* Not niced: it holds the address space's lock, for which the guest would then wait on a busy host. */
 	for (size_t i = 0; i < r->nset && !atomic_load(&r->stop); i++)
 		if (!madvise(r->set[i].at, r->set[i].len, MADV_POPULATE_WRITE))
 			atomic_fetch_add(&r->prefetched, r->set[i].len);
