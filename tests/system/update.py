@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# time-limit: 280
+# time-limit: 400
 """`lodge update`: the lodge-vm of a running machine is replaced by other builds, many times, under load; whatever fails leaves the machine where it is."""
 import atexit
 import json
