@@ -277,7 +277,8 @@ def cut_off(fmt):
             d.do("w 0 4096 3")
             d.do("f")
         if fmt == "lodgefs":
-            assert "cut off" in Disk(fmt, name).first
+            said = Disk(fmt, name).first  # what was written behind the cut made the file longer again, with a hole before it
+            assert "cut off" in said or "is none of this store's" in said, said
 
 
 def two_openers(fmt):

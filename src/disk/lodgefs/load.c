@@ -204,11 +204,18 @@ static int lease_io(struct lf *fs, enum file_op op, struct lf_lease *l)
 int lf_lease_check(struct lf *fs)
 {
 	struct lf_lease l;
+	uint64_t size;
 	int rc = lease_io(fs, FILE_READ, &l);
 
 	if (!rc && (l.magic != LF_LEASE_MAGIC || l.fence != fs->fence ||
 			   memcmp(l.owner, fs->owner, 16)))
 		rc = -ESTALE;
+	/* Somebody cut the file off: were it to grow again, zeroes would be taken for data. */
+	if (!rc && !fs->f->block_device && fs->f->ops->measure &&
+		!fs->f->ops->measure(fs->f, &size, NULL) && size < fs->f->size) {
+		fs->lost = true;
+		rc = -EIO;
+	}
 	if (rc && !fs->failed)
 		fs->failed = rc;
 	return rc;
