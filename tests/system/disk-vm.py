@@ -154,7 +154,7 @@ def main():
         time.sleep(.1)
     p = subprocess.run([VM, "--name", "dv3", *argv, "--disk", disks["raw-report"][2]], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL,
                        env=dict(os.environ, LODGE_HOME=HOME))
-    check("a host that may only be read: refused, with what to do", p.returncode == 1 and "readonly" in p.stderr, (p.returncode, p.stderr))
+    check("a host that may only be read: refused, with what to do", p.returncode == 2 and "readonly" in p.stderr, p)
 
 
 os.makedirs(small)
