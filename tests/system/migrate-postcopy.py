@@ -106,7 +106,8 @@ class Link:
                     return self.cut()
         except OSError:
             pass
-        self.cut()
+        with contextlib.suppress(OSError):
+            y.shutdown(socket.SHUT_WR)  # of this one only: what others still carry arrives
 
     def cut(self):
         self.limit = 1 << 62
