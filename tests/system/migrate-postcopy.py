@@ -2,6 +2,7 @@
 # time-limit: 290
 """Post-copy: a machine runs at its destination before its memory is there, exact to the page, on both engines; a connection that breaks at any point
 is made anew, and nothing is lost; whoever is killed, the guest lives on one side or the error says what to do. LODGE_MIGRATE_CYCLES=N: N times as many."""
+import contextlib
 import json
 import os
 import random
