@@ -198,7 +198,7 @@ struct imsic_file {
 
 /* Messages that harts sent: they are counted one by one, though they may be claimed as one. */
 struct rv64_ipis {
-	_Atomic uint64_t ids[4]; /* of these identities */
+	_Atomic uint64_t ids[4]; /* the identities that they ever used */
 	_Atomic uint64_t waiting;
 };
 

@@ -50,11 +50,14 @@ void imsic_claimed(struct hart *h, unsigned file, unsigned id)
 	struct rv64_ipis *p = &h->ipis[file];
 	uint64_t irq = file == CPU_MSI_M ? IRQ_MEI : IRQ_SEI, count;
 
-	if (likely(!(atomic_fetch_and(&p->ids[id / 64], ~BIT(id % 64)) >> (id % 64) & 1))) {
+	if (likely(!(atomic_load(&p->ids[id / 64]) >> (id % 64) & 1))) {
 		rv64_count(h, CAUSE_IRQ | irq, id, h->c.sepc, 1);
 		return;
 	}
-	/* Of several messages that harts sent since the last claim, all count now. */
+	/*
+	 * Of several messages that harts sent since the last claim, all count now; of one that was counted before it was here (imsic_sent()
+	 * comes first), none: kernels find nothing to do then, and do not count it either. An identity that harts use stays one of theirs.
+	 */
 	count = atomic_exchange(&p->waiting, 0);
 	if (count)
 		rv64_count(h, CAUSE_IRQ | (file == CPU_MSI_M ? IRQ_MSI : IRQ_SSI), id, h->c.sepc,

@@ -615,6 +615,15 @@ static void messages(void **state)
 	rv64_engine.vcpu_stats(b->v[0], &st);
 	assert_int_equal(st.delivered[CPU_TYPE_IPI], 3);
 	assert_int_equal(st.delivered[CPU_TYPE_EXTERNAL], 2);
+	/* The second of two that were sent at once comes after the first's claim counted both. */
+	atomic_fetch_or(&b->h->imsic[CPU_MSI_S].eip[0], 1ull << 1);
+	atomic_fetch_or(&b->h->poll, POLL_IRQ);
+	do_wfi(b);
+	bare_exit(b, 0, &x);
+	assert_int_equal(atomic_load(&b->h->imsic[CPU_MSI_S].eip[0]), 0);
+	rv64_engine.vcpu_stats(b->v[0], &st);
+	assert_int_equal(st.delivered[CPU_TYPE_IPI], 3);
+	assert_int_equal(st.delivered[CPU_TYPE_EXTERNAL], 2);
 	bare_free(b);
 }
 
