@@ -1,6 +1,7 @@
 #include "base/fdlist.h"
 
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 int fdlist_add(struct fdlist *l, int fd)
@@ -29,6 +30,19 @@ int fdlist_take(struct fdlist *l, long long place)
 	fd = l->fd[place];
 	l->fd[place] = -1;
 	return fd;
+}
+
+int fdlist_take_stream(struct fdlist *l, long long place)
+{
+	int type = 0, listens = 0;
+	socklen_t len = sizeof(type);
+
+	if (place < 0 || place >= l->n || l->fd[place] < 0 ||
+		getsockopt(l->fd[place], SOL_SOCKET, SO_TYPE, &type, &len) ||
+		getsockopt(l->fd[place], SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) ||
+		type != SOCK_STREAM || listens)
+		return -1;
+	return fdlist_take(l, place);
 }
 
 void fdlist_free(struct fdlist *l)

@@ -17,6 +17,11 @@ struct fdlist {
 int fdlist_add(struct fdlist *l, int fd);
 /* The descriptor at a place, now the caller's; -1: there is none, or it was taken. */
 int fdlist_take(struct fdlist *l, long long place);
+/*
+ * The same for what must be a connected stream socket; -1 as well when it is something else, which stays in the list: an event loop ends the
+ * process over what it cannot wait for.
+ */
+int fdlist_take_stream(struct fdlist *l, long long place);
 /* Closes those that are left, and frees. */
 void fdlist_close(struct fdlist *l);
 /* Frees; the descriptors are somebody else's. */

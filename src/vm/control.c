@@ -654,7 +654,8 @@ static int conn_take_over(struct control *c, const json_t *j, struct fdlist *fds
 	size_t len = strlen(line) / 2;
 	cleanup(free_ptr) char *raw = malloc(len + 1);
 	struct rpc_conn_state st = {
-		.fd = json_is_integer(place) ? fdlist_take(fds, json_integer_value(place)) : -1,
+		.fd = json_is_integer(place) ? fdlist_take_stream(fds, json_integer_value(place))
+					     : -1,
 		.subscribed = json_is_true(json_object_get(j, "subscribed")),
 		.line = raw,
 		.line_len = len,

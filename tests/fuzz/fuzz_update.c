@@ -8,6 +8,7 @@
 #include <dirent.h>
 #include <jansson.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -33,10 +34,14 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static void must(int ok)
+#define must(ok) must_at(ok, __LINE__)
+
+static void must_at(int ok, int line)
 {
-	if (!ok)
-		abort();
+	if (ok)
+		return;
+	fprintf(stderr, "fuzz_update: line %d\n", line);
+	abort();
 }
 
 static unsigned open_fds(void)

@@ -425,7 +425,7 @@ struct vsock_stream *vsock_stream_take_over(
 	const char *ring = json_string_value(json_object_get(j, "ring")) ?: "";
 	json_int_t ours = json_integer_value(json_object_get(j, "ours"));
 	const json_t *place = json_object_get(j, "fd");
-	int fd = json_is_integer(place) ? fdlist_take(fds, json_integer_value(place)) : -1;
+	int fd = json_is_integer(place) ? fdlist_take_stream(fds, json_integer_value(place)) : -1;
 	struct vsock_stream *s = fd < 0 ? NULL : stream_new(h, fd);
 
 	if (!s) {

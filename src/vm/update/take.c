@@ -110,18 +110,31 @@ static int take_nets(struct update_taker *t, struct err *e)
 
 		if (i >= VM_MAX_NETS)
 			return err_set(e, -EINVAL, "update: more networks than a machine can have");
-		if (json_is_integer(place))
-			t->handed.net[i] = MAX(fdlist_take(&t->fds, json_integer_value(place)), 0);
 		t->handed.net_accepts[i] = (unsigned)json_integer_value(
 			json_object_get(one, "accepts"));
-		if (strcmp(kind, "user"))
+		if (strcmp(kind, "user")) {
+			if (json_is_integer(place))
+				t->handed.net[i] =
+					MAX(fdlist_take(&t->fds, json_integer_value(place)), 0);
 			continue;
+		}
 		if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair))
 			return err_sys(e, -errno, "update: network %zu", i);
 		t->handed.net[i] = pair[0];
 		t->nat[i] = pair[1];
 	}
 	return 0;
+}
+
+/* What no machine will be made of. */
+static void drop_handed(struct update_taker *t)
+{
+	close(t->handed.ram);
+	if (t->handed.vsock > 0)
+		close(t->handed.vsock);
+	for (unsigned i = 0; i < VM_MAX_NETS; i++)
+		if (t->handed.net[i] > 0)
+			close(t->handed.net[i]);
 }
 
 static int take_offer(struct update_taker *t, struct err *e)
@@ -134,10 +147,13 @@ static int take_offer(struct update_taker *t, struct err *e)
 	if (strcmp(what, "offer") || !json_is_object(update_definition(t)))
 		return err_set(e, -EPROTO, "update: the running lodge-vm offered nothing");
 	t->handed.ram = offered(t, "ram");
-	t->handed.vsock = MAX(offered(t, "vsock"), 0);
 	if (t->handed.ram < 0)
 		return err_set(e, -EPROTO, "update: the running lodge-vm gave no memory");
-	return take_nets(t, e);
+	t->handed.vsock = MAX(offered(t, "vsock"), 0);
+	rc = take_nets(t, e);
+	if (rc)
+		drop_handed(t);
+	return rc;
 }
 
 int update_take(struct update_taker **out, int sock, struct err *e)
