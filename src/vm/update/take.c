@@ -114,8 +114,8 @@ static int take_nets(struct update_taker *t, struct err *e)
 			json_object_get(one, "accepts"));
 		if (strcmp(kind, "user")) {
 			if (json_is_integer(place))
-				t->handed.net[i] =
-					MAX(fdlist_take(&t->fds, json_integer_value(place)), 0);
+				t->handed.net[i] = MAX(
+					fdlist_take(&t->fds, json_integer_value(place)), 0);
 			continue;
 		}
 		if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair))
