@@ -159,6 +159,7 @@ struct jit_region {
 	uint8_t strikes; /* samples in which sites found another page too often */
 	uint16_t start; /* offset that it was formed from */
 	const struct hart *judged_by; /* at a sample, last; and its instret then */
+	bool judging; /* by one hart at a time */
 	uint64_t judged_at;
 	struct jit_site *sites;
 	unsigned nsites;

@@ -312,10 +312,15 @@ bool jit_split_site(const struct jit *j, uint64_t pa)
 static unsigned judge(struct hart *h, struct jit_region *r)
 {
 	struct jit_hot *hot = h->j.jit->hot;
-	uint64_t many = (h->instret - r->judged_at) / HOT_MISSES;
-	bool before = r->judged_by == h;
+	uint64_t many;
 	unsigned n = 0;
+	bool before;
 
+	/* Counts of two harts taken for one's would give up what serves both. */
+	if (__atomic_exchange_n(&r->judging, true, __ATOMIC_ACQUIRE))
+		return 0;
+	many = (h->instret - r->judged_at) / HOT_MISSES;
+	before = r->judged_by == h;
 	r->judged_by = h;
 	r->judged_at = h->instret;
 	for (unsigned i = 0; i < r->nsites; i++) {
@@ -332,6 +337,7 @@ static unsigned judge(struct hart *h, struct jit_region *r)
 		__atomic_fetch_or(failed > since / 2 ? &hot->split[at / 8] : &hot->bad[at / 8],
 			1u << at % 8, __ATOMIC_RELAXED);
 	}
+	__atomic_store_n(&r->judging, false, __ATOMIC_RELEASE);
 	return n;
 }
 
