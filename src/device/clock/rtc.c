@@ -40,14 +40,19 @@ static void update(struct rtc *r)
 	irq_set(&r->irq, r->pending && r->enabled);
 }
 
-/* Device lock held. */
-static void check_alarm(struct rtc *r)
+/* Device lock held. What is left until the alarm, in ns; 0: it is not armed, or this was it. */
+static uint64_t check_alarm(struct rtc *r)
 {
-	if (r->armed && now(r) >= r->alarm) {
+	uint64_t t = now(r), left = 0;
+
+	if (r->armed && t < r->alarm) {
+		left = r->alarm - t;
+	} else if (r->armed) {
 		r->armed = false;
 		r->pending = true;
 	}
 	update(r);
+	return left;
 }
 
 static void reschedule(struct rtc *r)
@@ -59,15 +64,13 @@ static void reschedule(struct rtc *r)
 static uint64_t rtc_due(void *dev)
 {
 	struct rtc *r = dev;
-	uint64_t ms = 0;
+	uint64_t left;
 
 	pthread_mutex_lock(&r->dev.lock);
-	check_alarm(r);
-	/* At most a minute: the wall clock may be set meanwhile. */
-	if (r->armed)
-		ms = MIN((r->alarm - now(r)) / 1000000 + 1, 60000ull);
+	left = check_alarm(r);
 	pthread_mutex_unlock(&r->dev.lock);
-	return ms;
+	/* At most a minute: the wall clock may be set meanwhile. */
+	return left ? MIN(left / 1000000 + 1, 60000ull) : 0;
 }
 
 static uint64_t rtc_read(void *dev, uint64_t off, unsigned size)
