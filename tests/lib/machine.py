@@ -36,6 +36,16 @@ def check(what, good, detail=""):
         sys.exit(1)
 
 
+def fill_up(path):
+    """A file that takes all the room that there is."""
+    with open(path, "wb", buffering=0) as f:
+        try:
+            while True:
+                f.write(bytes(65536))
+        except OSError:
+            pass
+
+
 def skip(reason):
     print(f"SKIP: {reason}", flush=True)
     sys.exit(77)

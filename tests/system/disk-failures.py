@@ -10,12 +10,15 @@ import os
 import shutil
 import struct
 import subprocess
+import sys
 import tempfile
 import time
 
-top = os.environ.get("LODGE_TOP", os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
-BUILD = os.environ.get("LODGE_BUILD", os.path.join(top, "build"))
-LODGE, TOOL = f"{BUILD}/src/cli/lodge", f"{BUILD}/tests/tools/disk-failures"
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
+from lodgefs import crc32c
+from machine import BUILD, LODGE, fill_up
+
+TOOL = f"{BUILD}/tests/tools/disk-failures"
 MIB = 1 << 20
 ENOSPC, EFBIG, EIO, ESTALE = 28, 27, 5, 116
 SUMS = "off"  # stores with checksums of data
@@ -108,15 +111,6 @@ class Full:
     def __exit__(self, *_):
         subprocess.run(["umount", "-l", self.dir], check=True)
         os.rmdir(self.dir)
-
-
-def fill_up(path):
-    with open(path, "wb", buffering=0) as f:
-        try:
-            while True:
-                f.write(bytes(65536))
-        except OSError:
-            pass
 
 
 def full(fmt):
@@ -291,15 +285,6 @@ def two_openers(fmt):
                 assert "one process writes to a store" in second, second
             sh(LODGE, "disk", "snapshot", f"{name}:{fmt}", "--create", "x", code=4) if fmt != "raw" else None
             assert d.write(0, 65536, 1) == "ok"
-
-
-def crc32c(data):
-    c = 0xffffffff
-    for b in data:
-        c ^= b
-        for _ in range(8):
-            c = c >> 1 ^ (0x82f63b78 if c & 1 else 0)
-    return c ^ 0xffffffff
 
 
 def lease():

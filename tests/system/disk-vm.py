@@ -13,7 +13,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from machine import HOME, LODGE, TMP, VM, Machine, check, mini_image
+from machine import HOME, LODGE, TMP, VM, Machine, check, fill_up, mini_image
 
 if os.getuid():
     print("SKIP: mounting needs root")
@@ -38,15 +38,6 @@ def make(fmt, ident):
     name = f"{path}/d" if fmt == "lodgefs" else path
     sh(LODGE, "disk", "create", f"{name}:{fmt}", "--size", "32M")
     return f"{name}:{fmt},id={ident}", path
-
-
-def fill_up():
-    with open(filler, "wb", buffering=0) as f:
-        try:
-            while True:
-                f.write(bytes(65536))
-        except OSError:
-            pass
 
 
 def whole(fmt, path):
@@ -130,7 +121,7 @@ def main():
         g = Guest(m)
         for ident, (fmt, policy, _, _) in disks.items():
             check(f"{ident}: written before", g.write(ident, 0) == "0")
-            fails(m, g, ident, policy, fill_up, lambda: os.unlink(filler), 4)
+            fails(m, g, ident, policy, lambda: fill_up(filler), lambda: os.unlink(filler), 4)
             quota(m, g, ident, policy)
         for fmt in FORMATS:
             check(f"{fmt}: written before", g.write(f"{fmt}-gone", 0) == "0" and g.write(f"{fmt}-cut", 2) == "0" and g.write(f"{fmt}-cut", 24) == "0")

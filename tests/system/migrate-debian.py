@@ -3,7 +3,6 @@
 """Debian moves with three disks (raw, qcow2 with a backing file, lodgefs) and a TCP connection: a writer that flushes each record loses none and repeats
 none, every byte of the connection arrives once, the disks' locks are always one machine's; two vCPUs.
 Every other move is post-copy. LODGE_MIGRATE_CYCLES=N: moves (2)."""
-import json
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
 from cli import ENV, lodge
+from migration import move
 from machine import BUILD, LODGE, TMP, check, mini_image, skip
 
 if not os.path.exists(os.path.join(BUILD, "src/agent/lodge-agent.riscv64")):
@@ -24,17 +24,6 @@ def guest(name, command, seconds=60, ok=True):
     if ok and p.returncode:
         check(f"{name}: {command}", False, (p.returncode, p.stdout, p.stderr, lodge("ps", ok=False).stdout))
     return p.stdout
-
-
-def move(name, new, *more):
-    at = f"unix:{TMP}/{new}.sock"
-    r = subprocess.Popen([LODGE, "receive", new, at], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    r.stdout.readline()
-    p = lodge("migrate", name, at, "--json", *more, ok=False)
-    out, err = r.communicate(timeout=60)
-    if p.returncode or r.returncode:
-        check(f"{name} moves to {new}", False, (p.stdout, p.stderr, err))
-    return json.loads(p.stdout)
 
 
 # ---- disks ----

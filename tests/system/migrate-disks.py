@@ -14,7 +14,8 @@ import threading
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from cli import ENV, SLOW, lodge, pid
+from cli import SLOW, lodge, pid
+from migration import Middle, Receive, alive, message, move, start_move
 from machine import BUILD, HOME, LODGE, TMP, check, mini_image, skip
 
 PAIR = os.path.join(BUILD, "guest", "pairstamp")
@@ -42,25 +43,6 @@ def goes_on(name, what):
         time.sleep(0.1)
 
 
-class Receive:
-    """lodge receive in the background; `at`: where it waits."""
-
-    def __init__(self, name, *more):
-        self.p = subprocess.Popen([LODGE, "receive", name, f"unix:{TMP}/{name}.sock", *more], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        line = self.p.stdout.readline()
-        if " at " not in line:
-            check(f"lodge receive {name}", False, self.p.stderr.read())
-        self.at = line.split(" at ")[1].strip()
-
-    def end(self):
-        out, err = self.p.communicate(timeout=60)
-        return self.p.returncode, out, err
-
-
-def start_move(name, to, *more):
-    return subprocess.Popen([LODGE, "migrate", name, to, "--copy-disks", "--json", *more], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 def names(tag, disks):
     """--disk for each of (id, kind); and the files, but for what is in the store."""
     args, files = [], []
@@ -69,16 +51,6 @@ def names(tag, disks):
         args += ["--disk", f"{ident}={path}:{kind}"]
         files.append(path)
     return args, files
-
-
-def move(name, new, *more, receive=()):
-    r = Receive(new, *receive)
-    p = start_move(name, r.at, *more)
-    out, err = p.communicate(timeout=100)
-    code, rout, rerr = r.end()
-    if p.returncode or code:
-        check(f"{name} moves to {new}", False, (p.returncode, out, err, code, rerr))
-    return json.loads(out.strip().split("\n")[-1])
 
 
 def left_behind(files):
@@ -122,7 +94,7 @@ name = "a"
 for i, kinds in enumerate((("qcow2", "lodgefs", "raw", "qcow2"), ("raw", "qcow2", "qcow2", "raw"))):
     ids = [(f"disk{k}", kind) for k, kind in enumerate(kinds)]
     args, files = names(f"m{i}-", ids)
-    st = move(name, f"m{i}", *(("--streams", "2") if i else ()), receive=args)
+    st = move(name, f"m{i}", "--copy-disks", *(("--streams", "2") if i else ()), receive=args)
     goes_on(f"m{i}", f"move {i + 1}")
     big_now = st["disks"][3]
     check(f"move {i + 1}, to {', '.join(kinds)}: every block is of its moment", True)
@@ -138,7 +110,7 @@ args, made = names("no", ids)
 
 def refused(what, words, *receive, more=(), gone=made):
     r = Receive("no", *receive)
-    p = start_move(name, r.at, *more)
+    p = start_move(name, r.at, "--copy-disks", *more)
     out, err = p.communicate(timeout=60)
     if p.returncode and not out:
         r.p.send_signal(signal.SIGINT)
@@ -179,21 +151,9 @@ def older(path):
     a = s.accept()[0]
     head = a.recv(32, socket.MSG_WAITALL)
     a.recv(int.from_bytes(head[8:12], "little"), socket.MSG_WAITALL)
-    text = b'{"lodge":"0","pid":1,"name":"old"}'
-    head = bytearray(b"LDMG" + (8).to_bytes(2, "little") + bytes(2) + len(text).to_bytes(4, "little") + bytes(4) + (1).to_bytes(8, "little") + bytes(8))
-    head[12:16] = crc32c(bytes(head) + text).to_bytes(4, "little")
-    a.sendall(bytes(head) + text)
+    a.sendall(message(8, 1, b'{"lodge":"0","pid":1,"name":"old"}'))
     a.recv(1)
     a.close()
-
-
-def crc32c(data):
-    c = 0xffffffff
-    for b in data:
-        c ^= b
-        for _ in range(8):
-            c = c >> 1 ^ (0x82f63b78 if c & 1 else 0)
-    return c ^ 0xffffffff
 
 
 with socket.socket(socket.AF_UNIX) as s:
@@ -201,54 +161,10 @@ with socket.socket(socket.AF_UNIX) as s:
     s.listen(1)
     t = threading.Thread(target=older, args=(s,), daemon=True)
     t.start()
-    out, err = start_move(name, f"unix:{TMP}/old.sock").communicate(timeout=60)
+    out, err = start_move(name, f"unix:{TMP}/old.sock", "--copy-disks").communicate(timeout=60)
     check("an older Lodge is told apart before anything is sent", "older and cannot take disks" in json.loads(out)["error"], (out, err))
 
 # ---- faults at any point: the source goes on with its disks, nothing is left of the copy ----
-
-
-class Middle:
-    """A connection in between, which is cut, damaged or stands still after `at` bytes to the destination."""
-
-    def __init__(self, to, at, harm):
-        self.to, self.at, self.harm = to, at, harm
-        self.s = socket.create_server(("127.0.0.1", 0))
-        self.address = "tcp:127.0.0.1:%d" % self.s.getsockname()[1]
-        threading.Thread(target=self.run, daemon=True).start()
-
-    def run(self):
-        a, b = self.s.accept()[0], socket.socket(socket.AF_UNIX)
-        b.connect(self.to)
-        threading.Thread(target=self.copy, args=(b, a), daemon=True).start()
-        n = 0
-        try:
-            while chunk := a.recv(65536):
-                if n <= self.at < n + len(chunk):
-                    if self.harm == "cut":
-                        b.sendall(chunk[:self.at - n])
-                        break
-                    chunk = bytearray(chunk)
-                    chunk[self.at - n] ^= 0x10
-                n += len(chunk)
-                b.sendall(chunk)
-        except OSError:
-            pass
-        for c in a, b:
-            try:
-                c.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-
-    def copy(self, x, y):
-        try:
-            while chunk := x.recv(65536):
-                y.sendall(chunk)
-        except OSError:
-            pass
-
-
-def alive(vm):
-    return f'"{vm}"' in lodge("ps", "--json").stdout
 
 
 for i, harm in enumerate(("kill -9 of the destination", "cut", "kill -9 of lodge receive", "flip", "Ctrl-C", "kill -9 of lodge migrate") * max(1, CYCLES // 3)):
@@ -256,7 +172,7 @@ for i, harm in enumerate(("kill -9 of the destination", "cut", "kill -9 of lodge
     to = r.at
     if harm in ("cut", "flip"):
         to = Middle(r.at[5:], 30000 + random.randrange(1 << random.randrange(16, 25)), harm).address
-    p = start_move(name, to, "--bandwidth", "40M")
+    p = start_move(name, to, "--copy-disks", "--bandwidth", "40M")
     if harm not in ("cut", "flip"):
         end = time.monotonic() + 60 * SLOW
         while not os.path.exists(os.path.join(HOME, "run/no/pid")) and p.poll() is None and time.monotonic() < end:
@@ -280,7 +196,7 @@ kept("after all faults")
 args, files = names("end", ids)
 with open(files[0], "wb") as f:
     f.write(b"old" * 100000)
-st = move(name, "end", receive=args + ["--overwrite"])
+st = move(name, "end", "--copy-disks", receive=args + ["--overwrite"])
 goes_on("end", "after all that, with --overwrite")
 check("after all faults it moves, over what was there with --overwrite", True)
 lodge("kill", "end")
@@ -319,7 +235,7 @@ for engine in "rv64", "kvm":
     for i, kinds in enumerate((("qcow2", "raw"), ("raw", "lodgefs"))):
         args, _ = names(f"{engine}{i}-", [("disk0", kinds[0]), ("disk1", kinds[1])])
         # On rv64 the second time the disks go first, and memory follows behind the machine.
-        move(f"{engine}{i}", f"{engine}{i + 1}", *(("--post-copy",) if i and engine == "rv64" else ()), receive=args)
+        move(f"{engine}{i}", f"{engine}{i + 1}", "--copy-disks", *(("--post-copy",) if i and engine == "rv64" else ()), receive=args)
         stamps_on(f"{engine}{i + 1}", f"{engine}, move {i + 1}")
     check(f"{engine}: a bare guest and its two disks move twice, every block of its moment", True)
     lodge("kill", f"{engine}2")

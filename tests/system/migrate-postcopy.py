@@ -6,19 +6,18 @@ import contextlib
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import threading
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from cli import ENV, SLOW, gone, lodge, pid, wait_rounds
-from machine import BUILD, HOME, LODGE, TMP, check, skip
+from cli import SLOW, gone, lodge, pid, wait_rounds
+from migration import Receive, message, start_move
+from machine import BUILD, LODGE, TMP, check, skip
 
 STAMP = {"rv64": ("--firmware", os.path.join(BUILD, "guest", "stamp-rv64.elf")),
          "kvm": ("--engine", "kvm", "--kernel", os.path.join(BUILD, "guest", "stamp-x86.elf"))}
@@ -45,24 +44,6 @@ def until(what, f, seconds=60):
 def boot(engine, name, smp=2, memory="64M"):
     lodge("run", *STAMP[engine], "--memory", memory, "--smp", str(smp), "--name", name, "-d")
     until(f"{name} starts", lambda: "rounds" in lodge("logs", name).stdout)
-
-
-class Receive:
-    def __init__(self, name, *more, address=None, program=(LODGE,)):
-        self.p = subprocess.Popen([*program, "receive", name, address or f"unix:{TMP}/{name}.sock", *more], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                  text=True)
-        line = self.p.stdout.readline()
-        if " at " not in line:
-            check(f"lodge receive {name}", False, self.p.stderr.read())
-        self.at = line.split(" at ")[1].strip()
-
-    def end(self):
-        out, err = self.p.communicate(timeout=60 * SLOW)
-        return self.p.returncode, out, err
-
-
-def start(name, to, *more):
-    return subprocess.Popen([LODGE, "migrate", name, to, "--json", *more], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def result(p):
@@ -131,7 +112,7 @@ if os.getuid() == 0 and shutil.which("unshare") and shutil.which("setpriv"):
     hide = "mount --bind /dev/userfaultfd /dev/userfaultfd && mount -o remount,bind,nodev /dev/userfaultfd;" if os.path.exists("/dev/userfaultfd") else ""
     without = ("unshare", "-m", "sh", "-c", f'{hide} exec setpriv --bounding-set=-sys_ptrace --inh-caps=-sys_ptrace "$@"', "sh", LODGE)
     r = Receive("b", program=without)
-    st, err = result(start("a", r.at, "--post-copy"))
+    st, err = result(start_move("a", r.at, "--post-copy"))
     code, out, rerr = r.end()
     if st["phase"] == "done":
         print("PASS: without userfaultfd was not tried: it cannot be taken away here")
@@ -143,24 +124,10 @@ if os.getuid() == 0 and shutil.which("unshare") and shutil.which("setpriv"):
 
 
 # ---- a destination of an earlier version ----
-def crc32c(data):
-    crc = 0xffffffff
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82f63b78 if crc & 1 else 0)
-    return crc ^ 0xffffffff
-
-
-def message(kind, arg, payload):
-    head = lambda crc: struct.pack("<4sHHIIQQ", b"LDMG", kind, 0, len(payload), crc, arg, 0)
-    return head(crc32c(head(0) + payload)) + payload
-
-
 with socket.socket(socket.AF_UNIX) as s:
     s.bind(f"{TMP}/old.sock")
     s.listen(4)
-    p = start("a", f"unix:{TMP}/old.sock", "--post-copy")
+    p = start_move("a", f"unix:{TMP}/old.sock", "--post-copy")
     c = s.accept()[0]
     c.recv(1 << 20)
     c.sendall(message(8, 1, b'{"pid":1}'))
@@ -211,7 +178,7 @@ name, other = "a", "b"
 def move(smp, *more):
     global name, other
     r = Receive(other)
-    st, err = result(start(name, r.at, *more))
+    st, err = result(start_move(name, r.at, *more))
     code, out, rerr = r.end()
     check(f"{name} moves {' '.join(more)}", st["phase"] == "done" and code == 0, (st, err, rerr))
     check(f"{name}: the old one has ended, the new one is whole", state(name)["state"] is None and "coming" not in state(other), state(other))
@@ -236,7 +203,7 @@ for engine in ENGINES:
 boot("rv64", "a")
 lodge("pause", "a")
 r = Receive("b")
-st, err = result(start("a", r.at, "--post-copy", "--at-once"))
+st, err = result(start_move("a", r.at, "--post-copy", "--at-once"))
 code, out, err = r.end()
 check("a paused machine arrives paused and whole", st["phase"] == "done" and code == 0 and state("b")["state"] == "paused", (st, err))
 lodge("resume", "b")
@@ -249,7 +216,7 @@ for engine in ENGINES:
     boot(engine, "a", 4 if engine == "rv64" else 2, "64M" if engine == "rv64" else "32M")
     r = Receive("b")
     link = Link(r.at[5:])
-    p, cuts, more = start("a", link.at, *SLOWLY), 0, ()
+    p, cuts, more = start_move("a", link.at, *SLOWLY), 0, ()
     while True:
         while True:
             if p.poll() is not None or state("b")["state"] == "running":
@@ -269,7 +236,7 @@ for engine in ENGINES:
                 check(f"{' '.join(what)}: refused", lodge(*what, ok=False).returncode != 0, what)
             r.p.kill()  # the machine does not need who started it
         link.cut()
-        p = start("a", link.at, "--recover", "--bandwidth", "2M")
+        p = start_move("a", link.at, "--recover", "--bandwidth", "2M")
     check(f"{engine}: whole after {cuts} cuts", st["phase"] == "done" and cuts > 0, (st, err))
     until("it is whole", lambda: state("b")["state"] == "running" and "coming" not in state("b"))
     until("the source ends", lambda: state("a")["state"] is None)
@@ -281,13 +248,13 @@ for engine in ENGINES:
 boot("rv64", "a")
 r = Receive("b")
 link = Link(r.at[5:])
-p = start("a", link.at, *SLOWLY)
+p = start_move("a", link.at, *SLOWLY)
 until("it runs there", lambda: state("b")["state"] == "running")
 link.cut()
 st, err = result(p)
 check("cut", st["phase"] == "postcopy-paused", st)
 q = Receive("b", "--recover", address="tcp:127.0.0.1:0")
-st, err = result(start("a", q.at, "--recover"))
+st, err = result(start_move("a", q.at, "--recover"))
 check("at another address: whole", st["phase"] == "done" and q.end()[0] == 0 and r.end()[0] == 0, (st, err))
 wait_rounds("b", 1)
 p = lodge("receive", "b", f"unix:{TMP}/z", "--recover", ok=False)
@@ -299,10 +266,10 @@ lodge("kill", "b")
 # ---- nobody can tell whether it runs: RUNNING is lost; the new connection tells ----
 boot("rv64", "a")
 r = Receive("b")
-st, err = result(start("a", Link(r.at[5:], drop=11).at, *SLOWLY))
+st, err = result(start_move("a", Link(r.at[5:], drop=11).at, *SLOWLY))
 check("RUNNING is lost: it stands still here", st["phase"] == "lost" and "--take-back" in err, (st, err))
 until("it runs there", lambda: state("b")["state"] == "postcopy-paused")
-st, err = result(start("a", r.at, "--recover"))
+st, err = result(start_move("a", r.at, "--recover"))
 check("RUNNING is lost: recovered", st["phase"] == "done" and r.end()[0] == 0, (st, err))
 wait_rounds("b", 1)
 lodge("kill", "b")
@@ -311,7 +278,7 @@ lodge("kill", "b")
 for who in "lodge migrate", "source", "destination":
     boot("rv64", "a")
     r = Receive("b")
-    p = start("a", r.at, *SLOWLY)
+    p = start_move("a", r.at, *SLOWLY)
     until("it runs there", lambda: state("b")["state"] == "running")
     time.sleep(random.random() * 0.5)
     if who == "lodge migrate":

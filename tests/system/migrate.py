@@ -10,21 +10,17 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from cli import ENV, lodge, pid, rounds
-from machine import BUILD, HOME, LODGE, TMP, check, skip
+from cli import lodge, pid, rounds
+from migration import Middle, Receive, alive, move, start_move
+from machine import BUILD, HOME, TMP, check, skip
 
 STAMP = os.path.join(BUILD, "guest", "stamp-rv64.elf")
 STAMP_X86 = os.path.join(BUILD, "guest", "stamp-x86.elf")
 CYCLES = int(os.environ.get("LODGE_MIGRATE_CYCLES", "3"))
 random.seed(int(os.environ.get("LODGE_SEED", "1")))
-
-
-def alive(name):
-    return f'"{name}"' in lodge("ps", "--json").stdout
 
 
 def goes_on(name, what, more=2):
@@ -45,39 +41,9 @@ def boot(name, smp=2, memory="128M", *more):
         time.sleep(0.1)
 
 
-class Receive:
-    """lodge receive in the background; `at`: where it waits."""
-
-    def __init__(self, name, address=None, *more):
-        self.p = subprocess.Popen([LODGE, "receive", name, address or f"unix:{TMP}/{name}.sock", *more], env=ENV, stdout=subprocess.PIPE,
-                                  stderr=subprocess.PIPE, text=True)
-        line = self.p.stdout.readline()
-        if " at " not in line:
-            check(f"lodge receive {name}", False, self.p.stderr.read())
-        self.at = line.split(" at ")[1].strip()
-
-    def end(self):
-        out, err = self.p.communicate(timeout=60)
-        return self.p.returncode, out, err
-
-
-def start_move(name, to, *more):
-    return subprocess.Popen([LODGE, "migrate", name, to, "--json", *more], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def move(name, new, *more, address=None, receive=()):
-    r = Receive(new, address, *receive)
-    p = start_move(name, r.at, *more)
-    out, err = p.communicate(timeout=100)
-    code, rout, rerr = r.end()
-    if p.returncode or code:
-        check(f"{name} moves to {new}", False, (p.returncode, err, code, rerr))
-    return json.loads(out.strip().split("\n")[-1])
-
-
 def refused(name, what, words, *receive, address=None, more=()):
     """Both sides say why, and the machine has not been paused."""
-    r = Receive("no", address, *receive)
+    r = Receive("no", *receive, address=address)
     p = start_move(name, r.at, *more)
     out, err = p.communicate(timeout=60)
     code, rout, rerr = r.end()
@@ -217,63 +183,6 @@ check("kill -9 of the source: the destination says so, and ends", code == 1 and 
 # ---- a connection that breaks, is damaged, or stands still, at random points ----
 
 
-class Middle:
-    """A connection in between: after `at` bytes to the destination it does its harm."""
-
-    def __init__(self, to, at, harm):
-        self.to, self.at, self.harm, self.mute = to, at, harm, False
-        self.s = socket.create_server(("127.0.0.1", 0))
-        self.address = "tcp:127.0.0.1:%d" % self.s.getsockname()[1]
-        self.t = threading.Thread(target=self.run, daemon=True)
-        self.t.start()
-
-    def run(self):
-        a = self.s.accept()[0]
-        b = socket.socket(socket.AF_UNIX)
-        b.connect(self.to)
-        back = threading.Thread(target=self.copy, args=(b, a), daemon=True)
-        back.start()
-        n = 0
-        try:
-            while chunk := a.recv(65536):
-                go = chunk.find(b"LDMG\x07\0") if self.harm in ("GO", "RUNNING") else -1
-                if go >= 0:
-                    self.mute = True  # the answer does not come through
-                    if self.harm == "RUNNING":
-                        b.sendall(chunk)
-                        time.sleep(1)
-                    break
-                if n <= self.at < n + len(chunk):
-                    chunk = bytearray(chunk)
-                    k = self.at - n
-                    if self.harm == "flip":
-                        chunk[k] ^= 1 << random.randrange(8)
-                    elif self.harm == "cut":
-                        b.sendall(chunk[:k])
-                        break
-                    elif self.harm == "lose":
-                        del chunk[k:]
-                    elif self.harm == "repeat":
-                        chunk += chunk[k:]
-                n += len(chunk)
-                b.sendall(chunk)
-        except OSError:
-            pass
-        for s in a, b:
-            try:
-                s.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-
-    def copy(self, x, y):
-        try:
-            while chunk := x.recv(65536):
-                if not self.mute:
-                    y.sendall(chunk)
-        except OSError:
-            pass
-
-
 for harm in ("flip", "cut", "lose", "repeat") * max(1, CYCLES // 3):
     r = Receive("b")
     m = Middle(r.at[5:], random.randrange(1 << random.randrange(8, 24)), harm)
@@ -349,7 +258,7 @@ if shutil.which("openssl"):
         return "--tls-cert", f"{who}.pem", "--tls-key", f"{who}.key", "--tls-ca", f"{ca}.pem"
 
     boot("t")
-    r = Receive("u", "tcp:127.0.0.1:0", *tls("dst"))
+    r = Receive("u", *tls("dst"), address="tcp:127.0.0.1:0")
     for what, more in (("a stranger", tls("stranger") + ("--tls-peer", "dst")), ("without TLS", ()), ("another name", tls("src"))):
         p = start_move("t", r.at, *more)
         out, err = p.communicate(timeout=60)
