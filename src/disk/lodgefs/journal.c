@@ -591,31 +591,23 @@ static int make_room(struct lf *fs, uint64_t need)
 	return fs->failed ?: rc;
 }
 
-int lf_begin(struct lf *fs, uint64_t need)
+/* May a transaction of `need` bytes go into the record that is pending? */
+static bool joins(const struct lf *fs, uint64_t need)
 {
-	int rc;
+	uint64_t all = bytes_max(fs) + need;
 
-	lf_lock(fs, &fs->lock);
-	fs->by = NULL;
-	rc = write_out(fs);
-	if (!rc)
-		rc = make_room(fs, need);
-	if (rc)
-		co_unlock(&fs->lock);
-	return rc;
+	return all <= fs->s.journal_bytes / 8 && fs->nchecks <= CHECKS_MAX &&
+	       fs->fresh_n <= FRESH_MAX && room(fs) >= 2 * all + 4096;
 }
 
-int lf_join(struct lf *fs, uint64_t need)
+static int begin(struct lf *fs, uint64_t need, bool join)
 {
-	uint64_t all;
 	int rc;
 
 	lf_lock(fs, &fs->lock);
 	fs->by = NULL;
-	all = bytes_max(fs) + need;
 	rc = fs->failed;
-	if (!rc && (all > fs->s.journal_bytes / 8 || fs->nchecks > CHECKS_MAX ||
-			   fs->fresh_n > FRESH_MAX || room(fs) < 2 * all + 4096)) {
+	if (!rc && !(join && joins(fs, need))) {
 		rc = write_out(fs);
 		if (!rc)
 			rc = make_room(fs, need);
@@ -623,6 +615,16 @@ int lf_join(struct lf *fs, uint64_t need)
 	if (rc)
 		co_unlock(&fs->lock);
 	return rc;
+}
+
+int lf_begin(struct lf *fs, uint64_t need)
+{
+	return begin(fs, need, false);
+}
+
+int lf_join(struct lf *fs, uint64_t need)
+{
+	return begin(fs, need, true);
 }
 
 void lf_touch(struct lf *fs, struct lf_page *p, unsigned off, unsigned len)
