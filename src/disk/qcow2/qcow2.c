@@ -290,6 +290,7 @@ static void qcow2_close(struct disk *d)
 		files_drain(d->files);
 	q_writer_destroy(q);
 	q_bitmaps_free(q);
+	q_snaps_forget(q);
 	q_cache_free(q);
 	co_sched_destroy(&q->cs);
 	if (q->data != q->file)

@@ -110,6 +110,7 @@ struct q_stats {
 };
 
 struct q_bitmap; /* bitmap.c */
+struct q_snaps;
 
 struct qcow2 {
 	struct disk *d;
@@ -135,6 +136,7 @@ struct qcow2 {
 	uint64_t refcount_max;
 	uint64_t free_at; /* no cluster below is free */
 	struct q_reserve reserve;
+	struct q_snaps *snaps; /* snapshot.c; NULL: not wanted yet */
 	uint64_t snapshots_bytes; /* of the snapshot table, once it was loaded */
 	uint64_t packed_at, packed_end; /* where the next compressed cluster goes */
 

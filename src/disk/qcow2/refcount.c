@@ -435,6 +435,7 @@ int q_reserve_return(struct qcow2 *q)
 int q_alloc_exact(struct qcow2 *q, uint64_t n, uint64_t *host, bool *zero)
 {
 	uint64_t c = q->free_at, run = 0;
+	bool hole = false; /* that was too small */
 
 	if (n == 1 && q_alloc_now(q, 1, host, zero))
 		return 0;
@@ -456,6 +457,7 @@ int q_alloc_exact(struct qcow2 *q, uint64_t n, uint64_t *host, bool *zero)
 		if (!v && q_set_has(&q->meta_set, c + run))
 			return q_damaged(q);
 		if (v) {
+			hole |= run > 0;
 			c += run + 1;
 			run = 0;
 		} else {
@@ -468,7 +470,7 @@ int q_alloc_exact(struct qcow2 *q, uint64_t n, uint64_t *host, bool *zero)
 		if (rc)
 			return rc;
 	}
-	if (c == q->free_at)
+	if (!hole)
 		q->free_at = c + n;
 	*host = c << q->cluster_bits;
 	*zero = is_zero(q, c, n);

@@ -16,6 +16,7 @@
 #define KNOWN_EXTRA 24u
 #define EXTRA_MAX 1024u
 #define TABLE_MAX (64u << 20)
+#define WINDOW (256u << 10) /* more than the largest entry */
 
 /* ---- the table ---- */
 
@@ -46,18 +47,38 @@ static char *take_text(const uint8_t *p, unsigned len)
 	return t;
 }
 
+/* A part of the file in memory. */
+struct window {
+	uint8_t *buf;
+	uint64_t at, len;
+};
+
+static int look(struct qcow2 *q, struct window *w, uint64_t at, uint64_t len, const uint8_t **out,
+	struct err *e)
+{
+	int rc = 0;
+
+	if (at < w->at || at + len > w->at + w->len) {
+		w->at = at;
+		w->len = MIN(q->file->size - at, WINDOW);
+		rc = file_read(q->file, at, w->buf, w->len, e);
+	}
+	*out = w->buf + (at - w->at);
+	return rc;
+}
+
 /* One entry at *at, which is moved behind it. */
-static int load_one(struct qcow2 *q, struct q_snap *s, unsigned i, uint64_t *at, struct err *e)
+static int load_one(struct qcow2 *q, struct window *w, struct q_snap *s, unsigned i, uint64_t *at,
+	struct err *e)
 {
 	uint64_t end = q->file->size, mask = q->cluster_size - 1;
-	cleanup(free_ptr) uint8_t *rest = NULL;
 	uint32_t extra, id, name, known;
-	uint8_t fix[FIXED];
+	const uint8_t *fix, *rest;
 	int rc;
 
 	if (*at + FIXED > end || *at - q->h.snapshots_off > TABLE_MAX)
 		return bad_entry(q, i, e);
-	rc = file_read(q->file, *at, fix, FIXED, e);
+	rc = look(q, w, *at, FIXED, &fix, e);
 	if (rc)
 		return rc;
 	extra = get_be32(fix + 36);
@@ -65,12 +86,10 @@ static int load_one(struct qcow2 *q, struct q_snap *s, unsigned i, uint64_t *at,
 	name = get_be16(fix + 14);
 	if (extra > EXTRA_MAX || *at + FIXED + extra + id + name > end)
 		return bad_entry(q, i, e);
-	rest = calloc(1, (size_t)extra + id + name + KNOWN_EXTRA);
-	if (!rest)
-		return err_set(e, -ENOMEM, "disk %s: out of memory", q->d->o.path);
-	rc = file_read(q->file, *at + FIXED, rest, (uint64_t)extra + id + name, e);
+	rc = look(q, w, *at, FIXED + extra + id + name, &fix, e);
 	if (rc)
 		return rc;
+	rest = fix + FIXED;
 	*s = (struct q_snap){.l1_off = get_be64(fix),
 		.l1_size = get_be32(fix + 8),
 		.date_s = get_be32(fix + 16),
@@ -97,10 +116,12 @@ static int load_one(struct qcow2 *q, struct q_snap *s, unsigned i, uint64_t *at,
 
 int q_snaps_load(struct qcow2 *q, struct q_snap **out, unsigned *n, struct err *e)
 {
+	cleanup(free_ptr) uint8_t *buf = malloc(WINDOW);
+	struct window w = {.buf = buf};
 	unsigned have = 0, cap = 0;
 	struct q_snap *s = NULL;
 	uint64_t at = q->h.snapshots_off;
-	int rc = 0;
+	int rc = buf ? 0 : err_set(e, -ENOMEM, "disk %s: out of memory", q->d->o.path);
 
 	while (have < q->h.nb_snapshots && !rc) {
 		if (have == cap) {
@@ -113,7 +134,7 @@ int q_snaps_load(struct qcow2 *q, struct q_snap **out, unsigned *n, struct err *
 			s = more;
 		}
 		s[have] = (struct q_snap){0};
-		rc = load_one(q, &s[have], have, &at, e);
+		rc = load_one(q, &w, &s[have], have, &at, e);
 		have++;
 	}
 	if (rc) {
@@ -128,13 +149,13 @@ int q_snaps_load(struct qcow2 *q, struct q_snap **out, unsigned *n, struct err *
 
 static uint64_t snaps_bytes(const struct q_snap *s, unsigned n)
 {
-	uint64_t at = 0;
+	uint64_t bytes = 0;
 
 	for (unsigned i = 0; i < n; i++)
-		at = align_up(at + FIXED + KNOWN_EXTRA + s[i].extra_len + strlen(s[i].id) +
-				      strlen(s[i].name),
+		bytes += align_up(
+			FIXED + KNOWN_EXTRA + s[i].extra_len + strlen(s[i].id) + strlen(s[i].name),
 			8);
-	return at;
+	return bytes;
 }
 
 static void put_snaps(uint8_t *p, const struct q_snap *s, unsigned n)
@@ -163,13 +184,47 @@ static void put_snaps(uint8_t *p, const struct q_snap *s, unsigned n)
 	}
 }
 
+static int switch_table(struct qcow2 *q, uint64_t host, unsigned n)
+{
+	uint8_t field[12];
+
+	put_be32(field, n);
+	put_be64(field + 4, host);
+	return q_header_switch(q, QCOW2_AT_NB_SNAPSHOTS, field, sizeof(field));
+}
+
+/*
+ * Puts one more behind those that are there, in the cluster that the table ends in; nobody sees it before the header says so. 1: it does not fit. Else each of
+ * many snapshots would write all of the table, and leave a hole where that was.
+ */
+static int append(struct qcow2 *q, const struct q_snap *s, unsigned n)
+{
+	uint64_t bytes = snaps_bytes(s, 1), at = q->snapshots_bytes;
+	cleanup(free_ptr) uint8_t *buf = NULL;
+	int rc;
+
+	if (!at || q_in_cluster(q, at) == 0 || q_in_cluster(q, at) + bytes > q->cluster_size)
+		return 1;
+	buf = calloc(1, bytes);
+	if (!buf)
+		return -ENOMEM;
+	put_snaps(buf, s, 1);
+	rc = q_pwrite(q, q->file, q->h.snapshots_off + at, buf, bytes);
+	rc = rc ?: q_commit(q);
+	rc = rc ?: switch_table(q, q->h.snapshots_off, n);
+	if (rc)
+		return rc;
+	q->h.nb_snapshots = n;
+	q->snapshots_bytes += bytes;
+	return 0;
+}
+
 /* Writes a table of n beside the one that is there, and points the header to it. What it refers to is durable before. */
 static int store(struct qcow2 *q, const struct q_snap *s, unsigned n)
 {
 	uint64_t bytes = snaps_bytes(s, n), clusters, host = 0;
 	uint64_t old = q->h.snapshots_off, old_bytes = q->snapshots_bytes;
 	cleanup(free_ptr) uint8_t *buf = NULL;
-	uint8_t field[12];
 	bool zero;
 	int rc = 0;
 
@@ -185,9 +240,7 @@ static int store(struct qcow2 *q, const struct q_snap *s, unsigned n)
 		rc = q_pwrite(q, q->file, host, buf, clusters << q->cluster_bits);
 	}
 	rc = rc ?: q_commit(q);
-	put_be32(field, n);
-	put_be64(field + 4, host);
-	rc = rc ?: q_header_switch(q, QCOW2_AT_NB_SNAPSHOTS, field, sizeof(field));
+	rc = rc ?: switch_table(q, host, n);
 	if (rc)
 		return rc;
 	for (uint64_t c = 0; c < clusters; c++)
@@ -336,35 +389,93 @@ static int write_l1(struct qcow2 *q, const uint64_t *l1, uint64_t n, uint64_t ke
 
 /* ---- operations ---- */
 
-struct snaps {
+/* The table while a writer works on it: nobody else changes it. */
+struct q_snaps {
 	struct q_snap *s;
+	uint32_t *key; /* of each name, of each id: there may be tens of thousands */
 	unsigned n;
+	uint64_t last; /* the highest id */
 };
 
-static int find(const struct snaps *t, const char *name)
+static uint32_t key_of(const char *text)
 {
+	uint32_t h = 2166136261u; /* FNV-1a */
+
+	while (*text)
+		h = (h ^ (uint8_t)*text++) * 16777619u;
+	return h;
+}
+
+static int set_keys(struct q_snaps *t, unsigned from)
+{
+	uint32_t *key = realloc(t->key, MAX(t->n, 1u) * 2 * sizeof(*key));
+
+	if (!key)
+		return -ENOMEM;
+	t->key = key;
+	for (unsigned i = from; i < t->n; i++) {
+		key[2 * i] = key_of(t->s[i].name);
+		key[2 * i + 1] = key_of(t->s[i].id);
+	}
+	return 0;
+}
+
+void q_snaps_forget(struct qcow2 *q)
+{
+	struct q_snaps *t = steal_ptr(q->snaps);
+
+	if (!t)
+		return;
+	q_snaps_free(t->s, t->n);
+	free(t->key);
+	free(t);
+}
+
+static int remember(struct qcow2 *q, struct err *e)
+{
+	struct q_snaps *t;
+	int rc;
+
+	if (q->snaps)
+		return 0;
+	t = calloc(1, sizeof(*t));
+	if (!t)
+		return err_set(e, -ENOMEM, "disk %s: out of memory", q->d->o.path);
+	rc = q_snaps_load(q, &t->s, &t->n, e);
+	q->snaps = t;
+	if (!rc && set_keys(t, 0))
+		rc = err_set(e, -ENOMEM, "disk %s: out of memory", q->d->o.path);
+	for (unsigned i = 0; i < t->n && !rc; i++)
+		t->last = MAX(t->last, strtoull(t->s[i].id, NULL, 10));
+	if (rc)
+		q_snaps_forget(q);
+	return rc;
+}
+
+static int find(const struct q_snaps *t, const char *name)
+{
+	uint32_t key = key_of(name);
+
 	for (unsigned i = 0; i < t->n; i++)
-		if (!strcmp(t->s[i].name, name))
+		if (t->key[2 * i] == key && !strcmp(t->s[i].name, name))
 			return (int)i;
 	for (unsigned i = 0; i < t->n; i++)
-		if (!strcmp(t->s[i].id, name))
+		if (t->key[2 * i + 1] == key && !strcmp(t->s[i].id, name))
 			return (int)i;
 	return -1;
 }
 
-static int create(struct qcow2 *q, struct snaps *t, const char *name)
+static int create(struct qcow2 *q, struct q_snaps *t, const char *name)
 {
 	struct q_snap *more = realloc(t->s, (t->n + 1) * sizeof(*more)), *s;
-	uint64_t now = clock_wall_ns(), id = 0;
+	uint64_t now = clock_wall_ns();
 	char text[24];
 	int rc;
 
 	if (!more)
 		return -ENOMEM;
 	t->s = more;
-	for (unsigned i = 0; i < t->n; i++)
-		id = MAX(id, strtoull(t->s[i].id, NULL, 10));
-	snprintf(text, sizeof(text), "%llu", (unsigned long long)id + 1);
+	snprintf(text, sizeof(text), "%llu", (unsigned long long)++t->last);
 	s = &t->s[t->n];
 	*s = (struct q_snap){.l1_size = q->h.l1_size,
 		.date_s = (uint32_t)(now / 1000000000),
@@ -375,15 +486,16 @@ static int create(struct qcow2 *q, struct snaps *t, const char *name)
 		.id = strdup(text),
 		.name = strdup(name)};
 	t->n++;
-	if (!s->id || !s->name || !s->extra)
+	if (!s->id || !s->name || !s->extra || set_keys(t, t->n - 1))
 		return -ENOMEM;
 	rc = tree_refs(q, q->l1, q->h.l1_size, 1);
 	rc = rc ?: write_l1(q, q->l1, q->h.l1_size, 0, &s->l1_off);
 	rc = rc ?: flags(q);
-	return rc ?: store(q, t->s, t->n);
+	rc = rc ?: append(q, s, t->n);
+	return rc <= 0 ? rc : store(q, t->s, t->n);
 }
 
-static int delete (struct qcow2 *q, struct snaps *t, unsigned i, struct err *e)
+static int delete (struct qcow2 *q, struct q_snaps *t, unsigned i, struct err *e)
 {
 	struct q_snap gone = t->s[i];
 	uint64_t *l1 = NULL;
@@ -392,6 +504,7 @@ static int delete (struct qcow2 *q, struct snaps *t, unsigned i, struct err *e)
 	if (rc)
 		return rc;
 	memmove(&t->s[i], &t->s[i + 1], (t->n - i - 1) * sizeof(*t->s));
+	memmove(&t->key[2 * i], &t->key[2 * i + 2], (t->n - i - 1) * 2 * sizeof(*t->key));
 	t->n--;
 	rc = store(q, t->s, t->n);
 	rc = rc ?: tree_refs(q, l1, gone.l1_size, -1);
@@ -501,7 +614,7 @@ static int apply(struct qcow2 *q, const struct q_snap *s, struct err *e)
 	return rc ?: flags(q);
 }
 
-static int refuse(struct qcow2 *q, enum disk_snap_op op, struct snaps *t, const char *name, int i,
+static int refuse(struct qcow2 *q, enum disk_snap_op op, struct q_snaps *t, const char *name, int i,
 	struct err *e)
 {
 	const char *path = q->d->o.path;
@@ -564,32 +677,29 @@ static int give_up(struct qcow2 *q, int code, struct err *e)
 int q_snapshot(struct disk *d, enum disk_snap_op op, const char *name, struct err *e)
 {
 	struct qcow2 *q = d->priv;
-	struct snaps t = {0};
 	bool was_dirty = q->dirty_set;
-	int rc = q_snaps_load(q, &t.s, &t.n, e), i;
+	int rc = remember(q, e), i;
 
 	if (rc)
 		return rc;
-	i = find(&t, name);
-	rc = refuse(q, op, &t, name, i, e);
-	if (rc) {
-		q_snaps_free(t.s, t.n);
+	i = find(q->snaps, name);
+	rc = refuse(q, op, q->snaps, name, i, e);
+	if (rc)
 		return rc;
-	}
 	rc = q_settle(q);
 	rc = rc ?: q_set_incompatible(q, QCOW2_DIRTY, 0);
 	q->dirty_set = q->v3;
 	if (!rc)
-		rc = op == DISK_SNAP_CREATE   ? create(q, &t, name)
-		     : op == DISK_SNAP_DELETE ? delete (q, &t, (unsigned)i, e)
-					      : apply(q, &t.s[i], e);
+		rc = op == DISK_SNAP_CREATE   ? create(q, q->snaps, name)
+		     : op == DISK_SNAP_DELETE ? delete (q, q->snaps, (unsigned)i, e)
+					      : apply(q, &q->snaps->s[i], e);
 	rc = rc ?: q_settle(q);
 	q->dirty_set = was_dirty;
 	if (!rc && !was_dirty)
 		rc = q_set_incompatible(q, 0, QCOW2_DIRTY);
-	q_snaps_free(t.s, t.n);
 	if (!rc)
 		return 0;
+	q_snaps_forget(q);
 	return give_up(q, rc, e);
 }
 

@@ -25,6 +25,8 @@ struct q_snap {
 /* Everything in bounds of the file; sets q->snapshots_bytes. Ends with q_snaps_free(). */
 int q_snaps_load(struct qcow2 *q, struct q_snap **out, unsigned *n, struct err *e);
 void q_snaps_free(struct q_snap *s, unsigned n);
+/* What q_snapshot() keeps of the table. */
+void q_snaps_forget(struct qcow2 *q);
 /* Its L1 table, in the host's byte order. */
 int q_snap_l1(struct qcow2 *q, const struct q_snap *s, uint64_t **out, struct err *e);
 
