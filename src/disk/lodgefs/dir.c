@@ -158,6 +158,12 @@ static int finish(struct lf *fs, struct err *e)
 	return lf_fail(fs, rc ?: lf_mark(fs), e);
 }
 
+/* What was written in place has to be there before a record that shares it, and does not change any more. */
+static int at_rest(struct lf *fs, struct err *e)
+{
+	return lf_fail(fs, lf_flush(fs) ?: lf_sums_settle(fs), e);
+}
+
 /* ---- making disks ---- */
 
 /* "disk" or "disk@snapshot". */
@@ -284,13 +290,11 @@ static void share_parts(struct lf *fs, struct lf_record *r, const struct parts *
 
 		for (uint64_t m = 0; p->from && m < p->len && !fs->failed; m++) {
 			bool own;
-			int rc = lf_bring(fs, p->from, p->at + m, &own);
-			const struct lf_entry *x = lf_find(fs, p->from, p->at + m, &own);
+			const struct lf_entry *x;
 			struct lf_entry copy;
 
-			if (rc)
-				fs->failed = fs->failed ?: rc;
-
+			fs->failed = lf_bring(fs, p->from, p->at + m, &own);
+			x = fs->failed ? NULL : lf_find(fs, p->from, p->at + m, &own);
 			if (!x || (!x->own && !x->base))
 				continue;
 			copy = *x;
@@ -328,7 +332,7 @@ static int compose(struct lf *fs, struct lf_record **slot, struct lf_record *r, 
 	while (lf_span(r->height) < (r->size + MiB - 1) / MiB)
 		r->height++;
 	pages = (unsigned)MIN(parts.mib / LF_LEAF_ENTRIES * 2 + 8 * LF_HEIGHT_MAX, UINT32_MAX / 2);
-	rc = lf_fail(fs, lf_reserve(fs, pages), e);
+	rc = at_rest(fs, e) ?: lf_fail(fs, lf_reserve(fs, pages), e);
 	if (!rc)
 		rc = lf_fail(fs, lf_begin(fs, need_put(fs) + lf_need(pages)), e);
 	if (!rc) {
@@ -381,7 +385,7 @@ static int make_disk(
 	}
 	if (r.size > 1ull << 56)
 		return err_set(e, -EINVAL, "disk %s: a disk has at most 64 PiB", o->path);
-	rc = lf_fail(fs, lf_reserve(fs, LF_HEIGHT_MAX), e);
+	rc = (from ? at_rest(fs, e) : 0) ?: lf_fail(fs, lf_reserve(fs, LF_HEIGHT_MAX), e);
 	if (!rc)
 		rc = lf_fail(fs, lf_begin(fs, lf_need(16)), e);
 	if (rc)
@@ -540,10 +544,7 @@ int lf_snapshot_all(struct disk *const *d, unsigned n, const char *name, struct 
 		room += fs->rec[i]->type == LF_FREE;
 	if (room < n)
 		return no_record(fs, e);
-	/* What was written in place has to be there before a record that says that the snapshot holds it. */
-	rc = lf_fail(fs, lf_flush(fs), e);
-	if (!rc) /* it is at rest from now on */
-		rc = lf_fail(fs, lf_sums_settle(fs), e);
+	rc = at_rest(fs, e);
 	if (!rc)
 		rc = lf_fail(fs, lf_begin(fs, lf_need(4 + 2 * n)), e);
 	if (rc)

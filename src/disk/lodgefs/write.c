@@ -136,7 +136,9 @@ static int resolve_set(struct lf_disk *l, struct sorter_set *set)
 
 	if (!rc && l->rec->nranges && readonly_range(l->rec, set->block))
 		rc = -EROFS;
-	if (!rc && !here(l, set->block))
+	if (rc)
+		return rc;
+	if (!here(l, set->block))
 		return WANT_PAGES;
 	look_at(l, set->block, &k);
 	for (unsigned i = 0; i < set->n && !rc; i++) {

@@ -1422,6 +1422,32 @@ static void bounded_memory(void **state)
 	end(f);
 }
 
+/* A part that may only be read is refused also when the page that has it has left the memory. */
+static void readonly_part(void **state)
+{
+	struct disk_kv kv[] = {{"metadata", "4M"}, {0}}, journal[] = {{"journal", "2M"}, {0}};
+	struct fix *f = begin(6 * GiB, journal);
+	struct err e = {0};
+	struct disk *d;
+	uint8_t buf[4096] = {1};
+
+	(void)state;
+	ok(make(f, "store/a", 4 * MiB, NULL, NULL, &e), &e, "create");
+	d = get(f, "store/a");
+	ok(disk_rw(d, DISK_WRITE, 0, buf, 4096, &e), &e, "write");
+	put(f, d);
+	ok(make(f, "store/b", 16384 * GiB, "compose", "a/0/1M/ro", &e), &e, "compose");
+	ok(open_in(f, &f->devs, &d, "store/b", kv, false, &e), &e, "open");
+	for (unsigned i = 1; i < PLACES; i++)
+		ok(disk_rw(d, DISK_WRITE, i * APART, buf, 4096, &e), &e, "write");
+	assert_int_equal(disk_rw(d, DISK_WRITE, 0, buf, 4096, &e), -EROFS);
+	ok(disk_rw(d, DISK_READ, 0, buf, 4096, &e), &e, "read");
+	assert_int_equal(buf[0], 1);
+	put(f, d);
+	check_in(f, &f->devs, true);
+	end(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -1435,6 +1461,7 @@ int main(void)
 		cmocka_unit_test(io_error),
 		cmocka_unit_test(late_error),
 		cmocka_unit_test(bounded_memory),
+		cmocka_unit_test(readonly_part),
 		cmocka_unit_test(comes_and_goes),
 		cmocka_unit_test(lease),
 		cmocka_unit_test(changes),
