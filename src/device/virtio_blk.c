@@ -140,6 +140,20 @@ static void on_failed(void *ctx, const struct disk_req *d)
 		env->stop(env->ctx, b->v.dev.id, text);
 }
 
+/* The machine ends, and what its guest never flushed cannot be written. */
+static void on_lost(void *ctx, int why)
+{
+	struct blk *b = ctx;
+	struct device_env *env = b->v.dev.env;
+	char text[160];
+
+	snprintf(text, sizeof(text),
+		"writes that the guest did not flush are lost: they cannot be written: %s",
+		strerrordesc_np(-why) ?: "error");
+	if (env->report)
+		env->report(env->ctx, b->v.dev.id, text);
+}
+
 static void next_range(struct blk_req *q);
 
 static void on_done(struct disk_req *d)
@@ -440,7 +454,7 @@ static int realize(struct device *d, const void *opts, struct err *e)
 			VIRTIO_BLK_QUEUES_MAX);
 	disk.loop = d->env->loop;
 	disk.stores = &d->env->stores;
-	disk.client = (struct disk_client){on_batch, on_resized, b, on_failed};
+	disk.client = (struct disk_client){on_batch, on_resized, b, on_failed, on_lost};
 	rc = disk_open(&b->disk, &disk, e);
 	if (rc)
 		return rc;

@@ -404,12 +404,16 @@ static int ready_create(struct disk *d, struct err *e)
 
 void disk_close(struct disk *d)
 {
+	int lost;
+
 	if (!d)
 		return;
 	disk_drain(d);
 	if (disk_held(d))
 		disk_fail_held(d);
-	d->format->close(d);
+	lost = d->format->close(d);
+	if (lost && d->o.client.lost)
+		d->o.client.lost(d->o.client.ctx, lost);
 	disk_dirty_stop(d);
 	gate_destroy(d->gate);
 	disk_close(d->backing);
@@ -495,7 +499,7 @@ static void put_down(struct disk *d)
 	struct file_shelf *shelf = &d->o.stores->shelf;
 
 	shelf->keep = true;
-	d->format->close(d);
+	(void)d->format->close(d); /* everything was flushed */
 	d->priv = NULL;
 	disk_close(d->backing);
 	d->backing = NULL;

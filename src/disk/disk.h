@@ -80,6 +80,8 @@ struct disk_client {
 	void *ctx;
 	/* With on_error PAUSE: the host failed this request, and it is held (result says why). */
 	void (*failed)(void *ctx, const struct disk_req *r);
+	/* From disk_close(): writes that were acknowledged, and that nobody flushed, could not be written: why (negative errno). */
+	void (*lost)(void *ctx, int why);
 };
 
 /* Per second; 0: none. A burst is what may pass at once; 0: a tenth of a second's worth. gate.h */

@@ -116,8 +116,11 @@ struct disk_format {
 
 	/* Looks at d->o; leaves nothing behind that close() does not remove. */
 	int (*open)(struct disk *d, struct err *e);
-	/* Nothing is in flight. Also after an open that failed half way. Writes what says that it was closed well. */
-	void (*close)(struct disk *d);
+	/*
+	 * Nothing is in flight. Also after an open that failed half way. Writes what says that it was closed well. Not 0: what was acknowledged and
+	 * not flushed could not be written.
+	 */
+	int (*close)(struct disk *d);
 	void (*submit)(struct disk *d, struct disk_req *r);
 	/* What is held back to be done together is to be started now: disk_drain() is waiting. Also after an open that failed. May be NULL. */
 	void (*kick)(struct disk *d);

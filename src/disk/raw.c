@@ -69,14 +69,14 @@ static int raw_open(struct disk *d, struct err *e)
 	return 0;
 }
 
-static void raw_close(struct disk *d)
+static int raw_close(struct disk *d)
 {
 	struct raw *w = d->priv;
 
-	if (!w)
-		return;
-	file_close(w->file);
+	if (w)
+		file_close(w->file);
 	free(w);
+	return 0;
 }
 
 static int raw_resize(struct disk *d, uint64_t size, struct err *e)

@@ -64,6 +64,7 @@ class Disk:
 
     def __exit__(self, *_):
         self.p.stdin.close()
+        self.last = self.p.stdout.read().strip()  # what closing it says
         assert self.p.wait(60) == 0, f"it ended with {self.p.returncode}"
 
     def do(self, line):
@@ -182,6 +183,22 @@ def quota(fmt):
                 kept = d.acked
             again(fmt, name, kept)
             whole(fmt, path)
+
+
+def not_flushed(fmt):
+    """The host fails for good before anybody flushed: what was acknowledged may go, but not in silence, and what was flushed stays."""
+    for policy in ("report", "pause", "ignore"):
+        with tempfile.TemporaryDirectory(prefix="lodge-lost-") as t:
+            path = f"{t}/image"
+            name = make(fmt, path, 16 * MIB)
+            with Disk(fmt, name, policy) as d:
+                assert d.write(0, 65536, 1) == "ok" and d.do("f") == "ok"
+                kept = dict(d.acked)
+                assert d.do(f"w {8 * MIB} 65536 2") == "ok"
+                assert d.do("limit 512") == "ok"
+            assert d.last == ("" if fmt == "raw" else f"lost {EFBIG}"), d.last
+            again(fmt, name, kept)
+            whole(fmt, path, leaks=True)
 
 
 def read_only(fmt):
@@ -433,6 +450,7 @@ for kind in ("raw", "qcow2", "lodgefs"):
         continue
     case(f"{kind}: the host is full", full, kind, root=True)
     case(f"{kind}: over the quota", quota, kind)
+    case(f"{kind}: never flushed", not_flushed, kind)
     case(f"{kind}: the host is read-only", read_only, kind, root=True)
     case(f"{kind}: I/O errors", io_errors, kind, root=True)
     case(f"{kind}: removed", removed, kind)

@@ -171,6 +171,12 @@ static void step(struct run *run, const char *line)
 	fflush(stdout);
 }
 
+static void on_lost(void *ctx, int why)
+{
+	(void)ctx;
+	printf("lost %d\n", -why);
+}
+
 int main(int argc, char **argv)
 {
 	struct run run = {0};
@@ -198,7 +204,7 @@ int main(int argc, char **argv)
 		*v++ = 0;
 		kv[0] = (struct disk_kv){argv[i], v};
 	}
-	o.client = (struct disk_client){.failed = on_failed, .ctx = &run};
+	o.client = (struct disk_client){.failed = on_failed, .lost = on_lost, .ctx = &run};
 	if (disk_open(&run.d, &o, &e)) {
 		printf("open: %s\n", err_msg(&e));
 		return 1;

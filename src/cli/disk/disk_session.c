@@ -136,6 +136,13 @@ void session_end(struct session *s)
 		close(s->sigfd);
 }
 
+static void on_lost(void *ctx, int why)
+{
+	(void)ctx;
+	fprintf(stderr, "error: what was written last is lost: it cannot be written: %s\n",
+		strerrordesc_np(-why) ?: "error");
+}
+
 static int open_as(struct session *s, const char *name, unsigned flags, const struct disk_kv *kv,
 	struct disk **out, struct err *e)
 {
@@ -147,7 +154,8 @@ static int open_as(struct session *s, const char *name, unsigned flags, const st
 		.discard = true,
 		.kv = kv,
 		.loop = &s->loop,
-		.stores = &s->stores};
+		.stores = &s->stores,
+		.client = {.lost = on_lost}};
 	int rc = disk_split_name(name, &path, &o.format, e);
 
 	if (rc)

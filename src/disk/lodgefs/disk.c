@@ -129,22 +129,24 @@ static int lf_disk_open(struct disk *d, struct err *e)
 	return d->o.readonly ? 0 : lf_writer_create(l, one_by_one, e);
 }
 
-static void lf_disk_close(struct disk *d)
+static int lf_disk_close(struct disk *d)
 {
 	struct lf_disk *l = d->priv;
+	int lost;
 
 	if (!l)
-		return;
+		return 0;
 	sorter_destroy(l->sorter);
 	if (l->fs)
 		lf_disk_unlist(l);
 	if (l->shared) {
-		lf_put(l->fs);
+		lost = lf_put(l->fs);
 		d->files = d->own_files;
 	} else {
-		lf_close(l->fs);
+		lost = lf_close(l->fs);
 	}
 	free(l);
+	return lost;
 }
 
 /* ---- reading ---- */
@@ -534,7 +536,8 @@ static void lf_stats_json(struct disk *d, json_t *obj)
 		{"checkpoints", s->checkpoints}, {"flushes", s->flushes},
 		{"page_writes", s->page_writes}, {"replayed", s->replayed}, {"dropped", s->dropped},
 		{"pages_in_memory", l->fs->pages_in}, {"page_reads", s->page_reads},
-		{"checksum_errors", s->sum_errors}, {"without_checksum", l->fs->sums_wrote}};
+		{"checksum_errors", s->sum_errors}, {"without_checksum", l->fs->sums_wrote},
+		{"unwritten_pages", l->fs->ntouch}, {"error", (uint64_t)-l->fs->failed}};
 
 	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
 		json_object_set_new(obj, all[i].name, json_integer((json_int_t)all[i].v));

@@ -1036,10 +1036,12 @@ static void free_pages(struct lf *fs)
 	lf_sums_free(fs);
 }
 
-void lf_close(struct lf *fs)
+int lf_close(struct lf *fs)
 {
+	int lost;
+
 	if (!fs)
-		return;
+		return 0;
 	while (fs->jobs) /* that nobody asked for */
 		files_drain(fs->files);
 	/* Nobody comes after these attempts to write what was acknowledged. */
@@ -1049,6 +1051,7 @@ void lf_close(struct lf *fs)
 		fs->failed = 0;
 		(void)lf_write_out(fs);
 	}
+	lost = fs->writable && lf_unwritten(fs) ? fs->failed : 0;
 	if (fs->writable && !fs->failed)
 		(void)lf_sums_settle(fs);
 	if (fs->writable && !fs->failed)
@@ -1068,4 +1071,5 @@ void lf_close(struct lf *fs)
 	free(fs->path);
 	free(fs->key);
 	free(fs);
+	return lost;
 }

@@ -375,8 +375,8 @@ struct lf_open {
 int lf_open(struct lf **out, struct files *files, const struct lf_open *o, struct err *e);
 /* The same file and lease, with everything read anew: after an error whose cause may be gone. Nothing is in flight; `old` is as it was, without its file. */
 int lf_reload(struct lf **out, struct lf *old, struct err *e);
-/* Checkpoints and gives the lease back, unless it failed. NULL is nothing. */
-void lf_close(struct lf *fs);
+/* Checkpoints and gives the lease back, unless it failed. Not 0: why what was acknowledged and waited for its record is lost. NULL is nothing. */
+int lf_close(struct lf *fs);
 /* Is the store still ours? -ESTALE and nothing more is written. */
 int lf_lease_check(struct lf *fs);
 /* The host may have forgotten what it was given: whoever opens the store next has to look at its data (as far as that can be written). */
@@ -405,7 +405,7 @@ struct lf_env {
 };
 /* lf_open(), or the store that is open already. lf_put() when it is not used any more; NULL is nothing. */
 int lf_get(struct lf **out, const struct lf_env *env, const struct lf_open *o, struct err *e);
-void lf_put(struct lf *fs);
+int lf_put(struct lf *fs); /* as lf_close() */
 /* The store has failed: takes the request if it is worth trying whether the cause is gone, and submits it again, or fails it, in the loop's next turn. */
 bool lf_park(struct lf *fs, struct disk_req *r);
 /* That, now. */

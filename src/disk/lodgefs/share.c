@@ -376,17 +376,19 @@ int lf_get(struct lf **out, const struct lf_env *env, const struct lf_open *o, s
 	return 0;
 }
 
-void lf_put(struct lf *fs)
+int lf_put(struct lf *fs)
 {
 	struct files *files;
+	int lost;
 
 	if (!fs || --fs->users)
-		return;
+		return 0;
 	unlist(fs);
 	files = fs->own_files;
 	revive_drop(fs);
-	lf_close(fs);
+	lost = lf_close(fs);
 	free(files);
+	return lost;
 }
 
 void lf_disk_list(struct lf_disk *l)

@@ -239,6 +239,7 @@ void q_stats(struct disk *d, json_t *obj)
 	set_number(obj, "cache_slices", q->cache.count);
 	set_number(obj, "cache_hits", s->cache_hits);
 	set_number(obj, "cache_misses", s->cache_misses);
+	json_object_set_new(obj, "link_failed", json_boolean(q->link_failed));
 }
 
 int q_check_op(struct disk *d, bool repair, const struct disk_watch *w, struct disk_check *out,

@@ -267,25 +267,27 @@ static int qcow2_open(struct disk *d, struct err *e)
 
 /* ---- closing ---- */
 
-static void finish(struct qcow2 *q)
+/* What it answers is about the guest's data, which is there when its entries are. */
+static int finish(struct qcow2 *q)
 {
-	int rc = q_bitmaps_save(q);
+	int saved = q_bitmaps_save(q), rc = q_settle(q);
 
-	rc = rc ?: q_settle(q);
-	if (!rc && q->dirty_set)
-		rc = q_set_incompatible(q, 0, QCOW2_DIRTY);
+	if (!saved && !rc && q->dirty_set)
+		(void)q_set_incompatible(q, 0, QCOW2_DIRTY);
+	return q->late && q->unlinked ? rc : 0;
 }
 
-static void qcow2_close(struct disk *d)
+static int qcow2_close(struct disk *d)
 {
 	struct qcow2 *q = d->priv;
+	int rc = 0;
 
 	if (!q)
-		return;
+		return 0;
 	while (q->jobs)
 		files_drain(d->files);
-	if (q->writable && !q->corrupt)
-		finish(q);
+	if (q->writable)
+		rc = !q->corrupt ? finish(q) : q->late && q->unlinked ? -EIO : 0;
 	while (q->jobs)
 		files_drain(d->files);
 	q_writer_destroy(q);
@@ -308,6 +310,7 @@ static void qcow2_close(struct disk *d)
 	free(q->rt_dirty);
 	free(q);
 	d->priv = NULL;
+	return rc;
 }
 
 /* ---- requests ---- */

@@ -267,13 +267,14 @@ static int toy_open(struct disk *d, struct err *e)
 		e);
 }
 
-static void toy_close(struct disk *d)
+static int toy_close(struct disk *d)
 {
 	struct toy *t = d->priv;
 
 	sorter_destroy(t->s);
 	file_close(t->file);
 	free(t);
+	return 0;
 }
 
 /* Reads block by block, and waits: no test is about reading. */
