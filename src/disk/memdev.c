@@ -331,7 +331,6 @@ static void perform(struct memfile *m, struct queued *q)
 {
 	struct file_req *r = q->r;
 	uint64_t len = q->error ? align_down(r->len / 2, SECTOR) : r->len;
-	char *data;
 
 	if (q->error && (!q->torn || r->op == FILE_READ || r->op == FILE_FLUSH))
 		return;
@@ -341,14 +340,9 @@ static void perform(struct memfile *m, struct queued *q)
 			q->error = -EIO;
 			return;
 		}
-		data = malloc(MAX(len, (uint64_t)1));
-		if (!data) {
-			q->error = -ENOMEM;
-			return;
-		}
-		get(m->dev, r->off, data, len);
-		iov_write(r->iov, r->niov, 0, data, len);
-		free(data);
+		for (uint64_t at = 0, i = 0; at < len; at += r->iov[i++].iov_len)
+			get(m->dev, r->off + at, r->iov[i].iov_base,
+				MIN(len - at, r->iov[i].iov_len));
 		return;
 	case FILE_WRITE:
 		q->error = q->error ?: put(m->dev, r->off, q->data, len);
