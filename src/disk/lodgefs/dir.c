@@ -293,7 +293,7 @@ static void share_parts(struct lf *fs, struct lf_record *r, const struct parts *
 			const struct lf_entry *x;
 			struct lf_entry copy;
 
-			fs->failed = lf_bring(fs, p->from, p->at + m, &own);
+			fs->failed = lf_bring(fs, p->from, p->at + m);
 			x = fs->failed ? NULL : lf_find(fs, p->from, p->at + m, &own);
 			if (!x || (!x->own && !x->base))
 				continue;

@@ -354,7 +354,7 @@ static int read_once(struct lf_disk *l, uint64_t from, uint64_t len, uint8_t *bu
 	for (uint64_t at = 0, some; at < len; at += some) {
 		bool own;
 
-		rc = lf_bring(l->fs, l->rec, (from + at) / LF_BLOCK, &own);
+		rc = lf_bring(l->fs, l->rec, (from + at) / LF_BLOCK);
 		if (rc)
 			return rc;
 		some = lf_map(l->fs, l->rec, from + at, len - at, &x[n].addr, &own);
@@ -482,12 +482,12 @@ static int lf_block_status(
 	struct lf_disk *l = d->priv;
 	uint64_t addr, n, next;
 	bool own;
-	int rc = lf_bring(l->fs, l->rec, off / LF_BLOCK, &own);
+	int rc = lf_bring(l->fs, l->rec, off / LF_BLOCK);
 
 	if (rc)
 		return lf_fail(l->fs, rc, e);
 	n = lf_map(l->fs, l->rec, off, len, &addr, &own);
-	while (n < len && !lf_bring(l->fs, l->rec, (off + n) / LF_BLOCK, &own)) {
+	while (n < len && !lf_bring(l->fs, l->rec, (off + n) / LF_BLOCK)) {
 		uint64_t more = lf_map(l->fs, l->rec, off + n, len - n, &next, &own);
 
 		if (addr ? next != addr + n : next != 0)
@@ -536,8 +536,9 @@ static void lf_stats_json(struct disk *d, json_t *obj)
 		{"checkpoints", s->checkpoints}, {"flushes", s->flushes},
 		{"page_writes", s->page_writes}, {"replayed", s->replayed}, {"dropped", s->dropped},
 		{"pages_in_memory", l->fs->pages_in}, {"page_reads", s->page_reads},
-		{"checksum_errors", s->sum_errors}, {"without_checksum", l->fs->sums_wrote},
-		{"unwritten_pages", l->fs->ntouch}, {"error", (uint64_t)-l->fs->failed}};
+		{"page_looks", s->page_looks}, {"checksum_errors", s->sum_errors},
+		{"without_checksum", l->fs->sums_wrote}, {"unwritten_pages", l->fs->ntouch},
+		{"error", (uint64_t)-l->fs->failed}};
 
 	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
 		json_object_set_new(obj, all[i].name, json_integer((json_int_t)all[i].v));

@@ -1,7 +1,8 @@
 /*
  * journal.c: transactions, marks, checkpoints; docs/lodgefs.md, "Journal", says why this is safe.
  *
- * Lock order: fs->lock, fs->sums_lock. lf_begin() takes the first and lf_end() lets it go.
+ * Lock order: fs->lock; then fs->sums_lock or fs->pages_lock, which are also taken without it. lf_begin() and lf_join() take the first, lf_end() and
+ * lf_leave() let it go. Who has it may wait: what needs no lock, reads and flushes, goes on meanwhile.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -529,7 +530,10 @@ static int write_dirty(struct lf *fs)
 		next = p->next;
 		p->dirty = false;
 		p->next = NULL;
-		lf_page_gone(p);
+		if (p->refs)
+			lf_page_may_go(fs, p);
+		else
+			lf_page_gone(p);
 	}
 	lf_make_way(fs);
 	return 0;
@@ -645,6 +649,7 @@ void lf_touch(struct lf *fs, struct lf_page *p, unsigned off, unsigned len)
 		fs->touch = t;
 		fs->touch_cap = cap;
 	}
+	lf_page_stays(fs, p);
 	p->touched = true;
 	p->lo = (uint16_t)off;
 	p->hi = (uint16_t)(off + len);

@@ -534,6 +534,7 @@ static void set_dirty(struct lf *fs, struct lf_page *p)
 {
 	if (p->dirty)
 		return;
+	lf_page_stays(fs, p);
 	p->dirty = true;
 	p->next = fs->dirty;
 	fs->dirty = p;

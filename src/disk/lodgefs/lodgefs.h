@@ -51,7 +51,7 @@ struct err;
 #define LF_VERSION 1u
 #define LF_PAGES_MAX (1u << 20) /* of pointers and changes: 56 TiB */
 #define LF_PAGES_IN 16384u /* in memory, without another option: 64 MiB, for 896 GiB */
-#define LF_PAGES_LEAST 1024u /* more than a batch wants at once */
+#define LF_PAGES_LEAST 1024u
 
 #define LF_MAGIC "LodgeFS\1"
 #define LF_PAGE_MAGIC 0x6770664cu /* "Lfpg" */
@@ -180,7 +180,7 @@ struct lf_page {
 	uint16_t lo, hi, pins;
 	uint64_t gone; /* number of the record in which it lost a reference */
 	struct lf_page *next; /* dirty list */
-	struct list lru; /* pages.c */
+	struct list lru; /* pages.c; empty: it stays */
 	uint8_t *data; /* NULL: not in memory */
 };
 
@@ -232,7 +232,8 @@ struct lf_sum_want {
 struct lf_stats {
 	uint64_t transactions, journal_bytes, marks, checkpoints, flushes, page_writes;
 	uint64_t replayed, dropped; /* records, at opening */
-	uint64_t page_reads; /* of pointers and changes, after opening */
+	uint64_t page_reads,
+		page_looks; /* of pointers and changes: reads after opening; looks for one that may go */
 	uint64_t
 		sum_errors; /* sub-blocks that did not fit their checksum, and were not handed out */
 };
@@ -265,7 +266,8 @@ struct lf {
 	struct lf_pages *roomy;
 	uint64_t pages_used, pages_free, pages_reserved, page_blocks;
 	struct list pages_lru;
-	uint64_t pages_in, pages_max; /* in memory */
+	uint64_t pages_in, pages_clean,
+		pages_max; /* in memory; of those on the list, which there are `max` of at most */
 	struct co_mutex pages_lock; /* they are read; inside of `lock` */
 	struct lf_page **dir, **bitmap;
 	struct lf_sums **sums; /* NULL: the store has none. s.sum_pages; NULL: not in memory */
@@ -507,15 +509,27 @@ bool lf_bitmap_get(const struct lf *fs, uint64_t block);
 /* Its bytes are in memory until lf_page_unpin(); may wait. -EIO: they cannot be read, or are damaged. */
 int lf_page_pin(struct lf *fs, struct lf_page *p);
 void lf_page_unpin(struct lf_page *p);
+/* It is changed: it stays until a checkpoint has written it; then it may go. (Pages of directory, bitmap and checksums are not meant: nothing is done.) */
+void lf_page_stays(struct lf *fs, struct lf_page *p);
+void lf_page_may_go(struct lf *fs, struct lf_page *p);
 /*
- * Gives up what was not wanted since it was looked at last. What was changed since the checkpoint stays: there is no more of it than fits into the
- * journal. Whoever calls it loses what he has not pinned, as if he had waited.
+ * Gives up what was not wanted since it was looked at last, of what may go. What was changed since the checkpoint comes on top: there is no more of it
+ * than fits into the journal. Whoever calls it loses what he has not pinned, as if he had waited.
  */
 void lf_make_way(struct lf *fs);
 /* Is the way to that MiB in memory? */
 bool lf_here(const struct lf *fs, const struct lf_record *r, uint64_t mib);
-/* Brings it; *waited: is set when it was not, and then something else may have gone. */
-int lf_bring(struct lf *fs, const struct lf_record *r, uint64_t mib, bool *waited);
+/* Brings it; may wait. It is there until somebody waits again. */
+int lf_bring(struct lf *fs, const struct lf_record *r, uint64_t mib);
+/* Pages that are pinned together: {0} is none; lf_pins_drop() at the end, also after an error. */
+struct lf_pins {
+	struct lf_page **page;
+	unsigned n, cap;
+};
+int lf_pins_add(struct lf *fs, struct lf_pins *pins, struct lf_page *p);
+/* The way to that MiB. With fs->lock held all of it; without, as far as it was there while nobody changed the tree. */
+int lf_pins_way(struct lf *fs, struct lf_pins *pins, const struct lf_record *r, uint64_t mib);
+void lf_pins_drop(struct lf_pins *pins);
 /* Nobody refers to it: out of its block; freed when nobody has it any more. */
 void lf_page_drop(struct lf *fs, struct lf_page *p);
 void lf_page_gone(struct lf_page *p);
@@ -606,8 +620,6 @@ bool lf_sums_clear_of(struct lf *fs, uint64_t addr, uint64_t len);
 void lf_sums_want(struct lf *fs, struct lf_sum_want *w, uint64_t addr, uint64_t len);
 int lf_sums_look(struct lf *fs, struct lf_sum_want *w);
 int lf_sums_clear(struct lf *fs, const struct lf_sum_want *w);
-/* Is the page of lf_sums_get() there? */
-bool lf_sums_here(const struct lf *fs, uint64_t sub);
 /* In a transaction: what is new in the entry. taken: its `own` is a block that nobody had. Waits only for a page that is not there. */
 int lf_sums_put(struct lf *fs, const struct sorter_tx *tx, const struct lf_entry *old,
 	const struct lf_entry *now, bool taken);

@@ -1,11 +1,13 @@
 /*
  * pages.c: pages of pointers and of changes: where there is room for one, and which of them are in memory.
  *
- * Of each page there is a struct lf_page, with its number of references. Its 4 KiB are there while somebody may have changed them since the last
- * checkpoint, while they are wanted, and as long as there is room (fs->pages_max); then the one goes that nobody has wanted for long.
+ * Of each page there is a struct lf_page, with its number of references. Its 4 KiB are there from when they are changed until the next checkpoint has
+ * written them, while they are pinned, and as long as there is room: of those that are as they are in their places, fs->pages_max at most stay, and the one
+ * goes that nobody has wanted for long. Those, and only those, are on the list; the others do not count, as they cannot make room for anything.
  *
- * Who waits for input (lf_page_load(), lf_bring()) may lose any page that he has not pinned. Who does not wait loses none. So a request first brings
- * the way to its entry, again and again until nothing of it is missing, and then works on it without waiting.
+ * Who waits (lf_page_pin(), lf_pins_way(), lf_bring(), and everything else that does I/O) may lose any page that he has not pinned. Who does not wait
+ * loses none. So a request first brings the way to its entry, again when the tree was changed meanwhile, and then works on it without waiting. Who has the
+ * lock pins all the ways that he wants: nobody changes the trees.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -63,33 +65,36 @@ struct lf_page *lf_page_make(struct lf *fs, uint64_t at, unsigned type, unsigned
 
 /* ---- what is in memory ---- */
 
-static void enter(struct lf *fs, struct lf_page *p)
+void lf_page_may_go(struct lf *fs, struct lf_page *p)
 {
+	if (p->type != LF_T_POINTERS && p->type != LF_T_TRACK)
+		return;
 	list_add_tail(&fs->pages_lru, &p->lru);
-	fs->pages_in++;
+	fs->pages_clean++;
 }
 
-static void leave(struct lf *fs, struct lf_page *p)
+void lf_page_stays(struct lf *fs, struct lf_page *p)
 {
 	if (list_empty(&p->lru))
 		return;
 	list_del(&p->lru);
-	fs->pages_in--;
+	fs->pages_clean--;
 }
 
 void lf_make_way(struct lf *fs)
 {
-	for (uint64_t n = 2 * fs->pages_in; n && fs->pages_in >= fs->pages_max; n--) {
+	for (uint64_t n = 2 * fs->pages_clean; n && fs->pages_clean >= fs->pages_max; n--) {
 		struct lf_page *p = list_entry(fs->pages_lru.next, struct lf_page, lru);
 
-		if (p->dirty || p->touched || p->pins || p->wanted) {
+		fs->stats.page_looks++;
+		lf_page_stays(fs, p);
+		if (p->pins || p->wanted) {
 			p->wanted = false;
-			list_del(&p->lru);
-			list_add_tail(&fs->pages_lru, &p->lru);
+			lf_page_may_go(fs, p);
 			continue;
 		}
-		leave(fs, p);
 		free(steal_ptr(p->data));
+		fs->pages_in--;
 	}
 }
 
@@ -111,7 +116,8 @@ static int read_page(struct lf *fs, struct lf_page *p)
 	}
 	lf_make_way(fs);
 	p->data = data;
-	enter(fs, p);
+	lf_page_may_go(fs, p);
+	fs->pages_in++;
 	fs->stats.page_reads++;
 	return 0;
 }
@@ -138,14 +144,69 @@ void lf_page_unpin(struct lf_page *p)
 	lf_page_gone(p);
 }
 
-/* The first page on the way to that MiB that is not in memory; `span`: of the tree. */
-static struct lf_page *missing(const struct lf *fs, uint64_t at, uint64_t span, uint64_t mib)
+int lf_pins_add(struct lf *fs, struct lf_pins *pins, struct lf_page *p)
 {
+	int rc;
+
+	if (pins->n == pins->cap) {
+		unsigned cap = MAX(16u, 2 * pins->cap);
+		struct lf_page **more = realloc(pins->page, cap * sizeof(struct lf_page *));
+
+		if (!more)
+			return -ENOMEM;
+		pins->page = more;
+		pins->cap = cap;
+	}
+	rc = lf_page_pin(fs, p);
+	if (!rc)
+		pins->page[pins->n++] = p;
+	return rc;
+}
+
+void lf_pins_drop(struct lf_pins *pins)
+{
+	while (pins->n)
+		lf_page_unpin(pins->page[--pins->n]);
+	free(pins->page);
+	*pins = (struct lf_pins){0};
+}
+
+static uint64_t span_of(const struct lf_record *r)
+{
+	return r->type == LF_TRACK ? lf_track_span(r->height) : lf_span(r->height);
+}
+
+int lf_pins_way(struct lf *fs, struct lf_pins *pins, const struct lf_record *r, uint64_t mib)
+{
+	uint64_t at = r->root, span = span_of(r);
+	int level = r->height;
+
+	for (; at && mib < span; level--) {
+		struct lf_page *p = lf_page_at(fs, at);
+		int rc = p ? lf_pins_add(fs, pins, p) : 0;
+
+		/* Without the lock it may be another one's meanwhile, or nobody's. */
+		if (rc || !p || !p->data || p->level != level)
+			return rc;
+		p->wanted = true;
+		if (!level)
+			break;
+		span /= LF_NODE_ENTRIES;
+		at = *lf_node(p, mib / span);
+		mib %= span;
+	}
+	return 0;
+}
+
+bool lf_here(const struct lf *fs, const struct lf_record *r, uint64_t mib)
+{
+	uint64_t at = r->root, span = span_of(r);
+
 	while (at && mib < span) {
 		struct lf_page *p = lf_page_at(fs, at);
 
 		if (!p || !p->data)
-			return p;
+			return !p;
 		p->wanted = true;
 		if (!p->level)
 			break;
@@ -153,30 +214,17 @@ static struct lf_page *missing(const struct lf *fs, uint64_t at, uint64_t span, 
 		at = *lf_node(p, mib / span);
 		mib %= span;
 	}
-	return NULL;
+	return true;
 }
 
-static struct lf_page *missing_of(const struct lf *fs, const struct lf_record *r, uint64_t mib)
+int lf_bring(struct lf *fs, const struct lf_record *r, uint64_t mib)
 {
-	return missing(fs, r->root,
-		r->type == LF_TRACK ? lf_track_span(r->height) : lf_span(r->height), mib);
-}
-
-bool lf_here(const struct lf *fs, const struct lf_record *r, uint64_t mib)
-{
-	return !missing_of(fs, r, mib);
-}
-
-int lf_bring(struct lf *fs, const struct lf_record *r, uint64_t mib, bool *waited)
-{
-	struct lf_page *p;
 	int rc = 0;
 
-	while (!rc && (p = missing_of(fs, r, mib))) {
-		rc = lf_page_pin(fs, p);
-		if (!rc)
-			lf_page_unpin(p);
-		*waited = true;
+	while (!rc && !lf_here(fs, r, mib)) {
+		cleanup(lf_pins_drop) struct lf_pins pins = {0};
+
+		rc = lf_pins_way(fs, &pins, r, mib);
 	}
 	return rc;
 }
@@ -220,8 +268,11 @@ int lf_page_adopt(struct lf *fs, struct lf_page *p)
 	b->used++;
 	fs->pages_used++;
 	fs->pages_free--;
-	lf_make_way(fs);
-	enter(fs, p);
+	fs->pages_in++;
+	if (!p->dirty) {
+		lf_make_way(fs);
+		lf_page_may_go(fs, p);
+	}
 	return 0;
 }
 
@@ -268,7 +319,7 @@ struct lf_page *lf_page_new(struct lf *fs, unsigned type, unsigned level)
 		return NULL;
 	p->refs = 1;
 	b->page[i] = p;
-	enter(fs, p);
+	fs->pages_in++;
 	if (!b->used++)
 		lf_bitmap_put(fs, b->block, true);
 	fs->pages_used++;
@@ -297,7 +348,8 @@ void lf_page_drop(struct lf *fs, struct lf_page *p)
 	fs->pages_used--;
 	fs->pages_free++;
 	list_pages(fs, b);
-	leave(fs, p);
+	lf_page_stays(fs, p);
+	fs->pages_in -= p->data != NULL;
 	lf_page_gone(p); /* else when the list is walked next: it has no references */
 	if (b->used)
 		return;

@@ -47,11 +47,6 @@ static struct lf_sums *have(const struct lf *fs, uint64_t sub)
 	return fs->sums[sub / PAGE_SUBS];
 }
 
-bool lf_sums_here(const struct lf *fs, uint64_t sub)
-{
-	return have(fs, sub);
-}
-
 static uint32_t *slot(struct lf_sums *s, uint64_t sub)
 {
 	return (uint32_t *)(void *)(s->page->data + LF_HEAD) + sub % PAGE_SUBS;
@@ -100,7 +95,8 @@ static void drop_one(struct lf *fs)
 		struct lf_sums **at = &fs->sums[fs->sums_hand], *s = *at;
 
 		fs->sums_hand = (fs->sums_hand + 1) % fs->s.sum_pages;
-		if (!s || s->page->dirty || s->page->touched || any(s->wrote) || any(s->old))
+		if (!s || s->page->dirty || s->page->touched || s->page->pins || any(s->wrote) ||
+			any(s->old))
 			continue;
 		*at = NULL;
 		lf_page_free(s->page);

@@ -181,21 +181,19 @@ static int record_all(struct lf *fs, struct lf_ahead *some, unsigned others)
 	return lf_end(fs, NULL, 0) ?: lf_flush(fs);
 }
 
-static int bring(struct lf *fs, struct lf_ahead *some)
+static int pin_all(struct lf *fs, const struct lf_ahead *some, struct lf_pins *pins)
 {
 	int rc = 0;
 
-	for (bool again = true; again && !rc;) {
-		again = false;
-		for (struct lf_ahead *a = some; a && !rc; a = a->next)
-			if (a->set && a->l->track)
-				rc = lf_bring(fs, a->l->track, a->set->block, &again);
-	}
+	for (const struct lf_ahead *a = some; a && !rc; a = a->next)
+		if (a->set && a->l->track)
+			rc = lf_pins_way(fs, pins, a->l->track, a->set->block);
 	return rc;
 }
 
 static int record_some(struct lf *fs, struct lf_ahead *some, unsigned pages, unsigned others)
 {
+	cleanup(lf_pins_drop) struct lf_pins pins = {0};
 	int rc = lf_reserve(fs, pages);
 
 	if (rc == -ENOSPC)
@@ -204,7 +202,7 @@ static int record_some(struct lf *fs, struct lf_ahead *some, unsigned pages, uns
 		return rc;
 	rc = lf_begin(fs, lf_need(2 * pages + 2 + others));
 	if (!rc) {
-		rc = bring(fs, some);
+		rc = pin_all(fs, some, &pins);
 		if (rc)
 			co_unlock(&fs->lock);
 	}
@@ -473,7 +471,7 @@ int lf_changed(
 	while (at < end) {
 		uint64_t c = at / LF_CHUNK;
 		bool is;
-		int rc = lf_bring(l->fs, l->track, at / LF_BLOCK, &is);
+		int rc = lf_bring(l->fs, l->track, at / LF_BLOCK);
 
 		if (rc)
 			return lf_fail(l->fs, rc, e);

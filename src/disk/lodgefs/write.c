@@ -121,11 +121,23 @@ static bool here(const struct lf_disk *l, uint64_t block)
 	return lf_here(l->fs, l->rec, block) && (!l->track || lf_here(l->fs, l->track, block));
 }
 
-static int bring(struct lf_disk *l, uint64_t block, bool *waited)
+static int pin(struct lf_disk *l, uint64_t block, struct lf_pins *pins)
 {
-	int rc = lf_bring(l->fs, l->rec, block, waited);
+	int rc = lf_pins_way(l->fs, pins, l->rec, block);
 
-	return rc || !l->track ? rc : lf_bring(l->fs, l->track, block, waited);
+	return rc || !l->track ? rc : lf_pins_way(l->fs, pins, l->track, block);
+}
+
+static int bring(struct lf_disk *l, uint64_t block)
+{
+	int rc = 0;
+
+	while (!rc && !here(l, block)) {
+		cleanup(lf_pins_drop) struct lf_pins pins = {0};
+
+		rc = pin(l, block, &pins);
+	}
+	return rc;
 }
 
 /* WANT_*: that has to come first. */
@@ -190,8 +202,7 @@ static void resolve_job(void *arg)
 	struct job *j = arg;
 
 	while (j->rc > 0) {
-		bool waited;
-		int rc = j->rc & WANT_PAGES    ? bring(j->l, j->set->block, &waited)
+		int rc = j->rc & WANT_PAGES    ? bring(j->l, j->set->block)
 			 : j->rc & WANT_RECORD ? record_set(j->l, j->set)
 					       : lf_mark(j->l->fs);
 
@@ -524,7 +535,6 @@ static void prepare_job(void *arg)
 {
 	struct job *j = arg;
 	struct lf *fs = j->l->fs;
-	bool waited;
 
 	/* Space that was freed is there again when that is durable and its readers are gone. */
 	if (j->rc == -ENOSPC)
@@ -538,7 +548,7 @@ static void prepare_job(void *arg)
 			j->rc = prepare_once(j->l, j->tx, &a.want);
 		if (j->rc <= 0)
 			break;
-		j->rc = pages	 ? bring(j->l, j->tx->block, &waited)
+		j->rc = pages	 ? bring(j->l, j->tx->block)
 			: record ? lf_track_ahead(&a)
 				 : lf_mark(fs);
 		if (!j->rc)
@@ -717,25 +727,20 @@ static void change_entry(struct lf_disk *l, struct sorter_tx *tx)
 	tx->priv = NULL;
 }
 
-/* Brings the pages that the batch changes, so that nothing fails half way. */
-static int bring_all(struct lf_disk *l, struct sorter_batch *b)
+/* With the lock: the pages that the batch changes are in memory from here on, so that nothing fails half way. */
+static int pin_all(struct lf_disk *l, const struct sorter_batch *b, struct lf_pins *pins)
 {
 	int rc = 0;
 
-	for (bool again = true; again && !rc;) {
-		again = false;
-		for (struct sorter_tx *tx = b->first; tx && !rc; tx = tx->next) {
-			const struct plan *p = tx->priv;
-			uint64_t sub = (p->now.own - 1ull) * LF_SUBS;
-			struct lf_sums *s;
+	for (const struct sorter_tx *tx = b->first; tx && !rc; tx = tx->next) {
+		const struct plan *p = tx->priv;
+		struct lf_sums *s;
 
-			rc = bring(l, tx->block, &again);
-			if (rc || !l->fs->sums || !p->change || !p->now.own ||
-				lf_sums_here(l->fs, sub))
-				continue;
-			rc = lf_sums_get(l->fs, sub, &s);
-			again = true; /* it may have pushed out another one */
-		}
+		rc = pin(l, tx->block, pins);
+		if (rc || !l->fs->sums || !p->change || !p->now.own)
+			continue;
+		rc = lf_sums_get(l->fs, (p->now.own - 1ull) * LF_SUBS, &s);
+		rc = rc ?: lf_pins_add(l->fs, pins, s->page);
 	}
 	return rc;
 }
@@ -743,6 +748,7 @@ static int bring_all(struct lf_disk *l, struct sorter_batch *b)
 static int commit_batch(struct lf_disk *l, struct sorter_batch *b)
 {
 	cleanup(free_ptr) struct lf_rec_check *checks = NULL;
+	cleanup(lf_pins_drop) struct lf_pins pins = {0};
 	struct lf *fs = l->fs;
 	bool late = l->late && !b->fua, all = true;
 	uint64_t need = 0, bytes;
@@ -757,7 +763,7 @@ static int commit_batch(struct lf_disk *l, struct sorter_batch *b)
 	need += n * sizeof(*checks);
 	rc = !checks ? -ENOMEM : late ? lf_join(fs, need) : lf_begin(fs, need);
 	if (!rc) {
-		rc = bring_all(l, b);
+		rc = pin_all(l, b, &pins);
 		if (rc)
 			co_unlock(&fs->lock);
 	}

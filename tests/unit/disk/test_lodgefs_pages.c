@@ -1,0 +1,258 @@
+/*
+ * test_lodgefs_pages.c: stores that have more pages of pointers than there is memory for. What waits for a page ends, whatever else is in memory; who does not
+ * wait finds it missing; what fails meanwhile changes nothing.
+ */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <cmocka.h>
+#include <jansson.h>
+#include <uv.h>
+
+#include "base/err.h"
+#include "base/util.h"
+#include "disk/format.h"
+#include "disk/memdev.h"
+#include "disk/tool.h"
+#include "power.h"
+
+#define SIZE (16384 * GiB)
+#define PLACES 2500u
+#define APART (5 * GiB) /* each has a leaf of its own */
+#define FEW 1024u /* pages: metadata=4M */
+#define JOURNAL_AT 16384u
+#define BEHIND_JOURNAL (JOURNAL_AT + 32 * MiB)
+
+struct fix {
+	uv_loop_t loop;
+	struct memdevs devs;
+	struct disk_stores stores;
+};
+
+static void ok(int rc, const struct err *e, const char *what)
+{
+	if (rc)
+		fail_msg("%s: %d %s", what, rc, err_msg(e));
+}
+
+static const struct disk_store_format *format(void)
+{
+	for (unsigned i = 0; disk_store_at(i); i++)
+		if (!strcmp(disk_store_at(i)->name, "lodgefs"))
+			return disk_store_at(i);
+	fail_msg("no lodgefs");
+	return NULL;
+}
+
+static struct fix *begin(void)
+{
+	struct fix *f = calloc(1, sizeof(*f));
+	struct err e = {0};
+
+	uv_loop_init(&f->loop);
+	ok(format()->create(&(struct disk_create_opts){.path = "store",
+				    .size = 6 * GiB,
+				    .loop = &f->loop,
+				    .open_file = memdevs_open,
+				    .open_ctx = &f->devs},
+		   &e),
+		&e, "store");
+	return f;
+}
+
+static void end(struct fix *f)
+{
+	uv_run(&f->loop, UV_RUN_DEFAULT);
+	disk_stores_clear(&f->stores);
+	assert_int_equal(uv_loop_close(&f->loop), 0);
+	memdevs_free(&f->devs);
+	free(f);
+}
+
+static int make_over(struct fix *f, const char *path, uint64_t size, const char *key,
+	const char *value, bool overwrite, struct err *e)
+{
+	struct disk_kv kv[] = {{key, value}, {0}};
+
+	return disk_create("lodgefs",
+		&(struct disk_create_opts){.path = path,
+			.size = size,
+			.kv = key ? kv : NULL,
+			.overwrite = overwrite,
+			.loop = &f->loop,
+			.stores = &f->stores,
+			.open_file = memdevs_open,
+			.open_ctx = &f->devs},
+		e);
+}
+
+static int make(struct fix *f, const char *path, uint64_t size, const char *key, const char *value,
+	struct err *e)
+{
+	return make_over(f, path, size, key, value, false, e);
+}
+
+/* With little memory. */
+static struct disk *get_from(struct fix *f, struct memdevs *devs, bool offline)
+{
+	struct disk_kv kv[] = {{"metadata", "4M"}, {0}};
+	struct disk *d;
+	struct err e = {0};
+
+	ok(disk_open(&d,
+		   &(struct disk_opts){.path = "store/a",
+			   .format = "lodgefs",
+			   .discard = true,
+			   .offline = offline,
+			   .kv = kv,
+			   .loop = &f->loop,
+			   .stores = devs == &f->devs ? &f->stores : NULL,
+			   .open_file = memdevs_open,
+			   .open_ctx = devs},
+		   &e),
+		&e, "open");
+	return d;
+}
+
+static struct disk *get(struct fix *f)
+{
+	return get_from(f, &f->devs, true);
+}
+
+static void put(struct fix *f, struct disk *d)
+{
+	disk_close(d);
+	uv_run(&f->loop, UV_RUN_NOWAIT);
+}
+
+static void check(struct fix *f)
+{
+	struct files fs = {
+		.loop = &f->loop, .io = IO_THREADS, .open = memdevs_open, .open_ctx = &f->devs};
+	struct disk_check c;
+	struct err e = {0};
+
+	ok(format()->check(&fs, "store", false, NULL, &c, &e), &e, "check");
+	assert_int_equal(c.errors, 0);
+	assert_int_equal(c.leaks, 0);
+}
+
+static uint64_t stat_of(struct disk *d, const char *name)
+{
+	json_t *o = json_object();
+	uint64_t v;
+
+	disk_format_stats(d, o);
+	assert_non_null(json_object_get(o, name));
+	v = (uint64_t)json_integer_value(json_object_get(o, name));
+	json_decref(o);
+	return v;
+}
+
+static void bytes(uint8_t *buf, unsigned i, unsigned round)
+{
+	memset(buf, (int)(1 + (i * 7 + round) % 250), 4096);
+}
+
+static void fill(struct disk *d, unsigned from, unsigned to, uint64_t off, unsigned round)
+{
+	struct err e = {0};
+	uint8_t buf[4096];
+
+	for (unsigned i = from; i < to; i++) {
+		bytes(buf, i, round);
+		ok(disk_rw(d, DISK_WRITE, i * APART + off, buf, 4096, &e), &e, "write");
+	}
+}
+
+static void look(struct disk *d, unsigned from, unsigned to, uint64_t off, unsigned round)
+{
+	struct err e = {0};
+	uint8_t buf[4096], want[4096];
+
+	for (unsigned i = from; i < to; i++) {
+		ok(disk_rw(d, DISK_READ, i * APART + off, buf, 4096, &e), &e, "read");
+		bytes(want, i, round);
+		assert_memory_equal(buf, want, 4096);
+	}
+}
+
+/* A disk with PLACES leaves, of which those of the last FEW places are in memory. */
+static struct disk *begin_full(struct fix *f, bool offline)
+{
+	struct disk *d;
+	struct err e = {0};
+
+	ok(make(f, "store/a", SIZE, NULL, NULL, &e), &e, "create");
+	d = get(f);
+	fill(d, 0, PLACES, 0, 0);
+	put(f, d);
+	return get_from(f, &f->devs, offline);
+}
+
+/*
+ * A journal that has room for more pages than the memory is for. What was changed stays, and must leave room for what has only to be
+ * looked at: the way there.
+ */
+static void large_journal(void **state)
+{
+	struct fix *f = begin();
+	struct disk *d = begin_full(f, true);
+
+	(void)state;
+	fill(d, 0, PLACES, 4096, 1); /* each changes a leaf, and none of the pages above */
+	assert_int_equal(stat_of(d, "checkpoints"), 1);
+	/* All leaves, and the ways to them. */
+	assert_in_range(stat_of(d, "pages_in_memory"), PLACES, PLACES + FEW);
+	look(d, 0, PLACES, 0, 0);
+	look(d, 0, PLACES, 4096, 1);
+	put(f, d);
+	d = get(f);
+	assert_in_range(stat_of(d, "pages_in_memory"), FEW / 2, FEW);
+	look(d, 0, PLACES, 4096, 1);
+	put(f, d);
+	check(f);
+	end(f);
+}
+
+/* What the journal has is in memory until its first checkpoint, and is not looked at for each page of it: that is quadratic. */
+static void recovery(void **state)
+{
+	struct fix *f = begin();
+	struct memdevs after = {0};
+	struct disk *d;
+	struct err e = {0};
+
+	(void)state;
+	ok(make(f, "store/a", SIZE, NULL, NULL, &e), &e, "create");
+	d = get(f);
+	assert_int_equal(memdevs_record(&f->devs), 0);
+	fill(d, 0, PLACES, 0, 0);
+	ok(disk_rw(d, DISK_FLUSH, 0, NULL, 0, &e), &e, "flush");
+	assert_int_equal(memdevs_crash(&f->devs, memdevs_events(&f->devs), 1, &after), 0);
+	put(f, d);
+	lose_power(&after);
+	d = get_from(f, &after, true);
+	assert_true(stat_of(d, "replayed") > 0);
+	assert_in_range(stat_of(d, "page_looks"), PLACES - FEW, 4 * PLACES);
+	assert_in_range(stat_of(d, "pages_in_memory"), FEW / 2, FEW);
+	look(d, 0, PLACES, 0, 0);
+	put(f, d);
+	memdevs_free(&after);
+	end(f);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(large_journal),
+		cmocka_unit_test(recovery),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
