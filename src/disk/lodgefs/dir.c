@@ -289,12 +289,16 @@ static void share_parts(struct lf *fs, struct lf_record *r, const struct parts *
 		const struct part *p = &parts->part[i];
 
 		for (uint64_t m = 0; p->from && m < p->len && !fs->failed; m++) {
-			bool own;
+			int rc = lf_bring(fs, p->from, p->at + m);
 			const struct lf_entry *x;
 			struct lf_entry copy;
+			bool own;
 
-			fs->failed = lf_bring(fs, p->from, p->at + m);
-			x = fs->failed ? NULL : lf_find(fs, p->from, p->at + m, &own);
+			if (rc) {
+				fs->failed = fs->failed ?: rc;
+				return;
+			}
+			x = lf_find(fs, p->from, p->at + m, &own);
 			if (!x || (!x->own && !x->base))
 				continue;
 			copy = *x;

@@ -27,6 +27,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdlib.h>
 
 #include "base/list.h"
 #include "disk/co.h"
@@ -469,13 +470,20 @@ void lf_journal_free(struct lf *fs);
 
 /* ---- tree.c ---- */
 
+/* What it holds. It has been brought, and nobody has waited since. */
+static inline void *lf_body(const struct lf_page *p)
+{
+	if (!p->data)
+		abort(); /* broken invariant */
+	return p->data + LF_HEAD;
+}
 static inline struct lf_entry *lf_leaf(struct lf_page *p, uint64_t i)
 {
-	return (struct lf_entry *)(void *)(p->data + LF_HEAD) + i;
+	return (struct lf_entry *)lf_body(p) + i;
 }
 static inline uint64_t *lf_node(struct lf_page *p, uint64_t i)
 {
-	return (uint64_t *)(void *)(p->data + LF_HEAD) + i;
+	return (uint64_t *)lf_body(p) + i;
 }
 struct lf_page *lf_page_at(const struct lf *fs, uint64_t at);
 /* MiB that a tree of that height spans. */

@@ -40,7 +40,7 @@ struct lf_record *lf_track_of(struct lf *fs, const struct lf_record *disk)
 
 static uint32_t *leaf_at(struct lf_page *p, uint64_t mib)
 {
-	return (uint32_t *)(void *)(p->data + LF_HEAD) + mib * LF_TRACK_CHUNKS;
+	return (uint32_t *)lf_body(p) + mib * LF_TRACK_CHUNKS;
 }
 
 /* The generations of the 16 chunks of that MiB; NULL: all 0. */

@@ -182,7 +182,7 @@ static struct lf_page *make_own(struct lf *fs, uint64_t *at, unsigned level)
 	*at = p->at;
 	if (!old)
 		return p;
-	memcpy(p->data + LF_HEAD, old->data + LF_HEAD, LF_PAGE - LF_HEAD);
+	memcpy(lf_body(p), lf_body(old), LF_PAGE - LF_HEAD);
 	old->refs--;
 	for (unsigned i = 0; level && i < LF_NODE_ENTRIES; i++)
 		lf_tree_get(fs, *lf_node(p, i));

@@ -247,11 +247,37 @@ static void recovery(void **state)
 	end(f);
 }
 
+/* A page of the source that cannot be read is an error of whoever composes. */
+static void unreadable_part(void **state)
+{
+	struct fix *f = begin();
+	struct disk *d = begin_full(f, true);
+	struct err e = {0};
+
+	(void)state;
+	f->devs.fault[0] = (struct memdev_fault){.ops = 1u << FILE_READ,
+		.off = BEHIND_JOURNAL,
+		.len = 6 * GiB,
+		.count = 1,
+		.error = -EIO};
+	f->devs.nfaults = 1;
+	assert_int_equal(make(f, "store/b", 0, "compose", "a/0/1M", &e), -EIO);
+	assert_int_equal(f->devs.faults_hit, 1);
+	f->devs.nfaults = 0;
+	usleep(120000); /* so often it is tried whether the cause has gone */
+	fill(d, 0, 1, 4096, 1);
+	look(d, 0, PLACES, 0, 0);
+	put(f, d);
+	check(f);
+	end(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(large_journal),
 		cmocka_unit_test(recovery),
+		cmocka_unit_test(unreadable_part),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
