@@ -679,10 +679,10 @@ static int take_checks(struct lf *fs, const struct lf_rec_check *checks, unsigne
 
 int lf_leave(struct lf *fs, const struct lf_rec_check *checks, unsigned nchecks)
 {
-	int rc = fs->failed ?: take_checks(fs, checks, nchecks);
+	int rc = take_checks(fs, checks, nchecks) ?: fs->failed;
 
-	if (rc == -ENOMEM) /* inside of a change: what is in memory is no whole */
-		fs->undone = true;
+	/* It failed inside of the change: what is in memory is no whole, and is never to be written. */
+	fs->undone |= rc != 0;
 	send_freed(fs, fs->seq);
 	fail(fs, rc);
 	if (!rc && !lf_write_later(fs))

@@ -17,8 +17,9 @@
  * checksums there is what was wanted last. Reference counts are not stored: they are the number of references found when the store was loaded, and are kept up
  * from then on.
  *
- * Who may change a page: only between lf_begin() and lf_end(), which write one record to the journal. Pages go to their places
- * in a checkpoint. Nothing is freed for good before the record that freed it is known to be durable ("marked").
+ * Who may change a page: only who has the lock, between lf_begin() and lf_end(), which write one record to the journal, or between lf_join() and
+ * lf_leave(), which leave it to whoever writes the next one. Pages go to their places in a checkpoint. Nothing is freed for good before the record that
+ * freed it is known to be durable ("marked").
  *
  * Functions that do I/O wait: inside a coroutine (co.h) they let others run, outside they block with nothing else of this store in flight.
  */
@@ -295,7 +296,7 @@ struct lf {
 	struct lf_rec_check *checks;
 	unsigned nchecks, checks_cap;
 	bool ordered; /* its data is flushed before it, and it has no checks: some of its data is in none, or was written over since */
-	bool undone; /* what is in memory is not what those were told who changed it */
+	bool undone; /* what is in memory is not what those were told who changed it: it is not written, but loaded again */
 	struct lf_page *dirty;
 	uint8_t *buf; /* of the record */
 	size_t buf_cap;
@@ -442,14 +443,20 @@ void lf_lock(struct lf *fs, struct co_mutex *m);
 int lf_begin(struct lf *fs, uint64_t need);
 /*
  * The same for one that need not be in the journal when it ends: it shares the next record with others, which is written when somebody flushes or has a
- * transaction of his own, when it is large, or a second later.
+ * transaction of his own, when it is large, or a second later. Who waits in the middle looks at fs->failed before he changes anything.
  */
 int lf_join(struct lf *fs, uint64_t need);
 /* Bytes [off, off + len) of the page were or will be changed in this transaction. */
 void lf_touch(struct lf *fs, struct lf_page *p, unsigned off, unsigned len);
-/* Writes it. After an error the store is not written to any more, until it is loaded again. */
+/*
+ * Writes it. After an error the store is not written to any more, until it is loaded again: what was changed in memory is undone with that
+ * (fs->undone), as who asked was told so.
+ */
 int lf_end(struct lf *fs, const struct lf_rec_check *checks, unsigned nchecks);
-/* Ends what lf_join() began. fs->ordered: has it data of which there are no checks? */
+/*
+ * Ends what lf_join() began. fs->ordered: has it data of which there are no checks? An error from inside of the change is as one of lf_end(), and those who
+ * shared the record lose theirs; otherwise the record stays, whatever fails later, until it is written.
+ */
 int lf_leave(struct lf *fs, const struct lf_rec_check *checks, unsigned nchecks);
 /* Writes what lf_leave() has left. After an error that stays to be written by another attempt: lf_unwritten(). */
 int lf_write_out(struct lf *fs);

@@ -202,7 +202,7 @@ static int record_some(struct lf *fs, struct lf_ahead *some, unsigned pages, uns
 		return rc;
 	rc = lf_begin(fs, lf_need(2 * pages + 2 + others));
 	if (!rc) {
-		rc = pin_all(fs, some, &pins);
+		rc = pin_all(fs, some, &pins) ?: fs->failed;
 		if (rc)
 			co_unlock(&fs->lock);
 	}

@@ -763,7 +763,8 @@ static int commit_batch(struct lf_disk *l, struct sorter_batch *b)
 	need += n * sizeof(*checks);
 	rc = !checks ? -ENOMEM : late ? lf_join(fs, need) : lf_begin(fs, need);
 	if (!rc) {
-		rc = pin_all(l, b, &pins);
+		/* Others may have failed meanwhile. From here on nobody waits. */
+		rc = pin_all(l, b, &pins) ?: fs->failed;
 		if (rc)
 			co_unlock(&fs->lock);
 	}
