@@ -93,6 +93,14 @@ struct lf_record *lf_rec_by_id(struct lf *fs, uint64_t id)
 	return NULL;
 }
 
+struct lf_record *lf_rec_again(struct lf *fs, const struct lf_record *was)
+{
+	struct lf_record *r;
+
+	lf_rec_each(r, i, fs, was->type, was->owner) if (r->id == was->id) return r;
+	return NULL;
+}
+
 void lf_rec_touch(struct lf *fs, struct lf_record *r)
 {
 	for (uint64_t i = 0; i < fs->s.dir_pages; i++) {
@@ -428,18 +436,32 @@ int lf_disk_create(const struct disk_create_opts *o, struct err *e)
 	return rc;
 }
 
+static bool is_open(const struct lf *fs, const struct lf_record *r)
+{
+	const struct lf_disk *l = fs->disks;
+
+	while (l && l->rec != r)
+		l = l->next;
+	return l;
+}
+
 int lf_disk_remove(struct lf *fs, const char *name, struct err *e)
 {
-	struct lf_record *r = lf_rec_find(fs, LF_DISK, 0, name);
+	struct lf_record *r = lf_rec_find(fs, LF_DISK, 0, name), *s;
 	uint64_t id, n = 0;
 	int rc;
 
 	if (!r)
 		return err_set(e, -ENOENT, "store %s has no disk '%s'", fs->path, name);
-	for (const struct lf_disk *l = fs->disks; l; l = l->next)
-		if (l->rec == r)
-			return err_set(e, -EBUSY, "disk %s/%s: is open here", fs->path, name);
+	if (is_open(fs, r))
+		return err_set(e, -EBUSY, "disk %s/%s: is open here", fs->path, name);
 	id = r->id;
+	lf_rec_each(s, i, fs, LF_SNAPSHOT, id)
+	{
+		if (is_open(fs, s))
+			return err_set(e, -EBUSY, "disk %s/%s: its snapshot '%s' is open here",
+				fs->path, name, s->name);
+	}
 	for (uint64_t i = 0; i < fs->nrec; i++)
 		n += fs->rec[i]->type > LF_DISK && fs->rec[i]->owner == id;
 	n = MIN(n + 1, fs->s.dir_pages);
@@ -601,6 +623,9 @@ int lf_snapshot(struct disk *d, enum disk_snap_op op, const char *name, struct e
 		return err_set(e, -ENOENT, "disk %s: has no snapshot '%s'", d->o.path, name);
 	if (op == DISK_SNAP_APPLY)
 		return snapshot_apply(d, s, e);
+	if (is_open(l->fs, s))
+		return err_set(
+			e, -EBUSY, "disk %s: its snapshot '%s' is open here", d->o.path, name);
 	rc = lf_fail(l->fs, lf_begin(l->fs, need_put(l->fs)), e);
 	if (rc)
 		return rc;

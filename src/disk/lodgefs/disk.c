@@ -67,7 +67,8 @@ static int open_store(struct lf_disk *l, const struct lf_open *o, struct err *e)
 	return 0;
 }
 
-static int find_disk(struct lf_disk *l, const char *name, struct err *e)
+/* snapshot: NULL, or what of the disk is read. */
+static int find_disk(struct lf_disk *l, const char *name, const char *snapshot, struct err *e)
 {
 	struct lf *fs = l->fs;
 
@@ -76,22 +77,19 @@ static int find_disk(struct lf_disk *l, const char *name, struct err *e)
 		return err_set(e, -ENOENT,
 			"store %s has no disk '%s': `lodge store ls %s:lodgefs` lists them",
 			fs->path, name, fs->path);
+	if (snapshot && !l->d->o.readonly)
+		return err_set(e, -EROFS, "disk %s: a snapshot is only read", l->d->o.path);
+	if (snapshot)
+		l->rec = lf_rec_find(fs, LF_SNAPSHOT, l->rec->id, snapshot);
+	if (!l->rec)
+		return err_set(
+			e, -ENOENT, "disk %s: there is no snapshot %s", l->d->o.path, snapshot);
 	for (const struct lf_disk *o = fs->disks; o; o = o->next)
 		if (o->rec == l->rec && (!o->d->o.readonly || !l->d->o.readonly))
 			return err_set(e, -EBUSY,
 				"disk %s: is open here already: one may write, or any number read",
 				l->d->o.path);
 	return 0;
-}
-
-/* It has no changes of its own that anybody records. */
-static int find_snapshot(struct lf_disk *l, const char *name, struct err *e)
-{
-	if (!l->d->o.readonly)
-		return err_set(e, -EROFS, "disk %s: a snapshot is only read", l->d->o.path);
-	l->rec = lf_rec_find(l->fs, LF_SNAPSHOT, l->rec->id, name);
-	return l->rec ? 0
-		      : err_set(e, -ENOENT, "disk %s: there is no snapshot %s", l->d->o.path, name);
 }
 
 static int lf_disk_open(struct disk *d, struct err *e)
@@ -116,13 +114,11 @@ static int lf_disk_open(struct disk *d, struct err *e)
 	o.flags |= (d->o.readonly ? 0 : LF_O_WRITE) | (d->o.discard ? LF_O_DISCARD : 0);
 	rc = open_store(l, &o, e);
 	if (!rc)
-		rc = find_disk(l, name, e);
-	if (!rc && snapshot)
-		rc = find_snapshot(l, snapshot, e);
+		rc = find_disk(l, name, snapshot, e);
 	if (rc)
 		return rc;
 	lf_disk_list(l);
-	l->track = snapshot ? NULL : lf_track_of(l->fs, l->rec);
+	l->track = lf_track_of(l->fs, l->rec);
 	d->size = l->rec->size;
 	d->physical = LF_SUB;
 	d->can_discard = d->o.discard && !d->o.readonly;

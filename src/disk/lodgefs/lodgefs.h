@@ -572,7 +572,9 @@ struct lf_record *lf_rec_next(const struct lf *fs, uint64_t *i, unsigned type, u
 int lf_rec_list(
 	const struct lf *fs, unsigned type, uint64_t owner, size_t size, void **out, struct err *e);
 struct lf_record *lf_rec_find(struct lf *fs, unsigned type, uint64_t owner, const char *name);
-struct lf_record *lf_rec_by_id(struct lf *fs, uint64_t id);
+struct lf_record *lf_rec_by_id(struct lf *fs, uint64_t id); /* a disk */
+/* The same disk or snapshot in a store that was loaded anew, or NULL. */
+struct lf_record *lf_rec_again(struct lf *fs, const struct lf_record *was);
 void lf_rec_touch(struct lf *fs, struct lf_record *r);
 /* In a transaction: fills a free record, with a number of its own; frees one, and its tree. */
 void lf_rec_put(struct lf *fs, struct lf_record *slot, const struct lf_record *r);
@@ -594,7 +596,8 @@ int lf_fail(const struct lf *fs, int rc, struct err *e);
 /* ---- track.c ---- */
 
 uint64_t lf_track_span(unsigned height); /* MiB */
-struct lf_record *lf_track_of(struct lf *fs, const struct lf_record *disk);
+struct lf_record *lf_track_of(
+	struct lf *fs, const struct lf_record *disk); /* NULL: nobody records, or a snapshot */
 /* Of a disk that is tracked; inside one MiB. Is all of it recorded in the present generation? */
 bool lf_track_has(struct lf_disk *l, uint64_t off, uint64_t len); /* durably */
 /* In a transaction that has reserved lf_track_pages(). */

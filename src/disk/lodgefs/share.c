@@ -191,7 +191,7 @@ static int reload(struct lf **at)
 	fs->disks = steal_ptr(old->disks);
 	fs->users = old->users;
 	for (l = fs->disks; l; l = l->next) {
-		l->rec = lf_rec_by_id(fs, l->rec->id);
+		l->rec = lf_rec_again(fs, l->rec);
 		l->fs = fs;
 		l->track = l->rec ? lf_track_of(fs, l->rec) : NULL;
 		if (!l->rec) /* it cannot go while it is open */
@@ -257,7 +257,7 @@ static int move(struct lf *old, struct lf *fs, struct err *e)
 	struct lf_disk *l;
 
 	for (l = old->disks; l; l = l->next) {
-		const struct lf_record *r = lf_rec_by_id(fs, l->rec->id);
+		const struct lf_record *r = lf_rec_again(fs, l->rec);
 
 		if (!r || r->size != l->d->size || r->generation != l->rec->generation)
 			return err_set(e, -EBUSY,
@@ -266,7 +266,7 @@ static int move(struct lf *old, struct lf *fs, struct err *e)
 				old->path, l->rec->name);
 	}
 	for (l = old->disks; l; l = l->next) {
-		l->rec = lf_rec_by_id(fs, l->rec->id);
+		l->rec = lf_rec_again(fs, l->rec);
 		l->fs = fs;
 		l->track = lf_track_of(fs, l->rec);
 	}

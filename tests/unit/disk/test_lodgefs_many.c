@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <cmocka.h>
 #include <uv.h>
 
@@ -390,16 +391,11 @@ static void crash(void **state)
 		"%llu workloads on %u disks, %u power cuts\n", (unsigned long long)n, DISKS, cuts);
 }
 
-/* Who may open what beside what. */
-static void sharing(void **state)
+static struct world *new_world(void)
 {
 	struct world *w = calloc(1, sizeof(*w));
-	struct disk_stores other = {0};
-	struct disk *a, *b, *c;
 	struct err e = {0};
-	char buf[4096] = {7}, back[4096];
 
-	(void)state;
 	uv_loop_init(&w->loop);
 	ok(store()->create(&(struct disk_create_opts){.path = "store",
 				   .size = 64 * MiB,
@@ -408,6 +404,27 @@ static void sharing(void **state)
 				   .open_ctx = &w->devs},
 		   &e),
 		&e, "store");
+	return w;
+}
+
+static void end_world(struct world *w)
+{
+	uv_run(&w->loop, UV_RUN_DEFAULT);
+	assert_int_equal(uv_loop_close(&w->loop), 0);
+	memdevs_free(&w->devs);
+	free(w);
+}
+
+/* Who may open what beside what. */
+static void sharing(void **state)
+{
+	struct world *w = new_world();
+	struct disk_stores other = {0};
+	struct disk *a, *b, *c;
+	struct err e = {0};
+	char buf[4096] = {7}, back[4096];
+
+	(void)state;
 	make(w, 0);
 	make(w, 2);
 	/* A reader is there first, and goes on when a writer comes. */
@@ -434,16 +451,100 @@ static void sharing(void **state)
 	ok(disk_rw(c, DISK_READ, 0, back, 4096, &e), &e, "read");
 	assert_memory_equal(buf, back, 4096);
 	disk_close(c);
-	uv_run(&w->loop, UV_RUN_DEFAULT);
-	assert_int_equal(uv_loop_close(&w->loop), 0);
-	memdevs_free(&w->devs);
-	free(w);
+	end_world(w);
+}
+
+static struct disk *open_with(struct world *w, const char *key, const char *value, bool readonly)
+{
+	struct disk_kv kv[] = {{key, value}, {0}};
+	struct disk *d;
+	struct err e = {0};
+
+	ok(disk_open(&d,
+		   &(struct disk_opts){.path = "store/d0",
+			   .format = "lodgefs",
+			   .offline = true,
+			   .readonly = readonly,
+			   .kv = kv,
+			   .loop = &w->loop,
+			   .stores = &w->stores,
+			   .open_file = memdevs_open,
+			   .open_ctx = &w->devs},
+		   &e),
+		&e, value);
+	return d;
+}
+
+static void reads(struct disk *d, char what)
+{
+	struct err e = {0};
+	char back[4096];
+
+	ok(disk_rw(d, DISK_READ, 0, back, sizeof(back), &e), &e, "read");
+	assert_int_equal(back[0], what);
+}
+
+static int overwrite(struct world *w, const char *path, struct err *e)
+{
+	return disk_create("lodgefs",
+		&(struct disk_create_opts){.path = path,
+			.size = SIZE,
+			.overwrite = true,
+			.loop = &w->loop,
+			.stores = &w->stores,
+			.open_file = memdevs_open,
+			.open_ctx = &w->devs},
+		e);
+}
+
+/* A snapshot that is read stays while it is, whatever happens to its disk; who came first does not matter. */
+static void snapshot_is_read(void **state)
+{
+	struct world *w = new_world();
+	struct disk *d, *s;
+	struct err e = {0};
+	char buf[4096] = {1};
+
+	(void)state;
+	make(w, 0);
+	d = open_with(w, "commit", "batch", false);
+	ok(disk_rw(d, DISK_WRITE, 0, buf, sizeof(buf), &e), &e, "write");
+	ok(disk_snapshot(d, DISK_SNAP_CREATE, "x", &e), &e, "snapshot");
+	buf[0] = 2;
+	ok(disk_rw(d, DISK_WRITE, 0, buf, sizeof(buf), &e), &e, "write");
+	s = open_with(w, "snapshot", "x", true); /* behind the writer */
+	reads(s, 1);
+	disk_close(d);
+	assert_int_equal(overwrite(w, "store/d0", &e), -EBUSY);
+	assert_non_null(strstr(err_msg(&e), "its snapshot 'x' is open here"));
+	disk_close(s);
+	s = open_with(w, "snapshot", "x", true); /* before it: the store is opened again */
+	d = open_with(w, "commit", "batch", false);
+	reads(s, 1);
+	reads(d, 2);
+	assert_int_equal(disk_snapshot(d, DISK_SNAP_DELETE, "x", &e), -EBUSY);
+	assert_non_null(strstr(err_msg(&e), "is open here"));
+	/* The store is loaded anew. */
+	w->devs.fault[0] = (struct memdev_fault){
+		.ops = 1u << FILE_WRITE, .off = 16384, .len = MiB, .count = 1, .error = -EIO};
+	w->devs.nfaults = 1;
+	assert_int_equal(disk_rw(d, DISK_WRITE, MiB, buf, sizeof(buf), &e), -EIO);
+	usleep(120000);
+	buf[0] = 3;
+	ok(disk_rw(d, DISK_WRITE, 0, buf, sizeof(buf), &e), &e, "write");
+	reads(s, 1);
+	reads(d, 3);
+	disk_close(s);
+	ok(disk_snapshot(d, DISK_SNAP_DELETE, "x", &e), &e, "delete");
+	disk_close(d);
+	end_world(w);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(sharing),
+		cmocka_unit_test(snapshot_is_read),
 		cmocka_unit_test(crash),
 	};
 
