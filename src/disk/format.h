@@ -7,7 +7,8 @@
  *
  * Two kinds of callbacks. submit() is asynchronous. Everything else blocks (file_read() and friends), and except for
  * block_status() and bitmap_status() is called with nothing in flight: disk.c drains first, and holds back nothing else as it is one thread. So
- * a snapshot that is taken while a guest runs needs no further care, and metadata may be read at once there.
+ * a snapshot that is taken while a guest runs needs no further care, and metadata may be read at once there. block_status() is asked again and again
+ * while a guest runs: what can be long (lodgefs) waits only with d->o.offline.
  *
  * A NULL callback: the format cannot do that; disk.c says so by name.
  *
@@ -128,7 +129,7 @@ struct disk_format {
 	int (*create)(const struct disk_create_opts *o, struct err *e);
 	/* Grows to `size`, shrinks only with d->o.offline; for 0 looks how large it is now. Sets d->size. */
 	int (*resize)(struct disk *d, uint64_t size, struct err *e);
-	/* The first run of like bytes at `off`, at most `len` long. Not set: all is data. */
+	/* The first run of like bytes at `off`, at most `len` long; it may end early. What is not known at once may count as data. Not set: all is. */
 	int (*block_status)(
 		struct disk *d, uint64_t off, uint64_t len, struct disk_extent *out, struct err *e);
 

@@ -28,7 +28,7 @@ int disk_remove(const char *format, const char *path, struct uv_loop_s *loop, st
 
 /* Waits for one request. */
 int disk_rw(struct disk *d, enum disk_op op, uint64_t off, void *buf, uint64_t len, struct err *e);
-/* As the format's, and down the chain: `depth` says which file of it. Where nobody has anything: no flags. */
+/* As the format's, and down the chain: `depth` says which file of it. Where nobody has anything: no flags. Exact with disk_opts.offline only. */
 int disk_block_status(
 	struct disk *d, uint64_t off, uint64_t len, struct disk_extent *out, struct err *e);
 

@@ -472,18 +472,36 @@ static const void *lf_store(const struct disk *d)
 	return ((struct lf_disk *)d->priv)->fs;
 }
 
+#define LOOK_MAX GiB /* of what a machine's disk answers at once */
+
+/* 1: it is known where that lies. 0: not now, and a machine goes on meanwhile. */
+static int known(struct lf_disk *l, uint64_t off)
+{
+	int rc = l->d->o.offline ? lf_bring(l->fs, l->rec, off / LF_BLOCK) : 0;
+
+	return rc ?: lf_here(l->fs, l->rec, off / LF_BLOCK);
+}
+
 static int lf_block_status(
 	struct disk *d, uint64_t off, uint64_t len, struct disk_extent *out, struct err *e)
 {
 	struct lf_disk *l = d->priv;
 	uint64_t addr, n, next;
 	bool own;
-	int rc = lf_bring(l->fs, l->rec, off / LF_BLOCK);
+	int rc = known(l, off);
 
-	if (rc)
+	if (rc < 0)
 		return lf_fail(l->fs, rc, e);
+	if (!d->o.offline)
+		len = MIN(len, LOOK_MAX);
+	if (!rc) { /* who reads it brings the page, and then it is known */
+		*out = (struct disk_extent){.offset = off,
+			.len = MIN(len, LF_BLOCK - off % LF_BLOCK),
+			.flags = DISK_EXT_HERE | DISK_EXT_DATA};
+		return 0;
+	}
 	n = lf_map(l->fs, l->rec, off, len, &addr, &own);
-	while (n < len && !lf_bring(l->fs, l->rec, (off + n) / LF_BLOCK)) {
+	while (n < len && known(l, off + n) > 0) {
 		uint64_t more = lf_map(l->fs, l->rec, off + n, len - n, &next, &own);
 
 		if (addr ? next != addr + n : next != 0)

@@ -51,7 +51,7 @@ void disks_out_begin(struct disks_out *o, enum disks_pass pass);
 /* Waits. *piece NULL: the pass is over. Else disks_out_put() gives it back. -ECANCELED; what the disk answered. */
 int disks_out_next(struct disks_out *o, struct disks_piece **piece, struct err *e);
 void disks_out_put(struct disks_out *o, struct disks_piece *piece);
-/* Bytes that are marked now; that have data by the pass MEASURE. */
+/* Bytes that are marked now; that may have data by the pass MEASURE. */
 uint64_t disks_out_dirty(struct disks_out *o);
 uint64_t disks_out_data(struct disks_out *o);
 

@@ -372,6 +372,42 @@ static void fails_while_it_waits(void **state)
 	end(f);
 }
 
+/* Where a machine's data lies is asked in its loop: what is not in memory is not waited for. */
+static void status_does_not_wait(void **state)
+{
+	struct fix *f = begin();
+	struct disk *d = begin_full(f, false);
+	struct disk_extent x;
+	struct err e = {0};
+	uint8_t buf[4096];
+	uint64_t reads = f->devs.ops[FILE_READ];
+
+	(void)state;
+	for (unsigned i = 0; i < PLACES; i++) {
+		ok(disk_block_status(d, i * APART + 8192, SIZE, &x, &e), &e, "status");
+		assert_true(x.len);
+	}
+	assert_int_equal(f->devs.ops[FILE_READ], reads);
+	ok(disk_block_status(d, 8192, SIZE, &x, &e), &e, "status");
+	assert_int_equal(x.flags, DISK_EXT_HERE | DISK_EXT_DATA);
+	assert_int_equal(x.len, MiB - 8192);
+	ok(disk_rw(d, DISK_READ, 8192, buf, 4096, &e), &e, "read");
+	ok(disk_block_status(d, 8192, SIZE, &x, &e), &e, "status");
+	assert_int_equal(x.flags, DISK_EXT_HERE);
+	assert_true(x.len > MiB);
+	ok(disk_block_status(d, 0, SIZE, &x, &e), &e, "status");
+	assert_int_equal(x.flags, DISK_EXT_HERE | DISK_EXT_DATA | DISK_EXT_PLACE);
+	assert_int_equal(x.len, 4096);
+	put(f, d);
+	/* Without a machine it is exact. */
+	d = get(f);
+	ok(disk_block_status(d, 8192, SIZE, &x, &e), &e, "status");
+	assert_int_equal(x.flags, DISK_EXT_HERE);
+	assert_int_equal(x.len, APART - 8192);
+	put(f, d);
+	end(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -379,6 +415,7 @@ int main(void)
 		cmocka_unit_test(recovery),
 		cmocka_unit_test(unreadable_part),
 		cmocka_unit_test(fails_while_it_waits),
+		cmocka_unit_test(status_does_not_wait),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
