@@ -166,6 +166,7 @@ void file_submit(struct file *f, struct file_req *r)
 	if (r->op == FILE_WRITE) {
 		f->writes++;
 		f->write_bytes += r->len;
+		f->reach = MAX(f->reach, r->off + r->len);
 	} else if (r->op == FILE_FLUSH) {
 		f->flushes++;
 	}

@@ -94,6 +94,8 @@ struct file {
 	char *path;
 	struct file_opts o; /* path: the one above */
 	uint64_t size; /* as far as writes that are done and truncates have made it */
+	uint64_t
+		reach; /* where the last of all writes ends that were submitted: what makes the file shorter than that may cut one off */
 	bool block_device, can_write; /* can_write: whatever `o` says of this user */
 	unsigned in_flight;
 	unsigned align; /* of memory and place, for direct I/O without a copy; 512 and more */

@@ -502,7 +502,7 @@ struct lf_entry *lf_find_own(
 	struct lf *fs, struct lf_record *r, uint64_t mib, struct lf_page **leaf);
 /* In a transaction: gives the entry new contents and counts. */
 void lf_set_entry(struct lf *fs, struct lf_record *r, uint64_t mib, const struct lf_entry *now);
-/* In a transaction: one more reference to the tree; one fewer. */
+/* In a transaction: one more reference to the tree; one fewer. The latter reads what is left without one: it waits, and what was found and not pinned may go. */
 void lf_tree_get(struct lf *fs, uint64_t root);
 void lf_tree_put(struct lf *fs, uint64_t root);
 static inline bool lf_alone(const struct lf *fs, uint32_t ref)
@@ -576,7 +576,7 @@ struct lf_record *lf_rec_by_id(struct lf *fs, uint64_t id); /* a disk */
 /* The same disk or snapshot in a store that was loaded anew, or NULL. */
 struct lf_record *lf_rec_again(struct lf *fs, const struct lf_record *was);
 void lf_rec_touch(struct lf *fs, struct lf_record *r);
-/* In a transaction: fills a free record, with a number of its own; frees one, and its tree. */
+/* In a transaction: fills a free record, with a number of its own; frees one, and its tree (waits). */
 void lf_rec_put(struct lf *fs, struct lf_record *slot, const struct lf_record *r);
 void lf_rec_clear(struct lf *fs, struct lf_record *r);
 /* n free records. -ENOSPC. */

@@ -72,11 +72,13 @@ int lf_alloc(struct lf *fs, uint32_t *block)
 
 void lf_reach_over(struct lf *fs, uint32_t block)
 {
-	uint64_t end = lf_block_at(fs, block) + LF_BLOCK;
+	uint64_t end = lf_block_at(fs, block) + LF_BLOCK,
+		 size = MIN(end + REACH, lf_block_at(fs, fs->s.blocks));
 
 	if (fs->f->block_device || end <= fs->f->size)
 		return;
-	(void)file_truncate(fs->f, MIN(end + REACH, lf_block_at(fs, fs->s.blocks)), NULL);
+	/* What is on its way has not made it longer yet. */
+	(void)file_truncate(fs->f, MAX(size, fs->f->reach), NULL);
 }
 
 void lf_release(struct lf *fs, uint32_t block)

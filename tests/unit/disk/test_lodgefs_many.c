@@ -136,6 +136,16 @@ struct call {
 	uint64_t *buf;
 };
 
+static void plain_done(struct disk_req *r)
+{
+	struct call *c = container_of(r, struct call, r);
+
+	if (r->result)
+		fail_msg("write: %d", r->result);
+	c->w->left--;
+	free(c->buf);
+}
+
 static void on_done(struct disk_req *r)
 {
 	struct call *c = container_of(r, struct call, r);
@@ -391,14 +401,14 @@ static void crash(void **state)
 		"%llu workloads on %u disks, %u power cuts\n", (unsigned long long)n, DISKS, cuts);
 }
 
-static struct world *new_world(void)
+static struct world *new_world(uint64_t size)
 {
 	struct world *w = calloc(1, sizeof(*w));
 	struct err e = {0};
 
 	uv_loop_init(&w->loop);
 	ok(store()->create(&(struct disk_create_opts){.path = "store",
-				   .size = 64 * MiB,
+				   .size = size,
 				   .loop = &w->loop,
 				   .open_file = memdevs_open,
 				   .open_ctx = &w->devs},
@@ -418,7 +428,7 @@ static void end_world(struct world *w)
 /* Who may open what beside what. */
 static void sharing(void **state)
 {
-	struct world *w = new_world();
+	struct world *w = new_world(64 * MiB);
 	struct disk_stores other = {0};
 	struct disk *a, *b, *c;
 	struct err e = {0};
@@ -500,7 +510,7 @@ static int overwrite(struct world *w, const char *path, struct err *e)
 /* A snapshot that is read stays while it is, whatever happens to its disk; who came first does not matter. */
 static void snapshot_is_read(void **state)
 {
-	struct world *w = new_world();
+	struct world *w = new_world(64 * MiB);
 	struct disk *d, *s;
 	struct err e = {0};
 	char buf[4096] = {1};
@@ -540,11 +550,105 @@ static void snapshot_is_read(void **state)
 	end_world(w);
 }
 
+#define AT_ONCE 128
+
+/* Waits by turns of the loop: what is delayed stays so. */
+static void submit_at(struct world *w, struct call *c, struct disk *d, uint64_t off)
+{
+	c->w = w;
+	c->iov = (struct iovec){c->buf, UNIT};
+	c->r = (struct disk_req){.op = DISK_WRITE,
+		.offset = off,
+		.len = UNIT,
+		.iov = &c->iov,
+		.niov = 1,
+		.done = plain_done};
+	w->left++;
+	disk_submit(d, &c->r);
+}
+
+static struct disk *disk_x(struct world *w, struct memdevs *devs, struct disk_stores *s, unsigned i)
+{
+	struct disk *d;
+	struct err e = {0};
+	char path[16];
+
+	snprintf(path, sizeof(path), "store/x%u", i);
+	if (devs == &w->devs)
+		ok(overwrite(w, path, &e), &e, path);
+	ok(open_one(w, devs, s, path, false, &d, &e), &e, path);
+	return d;
+}
+
+/*
+ * The file is made longer for a batch whose blocks lie behind what is written, while writes far beyond that are on their way: those are not to be
+ * cut off. Blocks are given out in a circle, so all but the first three are taken, and those come last.
+ */
+static void reaches_over(void **state)
+{
+	struct world *w = new_world(128 * MiB);
+	struct files fs = {
+		.loop = &w->loop, .io = IO_THREADS, .open = memdevs_open, .open_ctx = &w->devs};
+	struct call *c = calloc(AT_ONCE + 3, sizeof(*c));
+	struct disk *d[AT_ONCE];
+	struct memdevs after = {0};
+	struct disk_stores other = {0};
+	struct disk_store_space space;
+	struct err e = {0};
+	uint64_t word[UNIT / 8] = {0}, data_at;
+	unsigned n;
+
+	(void)state;
+	ok(store()->space(&fs, "store", &space, &e), &e, "space");
+	n = (unsigned)(space.total / MiB) - 3; /* one has the pages, and d[0] three */
+	assert_in_range(n, 70, AT_ONCE);
+	data_at = align_down(128 * MiB - space.total, MiB);
+	for (unsigned i = 0; i < n; i++)
+		d[i] = disk_x(w, &w->devs, &w->stores, i);
+	w->devs.seed = 7; /* what is delayed does not delay what came after it */
+	assert_int_equal(memdevs_record(&w->devs), 0);
+	for (unsigned i = 0; i < 3; i++)
+		ok(disk_rw(d[0], DISK_WRITE, i * MiB, word, UNIT, &e), &e, "write");
+	for (unsigned i = 0; i < 3; i++)
+		ok(disk_rw(d[0], DISK_DISCARD, i * MiB, NULL, MiB, &e), &e, "discard");
+	w->devs.fault[0] = (struct memdev_fault){
+		.ops = 1u << FILE_WRITE, .off = data_at, .len = 128 * MiB, .turns = 2000};
+	w->devs.nfaults = 1;
+	for (unsigned i = 1; i < n; i++) {
+		c[i].buf = malloc(UNIT);
+		memset(c[i].buf, (int)i, UNIT);
+		submit_at(w, &c[i], d[i], 0);
+	}
+	while (w->devs.faults_hit < n - 1)
+		uv_run(&w->loop, UV_RUN_NOWAIT);
+	w->devs.nfaults = 0;
+	for (unsigned i = 0; i < 3; i++) {
+		c[AT_ONCE + i].buf = calloc(1, UNIT);
+		submit_at(w, &c[AT_ONCE + i], d[0], i * MiB);
+	}
+	while (w->left)
+		uv_run(&w->loop, UV_RUN_NOWAIT);
+	ok(disk_rw(d[0], DISK_FLUSH, 0, NULL, 0, &e), &e, "flush");
+	assert_int_equal(memdevs_crash(&w->devs, now(w), 1, &after), 0);
+	for (unsigned i = 0; i < n; i++)
+		disk_close(d[i]);
+	lose_power(&after);
+	for (unsigned i = 1; i < n; i++) {
+		d[0] = disk_x(w, &after, &other, i);
+		reads(d[0], (char)i);
+		disk_close(d[0]);
+	}
+	memdevs_free(&after);
+	free(c);
+	end_world(w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(sharing),
 		cmocka_unit_test(snapshot_is_read),
+		cmocka_unit_test(reaches_over),
 		cmocka_unit_test(crash),
 	};
 
