@@ -84,14 +84,23 @@ static int spawn(const char *path, const struct run_opts *o, int out, pid_t *pid
 
 static int fork_child(const struct run_opts *o, int out, pid_t *pid, struct err *e)
 {
+	sigset_t none;
+
 	*pid = fork();
 	if (*pid < 0)
 		return err_sys(e, -errno, "fork");
 	if (*pid)
 		return 0;
 	setpgid(0, 0);
+	/* As spawn(): nothing of the caller's terminal and signals. */
+	signal(SIGPIPE, SIG_DFL);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
 	dup2(out, STDOUT_FILENO);
 	dup2(out, STDERR_FILENO);
+	close(STDIN_FILENO);
+	if (open("/dev/null", O_RDONLY) != STDIN_FILENO)
+		_exit(127); /* forked child */
 	_exit(o->child(o->child_ctx)); /* forked child */
 }
 

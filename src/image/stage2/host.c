@@ -23,9 +23,12 @@
 #define NAMESPACES \
 	(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP)
 
-/* What `dpkg --configure` does with files and users; nothing of it reaches beyond the disk. */
-static const unsigned char kept[] = {CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER,
-	CAP_FSETID, CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETFCAP, CAP_SYS_CHROOT};
+/*
+ * What `dpkg --configure` does with files and users; nothing of it reaches beyond the disk. Not CAP_DAC_READ_SEARCH: open_by_handle_at(2) would find
+ * any file of a file system of which one is to be seen, as the host's nodes in /dev are; CAP_DAC_OVERRIDE reads and searches.
+ */
+static const unsigned char kept[] = {CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID, CAP_KILL,
+	CAP_SETGID, CAP_SETUID, CAP_SETFCAP, CAP_SYS_CHROOT};
 
 /* In the child, for who reads its output. */
 static int say(const char *what, int error)

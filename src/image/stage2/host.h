@@ -3,7 +3,7 @@
  * architecture and we are root.
  *
  *   child: namespaces of its own (mounts, processes, network, IPC, host name, cgroups), then process 1 in them:
- *     loop device --> ext4 --> pivot_root: nothing of the host's files is left; /dev with seven nodes, /proc to be read only
+ *     loop device --> ext4 --> pivot_root: nothing of the host's files is left; /dev with six nodes and devpts, /proc to be read only
  *     process 2: without the capabilities that reach beyond the disk: /var/lib/lodge/stage2
  *     all others end; the disk is remounted to be read only, which writes all of it
  *

@@ -1,6 +1,7 @@
 /* The second stage on this host: what it can reach, and what is left of it. Root only. */
 #include <errno.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -74,6 +75,23 @@ static void run(const char *dir, const char *disk, struct seen *s, int want)
 	assert_int_equal(rmdir(mount), 0);
 }
 
+/* Has something to be read, ignores SIGPIPE, blocks another signal. */
+static void be_a_bad_caller(void)
+{
+	sigset_t some;
+	int fds[2];
+
+	assert_int_equal(pipe(fds), 0);
+	assert_int_equal(write(fds[1], "typed\n", 6), 6);
+	assert_int_equal(dup2(fds[0], STDIN_FILENO), STDIN_FILENO);
+	close(fds[0]);
+	close(fds[1]);
+	signal(SIGPIPE, SIG_IGN);
+	sigemptyset(&some);
+	sigaddset(&some, SIGUSR2);
+	sigprocmask(SIG_BLOCK, &some, NULL);
+}
+
 static void test_what_it_reaches(void **state)
 {
 	char dir[] = "/tmp/stage2-XXXXXX";
@@ -92,18 +110,23 @@ static void test_what_it_reaches(void **state)
 		"echo pid $$\n"
 		"[ -e %s ] && echo the host is here\n"
 		"n=0; while read l; do n=$((n + 1)); done < /proc/net/dev; echo lines $n\n"
-		"while read a b; do [ $a = CapBnd: ] && echo bound $b; done < /proc/self/status\n"
+		"while read a b; do case $a$b in CapBnd:*) echo bound $b;; "
+		"SigBlk:0000000000000000) ;;\n"
+		"SigBlk:*|SigIgn:*[13579bdf]\?\?\?) echo the host has $a $b;; esac\n"
+		"done < /proc/self/status\n"
+		"read x && echo the host was read: $x\n"
 		"echo 1 > /proc/sys/vm/drop_caches && echo the host was written\n"
 		"echo gone > /dev/null && echo null\n"
 		"while :; do :; done &\n" /* somebody who stays */
 		"echo done > /var/lib/lodge/result\n",
 		dir);
 	disk = make_disk(dir, script, true);
+	be_a_bad_caller();
 	run(dir, disk, &s, 0);
 	assert_non_null(strstr(s.text.p, "pid 2\n"));
 	assert_null(strstr(s.text.p, "the host"));
 	assert_non_null(strstr(s.text.p, "lines 3\n")); /* two of heading, the loopback */
-	assert_non_null(strstr(s.text.p, "bound 00000000800400ff\n"));
+	assert_non_null(strstr(s.text.p, "bound 00000000800400fb\n"));
 	assert_non_null(strstr(s.text.p, "null\n"));
 	assert_int_equal(ext4_read(disk, "var/lib/lodge/result", dir, &result, &e), 0);
 	assert_string_equal(result.p, "done\n");
