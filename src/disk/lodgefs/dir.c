@@ -345,13 +345,15 @@ static int compose(struct lf *fs, struct lf_record **slot, struct lf_record *r, 
 		r->height++;
 	pages = (unsigned)MIN(parts.mib / LF_LEAF_ENTRIES * 2 + 8 * LF_HEIGHT_MAX, UINT32_MAX / 2);
 	rc = at_rest(fs, e) ?: lf_fail(fs, lf_reserve(fs, pages), e);
-	if (!rc)
-		rc = lf_fail(fs, lf_begin(fs, need_put(fs) + lf_need(pages)), e);
+	if (rc)
+		return rc;
+	rc = lf_fail(fs, lf_begin(fs, need_put(fs) + lf_need(pages)), e);
 	if (!rc) {
 		put_disk(fs, slot, r);
 		share_parts(fs, slot[0], &parts);
 		rc = finish(fs, e);
 	}
+	lf_unreserve(fs, pages);
 	return rc;
 }
 
