@@ -1,7 +1,7 @@
 /*
  * stamp.c: a guest by which a snapshot shows what moment it is of, and how long it held the guest up. On both engines.
  *
- * CPU 0 ticks each millisecond and prints, ten times a second, the longest gap between two ticks and how far the others are; its floating-point
+ * CPU 0 ticks each millisecond and prints, ten times a second, the longest gap between two ticks and how far the others are, in rounds and pages; its floating-point
  * or vector registers hold a pattern from one tick to the next. Every other CPU goes over its share of all memory for ever: each page must
  * hold the generation before this one, in three words, and gets this one. A page that is older or newer than the moment at which the
  * CPU's registers were taken makes it fail in the next round.
@@ -16,7 +16,7 @@
 
 #define FIRST (8ul << 20) /* of RAM: behind the program and what its board has there */
 
-static volatile uint64_t end, rounds[16];
+static volatile uint64_t end, rounds[16], pages[16];
 static uint64_t cpus = 1;
 
 /* The three words of a page: its first, its last, and one that moves. */
@@ -59,6 +59,7 @@ static void run_stamper(unsigned cpu)
 	for (uint64_t gen = 1;; gen++) {
 		for (uint64_t i = 0; i < share; i++) {
 			stamp((uint64_t *)(first + ((from + i) << 12)), from + i, gen);
+			pages[cpu]++;
 			if (!pace || i % PACE)
 				continue;
 			wait_until(next);
@@ -85,15 +86,19 @@ static void check_vectors(uint64_t tick)
 
 static void report(uint64_t worst)
 {
-	uint64_t least = ~0ul;
+	uint64_t least = ~0ul, all = 0;
 
-	for (uint64_t c = 1; c < cpus; c++)
+	for (uint64_t c = 1; c < cpus; c++) {
+		all += pages[c];
 		if (rounds[c] < least)
 			least = rounds[c];
+	}
 	put_text("gap ");
 	put_dec(worst * 1000 / (isa_second / 1000));
 	put_text(" us, rounds ");
 	put_dec(cpus > 1 ? least : 0);
+	put_text(", pages ");
+	put_dec(all);
 	put_text("\n");
 }
 

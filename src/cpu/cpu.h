@@ -243,9 +243,10 @@ struct cpu_engine_ops {
 		void (*each)(void *ctx, const char *name, uint64_t value), void *ctx);
 
 	/*
-	 * Snapshots: which code is worth translating again. get: fills at most `max` guest-physical addresses where translated code
-	 * begins, the most used first, and answers how many; any thread, not while vm_destroy() runs. put: STOPPED, after a load: translate these
-	 * as soon as they are met. Both may be NULL: an engine that has nothing of the kind.
+	 * Snapshots: which code is worth translating again. get: fills at most `max` words, each of which says where translated code begins
+	 * (a guest-physical address with bits of the engine's beside it), the most used first, and answers how many; any thread, not
+	 * while vm_destroy() runs. put: STOPPED, after a load: translate these while the guest runs, before it meets them. The list may come from
+	 * anywhere. Both may be NULL: an engine that has nothing of the kind.
 	 */
 	size_t (*hot_code_get)(struct cpu_vm *vm, uint64_t *gpa, size_t max);
 	void (*hot_code_put)(struct cpu_vm *vm, const uint64_t *gpa, size_t n);

@@ -66,15 +66,23 @@ static uint64_t ram_pages(struct balloon *b)
 	return n;
 }
 
-/* Trackers hear of it first: the page changes, and somebody may want what was in it. */
+/*
+ * Trackers hear of it first: the page changes, and somebody may want what was in it. Not of pages that are empty: most of what a guest reports
+ * after its boot is, and a snapshot would copy all of it first.
+ */
 static bool give_back(struct balloon *b, uint64_t first, uint64_t pages)
 {
 	struct space *s = b->v.dev.env->space;
-	gpa_t a = gpa(first * PAGE_SIZE);
-	uint64_t len = pages * PAGE_SIZE;
+	uint64_t empty;
 
-	space_announce(s, a, len);
-	return !space_discard(s, a, len);
+	while (pages && (empty = space_untouched(s, gpa(first * PAGE_SIZE), pages))) {
+		first += empty;
+		pages -= empty;
+	}
+	if (!pages)
+		return true;
+	space_announce(s, gpa(first * PAGE_SIZE), pages * PAGE_SIZE);
+	return !space_discard(s, gpa(first * PAGE_SIZE), pages * PAGE_SIZE);
 }
 
 /* Adjacent numbers go together; when a run is refused its pages are tried one by one, so that one bad number does not spoil the others. */

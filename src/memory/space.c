@@ -503,6 +503,21 @@ void space_wrote(struct space *s, unsigned view_tag, gpa_t page)
 	space_leave(s, in);
 }
 
+uint64_t space_untouched(struct space *s, gpa_t a, uint64_t max)
+{
+	unsigned in = space_enter(s);
+	struct view_leaf l;
+	uint64_t n = 0;
+
+	if (!view_lookup(space_view(s, 0), a, &l)) {
+		uint64_t size = 1ull << l.order, left = size - (a.v / PAGE_SIZE & (size - 1));
+
+		n = frames_untouched(s->f, l.mfn, MIN(max, left));
+	}
+	space_leave(s, in);
+	return n;
+}
+
 static int discard_inside(struct space *s, gpa_t a, uint64_t len)
 {
 	int rc = (a.v | len) & PAGE_MASK ? -EINVAL : check(s, a, len, MEM_WRITE);

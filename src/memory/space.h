@@ -177,6 +177,9 @@ void space_unlisten(struct space *s, struct space_listener *l);
 void space_wrote(struct space *s, unsigned view_tag, gpa_t page);
 void space_invalidate(struct space *s, unsigned view_tag, gpa_t a, uint64_t len, unsigned what);
 
+/* How many pages from a on, at most max, have never been touched: they read as zero. Any thread; a moment later it may be otherwise. */
+uint64_t space_untouched(struct space *s, gpa_t a, uint64_t max);
+
 /* Balloon and free page reporting: the contents of whole pages are no longer wanted. */
 int space_discard(struct space *s, gpa_t a, uint64_t len);
 

@@ -151,12 +151,22 @@ static uint64_t code_watch(void *ctx, struct hart *h, uint64_t page)
 
 	tracker_arm(vm->code_writes, gpa(page));
 	stamp = rv64_ask_no_writes(vm, h, here ? pg.host : NULL);
+	if (!h)
+		return stamp;
 	if (here)
 		mmu_drop_writes_to(h, pg.host);
 	/* Not over what others have asked of this hart and it has yet to do. */
 	if (atomic_load(&h->j.w_flushed) == stamp - 1)
 		atomic_store(&h->j.w_flushed, stamp);
 	return stamp;
+}
+
+static const void *code_memory(void *ctx, uint64_t page)
+{
+	struct rv64_vm *vm = ctx;
+	struct space_page pg;
+
+	return space_page(vm->o.space, 0, gpa(page), MEM_EXEC, &pg) ? NULL : pg.host;
 }
 
 static bool code_settled(void *ctx, uint64_t stamp)
@@ -184,6 +194,7 @@ static int start_jit(struct rv64_vm *vm, struct err *e)
 		.perf_map = vm->o.perf_map,
 		.watch = code_watch,
 		.settled = code_settled,
+		.memory = code_memory,
 		.ctx = vm};
 	struct tracker_ops ops = {.before = code_written};
 	int rc = jit_create(&vm->jit, &jo, e);
@@ -711,6 +722,8 @@ static void time_start(struct cpu_vm *v)
 		return;
 	vm->time_stopped = false;
 	rv64_time_set(vm, vm->time_at_stop);
+	if (vm->jit)
+		jit_go(vm->jit);
 }
 
 /* ---- state, debugging, description ---- */

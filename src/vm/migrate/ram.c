@@ -85,17 +85,8 @@ int mig_ram_zero(const struct mig_ram *r, uint64_t first, uint64_t n)
 
 uint64_t mig_ram_untouched(const struct mig_ram *r, uint64_t page, uint64_t max)
 {
-	unsigned in = space_hold(r->space);
-	uint64_t left, n = 0;
-	struct view_leaf l;
+	uint64_t left;
 	gpa_t a = mig_ram_gpa(r, page, &left);
 
-	if (!view_lookup(space_view(r->space, 0), a, &l)) {
-		uint64_t size = 1ull << l.order;
-
-		left = MIN(left, size - (a.v / PAGE_SIZE & (size - 1)));
-		n = frames_untouched(space_frames(r->space), l.mfn, MIN(max, left));
-	}
-	space_release(r->space, in);
-	return n;
+	return space_untouched(r->space, a, MIN(max, left));
 }

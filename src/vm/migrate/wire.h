@@ -50,7 +50,7 @@ enum mig_type {
 	MIG_RUNNING, /* the machine is the destination's */
 	/* both */
 	MIG_REFUSED, /* text: why; arg: errno. Nothing follows */
-	MIG_HOT, /* to the destination, at most once, before STATE: guest-physical addresses (8 bytes each) of translated code, most used first */
+	MIG_HOT, /* to the destination, at most once, before STATE: where translated code begins (8 bytes each; cpu.h: hot_code_get), most used first */
 	/* version 2: post-copy (postcopy.h) */
 	MIG_LACK, /* both ways: map of pages that the destination has not, a bit each, lowest first; arg: the first one's number */
 	MIG_WANT, /* to the source: numbers of pages (8 bytes each) that the guest waits for; arg: how many */

@@ -88,6 +88,15 @@ static uint64_t page_number(const struct snaplive *l, uint64_t a)
 	return l->first_page[k] + (a - l->range[k].gpa) / PAGE_SIZE;
 }
 
+static gpa_t page_gpa(const struct snaplive *l, uint64_t n)
+{
+	unsigned k = l->nranges - 1;
+
+	while (k && l->first_page[k] > n)
+		k--;
+	return gpa(l->range[k].gpa + (n - l->first_page[k]) * PAGE_SIZE);
+}
+
 /* ---- the hook: in the thread of who writes ---- */
 
 static void wait_for_room(struct snaplive *l)
@@ -345,22 +354,6 @@ static void skip_page(void *ctx, gpa_t page, const void *host)
 	s->untouched++;
 }
 
-/* How many pages from `a` on nobody has ever touched. Between this look and the claim a writer would have been heard. */
-static uint64_t untouched(struct space *s, uint64_t a, uint64_t max)
-{
-	unsigned in = space_hold(s);
-	struct view_leaf l;
-	uint64_t n = 0;
-
-	if (!view_lookup(space_view(s, 0), gpa(a), &l)) {
-		uint64_t size = 1ull << l.order, left = size - (a / PAGE_SIZE & (size - 1));
-
-		n = frames_untouched(space_frames(s), l.mfn, MIN(max, left));
-	}
-	space_release(s, in);
-	return n;
-}
-
 /* Some pages of the sweep, in the writer's thread without the lock. True at the end. */
 static bool sweep_some(struct snaplive *l, struct sweep *s)
 {
@@ -371,7 +364,8 @@ static bool sweep_some(struct snaplive *l, struct sweep *s)
 		uint64_t a = r->gpa + l->sweep_at * PAGE_SIZE;
 		uint64_t page = l->first_page[l->sweep_range] + l->sweep_at;
 		uint64_t left = r->len / PAGE_SIZE - l->sweep_at;
-		uint64_t empty = s->n ? 0 : untouched(l->o.space, a, MIN(left, budget));
+		/* Between this look and the claim a writer would have been heard. */
+		uint64_t empty = s->n ? 0 : space_untouched(l->o.space, gpa(a), MIN(left, budget));
 		uint64_t n = empty ?: 1;
 
 		if (!s->n)
@@ -437,7 +431,10 @@ static void copy_all(struct snaplive *l)
 	}
 }
 
-/* Runs of page numbers that follow each other, in the order of their first write. */
+/*
+ * Runs of page numbers that follow each other, in the order of their first write. Not what the guest's first write was to give back: free
+ * page reporting gives back a guest's memory by the hundred MiB.
+ */
 static int put_working_set(struct snaplive *l, struct err *e)
 {
 	cleanup(free_ptr) uint8_t *buf = malloc((size_t)l->nfirst * 16 + 1);
@@ -446,9 +443,16 @@ static int put_working_set(struct snaplive *l, struct err *e)
 	if (!buf)
 		return err_set(e, -ENOMEM, "snapshot: out of memory");
 	for (unsigned i = 0, k; i < l->nfirst; i = k) {
+		uint64_t gone;
+
 		for (k = i + 1;
 			k < l->nfirst && l->first_writes[k] == l->first_writes[i] + (k - i);)
 			k++;
+		gone = space_untouched(l->o.space, page_gpa(l, l->first_writes[i]), k - i);
+		if (gone) {
+			k = i + (unsigned)gone;
+			continue;
+		}
 		put_le64(buf + n * 16, l->first_writes[i]);
 		put_le32(buf + n * 16 + 8, k - i);
 		put_le32(buf + n * 16 + 12, 1);

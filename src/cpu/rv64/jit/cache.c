@@ -54,7 +54,7 @@ int jit_cache_create(struct jit *j, struct err *e)
 	a = (struct x86){.p = j->rw, .end = j->rw + PAGE_SIZE};
 	jit_make_stubs(j, &a);
 	j->nsegs = (unsigned)MAX((uint64_t)JIT_SEGMENTS, j->size / JIT_SEGMENT_MAX);
-	j->nfirst = j->nsegs - j->nsegs / 4;
+	j->nfirst = j->nown = j->nsegs - j->nsegs / 4;
 	j->seg = calloc(j->nsegs, sizeof(*j->seg));
 	if (!j->seg) {
 		j->nsegs = 0;
@@ -64,7 +64,7 @@ int jit_cache_create(struct jit *j, struct err *e)
 	for (unsigned i = 0; i < j->nsegs; i++)
 		j->seg[i].base = j->seg[i].used = j->seg[i].touched = j->rw + PAGE_SIZE + i * each;
 	j->seg_bytes = each;
-	j->cur[1] = j->nfirst;
+	j->cur[LANE_SECOND] = j->nfirst;
 	return 0;
 }
 
@@ -125,13 +125,13 @@ static struct meta *meta_with(struct jit_segment *s, size_t n)
 	return s->fill = m;
 }
 
-void *jit_meta(struct jit *j, unsigned tier, size_t n)
+void *jit_meta(struct jit *j, enum jit_lane lane, size_t n)
 {
 	struct meta *m;
 	void *p;
 
 	n = align_up(n, 16);
-	m = meta_with(&j->seg[j->cur[tier - 1]], n);
+	m = meta_with(&j->seg[j->cur[lane]], n);
 	if (!m)
 		return NULL;
 	p = m->bytes + m->used;
@@ -271,7 +271,7 @@ static bool same(const struct jit_region *r)
 
 void jit_publish(struct jit *j, struct jit_region *r, uint64_t code_len)
 {
-	struct jit_segment *s = &j->seg[j->cur[r->tier - 1]];
+	struct jit_segment *s = &j->seg[j->cur[r->lane]];
 	struct jit_page *pg = find_page(j, r->page);
 
 	s->used += align_up(code_len, 16);
@@ -381,11 +381,29 @@ static bool take_next(struct jit *j, struct jit_segment *s)
 	return true;
 }
 
-uint8_t *jit_code_room(struct jit *j, unsigned tier, uint64_t *room)
+bool jit_lane_open(struct jit *j)
 {
-	unsigned first = tier == 1 ? 0 : j->nfirst;
-	unsigned n = tier == 1 ? j->nfirst : j->nsegs - j->nfirst;
-	unsigned *cur = &j->cur[tier - 1], then = first + (*cur - first + 1) % n;
+	unsigned own = j->nfirst - j->nfirst / 2;
+
+	for (unsigned i = own; i < j->nfirst; i++)
+		if (j->seg[i].used != j->seg[i].base)
+			return false;
+	if (j->cur[LANE_FIRST] >= own)
+		return false;
+	j->nown = j->cur[LANE_AHEAD] = own;
+	return true;
+}
+
+void jit_lane_close(struct jit *j)
+{
+	j->nown = j->nfirst;
+}
+
+uint8_t *jit_code_room(struct jit *j, enum jit_lane lane, uint64_t *room)
+{
+	unsigned first = lane == LANE_FIRST ? 0 : lane == LANE_AHEAD ? j->nown : j->nfirst;
+	unsigned end = lane == LANE_FIRST ? j->nown : lane == LANE_AHEAD ? j->nfirst : j->nsegs;
+	unsigned *cur = &j->cur[lane], then = *cur + 1 < end ? *cur + 1 : first;
 	struct jit_segment *s = &j->seg[*cur], *next;
 	uint64_t left = (uint64_t)(s->base + j->seg_bytes - s->used), t0, took;
 
@@ -409,7 +427,7 @@ bool jit_still_right(struct jit *j, const struct jit_region *r)
 {
 	const struct jit_page *p = find_page(j, r->page);
 
-	return p && p->regions && same(r);
+	return p && (p->regions || p->armed) && same(r);
 }
 
 void jit_make_way(struct jit *j, const struct jit_region *r)

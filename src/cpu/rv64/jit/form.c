@@ -132,7 +132,7 @@ static void line(struct jit_tr *t, struct todo *w, unsigned off)
 				return;
 			word |= halfword(t, off + 2) << 16;
 		}
-		if (off / BRANCH_LINE != seen && t->tier == 1 && !t->j->o.alone)
+		if (off / BRANCH_LINE != seen && t->lane == LANE_FIRST && !t->j->o.alone)
 			take_along(t, w, off);
 		seen = off / BRANCH_LINE;
 		rv64_decode(&t->j->decoder, word, &i->in);

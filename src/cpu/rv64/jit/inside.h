@@ -156,6 +156,7 @@ struct jit_region {
 	uint32_t fp;
 	bool dead;
 	uint8_t tier; /* 1, 2 */
+	uint8_t lane; /* enum jit_lane: whose segment it is in */
 	uint8_t strikes; /* samples in which sites found another page too often */
 	uint16_t start; /* offset that it was formed from */
 	const struct hart *judged_by; /* at a sample, last; and its instret then */
@@ -228,6 +229,14 @@ struct jit_stats {
 
 struct jit_hot;
 
+/* Who makes code, each in segments of its own: where one writes, nobody else does. */
+enum jit_lane {
+	LANE_FIRST, /* vCPUs, the first tier */
+	LANE_SECOND, /* the thread, the second tier */
+	LANE_AHEAD, /* the thread, the first tier before it is met: half of its segments for so long */
+	LANES
+};
+
 struct jit {
 	struct jit_opts o;
 	pthread_mutex_t lock;
@@ -236,7 +245,8 @@ struct jit {
 	struct jit_segment *seg;
 	unsigned nsegs,
 		nfirst; /* the first of them are for the first tier, a quarter for the second */
-	unsigned cur[2]; /* segment that each tier fills */
+	unsigned nown; /* of those, the vCPUs' own: all, but while code is made ahead */
+	unsigned cur[LANES]; /* segment that each fills */
 	uint64_t
 		drops; /* jit_drop() has been called: host pointers of before are no longer good. Atomic */
 	struct jit_hot *hot; /* tier.c; NULL: one tier */
@@ -271,9 +281,12 @@ void jit_cache_destroy(struct jit *j);
 struct jit_entry *jit_find(struct jit *j, uint64_t pa, uint32_t fp);
 /* The rest: under the lock. */
 /* Memory for a region's code, in the writable mapping; NULL: none now (a hart has yet to leave old code). */
-uint8_t *jit_code_room(struct jit *j, unsigned tier, uint64_t *room);
-/* Of the segment that the tier fills; zeroed; NULL: out of memory. */
-void *jit_meta(struct jit *j, unsigned tier, size_t n);
+uint8_t *jit_code_room(struct jit *j, enum jit_lane lane, uint64_t *room);
+/* Of the segment that the lane fills; zeroed; NULL: out of memory. */
+void *jit_meta(struct jit *j, enum jit_lane lane, size_t n);
+/* Half of the first tier's segments for code that is made ahead, and back. False: they are in use. */
+bool jit_lane_open(struct jit *j);
+void jit_lane_close(struct jit *j);
 void jit_publish(struct jit *j, struct jit_region *r, uint64_t code_len);
 /*
  * May the region still be published, which was made from bytes that were read some time ago, without the lock? It may when the page is one that fences
@@ -282,7 +295,7 @@ void jit_publish(struct jit *j, struct jit_region *r, uint64_t code_len);
 bool jit_still_right(struct jit *j, const struct jit_region *r);
 /* Removes the regions of r's page that have an entry of r's. */
 void jit_make_way(struct jit *j, const struct jit_region *r);
-/* Before code of the page is read. False: out of memory. */
+/* Before code of the page is read. False: out of memory. h: whose thread it is; NULL: no hart runs. */
 bool jit_watch(struct jit *j, struct hart *h, uint64_t page);
 /* Does the fences that are owed, without waiting. False: the lock is taken, h may run no translated code yet. Without the lock. */
 bool jit_settle(struct jit *j, struct hart *h);
@@ -428,6 +441,7 @@ struct jit_tr {
 	const uint8_t *host; /* what is read; a copy in the second tier */
 	const uint8_t *live; /* the page itself */
 	unsigned tier;
+	enum jit_lane lane;
 	uint16_t start;
 	/* Far branches to other pages, as distances from the page's start: to be translated in the same pass. */
 	int64_t pairs[JIT_PAIRS];

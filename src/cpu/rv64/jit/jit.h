@@ -50,12 +50,14 @@ struct jit_opts {
 	} tiers;
 	bool alone; /* regions are not taken together with what they branch to: to see what that is worth */
 	/*
-	 * Code of the page is about to be read: from now on jit_written() is to be called before the page is next written to, by anybody. Returns a
-	 * stamp; until settled(stamp) some vCPU may still write without being noticed. Both may be NULL: then every fence
-	 * compares everything.
+	 * Code of the page is about to be read: from now on jit_written() is to be called before the page is next written to, by anybody. By h's
+	 * thread, or with h NULL while no hart runs. Returns a stamp; until settled(stamp) some vCPU may still write without being
+	 * noticed. Both may be NULL: then every fence compares everything.
 	 */
 	uint64_t (*watch)(void *ctx, struct hart *h, uint64_t page);
 	bool (*settled)(void *ctx, uint64_t stamp);
+	/* The page in the host's memory, if code may be there; else NULL. May itself be NULL: nothing is translated ahead. */
+	const void *(*memory)(void *ctx, uint64_t page);
 	void *ctx;
 };
 
@@ -84,12 +86,17 @@ void jit_fence(struct jit *j, struct hart *h);
 void jit_drop(struct jit *j, uint64_t a, uint64_t len);
 
 /*
- * Where code of the second tier begins, for a machine that goes on elsewhere: guest-physical addresses, at most max; how many. (All that was ever
- * translated would be too much: a machine that makes it at once is slower than one that finds out again what it needs.) Any thread.
+ * Where translated code begins, for a machine that goes on elsewhere, at most max; how many. That of the second tier comes first, then the first
+ * tier's, the newest first. A word each: guest-physical address (bits 0 to 57), FP context (58 to 62; 31: any), second tier (63). Any thread.
  */
 size_t jit_hot_list(struct jit *j, uint64_t *list, size_t max);
-/* Such a list: that code is translated when it is first met, and again at the first sample. No hart runs. */
+/*
+ * Such a list, from anywhere: once jit_go() was called the second tier's thread makes that code, by the first tier, before the guest meets it. What
+ * was of the second is made by it again at the first sample. No hart runs.
+ */
 void jit_warm(struct jit *j, const uint64_t *list, size_t n);
+/* Harts run from now on. */
+void jit_go(struct jit *j);
 
 /* Counters, by name. */
 void jit_counters(

@@ -76,6 +76,7 @@ int jit_create(struct jit **out, const struct jit_opts *o, struct err *e)
 	j->size = align_up(o->cache_bytes ? o->cache_bytes : JIT_CACHE_DEFAULT, PAGE_SIZE);
 	j->tr->j = j;
 	j->tr->tier = 1;
+	j->tr->lane = LANE_FIRST;
 	memcpy(j->tr->map, jit_map, sizeof(jit_map));
 	memcpy(j->tr->fmap, jit_fmap, sizeof(jit_fmap));
 	j->tr->lo = 1; /* above hi: nothing in use */

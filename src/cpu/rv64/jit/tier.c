@@ -16,6 +16,9 @@
  * A request is right when it is published if (1) no memory was replaced since it was made (jit.drops), so that the page is still where it
  * was, (2) the page has code, so that it is watched or looked at by fences, and (3) memory holds the bytes that were
  * translated. The copy may be torn: then (3) fails.
+ *
+ * Ahead: a machine that goes on from a snapshot brings a list of what was translated (jit_warm()). When nothing is asked for, the thread
+ * makes that by the first tier, in segments of its own (LANE_AHEAD), before the guest meets it. The guest does not wait for it, either: it interprets.
  */
 #include <errno.h>
 #include <signal.h>
@@ -43,6 +46,13 @@ struct request {
 	uint8_t bytes[PAGE_SIZE];
 };
 
+/* Code to be made before it is met; the page was watched when no hart ran. */
+struct ahead {
+	uint64_t pa;
+	uint32_t fp;
+	const uint8_t *live; /* the page; good while jit.drops is what it was */
+};
+
 struct slot {
 	uint64_t pa;
 	uint8_t samples, refused;
@@ -64,6 +74,10 @@ struct jit_hot {
 	struct slot slots[HOT_SLOTS];
 	uint8_t bad[HOT_BAD / 8], split[HOT_BAD / 8]; /* sites, by address */
 	uint64_t asked, dropped, moved;
+	struct ahead *ahead; /* NULL: none, or all done */
+	size_t nahead, at;
+	uint64_t ahead_drops, ahead_bytes;
+	uint64_t made_ahead, ahead_insns, ahead_ns;
 };
 
 /* ---- registers ---- */
@@ -252,8 +266,6 @@ void jit_choose_map(struct jit_tr *t)
 {
 	uint64_t x[32] = {0}, f[32] = {0}, near[JIT_NEAR + 1] = {0}, cost = 0;
 
-	memcpy(t->map, jit_map, sizeof(jit_map));
-	memcpy(t->fmap, jit_fmap, sizeof(jit_fmap));
 	find_depths(t);
 	for (unsigned i = 0; i < t->nblocks; i++) {
 		const struct jit_block *b = &t->blocks[i];
@@ -343,29 +355,54 @@ static unsigned judge(struct hart *h, struct jit_region *r)
 
 /* ---- the work ---- */
 
+static bool there_already(struct jit *j, const struct request *q, enum jit_lane lane)
+{
+	const struct jit_entry *e = jit_find(j, q->page + q->off, q->fp);
+
+	return e && (lane == LANE_AHEAD || e->region->tier == 2);
+}
+
+static void count(struct jit_hot *hot, const struct jit_tr *t, const struct jit_region *r)
+{
+	struct jit_stats *st = &hot->j->st;
+
+	if (t->lane == LANE_AHEAD) {
+		hot->made_ahead++;
+		hot->ahead_insns += t->ninsns;
+		hot->ahead_bytes += r->code_len;
+		return;
+	}
+	st->hot_regions++;
+	st->hot_insns += t->ninsns;
+	st->swaps += t->nswaps + t->nfswaps;
+	st->sites += t->nsites;
+}
+
 /* With jit.lock. `now`: keeps it. */
-static bool make(struct jit_hot *hot, struct request *q, bool now)
+static bool make(struct jit_hot *hot, struct request *q, enum jit_lane lane, bool now)
 {
 	struct jit *j = hot->j;
 	struct jit_tr *t = hot->tr;
-	struct jit_entry *e = jit_find(j, q->page + q->off, q->fp);
 	struct jit_region *r = NULL;
-	bool hot_already = e && e->region->tier == 2;
+	bool already = there_already(j, q, lane);
 	uint64_t room;
 	uint8_t *code;
 
-	if (hot_already && !q->again)
+	if (already && !q->again)
 		return true;
 	t->j = j;
-	t->tier = 2;
+	t->tier = lane == LANE_SECOND ? 2 : 1;
+	t->lane = lane;
+	memcpy(t->map, jit_map, sizeof(jit_map));
+	memcpy(t->fmap, jit_fmap, sizeof(jit_fmap));
 	t->page = q->page;
 	t->va = q->va;
 	t->fp = q->fp;
 	t->host = q->bytes;
 	t->live = q->live;
-	t->replaces = hot_already ? e->region : NULL;
+	t->replaces = already ? jit_find(j, q->page + q->off, q->fp)->region : NULL;
 	t->next_site = (unsigned)(q->page >> PAGE_SHIFT) * 73 + q->off / 16u;
-	code = jit_code_room(j, 2, &room);
+	code = jit_code_room(j, lane, &room);
 	if (!code)
 		return false;
 	atomic_store(&hot->seen, atomic_load(&j->removals));
@@ -382,22 +419,57 @@ static bool make(struct jit_hot *hot, struct request *q, bool now)
 	r = jit_record(t, code);
 	if (!r)
 		return false;
-	if (!jit_still_right(j, r)) {
+	/* What is made ahead may have been met meanwhile. */
+	if (!jit_still_right(j, r) || (lane == LANE_AHEAD && there_already(j, q, lane))) {
 		for (unsigned i = 0; i < r->nops; i++)
 			free(r->ops[i]);
 		return false;
 	}
-	jit_make_way(j, r);
+	if (lane == LANE_SECOND)
+		jit_make_way(j, r);
 	jit_publish(j, r, r->code_len);
 	jit_tell_perf(t, r);
-	j->st.hot_regions++;
-	j->st.hot_insns += t->ninsns;
-	j->st.swaps += t->nswaps + t->nfswaps;
-	j->st.sites += t->nsites;
+	count(hot, t, r);
 	return true;
 }
 
 static void made(struct jit_hot *hot, const struct request *q, bool good);
+static void fill(struct request *q, const struct jit *j, uint64_t pa, uint64_t va, uint32_t fp,
+	const uint8_t *live);
+
+/* Half of the segments at most: what is swept when one is nearly full must not be what was just made. */
+static bool ahead_is_over(const struct jit_hot *hot)
+{
+	const struct jit *j = hot->j;
+
+	return hot->at == hot->nahead || hot->ahead_drops != j->drops ||
+	       hot->ahead_bytes > (j->nfirst - j->nown - 1) * j->seg_bytes / 2;
+}
+
+static void make_ahead(struct jit_hot *hot)
+{
+	uint64_t t0 = clock_mono_ns();
+	struct jit *j = hot->j;
+
+	pthread_mutex_lock(&j->lock);
+	while (!ahead_is_over(hot)) {
+		const struct ahead *a = &hot->ahead[hot->at++];
+
+		if (jit_find(j, a->pa, a->fp))
+			continue;
+		/* Under the lock, which jit_drop() takes before the page goes. */
+		fill(&hot->work, j, a->pa, 0, a->fp, a->live);
+		make(hot, &hot->work, LANE_AHEAD, false);
+		break;
+	}
+	if (ahead_is_over(hot)) {
+		jit_lane_close(j);
+		free(hot->ahead);
+		hot->ahead = NULL;
+	}
+	hot->ahead_ns += clock_mono_ns() - t0;
+	pthread_mutex_unlock(&j->lock);
+}
 
 static void *work(void *arg)
 {
@@ -410,6 +482,12 @@ static void *work(void *arg)
 		uint64_t t0;
 		bool good;
 
+		if (!hot->n && hot->ahead) {
+			pthread_mutex_unlock(&hot->lock);
+			make_ahead(hot);
+			pthread_mutex_lock(&hot->lock);
+			continue;
+		}
 		if (!hot->n) {
 			pthread_cond_wait(&hot->more, &hot->lock);
 			continue;
@@ -420,7 +498,7 @@ static void *work(void *arg)
 		pthread_mutex_unlock(&hot->lock);
 		t0 = clock_mono_ns();
 		pthread_mutex_lock(&j->lock);
-		good = make(hot, &hot->work, false);
+		good = make(hot, &hot->work, LANE_SECOND, false);
 		j->st.hot_refused += !good;
 		j->st.hot_ns += clock_mono_ns() - t0;
 		pthread_mutex_unlock(&j->lock);
@@ -431,7 +509,7 @@ static void *work(void *arg)
 	return NULL;
 }
 
-/* By a vCPU's thread, so that it lives in the same sandbox. */
+/* By a vCPU's thread, or the one that lets them run: it lives in the same sandbox. */
 static void start(struct jit_hot *hot)
 {
 	sigset_t all, before;
@@ -551,7 +629,7 @@ void jit_hot_now(struct jit *j, const struct jit_tr *t)
 	struct request *q = &j->hot->work;
 
 	fill(q, j, t->page + t->start, t->va, t->fp, t->live);
-	if (!make(j->hot, q, true))
+	if (!make(j->hot, q, LANE_SECOND, true))
 		j->st.hot_refused++;
 }
 
@@ -589,6 +667,7 @@ void jit_hot_destroy(struct jit *j)
 		pthread_join(hot->thread, NULL);
 	pthread_mutex_destroy(&hot->lock);
 	pthread_cond_destroy(&hot->more);
+	free(hot->ahead);
 	free(hot->tr);
 	free(hot);
 	j->hot = NULL;
@@ -605,6 +684,9 @@ void jit_hot_counters(
 	each(ctx, "hot_refused", j->st.hot_refused);
 	each(ctx, "hot_asked", hot ? hot->asked : 0);
 	each(ctx, "hot_dropped", hot ? hot->dropped : 0);
+	each(ctx, "ahead_regions", hot ? hot->made_ahead : 0);
+	each(ctx, "ahead_instructions", hot ? hot->ahead_insns : 0);
+	each(ctx, "ahead_us", hot ? hot->ahead_ns / 1000 : 0);
 	each(ctx, "registers_exchanged", j->st.swaps);
 	each(ctx, "sites", j->st.sites);
 	each(ctx, "sites_given_up", hot ? hot->moved : 0);
@@ -612,24 +694,90 @@ void jit_hot_counters(
 
 /* ---- what another machine may begin with ---- */
 
+#define SECOND_TIER (1ull << 63) /* in a word of the list, beside jit_key() */
+#define LIST_FIRST 8192u /* words of the first tier: about what is made ahead */
+
+static size_t list_segment(
+	const struct jit_segment *seg, uint64_t mark, uint64_t *list, size_t n, size_t max)
+{
+	for (const struct jit_region *r = seg->regions; r; r = r->next_in_segment)
+		for (unsigned k = 0; k < r->nentries && n < max && !r->dead; k++)
+			list[n++] = r->entries[k].key | mark;
+	return n;
+}
+
 size_t jit_hot_list(struct jit *j, uint64_t *list, size_t max)
 {
 	size_t n = 0;
 
 	pthread_mutex_lock(&j->lock);
 	for (unsigned i = j->nfirst; i < j->nsegs; i++)
-		for (struct jit_region *r = j->seg[i].regions; r; r = r->next_in_segment)
-			for (unsigned k = 0; k < r->nentries && n < max && !r->dead; k++)
-				list[n++] = jit_key_pa(r->entries[k].key);
+		n = list_segment(&j->seg[i], SECOND_TIER, list, n, max);
+	max = MIN(max, n + LIST_FIRST);
+	for (unsigned i = j->nfirst; i-- > 0;) {
+		const struct jit_segment *seg = &j->seg[(j->cur[LANE_FIRST] + 1 + i) % j->nfirst];
+
+		n = list_segment(seg, 0, list, n, max);
+	}
 	pthread_mutex_unlock(&j->lock);
 	return n;
 }
 
+/* Under the lock; no hart runs. */
+static void plan(struct jit *j, const uint64_t *list, size_t n)
+{
+	struct jit_hot *hot = j->hot;
+	uint64_t page = UINT64_MAX;
+	const uint8_t *live = NULL;
+
+	if (!hot || hot->ahead || !j->o.memory || j->o.tiers != JIT_TIERS_TWO || !jit_lane_open(j))
+		return;
+	hot->ahead = calloc(n + 1, sizeof(*hot->ahead));
+	hot->nahead = hot->at = 0;
+	hot->ahead_bytes = 0;
+	hot->ahead_drops = j->drops;
+	for (size_t i = 0; hot->ahead && i < n; i++) {
+		uint64_t pa = jit_key_pa(list[i]);
+		uint32_t fp = list[i] >> 58 & 31;
+
+		if (pa % 2)
+			continue;
+		if (page != (pa & ~(uint64_t)PAGE_MASK)) {
+			page = pa & ~(uint64_t)PAGE_MASK;
+			live = j->o.memory(j->o.ctx, page);
+			if (live && !jit_watch(j, NULL, page))
+				live = NULL;
+		}
+		/* Code without FP serves all; if there is some after all, that of who uses it. */
+		if (live)
+			hot->ahead[hot->nahead++] = (struct ahead){
+				pa, fp == JIT_FP_ANY ? 8u : fp, live};
+	}
+}
+
 void jit_warm(struct jit *j, const uint64_t *list, size_t n)
 {
+	pthread_mutex_lock(&j->lock);
+	plan(j, list, n);
+	pthread_mutex_unlock(&j->lock);
 	for (size_t i = 0; i < n; i++) {
-		jit_heat_set(j, list[i], JIT_WARM - 1);
-		if (j->hot)
-			*slot_of(j->hot, list[i]) = (struct slot){.pa = list[i], .was_hot = true};
+		uint64_t pa = jit_key_pa(list[i]);
+
+		jit_heat_set(j, pa, j->hot && j->hot->ahead ? JIT_WARM / 2 : JIT_WARM - 1);
+		if (j->hot && list[i] & SECOND_TIER)
+			*slot_of(j->hot, pa) = (struct slot){.pa = pa, .was_hot = true};
 	}
+}
+
+void jit_go(struct jit *j)
+{
+	struct jit_hot *hot = j->hot;
+
+	if (!hot || !hot->ahead)
+		return;
+	pthread_mutex_lock(&hot->lock);
+	if (!hot->started && !hot->stop)
+		start(hot);
+	pthread_cond_signal(&hot->more);
+	pthread_mutex_unlock(&hot->lock);
 }

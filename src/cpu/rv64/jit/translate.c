@@ -691,7 +691,7 @@ static void drop_ops(struct jit_tr *t)
 static struct jit_region *record(struct jit_tr *t, const uint8_t *code)
 {
 	struct jit *j = t->j;
-	struct jit_region *r = jit_meta(j, t->tier, sizeof(*r));
+	struct jit_region *r = jit_meta(j, t->lane, sizeof(*r));
 	unsigned bytes = 0, n = 0;
 	uint8_t *src;
 
@@ -700,6 +700,7 @@ static struct jit_region *record(struct jit_tr *t, const uint8_t *code)
 	*r = (struct jit_region){.page = t->page,
 		.fp = t->uses_fp ? t->fp : JIT_FP_ANY,
 		.tier = (uint8_t)t->tier,
+		.lane = (uint8_t)t->lane,
 		.start = t->start,
 		.nsites = t->nsites,
 		.host = t->live,
@@ -712,12 +713,12 @@ static struct jit_region *record(struct jit_tr *t, const uint8_t *code)
 		.npieces = t->nblocks};
 	for (unsigned i = 0; i < t->nblocks; i++)
 		bytes += (unsigned)(t->blocks[i].next - t->blocks[i].off);
-	r->links = jit_meta(j, t->tier, t->nlinks * sizeof(*r->links) + 1);
-	r->entries = jit_meta(j, t->tier, t->nblocks * sizeof(*r->entries));
-	r->ops = jit_meta(j, t->tier, t->nops * sizeof(*r->ops) + 1);
-	r->pieces = jit_meta(j, t->tier, t->nblocks * sizeof(*r->pieces));
-	r->sites = jit_meta(j, t->tier, t->nsites * sizeof(*r->sites) + 1);
-	src = jit_meta(j, t->tier, bytes);
+	r->links = jit_meta(j, t->lane, t->nlinks * sizeof(*r->links) + 1);
+	r->entries = jit_meta(j, t->lane, t->nblocks * sizeof(*r->entries));
+	r->ops = jit_meta(j, t->lane, t->nops * sizeof(*r->ops) + 1);
+	r->pieces = jit_meta(j, t->lane, t->nblocks * sizeof(*r->pieces));
+	r->sites = jit_meta(j, t->lane, t->nsites * sizeof(*r->sites) + 1);
+	src = jit_meta(j, t->lane, bytes);
 	if (!r->sites || !r->links || !r->entries || !r->ops || !r->pieces || !src)
 		return NULL;
 	r->source = src;
@@ -813,7 +814,7 @@ struct jit_region *jit_translate(struct jit_tr *t)
 	struct jit *j = t->j;
 	struct jit_region *r;
 	uint64_t room;
-	uint8_t *code = jit_code_room(j, 1, &room);
+	uint8_t *code = jit_code_room(j, LANE_FIRST, &room);
 
 	t->a.full = false;
 	if (!code || !jit_emit(t, code, room))
