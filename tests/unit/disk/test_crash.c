@@ -23,6 +23,7 @@
  *	                                              witnesses (tests/system/qcow2-crash.py), and the one that fails
  */
 #include <errno.h>
+#include <malloc.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -52,6 +53,7 @@
 #define STEPS 14
 #define VOLUMES 3 /* a disk and its clones */
 #define KINDS 32
+#define PART (64 * KiB) /* is read at once: it stays in the processor's cache */
 
 struct kind {
 	const char *name, *format, *path;
@@ -131,7 +133,8 @@ struct world {
 	struct mark mark[STEPS]; /* of the first volume */
 	unsigned nmarks;
 	uint64_t block;
-	char *image, *again; /* what was read; room to compare it with */
+	uint64_t *is, *again; /* stamps that were read */
+	char *buf; /* PART */
 };
 
 static uint64_t rnd(struct world *w, uint64_t n)
@@ -657,12 +660,18 @@ static struct disk *open_cut(struct cut *c)
 	return d;
 }
 
-static void read_all(struct cut *c, struct disk *d, char *to)
+static void read_stamps(struct cut *c, struct disk *d, uint64_t *to)
 {
 	struct err e = {0};
+	char *buf = c->w->buf;
 
-	if (disk_rw(d, DISK_READ, 0, to, d->size, &e))
-		wrong(c, "does not read: %s", err_msg(&e));
+	for (uint64_t at = 0, n; at < d->size; at += n) {
+		n = MIN(d->size - at, PART);
+		if (disk_rw(d, DISK_READ, at, buf, n, &e))
+			wrong(c, "does not read: %s", err_msg(&e));
+		for (uint64_t i = 0; i < n / SECTOR; i++)
+			*to++ = stamp_of(c, at / SECTOR + i, buf + i * SECTOR);
+	}
 }
 
 static void look_at_size(struct cut *c, const struct disk *d)
@@ -780,33 +789,29 @@ static void look_at_snapshot(struct cut *c, const struct made *m)
 	if (there) {
 		if (disk_snapshot(d, DISK_SNAP_APPLY, m->name, &e))
 			wrong(c, "snapshot %s cannot be gone back to: %s", m->name, err_msg(&e));
-		read_all(c, d, c->w->image);
-		for (uint64_t s = 0; s < m->size / SECTOR; s++) {
-			uint64_t is = stamp_of(c, s, c->w->image + s * SECTOR);
-
-			if (m->stamp[s] != UINT64_MAX && is != m->stamp[s])
+		read_stamps(c, d, c->w->again);
+		for (uint64_t s = 0; s < m->size / SECTOR; s++)
+			if (m->stamp[s] != UINT64_MAX && c->w->again[s] != m->stamp[s])
 				wrong(c, "snapshot %s, sector %llu: stamp %llu, not %llu", m->name,
-					(unsigned long long)s, (unsigned long long)is,
+					(unsigned long long)s, (unsigned long long)c->w->again[s],
 					(unsigned long long)m->stamp[s]);
-		}
 	}
 	disk_close(d);
 }
 
 static void look_at_contents(struct cut *c, struct disk *d)
 {
-	read_all(c, d, c->w->image);
-	for (uint64_t s = 0; s < d->size / SECTOR; s++) {
-		uint64_t stamp = stamp_of(c, s, c->w->image + s * SECTOR);
+	const uint64_t *is = c->w->is;
 
-		if (!permitted(c, s, stamp))
+	read_stamps(c, d, c->w->is);
+	for (uint64_t s = 0; s < d->size / SECTOR; s++)
+		if (!permitted(c, s, is[s]))
 			wrong(c, "sector %llu: stamp %llu; the last one is %llu",
-				(unsigned long long)s, (unsigned long long)stamp,
+				(unsigned long long)s, (unsigned long long)is[s],
 				(unsigned long long)current(c->v, s));
-	}
 }
 
-/* What is in w->image now. */
+/* What is in w->is now. */
 static void look_at_changes(struct cut *c, struct disk *d)
 {
 	struct err e = {0};
@@ -825,8 +830,7 @@ static void look_at_changes(struct cut *c, struct disk *d)
 					wrong(c, "changes: %s", err_msg(&e));
 				end = s * SECTOR + len;
 			}
-			if (!dirty && m->stamp[s] != UINT64_MAX &&
-				stamp_of(c, s, c->w->image + s * SECTOR) != m->stamp[s])
+			if (!dirty && m->stamp[s] != UINT64_MAX && c->w->is[s] != m->stamp[s])
 				wrong(c,
 					"sector %llu is not as it was when generation %llu began, "
 					"and not named as changed",
@@ -855,9 +859,14 @@ static void save_image(struct cut *c)
 	save_file(c, "data", "data");
 }
 
-static void save_contents(struct cut *c, uint64_t size)
+static void save_contents(struct cut *c, struct disk *d)
 {
-	memdev_poke(&c->devs, "contents", 0, c->w->image, size);
+	cleanup(free_ptr) char *all = malloc(LARGEST);
+	struct err e = {0};
+
+	if (disk_rw(d, DISK_READ, 0, all, d->size, &e))
+		wrong(c, "does not read: %s", err_msg(&e));
+	memdev_poke(&c->devs, "contents", 0, all, d->size);
 	save_file(c, "contents", "contents");
 }
 
@@ -870,14 +879,14 @@ static void look_at_volume(struct cut *c, bool keep)
 	look_at_probes(c, d);
 	look_at_contents(c, d);
 	if (keep)
-		save_contents(c, size);
+		save_contents(c, d);
 	if (c->w->k->tracked && c->v == c->w->volume)
 		look_at_changes(c, d);
 	look_at_metadata(c, d);
 	disk_close(d);
 	d = open_cut(c);
-	read_all(c, d, c->w->again);
-	if (d->size != size || memcmp(c->w->again, c->w->image, size))
+	read_stamps(c, d, c->w->again);
+	if (d->size != size || memcmp(c->w->again, c->w->is, size / SECTOR * sizeof(*c->w->is)))
 		wrong(c, "is another one when it is opened again");
 	disk_close(d);
 }
@@ -954,8 +963,9 @@ static unsigned workload(const struct kind *k, uint64_t seed)
 	w->rng = 88172645463325252ull + seed * 0x9e3779b97f4a7c15ull;
 	w->devs.seed = seed + 1;
 	w->block = 64 * KiB;
-	w->image = malloc(LARGEST);
-	w->again = malloc(LARGEST);
+	w->is = calloc(SECTORS, sizeof(*w->is));
+	w->again = calloc(SECTORS, sizeof(*w->again));
+	w->buf = malloc(PART);
 	uv_loop_init(&w->loop);
 	run(w);
 	n = all_cuts(w);
@@ -971,8 +981,9 @@ static unsigned workload(const struct kind *k, uint64_t seed)
 		free(w->made[i].stamp);
 	for (unsigned i = 0; i < w->nmarks; i++)
 		free(w->mark[i].stamp);
-	free(w->image);
+	free(w->is);
 	free(w->again);
+	free(w->buf);
 	free(w);
 	return n;
 }
@@ -1225,6 +1236,9 @@ int main(void)
 	int rc, status;
 	bool bad = false;
 
+	/* Memory that goes back to the system at each cut is zeroed again by it. */
+	mallopt(M_MMAP_THRESHOLD, 1 << 30);
+	mallopt(M_TRIM_THRESHOLD, 1 << 30);
 	jobs = many && atoi(many) > 1 ? (unsigned)atoi(many) : 1;
 	total = mmap(NULL, jobs * KINDS * sizeof(*total), PROT_READ | PROT_WRITE,
 		MAP_SHARED | MAP_ANONYMOUS, -1, 0);
