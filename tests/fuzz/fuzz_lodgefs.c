@@ -3,7 +3,7 @@
  *
  * A small store with a disk, a snapshot and a journal that is not empty is made; the input is what is then changed: eight bytes each, page (2), offset
  * (2), what to do (1), three bytes. The checksum of what was changed is made right again unless told otherwise, as whoever makes a store to harm us
- * would. 4 in the first `what`: the store has checksums of data. It is opened, read, checked, repaired and written to. What a repair calls good has to stay good.
+ * would. 4 in the first `what`: the store has checksums of data. It is opened, read, cloned, composed from, grown, checked, repaired and written to. What a repair calls good has to stay good.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -148,6 +148,34 @@ static void use(struct rig *r, struct disk *d)
 	rw(r, d, DISK_FLUSH, 0, 0);
 }
 
+/* What `lodge store` and `lodge disk create` do to it. */
+static void administer(struct rig *r)
+{
+	struct files fs = {
+		.loop = &r->loop, .io = IO_THREADS, .open = memdevs_open, .open_ctx = r->now};
+	struct disk_kv kv[] = {{"clone", "a"}, {0}};
+	struct disk_create_opts o = {.path = "s/c",
+		.kv = kv,
+		.loop = &r->loop,
+		.open_file = memdevs_open,
+		.open_ctx = r->now};
+	struct disk_store_entry *all = NULL;
+	struct disk_store_space space;
+	uint64_t size;
+	unsigned n;
+
+	(void)store()->list(&fs, "s", &all, &n, NULL);
+	free(all);
+	(void)store()->space(&fs, "s", &space, NULL);
+	(void)disk_create("lodgefs", &o, NULL);
+	o.path = "s/d";
+	kv[0] = (struct disk_kv){"compose", "a/0/2M+a@s/1M/1M/ro+c/60M/1M"};
+	(void)disk_create("lodgefs", &o, NULL);
+	(void)store()->rename(&fs, "s", "c", "e", NULL);
+	(void)store()->remove(&fs, "s", "e", NULL);
+	(void)store()->resize(&fs, "s", 20 * MiB, &size, NULL);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct rig r = {.buf = calloc(1, MiB)};
@@ -165,6 +193,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			use(&r, d);
 		disk_close(d);
 	}
+	administer(&r);
 	(void)check(&r, false, &c);
 	good = !check(&r, true, &c) && !check(&r, false, &c) && !c.errors;
 	d = open_disk(&r, false);
