@@ -3,11 +3,13 @@
 #include <fcntl.h>
 #include <jansson.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -15,6 +17,8 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "device/virtio_blk.h"
+#include "disk/format.h"
+#include "disk/tool.h"
 #include "vdriver.h"
 
 #define SIZE 64
@@ -247,6 +251,41 @@ static void host_errors(void **state)
 	assert_int_equal(request(IN, 0, 512), OK);
 }
 
+/* What the guest wrote and did not flush is in memory only, and the host takes nothing any more: the end of the machine says so. */
+static void lost_at_the_end(void **state)
+{
+	struct virtio_blk_opts o = {
+		.disk = {.path = "lodge-blk.qcow2", .format = "qcow2"}, .queues = 1};
+	struct rlimit was, none;
+	struct uv_loop_s loop;
+	struct err e = {0};
+	unsigned reports;
+
+	close_disk();
+	uv_loop_init(&loop);
+	if (disk_create("qcow2",
+		    &(struct disk_create_opts){
+			    .path = o.disk.path, .size = MiB, .loop = &loop, .overwrite = true},
+		    &e))
+		fail_msg("%s", err_msg(&e));
+	uv_run(&loop, UV_RUN_DEFAULT);
+	uv_loop_close(&loop);
+	vd_machine(&rig.d);
+	rig.dev = vd_add(&rig.d, "virtio-blk", "disk0", &o, 1);
+	vd_start(&rig.d, F_FLUSH, SIZE);
+	assert_int_equal(request(OUT, 0, 512), OK);
+	signal(SIGXFSZ, SIG_IGN);
+	getrlimit(RLIMIT_FSIZE, &was);
+	none = (struct rlimit){512, was.rlim_max};
+	reports = rig.d.reports;
+	setrlimit(RLIMIT_FSIZE, &none);
+	close_disk();
+	setrlimit(RLIMIT_FSIZE, &was);
+	unlink(o.disk.path);
+	assert_int_equal(rig.d.reports - reports, 1);
+	open_disk(false);
+}
+
 static void zeroes_and_discard(void **state)
 {
 	uint8_t buf[4096], ranges[32] = {0};
@@ -442,6 +481,7 @@ int main(void)
 		T(any_framing),
 		T(bad_requests_are_answered),
 		T(host_errors),
+		T(lost_at_the_end),
 		T(zeroes_and_discard),
 		T(impossible_requests_break),
 		T(readonly),
