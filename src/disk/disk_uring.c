@@ -15,6 +15,7 @@
 #include <sys/syscall.h>
 #include <uv.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/util.h"
 #include "disk/io.h"
@@ -25,6 +26,11 @@
 #define MERGE_VECS 256u
 #define AT_ONCE 8u /* rounds */
 #define GROUP 1ull /* in user_data: a struct group */
+/*
+ * Somebody who has one operation in flight waits for it. Where the last such one took no longer, the loop stays awake for this one as long: it
+ * costs the host more to put a thread to sleep and to wake it than a quick device takes to answer. Longer ones are slept for.
+ */
+#define QUICK_NS 150000u
 
 /* Lives until libuv has closed its handles, which may be after the disk is gone. */
 struct handles {
@@ -50,6 +56,8 @@ struct uring {
 	struct io_req *first, **last; /* wait for room in the ring */
 	unsigned in_ring, waiting; /* requests */
 	unsigned sqes; /* operations in the ring */
+	uint64_t sent; /* when the one that is in flight alone was */
+	bool quick; /* the last such one was */
 };
 
 static struct uring *uring_of(struct io *io)
@@ -172,6 +180,8 @@ static bool put_next(struct uring *u)
 /* Puts into the ring what fits: never more in flight than the completion queue holds. */
 static void flush(struct uring *u)
 {
+	if (u->first && !u->sqes)
+		u->sent = clock_mono_ns();
 	while (u->first && u->sqes < ENTRIES && put_next(u))
 		;
 	/* What the kernel does not take now (EAGAIN, EBUSY) stays in the submission queue for the next turn. */
@@ -240,7 +250,8 @@ static unsigned reap(struct uring *u)
 		ssize_t result = cqe->res;
 
 		io_uring_cqe_seen(&u->ring, cqe);
-		u->sqes--;
+		if (!--u->sqes)
+			u->quick = clock_mono_ns() - u->sent < QUICK_NS;
 		if (data & GROUP)
 			end_group(u, (struct group *)(uintptr_t)(data & ~GROUP), result);
 		else
@@ -256,6 +267,11 @@ static void on_event(uv_poll_t *h, int status, int events)
 
 	if (reap(u))
 		u->io.o.batch(u->io.o.ctx);
+}
+
+static bool stays_awake(const struct uring *u)
+{
+	return u->sqes == 1 && u->quick && clock_mono_ns() - u->sent < QUICK_NS;
 }
 
 /* Only keeps the loop from sleeping. */
@@ -281,7 +297,8 @@ static void on_prepare(uv_prepare_t *h)
 		u->io.o.batch(u->io.o.ctx);
 	}
 	/* Who turned the loop waits for what was ended; what is left, or was refused, is for the next turn, which no event brings about. */
-	if (awake || (u->waiting && u->sqes < ENTRIES) || io_uring_sq_ready(&u->ring))
+	if (awake || stays_awake(u) || (u->waiting && u->sqes < ENTRIES) ||
+		io_uring_sq_ready(&u->ring))
 		uv_idle_start(&u->h->idle, on_idle);
 }
 
