@@ -149,9 +149,10 @@ static int answer(struct post_give *g, struct chan *c, struct mig_pack *pack,
 	uint64_t about;
 	uint32_t len;
 
-	if (!h->len || h->len != h->arg * 8)
+	/* `arg` is whatever the other side says: h->arg * 8 may overflow. */
+	if (!h->len || h->len % 8 || h->arg != h->len / 8)
 		return err_set(e, -EBADMSG, "post-copy: a question of %u bytes", h->len);
-	for (uint64_t i = 0; i < h->arg; i++) {
+	for (uint32_t i = 0; i < h->len / 8; i++) {
 		uint64_t page = get_le64(&want[i]);
 		int rc;
 
@@ -167,7 +168,8 @@ static int answer(struct post_give *g, struct chan *c, struct mig_pack *pack,
 		if (rc)
 			return err_sys(e, rc, "migration: guest memory at page %llu",
 				(unsigned long long)page);
-		mig_pack_add(pack, &plain, page, 1, g->page, 1); /* MIG_WANT_MAX pages fit */
+		if (!mig_pack_add(pack, &plain, page, 1, g->page, 1)) /* MIG_WANT_MAX pages fit */
+			return err_set(e, -E2BIG, "post-copy: too much is asked for at once");
 	}
 	len = mig_pack_take(pack, &payload, &about);
 	atomic_fetch_add(&g->wire, len);

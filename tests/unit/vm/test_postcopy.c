@@ -355,12 +355,28 @@ static void test_refused(void **state)
 	assert_int_equal(post_give_until(r->give, r->up[0], r->pack, MIG_WHOLE, &e), -EBADMSG);
 }
 
+/* A number of pages that is the right length when it is multiplied, and far more than there is. */
+static void test_question_too_long(void **state)
+{
+	struct rig *r = *state;
+	uint64_t page = 1;
+	struct err e = {0};
+
+	connect_all(r);
+	assert_int_equal(chan_send(r->down[0], MIG_WANT, 1ull << 61 | 1, &page, 8, &e), 0);
+	assert_int_equal(post_give_until(r->give, r->up[0], r->pack, MIG_WHOLE, &e), -EBADMSG);
+	assert_non_null(strstr(err_msg(&e), "a question of 8 bytes"));
+	assert_int_equal(chan_send(r->down[0], MIG_WANT, 1, &page, 7, &e), 0);
+	assert_int_equal(post_give_until(r->give, r->up[0], r->pack, MIG_WHOLE, &e), -EBADMSG);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_comes, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_breaks, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_refused, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_question_too_long, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
