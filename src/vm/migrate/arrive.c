@@ -19,6 +19,8 @@
 #include "vm/migrate/receive_impl.h"
 
 #define TURN_MS 1000
+#define STRANGER_MAX \
+	(64u << 10) /* what who is not known may send at once: what is no RECOVER is told so */
 #define ADIEU_NS \
 	60000000000ull /* how long a source that did not hear that it is not needed may come back */
 #define STILL_NS \
@@ -45,6 +47,22 @@ static int first_failure(struct receive *r, struct err *e)
 	return rc;
 }
 
+int arrive_serve(void *ctx, struct err *e)
+{
+	struct receive *r = ctx;
+
+	(void)post_take_faults(r->post, NULL, NULL);
+	return 0;
+}
+
+/* The same with a connection: a message may be long in coming, and others wait meanwhile. */
+static int serve_and_ask(void *ctx, struct err *e)
+{
+	struct receive *r = ctx;
+
+	return post_take_faults(r->post, r->stream[0].c, e);
+}
+
 /*
  * Waits for something, and serves what are faults and pages. 1: the source has said *type, with *arg; 0: look around.
  */
@@ -66,7 +84,9 @@ static int turn(struct receive *r, struct mig_head *h, struct err *e)
 	rc = more[0].revents ? post_take_faults(r->post, st->c, e) : 0;
 	if (rc || !said)
 		return rc;
+	chan_serve(st->c, &(struct chan_beside){serve_and_ask, r, post_take_fd(r->post)});
 	rc = chan_recv(st->c, h, &payload, e);
+	chan_serve(st->c, NULL);
 	if (!rc && h->type == MIG_PAGES)
 		return receive_common(st, h, payload, e);
 	return rc ?: 1;
@@ -212,7 +232,8 @@ static int take_up(struct receive *r, int fd, struct err *e)
 	cleanup(free_ptr) void *payload = NULL;
 	char id[2 * MIG_ID + 1];
 	struct mig_head h;
-	int rc = receive_connection(r, fd, &c, e) ?: chan_recv(c, &h, &payload, e);
+	int rc = receive_connection(r, fd, clock_mono_ns() + STRANGER_NS, STRANGER_MAX, &c, e)
+			 ?: chan_recv(c, &h, &payload, e);
 
 	if (rc)
 		return rc;
@@ -228,10 +249,13 @@ static int take_up(struct receive *r, int fd, struct err *e)
 		return rc;
 	}
 	r->nstreams = (unsigned)h.arg;
-	rc = post_take_tell(r->post, c, e);
+	chan_known(c);
+	chan_stall(c, STILL_NS);
+	chan_serve(c, &(struct chan_beside){arrive_serve, r, post_take_fd(r->post)});
+	rc = post_take_tell(r->post, c, e) ?: receive_streams(r, e);
+	chan_serve(c, NULL);
 	r->stream[0].c = steal_ptr(c);
-	chan_stall(r->stream[0].c, POST_STALL_NS);
-	return rc ?: receive_streams(r, e) ?: post_take_again(r->post, r->stream[0].c, e);
+	return rc ?: post_take_again(r->post, r->stream[0].c, e);
 }
 
 /* 0: there are connections again. -ETIMEDOUT: nothing is lacking, and the source has not come to hear it: it has ended, or will be by hand. */
@@ -281,7 +305,7 @@ void arrive_rest(struct receive *r)
 	struct err e = {0};
 	int rc = 0;
 
-	chan_stall(r->stream[0].c, POST_STALL_NS);
+	chan_stall(r->stream[0].c, STILL_NS);
 	receive_ask(r, ASK_RUN);
 	while (!rc && (take_rest(r, &e) || say_whole(r, &e))) {
 		if (gone(r))

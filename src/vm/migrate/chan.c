@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <openssl/bio.h>
@@ -34,23 +35,55 @@ struct chan_tls {
 
 /* ---- waiting ---- */
 
+static int serve_beside(struct chan *c, struct err *e)
+{
+	struct chan_beside b = c->o.beside;
+	int rc;
+
+	c->o.beside.serve = NULL; /* what it sends does not come here again */
+	rc = b.serve(b.ctx, e);
+	c->o.beside = b;
+	return rc;
+}
+
+static int timed_out(const struct chan *c, uint64_t now, struct err *e)
+{
+	if (c->o.until_ns && now >= c->o.until_ns)
+		return err_set(e, -ETIMEDOUT, "the other side takes too long");
+	return err_set(e, -ETIMEDOUT, "nothing moved on the connection for %llu s",
+		(unsigned long long)(c->o.stall_ns / 1000000000));
+}
+
 static int wait_for(struct chan *c, short events, struct err *e)
 {
-	struct pollfd p[2] = {{c->o.fd, events, 0}, {c->o.cancel, POLLIN, 0}};
-	uint64_t began = clock_mono_ns();
-	int n;
+	uint64_t began = clock_mono_ns(), now = began, end = began + c->o.stall_ns;
+	int rc = 0;
 
-	do
-		n = poll(p, c->o.cancel >= 0 ? 2 : 1, (int)(c->o.stall_ns / 1000000));
-	while (n < 0 && errno == EINTR);
-	c->st.wait_ns += clock_mono_ns() - began;
-	if (n < 0)
-		return err_sys(e, -errno, "migration: poll");
-	if (p[1].revents)
-		return err_set(e, -ECANCELED, "cancelled");
-	return n ? 0
-		 : err_set(e, -ETIMEDOUT, "nothing moved on the connection for %llu s",
-			   (unsigned long long)(c->o.stall_ns / 1000000000));
+	if (c->o.until_ns)
+		end = MIN(end, c->o.until_ns);
+	for (;;) {
+		struct pollfd p[3] = {{c->o.fd, events, 0}, {c->o.cancel, POLLIN, 0},
+			{c->o.beside.serve ? c->o.beside.fd : -1, POLLIN, 0}};
+		int n = poll(p, 3,
+			now < end ? (int)MIN((end - now + 999999) / 1000000, (uint64_t)INT_MAX)
+				  : 0);
+
+		if (n < 0 && errno != EINTR)
+			rc = err_sys(e, -errno, "migration: poll");
+		else if (n > 0 && p[1].revents)
+			rc = err_set(e, -ECANCELED, "cancelled");
+		else if (n > 0 && p[2].revents)
+			rc = serve_beside(c, e);
+		now = clock_mono_ns();
+		if (rc || (n > 0 && p[0].revents))
+			break;
+		if (now >= end) {
+			rc = timed_out(c, now, e);
+			break;
+		}
+	}
+	c->st.wait_ns += now - began;
+	return rc;
 }
 
 static int broke(int code, struct err *e)
@@ -209,6 +242,9 @@ int chan_recv(struct chan *c, struct mig_head *head, void **payload, struct err 
 		rc = err_set(e, -ECONNRESET, "the stream was cut");
 	if (!rc)
 		rc = mig_head_get(raw, c->in_seq++, head, e);
+	if (!rc && c->o.max && head->len > c->o.max)
+		rc = err_set(
+			e, -EMSGSIZE, "a message of %u bytes from nobody knows whom", head->len);
 	if (!rc)
 		rc = take_payload(c, raw, head->len, &text, e);
 	if (rc)
@@ -218,6 +254,11 @@ int chan_recv(struct chan *c, struct mig_head *head, void **payload, struct err 
 			head->len ? (char *)text : "the other side refused");
 	*payload = steal_ptr(text);
 	return 0;
+}
+
+int chan_await(struct chan *c, struct err *e)
+{
+	return c->ssl && SSL_has_pending(c->ssl) ? 0 : wait_for(c, POLLIN, e);
 }
 
 int chan_want(
@@ -283,6 +324,18 @@ void chan_cancel_by(struct chan *c, int cancel)
 void chan_stall(struct chan *c, uint64_t ns)
 {
 	c->o.stall_ns = ns;
+}
+
+void chan_known(struct chan *c)
+{
+	c->o.until_ns = 0;
+	c->o.max = 0;
+	c->o.beside.serve = NULL;
+}
+
+void chan_serve(struct chan *c, const struct chan_beside *b)
+{
+	c->o.beside = b ? *b : (struct chan_beside){0};
 }
 
 void chan_stat(const struct chan *c, struct chan_stat *out)

@@ -4,7 +4,7 @@
  * Every call waits for the other side, at most as long as nothing moves for `stall_ns`, and ends early (-ECANCELED) when `cancel`, an eventfd, is
  * signalled. A connection belongs to one thread at a time. After an error it is of no use any more.
  *
- * Errors: -ECANCELED, -ETIMEDOUT (nothing moved), -ENOTCONN (the other side closed it in good order, between two messages), -EPIPE and
+ * Errors: -ECANCELED, -ETIMEDOUT (nothing moved, or not enough until `until_ns`), -EMSGSIZE (more than `max`), -ENOTCONN (the other side closed it in good order, between two messages), -EPIPE and
  * -ECONNRESET (it broke), -EBADMSG (damaged), -EREMOTEIO (the other side refused; the message is its own), -EACCES (TLS: who is that?).
  */
 #ifndef LODGE_VM_MIGRATE_CHAN_H
@@ -26,10 +26,26 @@ struct chan_opts {
 	uint64_t stall_ns; /* 0: CHAN_STALL_NS */
 	struct chan_tls *tls; /* NULL: plain */
 	bool server; /* of TLS */
+	/* Until chan_known(), for whoever connects: */
+	uint64_t
+		until_ns; /* of clock_mono_ns(): by then all that is waited for is over, however often something moves; 0: no limit */
+	uint32_t max; /* bytes of a payload; 0: what its type permits */
+	struct chan_beside {
+		int (*serve)(void *ctx, struct err *e); /* NULL: none */
+		void *ctx;
+		int fd;
+	} beside;
 };
 /* With TLS, both sides have shown their certificates when it returns. */
 int chan_create(struct chan **out, const struct chan_opts *o, struct err *e);
 void chan_free(struct chan *c);
+/* The other side is who it should be: none of the above limits it any more, and nothing is served beside it. */
+void chan_known(struct chan *c);
+/*
+ * While a call waits, `serve` is called whenever `fd` is readable; it may chan_send() when the call is a chan_recv(). What it answers other than 0 ends the
+ * call. NULL: nothing.
+ */
+void chan_serve(struct chan *c, const struct chan_beside *b);
 static inline void chan_drop(struct chan **c)
 {
 	chan_free(*c);
@@ -41,6 +57,8 @@ int chan_send(struct chan *c, enum mig_type type, uint64_t arg, const void *payl
 	struct err *e);
 /* *payload: malloc'ed with a NUL behind, or NULL when there is none. MIG_REFUSED is answered as -EREMOTEIO. */
 int chan_recv(struct chan *c, struct mig_head *head, void **payload, struct err *e);
+/* Waits for something to receive. After -ETIMEDOUT, of this call alone, the connection is as before. */
+int chan_await(struct chan *c, struct err *e);
 /* The same, and the message must be one of this type. */
 int chan_want(
 	struct chan *c, enum mig_type type, struct mig_head *head, void **payload, struct err *e);

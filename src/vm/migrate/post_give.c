@@ -182,13 +182,14 @@ int post_give_until(
 	for (;;) {
 		cleanup(free_ptr) void *payload = NULL;
 		struct mig_head h;
-		int rc = chan_recv(c, &h, &payload, e);
+		int rc = chan_await(c, e);
 
-		if (!rc && h.type == type)
-			return 0;
 		/* Nobody asks while nobody waits, and the push is seen to move elsewhere. */
 		if (rc == -ETIMEDOUT && type == MIG_WHOLE && atomic_load(&g->left))
 			continue;
+		rc = rc ?: chan_recv(c, &h, &payload, e);
+		if (!rc && h.type == type)
+			return 0;
 		if (!rc && h.type != MIG_WANT)
 			rc = err_set(e, -EBADMSG, "the other side said %u where %u was its turn",
 				h.type, type);

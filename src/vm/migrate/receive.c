@@ -62,14 +62,19 @@ static int read_hello(struct receive *r, struct chan *c, struct err *e)
 	return 0;
 }
 
-int receive_connection(struct receive *r, int fd, struct chan **out, struct err *e)
+int receive_connection(struct receive *r, int fd, uint64_t until_ns, uint32_t max,
+	struct chan **out, struct err *e)
 {
 	struct chan_opts o = {.fd = fd,
 		.cancel = r->cancel,
-		.stall_ns = HELLO_STALL_NS,
+		.stall_ns = STRANGER_NS,
 		.tls = r->tls,
-		.server = true};
+		.server = true,
+		.until_ns = until_ns,
+		.max = max};
 
+	if (r->late)
+		o.beside = (struct chan_beside){arrive_serve, r, post_take_fd(r->post)};
 	return chan_create(out, &o, e);
 }
 
@@ -84,9 +89,11 @@ static int first_connection(struct receive *r, struct err *e)
 			continue;
 		if (fd < 0)
 			return err_sys(e, -errno, "receive");
-		if (receive_connection(r, fd, &c, e))
+		if (receive_connection(r, fd, clock_mono_ns() + STRANGER_NS,
+			    mig_payload_max(MIG_HELLO), &c, e))
 			continue;
 		if (!read_hello(r, c, e)) {
+			chan_known(c);
 			r->stream[0].c = steal_ptr(c);
 			return 0;
 		}
@@ -292,7 +299,7 @@ static int wait_for_switch(struct stream *st, struct err *e)
 		pthread_cond_wait(&r->cond, &r->lock);
 	st->late = r->late;
 	pthread_mutex_unlock(&r->lock);
-	chan_stall(st->c, POST_STALL_NS);
+	chan_stall(st->c, PUSH_STALL_NS);
 	return st->late ? 0 : err_set(e, -EBADMSG, "a further stream is early");
 }
 
@@ -323,7 +330,7 @@ static void *stream_main(void *arg)
 }
 
 /* In whatever order they come. */
-static int take_stream(struct receive *r, int fd, struct err *e)
+static int take_stream(struct receive *r, int fd, uint64_t until_ns, struct err *e)
 {
 	cleanup(chan_drop) struct chan *c = NULL;
 	cleanup(free_ptr) void *payload = NULL;
@@ -331,7 +338,8 @@ static int take_stream(struct receive *r, int fd, struct err *e)
 	struct mig_head h;
 	struct stream *st;
 
-	if (receive_connection(r, fd, &c, NULL) || chan_want(c, MIG_JOIN, &h, &payload, NULL))
+	if (receive_connection(r, fd, until_ns, MIG_ID, &c, NULL) ||
+		chan_want(c, MIG_JOIN, &h, &payload, NULL))
 		return 0; /* somebody else */
 	if (h.len != MIG_ID || !h.arg || h.arg >= r->nstreams || r->stream[h.arg].running)
 		return 0;
@@ -339,6 +347,7 @@ static int take_stream(struct receive *r, int fd, struct err *e)
 	if (strcmp(id, r->id))
 		return 0;
 	st = &r->stream[h.arg];
+	chan_known(c);
 	st->c = steal_ptr(c);
 	chan_stall(st->c, WAIT_STALL_NS);
 	if (chan_send(st->c, MIG_ACK, 0, NULL, 0, e))
@@ -351,24 +360,33 @@ static int take_stream(struct receive *r, int fd, struct err *e)
 
 int receive_streams(struct receive *r, struct err *e)
 {
+	uint64_t end = clock_mono_ns() +
+		       STRANGER_NS; /* of the next one; whoever else comes in between */
 	unsigned left = r->nstreams - 1;
 
 	while (left) {
-		struct pollfd p[2] = {{r->listener, POLLIN, 0}, {r->cancel, POLLIN, 0}};
-		int n = poll(p, 2, (int)(HELLO_STALL_NS / 1000000)), fd, rc;
+		struct pollfd p[] = {{r->listener, POLLIN, 0}, {r->cancel, POLLIN, 0},
+			{r->late ? post_take_fd(r->post) : -1, POLLIN, 0}};
+		uint64_t now = clock_mono_ns();
+		int n = poll(p, ARRAY_SIZE(p), now < end ? (int)((end - now) / 1000000) + 1 : 0),
+		    fd, rc;
 
 		if (n < 0 && errno == EINTR)
 			continue;
-		if (n <= 0)
+		if (n <= 0 || now > end)
 			return err_set(e, -ETIMEDOUT, "%u further streams did not come", left);
 		if (p[1].revents)
 			return err_set(e, -ECANCELED, "cancelled");
-		fd = accept4(r->listener, NULL, NULL, SOCK_CLOEXEC);
+		if (p[2].revents)
+			(void)arrive_serve(r, NULL);
+		fd = p[0].revents ? accept4(r->listener, NULL, NULL, SOCK_CLOEXEC) : -1;
 		if (fd < 0)
 			continue;
-		rc = take_stream(r, fd, e);
+		rc = take_stream(r, fd, end, e);
 		if (rc < 0)
 			return rc;
+		if (rc)
+			end = clock_mono_ns() + STRANGER_NS;
 		left -= (unsigned)rc;
 	}
 	return 0;

@@ -17,11 +17,11 @@
 #include "vm/migrate/ram.h"
 #include "vm/migrate/receive.h"
 
-#define HELLO_STALL_NS 10000000000ull
+#define STRANGER_NS 10000000000ull /* for who connects to say who he is */
 #define WAIT_STALL_NS \
 	60000000000ull /* a source that waits for its bandwidth is silent for a while */
-#define POST_STALL_NS \
-	1000000000000000ull /* of one connection: nothing need come over it; arrive.c looks whether any moves */
+#define PUSH_STALL_NS \
+	1000000000000000ull /* of a further stream: nothing need come over it; arrive.c looks whether any moves, and ends it */
 
 /* What the loop's thread is asked for. */
 enum ask {
@@ -76,10 +76,16 @@ struct receive {
 	struct err e;
 };
 
-/* From the listener. */
-int receive_connection(struct receive *r, int fd, struct chan **out, struct err *e);
+/*
+ * From the listener: whoever it is. Until chan_known() he has until `until_ns` and may send `max` bytes at once; faults are served meanwhile when the
+ * machine runs here already.
+ */
+int receive_connection(struct receive *r, int fd, uint64_t until_ns, uint32_t max,
+	struct chan **out, struct err *e);
 /* Waits for the further streams, and starts their threads. */
 int receive_streams(struct receive *r, struct err *e);
+/* A chan_beside.serve: what waits for a page that never was is let go; what is to be asked for waits for post_take_again(). */
+int arrive_serve(void *ctx, struct err *e);
 /* What every stream may carry; -ENOMSG: another message. */
 int receive_common(struct stream *st, const struct mig_head *h, const void *payload, struct err *e);
 /* GO has come: the machine is ours when this gets out. */

@@ -370,6 +370,25 @@ static void test_question_too_long(void **state)
 	assert_int_equal(post_give_until(r->give, r->up[0], r->pack, MIG_WHOLE, &e), -EBADMSG);
 }
 
+/* Half a question, and no more: the source does not go on as if nothing had been read. */
+static void test_half_a_question(void **state)
+{
+	struct rig *r = *state;
+	struct chan_opts o = {.cancel = -1, .stall_ns = 20000000};
+	struct err e = {0};
+	int fd[2];
+
+	connect_all(r);
+	assert_int_equal(post_give_lack(r->give, r->up[0], r->map, &e), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, fd), 0);
+	chan_free(r->up[0]);
+	o.fd = fd[0];
+	assert_int_equal(chan_create(&r->up[0], &o, &e), 0);
+	assert_int_equal(write(fd[1], "LDMG\x0f", 5), 5);
+	assert_int_equal(post_give_until(r->give, r->up[0], r->pack, MIG_WHOLE, &e), -ETIMEDOUT);
+	close(fd[1]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -377,6 +396,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_breaks, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_question_too_long, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_half_a_question, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
