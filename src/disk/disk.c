@@ -483,6 +483,7 @@ static int open_at(struct disk **out, const struct disk_format *f, const struct 
 		rc = d->o.asleep && !above ? open_asleep(d, e) : f->open(d, e);
 	d->has_keys = keys_stay(f->open_keys, d->o.kv);
 	d->o.kv = NULL; /* the caller's; not looked at any more */
+	d->o.at = NULL;
 	if (rc) {
 		disk_close(d);
 		return rc;
@@ -607,6 +608,7 @@ int disk_open_as(
 int disk_file(struct disk *d, const char *path, unsigned flags, struct file **out, struct err *e)
 {
 	struct file_opts o = {.path = path ?: d->o.path,
+		.at = path ? NULL : d->o.at,
 		.readonly = d->o.readonly || (flags & DISK_FILE_READONLY),
 		.direct = d->o.cache == DISK_CACHE_NONE,
 		.discard = d->o.discard,
@@ -659,6 +661,7 @@ int disk_open_backing(struct disk *d, const char *path, const char *format, stru
 	o.format = format;
 	o.readonly = true;
 	o.force = false;
+	o.at = NULL;
 	o.kv = NULL;
 	o.client = (struct disk_client){0};
 	f = find_format(full, format, e);

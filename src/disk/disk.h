@@ -108,6 +108,8 @@ void disk_stores_clear(struct disk_stores *s);
 struct disk_opts {
 	const char *path;
 	const char *format; /* "raw", "qcow2", "lodgefs" */
+	const char *
+		at; /* where the file lies until it gets its name, `path`; NULL: there. Not of disks in stores, and not looked at after disk_open() */
 	bool readonly;
 	bool offline; /* no guest looks at it: it may shrink, be repaired, have snapshots applied */
 	bool no_backing; /* leaves the backing file shut: for info, and rebase of a chain that is broken */

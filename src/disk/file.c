@@ -52,6 +52,7 @@ static int take_down(struct file **at, struct files *fs, const struct file_opts 
 	*at = f->next;
 	f->o = *o;
 	f->o.path = f->path;
+	f->o.at = NULL;
 	f->o.no_lock |= fs->shelf->look;
 	rc = f->o.no_lock ? 0 : f->ops->lock(f, true, e);
 	if (!rc)

@@ -60,6 +60,8 @@ struct file_req {
 
 struct file_opts {
 	const char *path;
+	const char *
+		at; /* the host's file that is opened in its place: it will get the name; NULL: none. Of the call */
 	bool readonly;
 	bool direct; /* O_DIRECT where a request is aligned for it */
 	bool dsync; /* every write is `fua` */

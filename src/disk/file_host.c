@@ -446,7 +446,8 @@ static int open_files(struct host *h, struct err *e)
 	int rc;
 
 	/* Not blocking: a pipe by that name would wait for its other end for ever. */
-	h->fd[BUFFERED] = open(o->path, flags | O_CLOEXEC | O_NONBLOCK, 0644);
+	h->fd[BUFFERED] = open(o->at ?: o->path, flags | O_CLOEXEC | O_NONBLOCK, 0644);
+	h->f.o.at = NULL;
 	if (h->fd[BUFFERED] < 0)
 		return open_error(o->path, !o->readonly, o->create, -errno, e);
 	/* From here on it may block: a ring would answer EAGAIN instead of doing the work. */

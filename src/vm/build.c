@@ -89,8 +89,9 @@ static const struct disk_kv *disk_keys(struct device_list *l, const struct vm_di
 	return l->disk_kv[i];
 }
 
-static void add_disk(struct device_list *l, const struct vm_config *cfg, unsigned i, bool asleep)
+static void add_disk(struct device_list *l, const struct vm *vm, unsigned i)
 {
+	const struct vm_config *cfg = vm->o.cfg;
 	const struct vm_disk *d = &cfg->disks[i];
 
 	vm_disk_id(cfg, i, l->disk_id[i]);
@@ -98,7 +99,8 @@ static void add_disk(struct device_list *l, const struct vm_config *cfg, unsigne
 		.disk = {.path = d->file,
 			.format = vm_format_name(d->format),
 			.readonly = d->readonly,
-			.asleep = asleep,
+			.at = vm->o.disk_at ? vm->o.disk_at[i] : NULL,
+			.asleep = vm->o.asleep,
 			.discard = d->discard,
 			.cache = (enum disk_cache)d->cache,
 			.io = (enum io_kind)d->io,
@@ -134,7 +136,7 @@ static int list_devices(struct device_list *l, struct vm *vm, struct err *e)
 		add_device(l, "virtio-console", "console", &l->console);
 	}
 	for (unsigned i = 0; i < cfg->ndisks; i++)
-		add_disk(l, cfg, i, vm->o.asleep);
+		add_disk(l, vm, i);
 	for (unsigned i = 0; i < vm->nets->n; i++)
 		add_device(l, "virtio-net", vm->nets->id[i], &vm->nets->opts[i]);
 	if (cfg->balloon)

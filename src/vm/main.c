@@ -94,7 +94,7 @@ static const struct opt process_opts[] = {
 			"if it comes along"},
 	{"receive-overwrite", .type = OPT_FLAG, OPT_AT(struct process, overwrite),
 		.help = "for --receive: disks that come along may take the place of files that are "
-			"there"},
+			"there, where --config or --receive-disk names them"},
 	{"tls-cert", .type = OPT_TEXT, OPT_AT(struct process, tls_cert), .arg = "FILE",
 		.complete = OPT_COMPLETE_FILE,
 		.help = "for --receive: the certificate to show, PEM; only TLS is spoken then"},
@@ -372,6 +372,7 @@ static int build(struct process *p, struct err *e)
 		.ctx = p,
 		.restore = p->restore || p->receive || p->taker,
 		.asleep = p->receive || p->taker,
+		.disk_at = disks_in_at(p->disks),
 		.handed = p->taker ? update_handed(p->taker) : NULL};
 	cleanup(close_fd) int load_fd = -1;
 	char path[PATH_MAX], vsock[PATH_MAX];
@@ -521,7 +522,15 @@ static int adopt_definition(struct process *p, struct err *e)
 	for (unsigned i = 0; !rc && i < p->nplaces; i++)
 		rc = vm_disk_place(&p->cfg, p->places[i].text, e);
 	if (!rc)
-		rc = disks_in_create(&p->disks, hello, &p->cfg, p->overwrite, &p->loop, e);
+		rc = disks_in_create(&p->disks,
+			&(struct disks_in_opts){.hello = hello,
+				.cfg = &p->cfg,
+				.overwrite = p->overwrite,
+				.own = p->config,
+				.places = p->places,
+				.nplaces = p->nplaces,
+				.loop = &p->loop},
+			e);
 	rc = rc ?: vm_host_read(&host, e);
 	return rc ?: vm_config_validate(&p->cfg, &host, true, e);
 }
@@ -548,12 +557,14 @@ static void on_received(void *ctx, const struct err *why)
 		vm_end(p->vm, VM_CAUSE_ERROR, 1, err_msg(why));
 		return;
 	}
-	tell_ready(p, NULL);
-	if (receive_is_coming(p->receive))
+	if (receive_is_coming(p->receive)) {
+		tell_ready(p, NULL);
 		return; /* with the socket, to which a new connection comes when this one breaks */
+	}
 	receive_free(steal_ptr(p->receive));
-	disks_in_free(steal_ptr(p->disks));
+	disks_in_free(steal_ptr(p->disks)); /* its images have their names: who waits finds them */
 	close((int)p->receive_fd);
+	tell_ready(p, NULL); /* after post-copy it was said long ago */
 }
 
 static int start(struct process *p, struct err *e)

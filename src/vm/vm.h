@@ -53,6 +53,8 @@ struct vm_opts {
 	void *ctx;
 	bool restore; /* vm_restore() or receive_start() follows: nothing is loaded to boot from */
 	bool asleep; /* another process has the disks (disk_sleep()) */
+	const char *const *
+		disk_at; /* by number: where the file of a disk lies until it gets its name (disk_opts.at); NULL: none does. vm_create() only */
 	const struct vm_handed *handed; /* it has the machine still (update/update.h); NULL */
 };
 

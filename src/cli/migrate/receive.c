@@ -40,7 +40,9 @@ static const struct opt receive_opts[] = {
 		.help = "this disk of the machine lies here, or is made here when it comes along "
 			"(disk0=/srv/web.qcow2:qcow2); may be given several times"},
 	{"overwrite", .type = OPT_FLAG, OPT_AT(struct receive, overwrite),
-		.help = "disks that come along may take the place of files that are there"},
+		.help = "disks that come along may take the place of files that are there, where "
+			"--disk or --config names them; such a file is lost only when the machine "
+			"runs here (a block device: at once)"},
 	OPT_DONE,
 };
 static const struct opt_group receive_groups[] = {
@@ -204,6 +206,11 @@ static int run_receive(void *opts, const struct args *a)
 
 	if (rc)
 		return fail(&e);
+	if (o->overwrite && !o->config && !o->nplaces) {
+		fprintf(stderr, "lodge receive: --overwrite goes with --disk or --config: which "
+				"files may make way is said here, not by who comes\n");
+		return EXIT_USAGE;
+	}
 	if (o->recover)
 		return run_recover(a->v[0], &at);
 	if (receive(o, a->v[0], &at, &m, &e))
@@ -227,7 +234,10 @@ const struct verb verbs_receive[] = {
 			"here) is said to both sides before the machine is paused.\n\n"
 			"Disks that come along (lodge migrate --copy-disks) are made under the "
 			"paths and in the formats of the definition, or where --disk says; what "
-			"was made goes again when the machine does not come.\n\n"
+			"was made goes again when the machine does not come. With --overwrite an "
+			"image is made as FILE.incoming, and takes FILE's place when the machine "
+			"runs here: until then both need room. Without --config and --disk the "
+			"paths are those of who sends the machine.\n\n"
 			"Ctrl-C ends the waiting, and a migration that is on its way: the machine "
 			"then goes on where it was.\n\n"
 			"A machine that comes by --post-copy runs here before its memory is here; "

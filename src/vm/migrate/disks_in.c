@@ -1,9 +1,11 @@
 #include "vm/migrate/disks_in.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -14,8 +16,10 @@
 #include <uv.h>
 
 #include "base/err.h"
+#include "base/fsutil.h"
 #include "base/json.h"
 #include "base/util.h"
+#include "disk/lock.h"
 #include "disk/tool.h"
 #include "vm/config/config.h"
 #include "vm/migrate/blocks.h"
@@ -23,7 +27,8 @@
 #define JOBS 8u /* messages on their way to the disks */
 #define FLUSH_EVERY (128 * MiB) /* so that the last flush, which others wait for, is short */
 #define GUARD_MS 5000 /* how long the images may take to go */
-enum { GUARD_KEEP = 200, GUARD_DROP }; /* else: the number of an image that was made */
+/* Else: the number of an image that was made. */
+enum { GUARD_KEEP = 200, GUARD_DROP, GUARD_SETTLE };
 
 struct job;
 
@@ -47,6 +52,10 @@ struct job {
 struct image {
 	char id[VM_DISK_ID];
 	char *path;
+	char *file; /* whose place it takes, by its real path; NULL: nothing is there */
+	char *at; /* where it lies until then; NULL: it is made as `path` */
+	int old; /* `file`, locked: nobody begins to use what will make way; -1 */
+	bool overwrite, device; /* device: a block device, which is written to as it is */
 	const char *format;
 	uint64_t size;
 	struct disk *d; /* the writer */
@@ -61,7 +70,9 @@ struct disks_in {
 	uv_async_t async;
 	bool has_async, keep;
 	struct image image[MIG_DISKS_MAX];
+	const char *place[VM_MAX_DISKS]; /* `at`, by number in the definition */
 	unsigned n;
+	bool dry; /* nothing that was there before is written to */
 	struct disk_stores stores;
 	int guard;
 	struct mig_unblock *unblock; /* the receiving thread's */
@@ -80,10 +91,21 @@ struct disks_in {
 
 /* ---- the guard ---- */
 
+static void drop_image(const struct image *m)
+{
+	uv_loop_t loop;
+
+	if (m->at) {
+		(void)unlink(m->at);
+		return;
+	}
+	uv_loop_init(&loop);
+	(void)disk_remove(m->format, m->path, &loop, NULL);
+}
+
 static void guard_main(struct disks_in *in, int fd)
 {
 	bool made[MIG_DISKS_MAX] = {false}, keep = false;
-	uv_loop_t loop;
 	uint8_t c;
 	ssize_t n;
 
@@ -94,15 +116,22 @@ static void guard_main(struct disks_in *in, int fd)
 	while ((n = read(STDIN_FILENO, &c, 1)) == 1 || (n < 0 && errno == EINTR)) {
 		if (n < 0)
 			continue;
-		if (c == GUARD_KEEP || c == GUARD_DROP)
-			keep = c == GUARD_KEEP;
-		else if (c < in->n)
+		if (c < in->n)
 			made[c] = true;
+		else
+			keep = c != GUARD_DROP;
+		if (c == GUARD_SETTLE)
+			break;
 	}
-	uv_loop_init(&loop);
-	for (unsigned i = 0; i < in->n && !keep; i++)
-		if (made[i])
-			(void)disk_remove(in->image[i].format, in->image[i].path, &loop, NULL);
+	for (unsigned i = 0; i < in->n; i++)
+		if (made[i] && !keep)
+			drop_image(&in->image[i]);
+		else if (made[i] && in->image[i].at)
+			(void)rename(in->image[i].at, in->image[i].file);
+	close(STDIN_FILENO); /* who waits need not wait for the rest */
+	for (unsigned i = 0; i < in->n; i++)
+		if (made[i] && in->image[i].at)
+			(void)fs_sync_parent(in->image[i].file, NULL);
 	_exit(0); /* forked child */
 }
 
@@ -150,66 +179,135 @@ static const json_t *shape_of(const json_t *hello, const char *id)
 	return NULL;
 }
 
-static int plan(struct disks_in *in, const json_t *hello, const struct vm_config *cfg,
-	const char *id, struct err *e)
+static bool is_placed(const struct disks_in_opts *o, const char *id)
+{
+	size_t len = strlen(id);
+
+	for (unsigned i = 0; i < o->nplaces; i++)
+		if (!strncmp(o->places[i].text, id, len) && o->places[i].text[len] == '=')
+			return true;
+	return o->own;
+}
+
+/* A file that is there makes way in the end. What a device holds stays there, but for what is written to it. */
+static int look_there(struct image *m)
+{
+	struct stat st;
+	bool there = m->overwrite && !stat(m->path, &st);
+
+	m->device = there && S_ISBLK(st.st_mode);
+	m->fresh = !m->device;
+	if (!there || !S_ISREG(st.st_mode))
+		return 0;
+	m->file = realpath(m->path, NULL); /* a link stays one */
+	if (m->file && asprintf(&m->at, "%s.incoming", m->file) >= 0)
+		return 0;
+	m->at = NULL;
+	return -ENOMEM;
+}
+
+static int plan(struct disks_in *in, const struct disks_in_opts *o, const char *id, struct err *e)
 {
 	struct image *m = &in->image[in->n];
 	uint64_t size = 0;
 	unsigned i = 0;
-	int rc = json_want_u64(shape_of(hello, id), "hello", "size", true, &size, e);
+	int rc = json_want_u64(shape_of(o->hello, id), "hello", "size", true, &size, e);
 
 	if (rc)
 		return rc;
 	if (!size || size % DISK_SECTOR)
 		return err_set(e, -EBADMSG, "disk %.40s: a size of %llu bytes", id,
 			(unsigned long long)size);
-	for (; i < cfg->ndisks; i++) {
-		vm_disk_id(cfg, i, m->id);
+	for (; i < o->cfg->ndisks; i++) {
+		vm_disk_id(o->cfg, i, m->id);
 		if (!strcmp(m->id, id))
 			break;
 	}
-	if (i == cfg->ndisks)
+	if (i == o->cfg->ndisks)
 		return err_set(e, -EINVAL,
 			"disk %.40s is to be copied: the definition here has none of this id", id);
-	m->path = strdup(cfg->disks[i].file ?: "");
-	m->format = vm_format_name(cfg->disks[i].format);
+	m->path = strdup(o->cfg->disks[i].file ?: "");
+	m->format = vm_format_name(o->cfg->disks[i].format);
+	m->overwrite = o->overwrite && is_placed(o, id);
+	m->old = -1;
 	m->size = size;
 	m->in = in;
 	in->n++;
-	return m->path ? 0 : err_set(e, -ENOMEM, "receive: out of memory");
+	rc = m->path ? look_there(m) : -ENOMEM;
+	in->place[i] = m->at;
+	return rc ? err_set(e, rc, "receive: out of memory") : 0;
 }
 
-static int make(struct disks_in *in, unsigned i, bool overwrite, struct err *e)
+static int there_already(const struct image *m, struct err *e)
 {
-	struct image *m = &in->image[i];
 	struct stat st;
-	int rc = disk_create(m->format,
-		&(struct disk_create_opts){
-			.path = m->path, .size = m->size, .loop = in->loop, .overwrite = overwrite},
-		e);
 
-	if (rc == -EEXIST)
-		return err_set(e, rc,
-			"disk %s: %s is there already: a machine that brings its disks along "
-			"overwrites none: move it away, receive with --overwrite, or name another "
-			"place: --disk %s=FILE:FORMAT",
+	if (m->at)
+		return err_set(e, -EEXIST,
+			"disk %s: %s is there already: another machine is coming to this place, or "
+			"one did not come before the host went down: then remove it",
+			m->id, m->at);
+	if (m->overwrite && stat(m->path, &st))
+		return err_set(e, -EEXIST,
+			"disk %s: %s is there already, and a disk of a store is not overwritten, "
+			"since it may have snapshots: lodge store rm, or another place: --disk "
+			"%s=FILE:FORMAT",
 			m->id, m->path, m->id);
-	if (rc)
-		return err_wrap(e, "%s", m->id);
-	guard_tell(in, (uint8_t)i);
-	/* What a device held before is still there. */
-	m->fresh = stat(m->path, &st) || !S_ISBLK(st.st_mode);
+	return err_set(e, -EEXIST,
+		"disk %s: %s is there already: a machine that brings its disks along "
+		"overwrites none: move it away, receive with --overwrite and --disk "
+		"%s=FILE:FORMAT (or --config), or name another place",
+		m->id, m->path, m->id);
+}
+
+/* Whose the old one was is its owner, if we may say so; nobody else may read what only he could. */
+static int inherit(const struct image *m, struct err *e)
+{
+	struct stat st;
+
+	if (fstat(m->old, &st) || (chown(m->at, st.st_uid, st.st_gid) && errno != EPERM) ||
+		chmod(m->at, st.st_mode & 0777))
+		return err_sys(e, -errno, "disk %s: %s", m->id, m->at);
 	return 0;
 }
 
-int disks_in_create(struct disks_in **out, const json_t *hello, const struct vm_config *cfg,
-	bool overwrite, struct uv_loop_s *loop, struct err *e)
+static int make(struct disks_in *in, unsigned i, struct err *e)
+{
+	struct image *m = &in->image[i];
+	int rc = 0;
+
+	if (m->at) {
+		m->old = open(m->file, O_RDWR | O_CLOEXEC);
+		rc = m->old < 0 ? err_sys(e, -errno, "disk %s", m->path)
+				: disk_lock(m->old, m->path, true, e);
+	}
+	if (m->device && strcmp(m->format, "raw"))
+		rc = err_set(e, -EOPNOTSUPP,
+			"%s is a block device: what it holds would be lost before it is known "
+			"whether the machine comes: receive to a file, or as raw",
+			m->path);
+	if (!rc)
+		rc = disk_create(m->format,
+			&(struct disk_create_opts){.path = m->at ?: m->path,
+				.size = m->size,
+				.loop = in->loop,
+				.overwrite = m->device},
+			e);
+	if (rc == -EEXIST)
+		return there_already(m, e);
+	if (rc)
+		return err_wrap(e, "%s", m->id);
+	guard_tell(in, (uint8_t)i);
+	return m->at ? inherit(m, e) : 0;
+}
+
+int disks_in_create(struct disks_in **out, const struct disks_in_opts *o, struct err *e)
 {
 	json_t *copy = NULL;
 	const json_t *j;
 	struct disks_in *in;
 	size_t i;
-	int rc = json_want_array(hello, "hello", "copy", false, &copy, e);
+	int rc = json_want_array(o->hello, "hello", "copy", false, &copy, e);
 
 	*out = NULL;
 	if (rc || !json_array_size(copy))
@@ -219,25 +317,31 @@ int disks_in_create(struct disks_in **out, const json_t *hello, const struct vm_
 	in = calloc(1, sizeof(*in));
 	if (!in)
 		return err_set(e, -ENOMEM, "receive: out of memory");
-	in->loop = loop;
+	in->loop = o->loop;
 	in->guard = -1;
+	in->dry = json_is_true(json_object_get(o->hello, "dry_run"));
 	in->last = &in->first;
 	pthread_mutex_init(&in->lock, NULL);
 	pthread_cond_init(&in->cond, NULL);
 	rc = mig_unblock_create(&in->unblock, e);
 	json_array_foreach(copy, i, j)
 	{
-		rc = rc ?: plan(in, hello, cfg, json_string_value(j) ?: "", e);
+		rc = rc ?: plan(in, o, json_string_value(j) ?: "", e);
 	}
 	rc = rc ?: guard_start(in, e);
 	for (unsigned k = 0; !rc && k < in->n; k++)
-		rc = make(in, k, overwrite, e);
+		rc = make(in, k, e);
 	if (rc) {
 		disks_in_free(in);
 		return rc;
 	}
 	*out = in;
 	return 0;
+}
+
+const char *const *disks_in_at(const struct disks_in *in)
+{
+	return in ? in->place : NULL;
 }
 
 /* ---- the loop's side ---- */
@@ -285,7 +389,7 @@ static void advance(struct disks_in *in)
 	bool ready;
 
 	pthread_mutex_lock(&in->lock);
-	ready = in->round && !in->njobs && !in->flushing;
+	ready = in->round && !in->njobs && !in->flushing && !in->gone && !in->rc;
 	pthread_mutex_unlock(&in->lock);
 	if (!ready)
 		return;
@@ -372,6 +476,7 @@ int disks_in_open(struct disks_in *in, struct err *e)
 	for (unsigned i = 0; !rc && i < in->n; i++) {
 		rc = disk_open(&in->image[i].d,
 			&(struct disk_opts){.path = in->image[i].path,
+				.at = in->image[i].at,
 				.format = in->image[i].format,
 				.discard = true,
 				.loop = in->loop,
@@ -427,7 +532,8 @@ static int fill(struct disks_in *in, struct job *j, uint32_t len, struct err *e)
 	while (!rc && mig_block_next(j->payload, len, &at, &b, NULL) > 0) {
 		struct part *p = &j->part[j->n];
 
-		if (b.kind == MIG_ZERO && in->image[b.disk].fresh)
+		if ((b.kind == MIG_ZERO && in->image[b.disk].fresh) ||
+			(in->dry && in->image[b.disk].device))
 			continue;
 		p->job = j;
 		p->disk = b.disk;
@@ -536,6 +642,12 @@ void disks_in_keep(struct disks_in *in, bool keep)
 	guard_tell(in, keep ? GUARD_KEEP : GUARD_DROP);
 }
 
+void disks_in_settle(struct disks_in *in)
+{
+	if (in)
+		guard_tell(in, GUARD_SETTLE);
+}
+
 static void forget(struct disks_in *in)
 {
 	pthread_cond_destroy(&in->cond);
@@ -551,9 +663,16 @@ static void closed(uv_handle_t *h)
 void disks_in_free(struct disks_in *in)
 {
 	struct job *j, *next;
+	bool wait;
 
 	if (!in)
 		return;
+	wait = !in->keep;
+	/* A round that nobody waits for any more must not go on: what ends at one disk would begin a flush of another, which is closed. */
+	disks_in_cancel(in);
+	for (unsigned i = 0; i < in->n; i++)
+		if (in->image[i].d)
+			disk_drain(in->image[i].d);
 	for (unsigned i = 0; i < in->n; i++)
 		disk_close(in->image[i].d);
 	for (j = in->first; j; j = next) {
@@ -563,13 +682,20 @@ void disks_in_free(struct disks_in *in)
 	disk_stores_clear(&in->stores);
 	if (in->guard >= 0) {
 		shutdown(in->guard, SHUT_WR);
-		if (!in->keep)
+		for (unsigned i = 0; i < in->n; i++)
+			wait |= in->image[i].at != NULL;
+		if (wait)
 			poll(&(struct pollfd){in->guard, POLLIN, 0}, 1, GUARD_MS);
 		close(in->guard);
 	}
 	mig_unblock_free(in->unblock);
-	for (unsigned i = 0; i < in->n; i++)
+	for (unsigned i = 0; i < in->n; i++) {
 		free(in->image[i].path);
+		free(in->image[i].file);
+		free(in->image[i].at);
+		if (in->image[i].old >= 0)
+			close(in->image[i].old);
+	}
 	if (in->has_async)
 		uv_close((uv_handle_t *)&in->async, closed);
 	else

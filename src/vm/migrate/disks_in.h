@@ -6,12 +6,17 @@
  *   "receive":   disks_in_take()     records (blocks.h) -> queue ------> loop: writes
  *                disks_in_round()    waits until all is written and durable
  *   loop:        disks_in_sleep()    the writers let go; then the machine's own disks wake (disks.h)
- *                disks_in_keep()     the machine is ours: the images stay
+ *   "receive":   disks_in_keep()     the machine is ours: the images stay; disks_in_settle(): it runs
  *
  * The guard is a process of one purpose: it was forked before the sandbox, knows which images were made, and removes them when this process closes its end
  * without having kept them, or was killed. It holds nothing else open.
  *
- * What comes is hostile: it can fill the images that it is about, and nothing else.
+ * An image that is to take the place of a file is made beside it, as FILE.incoming, and the guard gives it the name when the machine is ours: until then, and
+ * whatever fails, FILE is as it was. Its machine knows it as FILE from the beginning (disk_opts.at). Of a block device this cannot be: what comes is written to
+ * it at once (but in a dry run: never).
+ *
+ * What comes is hostile: it can fill the images that it is about, and nothing else. Without a definition of our own the paths are its as well: then it
+ * chooses where, as this user, a new file is made. A file that is there makes way only when it was named here (`own`, `places`).
  *
  * Threads: as above; cancel: any. One lock, innermost. Errors name the disk and its file.
  */
@@ -27,12 +32,23 @@ struct json_t;
 struct uv_loop_s;
 struct vm_config;
 
+struct disks_in_opts {
+	const struct json_t *hello;
+	const struct vm_config *
+		cfg; /* that the machine will have here: it says where each image is to be, and of which format */
+	bool overwrite; /* files that are there may make way, where their paths are ours: */
+	bool own; /* all of cfg is */
+	const struct vm_place *places; /* or these disks are */
+	unsigned nplaces;
+	struct uv_loop_s *loop;
+};
 /*
- * `cfg`: the definition that the machine will have here: it says where each image is to be, and of which format. *out NULL: nothing is copied. -EEXIST: a file is
- * there and `overwrite` is not set; -EBUSY: somebody uses it (the source itself, on the same host).
+ * *out NULL: nothing is copied. -EEXIST: a file is there, and may not make way; -EBUSY: somebody uses it (the source itself, on the same host). All of `o` but
+ * the loop is the caller's.
  */
-int disks_in_create(struct disks_in **out, const struct json_t *hello, const struct vm_config *cfg,
-	bool overwrite, struct uv_loop_s *loop, struct err *e);
+int disks_in_create(struct disks_in **out, const struct disks_in_opts *o, struct err *e);
+/* For vm_opts.disk_at, as long as `in` lives. NULL of NULL. */
+const char *const *disks_in_at(const struct disks_in *in);
 int disks_in_open(struct disks_in *in, struct err *e);
 /* `payload` of a DISK message, malloc'ed; owned from now on. Waits while much is on its way. */
 int disks_in_take(struct disks_in *in, void *payload, uint32_t len, struct err *e);
@@ -43,7 +59,12 @@ void disks_in_cancel(struct disks_in *in);
 int disks_in_sleep(struct disks_in *in, struct err *e);
 /* Whether the images stay when this process ends. NULL is nothing. */
 void disks_in_keep(struct disks_in *in, bool keep);
-/* Nothing waits in it, and the machine has let go of its disks. Waits until the images are gone, when they are not kept. NULL is nothing. */
+/* They stay, and get their names now: nothing changes that any more. NULL is nothing. */
+void disks_in_settle(struct disks_in *in);
+/*
+ * Nothing waits in it, and the machine has let go of its disks or goes on with them. Waits until the images are gone, or have their names. NULL is
+ * nothing.
+ */
 void disks_in_free(struct disks_in *in);
 
 #endif

@@ -521,6 +521,8 @@ int receive_running(struct receive *r, struct err *e)
 	rc = chan_send(r->stream[0].c, MIG_RUNNING, 0, NULL, 0, e);
 	if (rc)
 		disks_in_keep(r->disks, false);
+	else
+		disks_in_settle(r->disks);
 	return rc;
 }
 
