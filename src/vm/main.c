@@ -182,7 +182,7 @@ static void on_ended(void *ctx, enum vm_cause cause, int code)
 	if (receive_is_coming(p->receive)) {
 		log_warn(&p->log, "receive", "the machine ends before all its memory is here");
 		rundir_remove(p->name);
-		_exit(code); /* forked child */
+		_exit(code); /* not taken down: others see it */
 	}
 	receive_free(steal_ptr(p->receive));
 	update_give_cancel(p->giver);
@@ -645,7 +645,7 @@ static int finish(struct process *p, const struct err *e, int code)
 	fprintf(stderr, "lodge-vm: %s\n", err_msg(e));
 	/* What is the other process's must not be taken down in order: it would be gone there. */
 	if (p->taker)
-		_exit(code); /* forked child */
+		_exit(code); /* not taken down: others see it */
 	return code;
 }
 

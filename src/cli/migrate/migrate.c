@@ -395,6 +395,25 @@ static void print_disks(const json_t *st)
 	}
 }
 
+/* Of what a dry run has sent and measured: memory and disks go one after the other, each as fast as it was seen to go. */
+static void print_tried(const struct run *r, const char *to)
+{
+	const json_t *st = r->st;
+	double memory = num(st, "page_rate") * 4096 + 1, disk = num(st, "disk_rate") + 1;
+	char disks[96] = "";
+
+	if (num(st, "disk_data") > 0)
+		snprintf(disks, sizeof(disks), " and %.0f MiB on its disks (%.0f MiB/s)",
+			MB(num(st, "disk_data")), MB(disk));
+	printf("%s could move to %s: %.0f MiB in use%s, %.0f MiB/s over the connection, the guest "
+	       "writes %.0f MiB/s: about %.1f s, and a pause of about %.0f ms\n",
+		r->c.name, to, MB(num(st, "touched") * 4096), disks, MB(memory),
+		MB(num(st, "dirty")),
+		num(st, "touched") * 4096 / memory + num(st, "disk_data") / disk,
+		3 + num(st, "dirty") * 0.01 / memory * 1000 +
+			num(st, "disk_dirty") * 0.01 / disk * 1000);
+}
+
 static int print_end(struct run *r, const char *to)
 {
 	const json_t *st = r->st;
@@ -402,7 +421,6 @@ static int print_end(struct run *r, const char *to)
 	const char *why = json_string_value(json_object_get(st, "error")) ?: "failed";
 	const char *paused = json_string_value(json_object_get(st, "paused"));
 	bool done = !strcmp(phase_of(st), "done"), tried = !strcmp(phase_of(st), "tried");
-	char disks[48] = "";
 
 	if (r->o->json) {
 		json_dumpf(st, stdout, JSON_COMPACT);
@@ -414,17 +432,7 @@ static int print_end(struct run *r, const char *to)
 			to, num(st, "total_ms") / 1e3, num(st, "downtime_us") / 1e3);
 		print_disks(st);
 	} else if (tried) {
-		if (num(st, "disk_data") > 0)
-			snprintf(disks, sizeof(disks), " and %.0f MiB on its disks",
-				MB(num(st, "disk_data")));
-		printf("%s could move to %s: %.0f MiB in use%s, %.0f MiB/s over the connection, "
-		       "the "
-		       "guest writes %.0f MiB/s: about %.1f s, and a pause of about %.0f ms\n",
-			r->c.name, to, MB(num(st, "touched") * 4096), disks,
-			MB(num(st, "page_rate") * 4096), MB(num(st, "dirty")),
-			(num(st, "touched") * 4096 + num(st, "disk_data")) /
-				(num(st, "page_rate") * 4096 + 1),
-			3 + num(st, "dirty") * 0.01 / (num(st, "page_rate") * 4096 + 1) * 1000);
+		print_tried(r, to);
 	}
 	if (done || tried)
 		return EXIT_DONE;

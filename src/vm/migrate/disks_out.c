@@ -174,7 +174,7 @@ static int next_dirty(struct disks_out *o, struct slot *s)
 	return 1;
 }
 
-/* True: not now, but there is more. */
+/* False: not now, since no slot is free (disks_out_put() goes on), or never, since it has failed. */
 static bool step(struct disks_out *o, unsigned *looks)
 {
 	struct slot *s = o->pass == DISKS_MEASURE ? NULL : take_free(o);

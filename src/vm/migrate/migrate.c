@@ -133,6 +133,7 @@ static json_t *status_of(struct vm_migration *m)
 		json_object_set_new(j, "disks", disks_out_json(m->disks));
 		json_object_set_new(j, "disk_data", json_integer((json_int_t)st.disk_data));
 		json_object_set_new(j, "disk_rate", json_integer((json_int_t)st.disk_rate));
+		json_object_set_new(j, "disk_dirty", json_integer((json_int_t)st.disk_dirty));
 		json_object_set_new(j, "at_disks", json_boolean(st.disks));
 	}
 	if (m->stop_ns)

@@ -24,7 +24,6 @@
 #include "vm/migrate/chan.h"
 #include "vm/migrate/disks.h"
 #include "vm/migrate/disks_in.h"
-#include "vm/migrate/ram.h"
 #include "vm/migrate/migrate.h"
 #include "vm/migrate/ram.h"
 #include "vm/migrate/receive_impl.h"

@@ -19,7 +19,6 @@
 #include "vm/migrate/disks_out.h"
 #include "vm/migrate/postcopy.h"
 #include "vm/migrate/ram.h"
-#include "vm/migrate/source.h"
 
 #define SAMPLE_NS 50000000ull /* how long the guest's writes are counted before the first round */
 #define PROBE_BYTES (64 * MiB) /* what a dry run sends, at most, to see how fast it goes */
@@ -248,6 +247,8 @@ static int send_disks(struct source *s, enum disks_pass pass, struct err *e)
 		any = true;
 		disks_out_put(s->o.disks, p);
 		note_disk_rate(s, bytes, began);
+		if (s->stop_bytes && (bytes > PROBE_BYTES || clock_mono_ns() - began > PROBE_NS))
+			break;
 	} while (!rc);
 	if (!rc && any)
 		rc = chan_send(d->c, MIG_ROUND, s->st.round, NULL, 0, e)
@@ -579,20 +580,19 @@ static int copy_for_post(struct source *s, struct err *e)
  */
 static int copy_disks(struct source *s, struct err *e)
 {
-	uint64_t before = UINT64_MAX, left;
+	uint64_t before = UINT64_MAX, left, began;
 	int rc;
 
 	if (!s->o.disks)
 		return 0;
 	rc = send_disks(s, DISKS_MEASURE, e);
+	began = clock_mono_ns();
 	pthread_mutex_lock(&s->lock);
 	s->st.disk_data = disks_out_data(s->o.disks);
 	s->st.disks = true;
 	pthread_mutex_unlock(&s->lock);
-	if (rc || s->o.dry_run)
-		return rc;
-	rc = send_disks(s, DISKS_ALL, e);
-	for (unsigned i = 0; !rc && i < DISK_ROUNDS; i++, before = left) {
+	rc = rc ?: send_disks(s, DISKS_ALL, e);
+	for (unsigned i = 0; !rc && i < DISK_ROUNDS && !s->o.dry_run; i++, before = left) {
 		left = disks_out_dirty(s->o.disks);
 		if ((double)left * 1e9 / (double)MAX(s->st.disk_rate, 1ull) <
 				(double)s->o.downtime_ns / 2 ||
@@ -600,8 +600,14 @@ static int copy_disks(struct source *s, struct err *e)
 			break;
 		rc = send_disks(s, DISKS_DIRTY, e);
 	}
+	left = disks_out_dirty(s->o.disks);
 	pthread_mutex_lock(&s->lock);
 	s->st.disks = false;
+	if (s->o.dry_run) {
+		s->st.disk_dirty = (uint64_t)((double)left * 1e9 /
+					      (double)(clock_mono_ns() - began + 1));
+		s->stop_bytes += s->st.wire; /* memory has as much for itself */
+	}
 	pthread_mutex_unlock(&s->lock);
 	return rc;
 }

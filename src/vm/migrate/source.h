@@ -86,6 +86,7 @@ struct source_stat {
 		go_ns; /* of it: last blocks of disks; last pages; state until READY; GO until RUNNING */
 	bool disks; /* that are copied: memory waits for them */
 	uint64_t disk_data, disk_rate; /* bytes that have to go; a second */
+	uint64_t disk_dirty; /* of a dry run: bytes a second that the guest wrote meanwhile */
 	uint64_t total_ns;
 	uint64_t asked; /* post-copy: pages that the guest waited for */
 	bool zstd;
