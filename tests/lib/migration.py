@@ -5,6 +5,7 @@
     out, err = p.communicate()
     code, out, err = r.end()
 """
+import contextlib
 import json
 import random
 import socket
@@ -114,3 +115,120 @@ class Middle:
                     y.sendall(chunk)
         except OSError:
             pass
+
+
+class Link:
+    """
+    Connections in between, to the Unix socket or "HOST:PORT" `to`. cut(): all break. stall(): all stand still, the first one in the middle of the next PAGES
+    to the destination (not when it is TLS). `drop`: of the first one, the message of that type from the destination, and all after it, do not come
+    through.
+    """
+
+    def __init__(self, to, drop=0):
+        self.to, self.drop, self.open, self.bytes, self.limit = to, drop, [], 0, 1 << 62
+        self.half, self.still = False, threading.Event()  # half: asked to stand still
+        self.s = socket.create_server(("127.0.0.1", 0))
+        self.at = "tcp:127.0.0.1:%d" % self.s.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def connect(self):
+        if "/" not in self.to:
+            return socket.create_connection(self.to.rsplit(":", 1))
+        s = socket.socket(socket.AF_UNIX)
+        s.connect(self.to)
+        return s
+
+    def accept(self):
+        while True:
+            try:
+                a = self.s.accept()[0]
+            except OSError:
+                return
+            try:
+                b = self.connect()
+            except OSError:
+                a.close()
+                continue
+            first = not self.open
+            self.open += [a, b]
+            for x, y, back in (a, b, False), (b, a, True):
+                threading.Thread(target=self.copy, args=(x, y, first, back), daemon=True).start()
+
+    def copy(self, x, y, first, back):
+        try:
+            while chunk := x.recv(65536):
+                if first and back and self.drop and b"LDMG" + struct.pack("<H", self.drop) in chunk:
+                    return self.cut()
+                if self.half and first and not back and (at := chunk.find(b"LDMG\x03\0")) >= 0:
+                    y.sendall(chunk[:at + 40])
+                    self.still.set()
+                if self.still.is_set():
+                    return  # neither more nor an end
+                y.sendall(chunk)
+                self.bytes += len(chunk)
+                if self.bytes > self.limit:
+                    return self.cut()
+        except OSError:
+            pass
+        with contextlib.suppress(OSError):
+            y.shutdown(socket.SHUT_WR)  # of this one only: what others still carry arrives
+
+    def stall(self):
+        self.half = True
+        return self.still.wait(60 * SLOW)
+
+    def cut(self):
+        self.limit, self.half = 1 << 62, False
+        self.still.clear()
+        for s in self.open:
+            try:
+                s.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        self.open = []
+
+
+# ---- post-copy ----
+
+
+def state(name):
+    for line in lodge("ps", "--json").stdout.splitlines():
+        if (j := json.loads(line))["name"] == name:
+            return j
+    return {"state": None}
+
+
+def until(what, f, seconds=60):
+    end = time.monotonic() + seconds * SLOW
+    while not (found := f()):
+        if time.monotonic() > end:
+            check(what, False, lodge("ps", "--json").stdout)
+        time.sleep(0.05)
+    return found
+
+
+def result(p):
+    out, err = p.communicate(timeout=60 * SLOW)
+    lines = out.strip().split("\n")
+    return json.loads(lines[-1]) if lines[-1] else {"phase": None, "error": err}, err
+
+
+# ---- TLS ----
+
+
+def certificates(*pairs):
+    """For each (name, who signs it); in the present folder. See tls()."""
+    def ssl(*args):
+        subprocess.run(["openssl", *args], check=True, capture_output=True)
+
+    for ca in {ca for _, ca in pairs}:
+        ssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{ca}.key", "-out", f"{ca}.pem", "-subj", f"/CN={ca}", "-days", "2")
+    for who, ca in pairs:
+        ssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{who}.key", "-out", f"{who}.csr", "-subj", f"/CN={who}")
+        with open("ext", "w") as f:
+            f.write(f"subjectAltName=DNS:{who}\n")
+        ssl("x509", "-req", "-in", f"{who}.csr", "-CA", f"{ca}.pem", "-CAkey", f"{ca}.key", "-CAcreateserial", "-out", f"{who}.pem", "-days", "2", "-extfile", "ext")
+
+
+def tls(who, ca="ca"):
+    return "--tls-cert", f"{who}.pem", "--tls-key", f"{who}.key", "--tls-ca", f"{ca}.pem"

@@ -105,7 +105,21 @@ for i, kinds in enumerate((("qcow2", "lodgefs", "raw", "qcow2"), ("raw", "qcow2"
 
 # ---- refused before anything is paused ----
 ids = [("disk0", "raw"), ("disk1", "qcow2"), ("disk2", "lodgefs"), ("disk3", "raw")]
+own = args
 args, made = names("no", ids)
+# Two of them are to take the place of files.
+old = f"{TMP}/old.raw", f"{TMP}/old.qcow2"
+for f in old:
+    with open(f, "wb") as there:
+        there.write(b"mine" * 1024)
+    os.chmod(f, 0o640)
+over = ["--overwrite", "--disk", f"disk0={old[0]}:raw", "--disk", f"disk1={old[1]}:qcow2", *args[4:]]
+gone_of_over = [*made[2:], *(f + ".incoming" for f in old)]
+
+
+def untouched(what):
+    check(f"{what}: what was there is as it was", all(open(f, "rb").read() == b"mine" * 1024 for f in old))
+    check(f"{what}: nothing is left of the copy", not left_behind(gone_of_over), left_behind(gone_of_over))
 
 
 def refused(what, words, *receive, more=(), gone=made):
@@ -133,15 +147,33 @@ with open(there, "wb") as f:
 refused("a file that is there", "--overwrite", *args[:-1], f"disk3={there}:raw", gone=made[:3])
 check("and it is as it was", open(there, "rb").read() == b"mine" * 1024)
 refused("the source's own files", "is there already")
-refused("the source's own files, with --overwrite", "in use", "--overwrite")
+refused("the source's own files, with --overwrite", "in use", "--overwrite", *own)
+p = lodge("receive", "no", f"unix:{TMP}/no.sock", "--overwrite", ok=False)
+check("--overwrite of what the other side names: refused", p.returncode == 2 and "--disk" in p.stderr, p.stderr)
+refused("a folder that is not there, with --overwrite", "no such folder", *over[:-1], "disk3=/nonexistent/x:raw", gone=gone_of_over)
+refused("a disk in a store, with --overwrite", "of a store is not overwritten", *over[:-1], f"disk3={first}/one:lodgefs", gone=gone_of_over)
+untouched("refused")
 refused("a folder that is not there", "no such folder", *args[:-1], "disk3=/nonexistent/x:raw")
 refused("a disk that it has not", "no disk of this id", "--disk", "disk9=/tmp/x:raw")
 refused("a shared disk that it has not", "none of this machine's", *args, more=("--shared", "disk9"))
 small = os.path.join(TMP, "small.lodge")
 lodge("store", "create", f"{small}:lodgefs", "--size", "16M")
-refused("a full disk", "No space left", *args[:-1], f"disk3={small}/full:lodgefs")
+refused("a full disk", "No space left", *over[:-1], f"disk3={small}/full:lodgefs", gone=gone_of_over)
+untouched("a full disk")
 kept("after all that was refused")
 goes_on(name, "after all that was refused")
+
+# ---- a dry run goes over a part of them, and says how fast; the receiver waits on ----
+r = Receive("no", *over)
+out, err = start_move(name, r.at, "--copy-disks", "--dry-run").communicate(timeout=60 * SLOW)
+st = json.loads(out.strip().split("\n")[-1])
+check("a dry run: how fast the disks would go", st["phase"] == "tried" and st["disk_rate"] > 0 and st["disk_data"] >= 16 << 20 and not st["at_disks"], st)
+untouched("a dry run")
+said = lodge("migrate", name, r.at, "--copy-disks", "--dry-run").stdout
+check("a dry run: it is said", re.search(r"MiB on its disks \(\d+ MiB/s\)", said), said)
+untouched("a dry run")
+r.p.send_signal(signal.SIGINT)
+r.end()
 
 # ---- an older Lodge is told apart ----
 
@@ -168,7 +200,7 @@ with socket.socket(socket.AF_UNIX) as s:
 
 
 for i, harm in enumerate(("kill -9 of the destination", "cut", "kill -9 of lodge receive", "flip", "Ctrl-C", "kill -9 of lodge migrate") * max(1, CYCLES // 3)):
-    r = Receive("no", *args)
+    r = Receive("no", *over)
     to = r.at
     if harm in ("cut", "flip"):
         to = Middle(r.at[5:], 30000 + random.randrange(1 << random.randrange(16, 25)), harm).address
@@ -189,16 +221,22 @@ for i, harm in enumerate(("kill -9 of the destination", "cut", "kill -9 of lodge
     out, err = p.communicate(timeout=60)
     code, rout, rerr = r.end()
     check(f"{harm}: it did not move", p.returncode != 0 and code != 0, (out, err, rout, rerr))
-    check(f"{harm}: nothing is left of the copy", not left_behind(made), (left_behind(made), rerr))
+    untouched(harm)
     check(f"{harm}: there is no other", not alive("no"))
     goes_on(name, harm)
 kept("after all faults")
 args, files = names("end", ids)
 with open(files[0], "wb") as f:
     f.write(b"old" * 100000)
+os.chmod(files[0], 0o640)
+was = os.stat(files[0])
 st = move(name, "end", "--copy-disks", receive=args + ["--overwrite"])
 goes_on("end", "after all that, with --overwrite")
-check("after all faults it moves, over what was there with --overwrite", True)
+now = os.stat(files[0])
+check("after all faults it moves, over what was there with --overwrite", now.st_size == 32 << 20 and now.st_ino != was.st_ino and now.st_mode == was.st_mode and not
+      os.path.exists(files[0] + ".incoming"), (now, was))
+said = lodge("snapshot", "create", "end", ok=False).stderr
+check("and knows its disk by its name", files[0] in said and ".incoming" not in said, said)
 lodge("kill", "end")
 compare = subprocess.run(["qemu-img", "compare", "-f", "raw", "-F", "raw", big, files[3]], capture_output=True, text=True)
 check("a disk that nobody wrote to arrives as it was, three times copied, by qemu-img", compare.returncode == 0, compare.stdout + compare.stderr)

@@ -14,7 +14,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
 from cli import lodge, pid, rounds
-from migration import Middle, Receive, alive, move, start_move
+from migration import Middle, Receive, alive, certificates, move, start_move, tls
 from machine import BUILD, HOME, TMP, check, skip
 
 STAMP = os.path.join(BUILD, "guest", "stamp-rv64.elf")
@@ -243,20 +243,7 @@ lodge("kill", name)
 
 # ---- TLS with certificates of both sides ----
 if shutil.which("openssl"):
-    def ssl(*args):
-        subprocess.run(["openssl", *args], check=True, capture_output=True)
-
-    for ca in "ca", "other":
-        ssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{ca}.key", "-out", f"{ca}.pem", "-subj", f"/CN={ca}", "-days", "2")
-    for who, ca in ("src", "ca"), ("dst", "ca"), ("stranger", "other"):
-        ssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{who}.key", "-out", f"{who}.csr", "-subj", f"/CN={who}")
-        with open("ext", "w") as f:
-            f.write(f"subjectAltName=DNS:{who}\n")
-        ssl("x509", "-req", "-in", f"{who}.csr", "-CA", f"{ca}.pem", "-CAkey", f"{ca}.key", "-CAcreateserial", "-out", f"{who}.pem", "-days", "2", "-extfile", "ext")
-
-    def tls(who, ca="ca"):
-        return "--tls-cert", f"{who}.pem", "--tls-key", f"{who}.key", "--tls-ca", f"{ca}.pem"
-
+    certificates(("src", "ca"), ("dst", "ca"), ("stranger", "other"))
     boot("t")
     r = Receive("u", *tls("dst"), address="tcp:127.0.0.1:0")
     for what, more in (("a stranger", tls("stranger") + ("--tls-peer", "dst")), ("without TLS", ()), ("another name", tls("src"))):

@@ -75,8 +75,8 @@ else:
 
 # ---- going on: a machine of another kind ----
 FILE = os.path.join(HOME, "data", "snapshots", "whole.snap")
-for what, word, more in (("less memory", "memory", ["--memory", "64M"]), ("a hart more", "", ["--smp", "2"]),
-                         ("a device more", "", ["--disk", r])):
+for what, word, more in (("less memory", "memory", ["--memory", "64M"]), ("a hart more", "no object cpu1", ["--smp", "2"]),
+                         ("a device more", "no object disk1", ["--disk", r])):
     base = ["--firmware", STAMP, "--memory", "32M", "--disk", q]
     with Machine(*base, *more, "--restore", FILE, name="x") as m:
         code = m.wait(60)

@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+# time-limit: 200
+"""Post-copy over links that are not cut: one that stands still in the middle of a message is noticed, and made anew; who connects and is nobody keeps neither
+the guest nor the source waiting; and all of it by TLS."""
+import os
+import shutil
+import socket
+import struct
+import sys
+import threading
+
+sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
+from cli import SLOW, lodge, wait_rounds
+from migration import Link, Receive, certificates, message, result, start_move, state, tls, until
+from machine import BUILD, check, skip
+
+STAMP = os.path.join(BUILD, "guest", "stamp-rv64.elf")
+SLOWLY = ("--post-copy", "--at-once", "--bandwidth", "1M")
+if not os.path.exists(STAMP):
+    skip("riscv64-linux-gnu-gcc is not installed")
+
+
+def boot(name):
+    lodge("run", "--firmware", STAMP, "--memory", "64M", "--smp", "2", "--name", name, "-d")
+    until(f"{name} starts", lambda: "rounds" in lodge("logs", name).stdout)
+
+
+def away(name, link, *more):
+    """It runs at b, and has waited for a page that came."""
+    p = start_move(name, link.at, *SLOWLY, *more)
+    until("it runs there, and what it waits for comes", lambda: p.poll() is not None or (state("b").get("coming") or {}).get("worst_us", 0) > 0)
+    return p
+
+
+def whole(what, p, r):
+    st, err = result(p)
+    check(f"{what}: whole", st["phase"] == "done" and r.end()[0] == 0, (st, err))
+    wait_rounds("b", 1)
+    lodge("kill", "b")
+
+
+# ---- it stands still in the middle of what the guest waits for ----
+boot("a")
+r = Receive("b")
+link = Link(r.at[5:])
+p = away("a", link)
+check("an answer stops in the middle", link.stall())
+until("a link that stands still: the destination says so", lambda: state("b")["state"] == "postcopy-paused", 90)
+check("a link that stands still: and since when", "20 s" in state("b")["coming"]["error"], state("b"))
+link.cut()
+st, err = result(p)
+check("a link that stands still: the source keeps what it has", st["phase"] == "postcopy-paused" and state("a")["state"] == "postcopy-paused", (st, err))
+
+
+# ---- meanwhile strangers come ----
+def stranger(first):
+    s = socket.socket(socket.AF_UNIX)
+    s.connect(r.at[5:])
+    s.sendall(first)
+    s.settimeout(60 * SLOW)
+    return s
+
+
+def heard(s):
+    data = b""
+    try:
+        while more := s.recv(4096):
+            data += more
+    except ConnectionError:
+        pass
+    return data
+
+
+def head(kind, size):
+    return struct.pack("<4sHHIIQQ", b"LDMG", kind, 0, size, 0, 0, 0)
+
+
+def trickle(s):
+    try:
+        while not done.wait(0.5):
+            s.sendall(b" ")
+    except OSError:
+        pass
+
+
+check("another machine is told what waits here", b"waits here for the rest" in heard(stranger(message(1, 0x10002, b"{}"))))
+check("who wants to say much is not heard out", b"LDMG" not in heard(stranger(head(5, 1 << 20))))
+done = threading.Event()
+s = stranger(head(1, 60000))  # and then a byte each half second, for hours
+threading.Thread(target=trickle, args=(s,), daemon=True).start()
+p = start_move("a", r.at, "--recover")
+whole("while a stranger talks slowly", p, r)
+done.set()
+
+# ---- TLS: what was read ahead is not seen at the socket ----
+if shutil.which("openssl"):
+    certificates(("src", "ca"), ("dst", "ca"))
+    to_dst = *tls("src"), "--tls-peer", "dst"
+    boot("a")
+    r = Receive("b", *tls("dst"), address="tcp:127.0.0.1:0")
+    link = Link(r.at[4:])
+    p = away("a", link, *to_dst)
+    link.cut()
+    st, err = result(p)
+    check("TLS: cut", st["phase"] == "postcopy-paused" and st["asked"] > 0, (st, err))
+    until("TLS: the destination says so", lambda: state("b")["state"] == "postcopy-paused")
+    p = start_move("a", link.at, "--recover", "--bandwidth", "4M", *to_dst)
+    whole("TLS, two connections, one after the other", p, r)
+else:
+    print("PASS: TLS was not tried: no openssl")
