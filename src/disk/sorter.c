@@ -18,8 +18,6 @@
 #define MAX_TXS 256u
 #define MAX_BYTES (8 * MiB)
 #define SPARE_MAX MAX_BYTES
-/* Blocks that a discard or zeroing changes at a time: a disk of many TiB may be discarded in one request. */
-#define WINDOW 1024u
 
 /* ---- epochs: who may still be on his way to space that was freed ---- */
 
@@ -521,8 +519,9 @@ static int make_sets(struct sorter_job *j)
 		for (unsigned i = 0; i < r->nranges; i++)
 			max += blocks_of(s, r->ranges[i].offset, r->ranges[i].len);
 	} else {
+		/* A disk of many TiB may be discarded in one request. */
 		if (r->op != DISK_WRITE)
-			stop = MIN(stop, (j->at / size + WINDOW) * size);
+			stop = MIN(stop, (j->at / size + s->o.max_txs) * size);
 		max = blocks_of(s, j->at, stop - j->at);
 	}
 	/* Each that is laid over others may split one of them. */

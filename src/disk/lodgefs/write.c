@@ -745,22 +745,46 @@ static int pin_all(struct lf_disk *l, const struct sorter_batch *b, struct lf_pi
 	return rc;
 }
 
+/* How many leaves of `entries` MiB each the batch's blocks lie in, at most. */
+static unsigned leaves_of(const struct sorter_batch *b, unsigned entries)
+{
+	uint64_t last = UINT64_MAX;
+	unsigned n = 0;
+
+	for (const struct sorter_tx *tx = b->first; tx; tx = tx->next) {
+		n += tx->block / entries != last;
+		last = tx->block / entries;
+	}
+	return n;
+}
+
+/*
+ * How many pages the batch changes, at most: the ways to its leaves, the records of the disk and of its changes, the bitmap (blocks that are taken, let
+ * go, and taken for pages), and a page of checksums for each block.
+ */
+static unsigned pages_of(const struct lf_disk *l, const struct sorter_batch *b)
+{
+	unsigned n = leaves_of(b, LF_LEAF_ENTRIES) * (l->rec->height + 1u) + 2;
+
+	if (l->track)
+		n += leaves_of(b, LF_TRACK_ENTRIES) * lf_track_pages(l);
+	return n + (unsigned)MIN(4ull * b->ntx, l->fs->s.bitmap_pages) + (l->fs->sums ? b->ntx : 0);
+}
+
 static int commit_batch(struct lf_disk *l, struct sorter_batch *b)
 {
 	cleanup(free_ptr) struct lf_rec_check *checks = NULL;
 	cleanup(lf_pins_drop) struct lf_pins pins = {0};
 	struct lf *fs = l->fs;
 	bool late = l->late && !b->fua, all = true;
-	uint64_t need = 0, bytes;
+	uint64_t need, bytes;
 	unsigned n = 0;
 	int rc;
 
-	for (struct sorter_tx *tx = b->first; tx; tx = tx->next) {
+	for (struct sorter_tx *tx = b->first; tx; tx = tx->next)
 		n += tx->n + tx->nfill;
-		need += lf_need(l->rec->height + 5u + lf_track_pages(l));
-	}
 	checks = malloc(MAX(n, 1u) * sizeof(*checks));
-	need += n * sizeof(*checks);
+	need = lf_need(pages_of(l, b)) + n * sizeof(*checks);
 	rc = !checks ? -ENOMEM : late ? lf_join(fs, need) : lf_begin(fs, need);
 	if (!rc) {
 		/* Others may have failed meanwhile. From here on nobody waits. */
