@@ -14,9 +14,9 @@
  * changed. `done` is called exactly once, in the loop's thread, never from inside file_submit(), and may submit. A request
  * is done as a whole or has failed: there are no short transfers. Nothing is ordered against anything else that is in flight.
  *
- *   READ   past the end of the file reads zeroes (with `file_opts.strict`: -EIO)
+ *   READ   past the end of the file reads zeroes (with `file_opts.strict`, and where another process has cut it off: -EIO)
  *   WRITE  past its end makes the file longer (on a block device: -ENOSPC); `fua`: it is durable when it is done
- *   FLUSH  makes durable whatever was done before it was submitted
+ *   FLUSH  makes durable whatever was done before it was submitted. Once one has failed, all fail where the page cache is used
  *   ZERO   reads as zeroes afterwards; with `unmap` the space may be given back; never makes the file longer than `off + len`
  *   DISCARD  the contents are not wanted any more; a hint that may do nothing (what they read as is not said)
  *

@@ -5,6 +5,11 @@
  * multiple of what direct I/O is done in. The kernel keeps the two views of a file coherent page by page, so that direct I/O is done in
  * whole pages wherever the other kind may occur at any byte: two requests of different places then never share a page.
  * Buffers that are not aligned are copied.
+ *
+ * Once fdatasync(2) has failed, the page cache may have dropped what it could not write and call it clean, and the next fdatasync succeeds without it
+ * (fsync(2), Notes). So a file whose bytes go through the page cache is durable no more until it is opened again: all its flushes fail.
+ *
+ * A file system that its host has made read-only while we write is -EPERM, as a block device is: -EROFS is what disks say of themselves.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -33,11 +38,23 @@ struct host {
 	unsigned mem_align, unit; /* of direct I/O */
 	void *zeroes; /* never written: the host backs it by its zero page */
 	bool no_punch, no_zero_range; /* the file system refused it once */
+	int lost; /* what the first fdatasync that failed said */
 };
 
 static struct host *host_of(struct file *f)
 {
 	return container_of(f, struct host, f);
+}
+
+static void note_lost(struct host *h, int code)
+{
+	if (h->fd[DIRECT] < 0 && !h->lost)
+		h->lost = code;
+}
+
+static void ended(struct file_req *r, ssize_t code)
+{
+	file_done(r, code == -EROFS ? -EPERM : (int)code);
 }
 
 /* ---- reads and writes ---- */
@@ -51,10 +68,10 @@ static void rw_end(struct file_req *r)
 	file_done(r, 0);
 }
 
-/* The file ends inside the request. */
+/* The file ends inside the request. Before the place where we know it to end: somebody has cut it off, and what was there is gone. */
 static void read_past_end(struct file_req *r)
 {
-	if (r->file->o.strict) {
+	if (r->file->o.strict || r->off + r->at < r->file->size) {
 		file_done(r, -EIO);
 		return;
 	}
@@ -78,7 +95,10 @@ static void rw_done(struct io_req *io)
 		return;
 	}
 	if (io->result <= 0) {
-		file_done(r, io->result ? (int)io->result : -EIO);
+		/* It may be told of what others wrote before. */
+		if (r->io.dsync && !r->file->o.dsync && io->result == -EIO)
+			note_lost(host_of(r->file), -EIO);
+		ended(r, io->result ?: -EIO);
 		return;
 	}
 	r->at += (uint64_t)io->result;
@@ -187,14 +207,27 @@ static void plain_done(struct io_req *io)
 	if (io->result == -EINTR || io->result == -EAGAIN)
 		io_submit(host_of(r->file)->io, io);
 	else
-		file_done(r, io->result < 0 ? (int)io->result : 0);
+		ended(r, io->result < 0 ? io->result : 0);
+}
+
+static void flush_done(struct io_req *io)
+{
+	struct file_req *r = container_of(io, struct file_req, io);
+	struct host *h = host_of(r->file);
+
+	if (io->result < 0 && io->result != -EINTR && io->result != -EAGAIN)
+		note_lost(h, (int)io->result);
+	/* Also that of one which was under way beside the one that failed: only one of them is told. */
+	else if (h->lost)
+		io->result = h->lost;
+	plain_done(io);
 }
 
 static void flush(struct file_req *r)
 {
 	r->io.op = IO_FDATASYNC;
 	r->io.file = BUFFERED;
-	r->io.done = plain_done;
+	r->io.done = flush_done;
 	io_submit(host_of(r->file)->io, &r->io);
 }
 
@@ -268,7 +301,7 @@ static void zero_done(struct io_req *io)
 		r->step++;
 		zero_next(r);
 	} else if (io->result < 0 || (io->op == IO_WRITE && !io->result)) {
-		file_done(r, io->result ? (int)io->result : -EIO);
+		ended(r, io->result ?: -EIO);
 	} else if (io->op == IO_FALLOCATE) {
 		zero_end(r);
 	} else {
