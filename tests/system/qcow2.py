@@ -1,7 +1,12 @@
 #!/usr/bin/env python3
 # time-limit: 600
-"""qcow2 beside QEMU's tools: random operations by both on every kind of image, each state checked and compared with a raw oracle."""
+"""qcow2 beside QEMU's tools: random operations by both on every kind of image, each state checked and compared with a raw oracle.
+
+Each option of `qemu-img create` by itself, and all pairs of them: rows "pairs", of which one has many options at once. --all: with every width of counts and
+every size of clusters there. Half of what QEMU writes goes through an NBD server.
+"""
 import argparse
+import itertools
 import json
 import os
 import random
@@ -17,6 +22,7 @@ ap.add_argument("--seed", type=int, default=1)
 ap.add_argument("--rounds", type=int, default=8)
 ap.add_argument("--build", default=os.environ.get("LODGE_BUILD", os.path.join(top, "build")))
 ap.add_argument("--keep", action="store_true")
+ap.add_argument("--all", action="store_true")
 args = ap.parse_args()
 TOOL = os.path.join(args.build, "tests/tools/disk-io")
 LODGE = os.path.join(args.build, "src/cli/lodge")
@@ -34,6 +40,25 @@ def sh(*cmd, ok=(0,), **kw):
 
 def pattern(off, length, pat):
     return b"".join(bytes([(pat + n) % 251]) * SECTOR for n in range(off // SECTOR, (off + length) // SECTOR))
+
+
+class Nbd:
+    """QEMU's server of one image."""
+
+    def __init__(self, path, *options):
+        if os.path.exists("nbd"):
+            os.unlink("nbd")
+        self.p = subprocess.Popen(["qemu-nbd", "-f", "qcow2", "-k", os.path.abspath("nbd"), *options, path])
+        while not os.path.exists("nbd"):
+            assert self.p.poll() is None, f"qemu-nbd does not take {path} {options}"
+            time.sleep(0.01)
+
+    def __enter__(self):
+        return "nbd+unix:///?socket=nbd"
+
+    def __exit__(self, *_):
+        self.p.terminate()
+        self.p.wait()
 
 
 class Image:
@@ -180,7 +205,11 @@ class Image:
             else:
                 cmds += ["-c", f"write -z {'-u ' if op == 'Z' else ''}{off} {length}"]
                 self.data[off:off + length] = bytes(length)
-        p = sh("qemu-io", "-f", "qcow2", "-d", "unmap", "-t", "unsafe", *cmds, self.path)
+        if random.random() < 0.5:
+            p = sh("qemu-io", "-f", "qcow2", "-d", "unmap", "-t", "unsafe", *cmds, self.path)
+        else:
+            with Nbd(self.path, "--cache=unsafe", "--discard=unmap") as url:
+                p = sh("qemu-io", "-f", "raw", "-d", "unmap", *cmds, url)
         assert "rror" not in p.stdout + p.stderr and "failed" not in p.stdout + p.stderr, p.stdout + p.stderr
         if discarded:
             sh("qemu-img", "convert", "-f", "qcow2", "-O", "raw", self.path, "out.raw")
@@ -265,18 +294,9 @@ class Image:
             if line:
                 off, length = map(int, line.split())
                 ours |= set(range(off // grain, (off + length + grain - 1) // grain))
-        if os.path.exists("nbd"):
-            os.unlink("nbd")
-        nbd = subprocess.Popen(["qemu-nbd", "-r", "-f", "qcow2", "-B", name, "-k", os.path.abspath("nbd"), self.path])
-        try:
-            while not os.path.exists("nbd"):
-                assert nbd.poll() is None, f"{when}: qemu-nbd does not take bitmap {name}"
-                time.sleep(0.01)
+        with Nbd(self.path, "-r", "-B", name):
             p = sh("qemu-img", "map", "--output=json", "--image-opts",
                    f"driver=nbd,server.type=unix,server.path=nbd,x-dirty-bitmap=qemu:dirty-bitmap:{name}")
-        finally:
-            nbd.terminate()
-            nbd.wait()
         theirs = set()
         for x in json.loads(p.stdout):
             if not x["data"]:
@@ -435,11 +455,87 @@ kinds.append(Image("qemu-prealloc-data", 8 * MIB, ["preallocation=metadata", "da
 kinds.append(Image("qemu-prealloc-backing", 8 * MIB, ["preallocation=metadata", "extended_l2=on"], backing=("raw", 6 * MIB)))
 
 
+class Pairs:
+    """Few kinds of image that have every pair of options which go together."""
+
+    dims = {"by": ["qemu", "lodge"],
+            "compat": ["1.1", "0.10"],
+            "cluster_size": [512 << n for n in range(13)] if args.all else [512, 4096, 65536, 2097152],
+            "refcount_bits": [1, 2, 4, 8, 16, 32, 64] if args.all else [1, 4, 16, 64],
+            "extended_l2": ["off", "on"],
+            "lazy_refcounts": ["off", "on"],
+            "compression_type": ["zlib", "zstd"],
+            "preallocation": ["off", "metadata", "falloc", "full"],
+            "data": ["", "file", "raw"],
+            "backing": ["", "raw", "qcow2", "chain"],
+            "holds": ["", "compressed", "snapshots", "bitmaps"]}
+
+    @staticmethod
+    def good(o):
+        """Do these go together? What is not in `o` is not decided yet."""
+        has = lambda k, *v: k in o and o[k] in v
+        hasnt = lambda k, *v: k in o and o[k] not in v
+        return not (has("compat", "0.10") and (has("extended_l2", "on") or has("lazy_refcounts", "on") or has("compression_type", "zstd") or has("data", "file", "raw") or
+                                               has("holds", "bitmaps") or hasnt("refcount_bits", 16)) or
+                    has("extended_l2", "on") and o.get("cluster_size", 65536) < 16384 or
+                    # tables for the whole disk and an old one below: only where a table can say so for a part of a cluster
+                    hasnt("preallocation", "off") and hasnt("backing", "") and has("extended_l2", "off") or
+                    has("data", "raw") and hasnt("backing", "") or
+                    hasnt("data", "") and has("holds", "compressed", "snapshots") or
+                    has("holds", "compressed") and (hasnt("backing", "") or hasnt("preallocation", "off")) or
+                    has("holds", "snapshots") and has("refcount_bits", 1) or
+                    has("by", "lodge") and (has("preallocation", "full") or hasnt("preallocation", "off") and (hasnt("backing", "") or hasnt("data", ""))))
+
+    @classmethod
+    def pairs(cls, o):
+        return {frozenset(p) for p in itertools.combinations(sorted(o.items(), key=lambda kv: kv[0]), 2)}
+
+    @classmethod
+    def rows(cls):
+        rng = random.Random(7)
+        left = {frozenset(p) for a, b in itertools.combinations(sorted(cls.dims), 2)
+                for p in itertools.product([(a, x) for x in cls.dims[a]], [(b, x) for x in cls.dims[b]]) if cls.good(dict(p))}
+        while left:
+            best, most = None, -1
+            for _ in range(60):
+                o = dict(rng.choice(sorted(map(sorted, left), key=str)))
+                for k in rng.sample(sorted(cls.dims), len(cls.dims)):
+                    values = [v for v in cls.dims[k] if cls.good({**o, k: v})] if k not in o else []
+                    if values:
+                        rng.shuffle(values)
+                        o[k] = max(values, key=lambda v: len(cls.pairs({**o, k: v}) & left))
+                n = len(cls.pairs(o) & left) if len(o) == len(cls.dims) else -1
+                if n > most:
+                    best, most = o, n
+            if most <= 0:
+                break  # what is left goes with nothing else: none, as long as good() is right
+            left -= cls.pairs(best)
+            yield best
+        assert not left, left
+
+    @classmethod
+    def image(cls, n, o):
+        name = f"pairs-{n}"
+        options = [f"{k}={o[k]}" for k in ("compat", "cluster_size", "refcount_bits") if o[k] not in ("1.1", 65536, 16)]
+        options += [f"{k}={o[k]}" for k in ("extended_l2", "lazy_refcounts", "compression_type", "preallocation") if o[k] not in ("off", "zlib")]
+        options += [f"data_file={name}.data"] * (o["data"] != "") + ["data_file_raw=on"] * (o["data"] == "raw")
+        setup = {"": None, "compressed": compressed, "snapshots": snapshots, "bitmaps": bitmaps}[o["holds"]]
+        big = o["cluster_size"] > 65536
+        return Image(name, (16 if big else 4 if o["cluster_size"] > 512 else 2) * MIB, options, by=o["by"], v2=o["compat"] == "0.10", rounds=3,
+                     backing=(o["backing"], (8 if big else 4) * MIB) if o["backing"] else None, discard=n % 2 == 0,
+                     setup=None if o["by"] == "lodge" and o["holds"] == "compressed" else setup)
+
+
+kinds += [Pairs.image(n, o) for n, o in enumerate(Pairs.rows())]
+
+
 def refused():
     """What Lodge does not take, it names."""
-    sh("qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=x", "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", "luks", "1M")
-    p = sh(LODGE, "disk", "info", "luks:qcow2", ok=(1,))
-    assert "encrypt" in p.stderr, p.stderr
+    for how in ("luks", "aes"):
+        sh("qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=x", "-o",
+           f"encrypt.format={how},encrypt.key-secret=s" + ",encrypt.iter-time=10" * (how == "luks"), how, "1M")
+        p = sh(LODGE, "disk", "info", f"{how}:qcow2", ok=(1,))
+        assert "encrypt" in p.stderr, p.stderr
     sh("qemu-img", "create", "-q", "-f", "qcow2", "base", "1M")
     sh("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-o", "compat=0.10", "-b", "base", "-F", "qcow2", "top", "1M")
     with open("top", "r+b") as f:  # as old versions of qemu-img made them: the format is not named
