@@ -426,6 +426,54 @@ static void submit_read(struct lf_disk *l, struct disk_req *r)
 	file_submit(l->fs->f, &r->file);
 }
 
+/* ---- writing in place, which needs nobody's help ---- */
+
+static void in_place_done(struct file_req *f)
+{
+	struct disk_req *r = container_of(f, struct disk_req, file);
+
+	sorter_leave(((struct lf_disk *)r->disk->priv)->sorter, r->cookie);
+	disk_done(r, f->result);
+}
+
+/* Does all of it have its place already, in one piece that nobody else refers to, and no metadata to be seen to? */
+static bool in_place(struct lf_disk *l, const struct disk_req *r, uint64_t *addr)
+{
+	struct lf *fs = l->fs;
+
+	if (r->op != DISK_WRITE || r->nranges || l->track || fs->sums || l->rec->nranges ||
+		!all_here(l, r->offset, r->len))
+		return false;
+	for (uint64_t n = 0, at, some; n < r->len; n += some) {
+		bool own;
+
+		some = lf_map(fs, l->rec, r->offset + n, r->len - n, &at, &own);
+		if (!at || !own || (n && at != *addr + n) ||
+			!lf_alone(fs, (uint32_t)((at - fs->s.data_at) / LF_BLOCK + 1)))
+			return false;
+		*addr = n ? *addr : at;
+	}
+	return !lf_overwrites(fs, *addr, r->len) && sorter_bypass(l->sorter, r->offset, r->len);
+}
+
+static void submit_write(struct lf_disk *l, struct disk_req *r)
+{
+	uint64_t addr = 0;
+
+	if (!in_place(l, r, &addr)) {
+		sorter_submit(l->sorter, r);
+		return;
+	}
+	r->cookie = sorter_enter(l->sorter);
+	r->file = (struct file_req){.op = FILE_WRITE,
+		.off = addr,
+		.len = r->len,
+		.iov = r->iov,
+		.niov = r->niov,
+		.done = in_place_done};
+	file_submit(l->fs->f, &r->file);
+}
+
 /* ---- flushing ---- */
 
 static int flush_now(struct lf_disk *l, const struct disk_req *r)
@@ -451,7 +499,7 @@ static void lf_submit(struct disk *d, struct disk_req *r)
 	else if (r->op == DISK_FLUSH)
 		run(l, r, flush_now);
 	else
-		sorter_submit(l->sorter, r);
+		submit_write(l, r);
 }
 
 static void lf_kick(struct disk *d)

@@ -367,15 +367,25 @@ static int flush_file(struct lf *fs)
 	return rc;
 }
 
+/* The same, while the lease is looked at. */
+static int flush_ours(struct lf *fs)
+{
+	struct lf_look k;
+	int rc, ours;
+
+	lf_lease_look(fs, &k);
+	rc = flush_file(fs);
+	ours = lf_lease_seen(fs, &k);
+	return ours ?: rc;
+}
+
 static int put_mark(struct lf *fs)
 {
 	uint64_t all = fs->written;
 	int rc = want_buf(fs, 512);
 
 	if (!rc)
-		rc = lf_lease_check(fs);
-	if (!rc)
-		rc = flush_file(fs);
+		rc = flush_ours(fs);
 	if (!rc) {
 		memset(fs->buf, 0, 512);
 		((struct lf_rec_head *)(void *)fs->buf)->kind = LF_R_MARK;
@@ -755,9 +765,7 @@ int lf_flush(struct lf *fs)
 	said = fs->tail_durable;
 	by = fs->tail_durable_seq;
 	if (!rc)
-		rc = lf_lease_check(fs);
-	if (!rc)
-		rc = flush_file(fs);
+		rc = flush_ours(fs);
 	if (rc)
 		return fail(fs, rc);
 	if (fs->overwritten)

@@ -180,35 +180,47 @@ static uint32_t lease_crc(const struct lf_lease *l)
 	return crc32c(0, sector, 512);
 }
 
+/* A whole page: with cache=none it is then read from the device, where another host may have written it. */
 static int lease_io(struct lf *fs, enum file_op op, struct lf_lease *l)
 {
-	void *sector;
+	void *page;
 	int rc;
 
-	if (posix_memalign(&sector, 512, 512))
+	if (posix_memalign(&page, LF_PAGE, LF_PAGE))
 		return -ENOMEM;
-	memset(sector, 0, 512);
+	memset(page, 0, LF_PAGE);
 	if (op == FILE_WRITE) {
 		l->crc = lease_crc(l);
-		memcpy(sector, l, sizeof(*l));
+		memcpy(page, l, sizeof(*l));
 	}
-	rc = lf_io(fs, op, LF_AT_LEASE * LF_PAGE, sector, 512);
+	rc = lf_io(fs, op, LF_AT_LEASE * LF_PAGE, page, LF_PAGE);
 	if (!rc && op == FILE_READ)
-		memcpy(l, sector, sizeof(*l));
+		memcpy(l, page, sizeof(*l));
 	if (!rc && op == FILE_WRITE)
 		rc = lf_io(fs, FILE_FLUSH, 0, NULL, 0);
-	free(sector);
+	free(page);
 	return rc;
 }
 
-int lf_lease_check(struct lf *fs)
+void lf_lease_look(struct lf *fs, struct lf_look *k)
 {
-	struct lf_lease l;
-	uint64_t size;
-	int rc = lease_io(fs, FILE_READ, &l);
+	*k = (struct lf_look){.w.fs = fs};
+	if (posix_memalign(&k->page, LF_PAGE, LF_PAGE)) {
+		k->page = NULL;
+		k->w.rc = -ENOMEM;
+		return;
+	}
+	lf_start(&k->w, &k->x, FILE_READ, LF_AT_LEASE * LF_PAGE, k->page, LF_PAGE);
+}
 
-	if (!rc && (l.magic != LF_LEASE_MAGIC || l.fence != fs->fence ||
-			   memcmp(l.owner, fs->owner, 16)))
+int lf_lease_seen(struct lf *fs, struct lf_look *k)
+{
+	cleanup(free_ptr) struct lf_lease *l = k->page;
+	uint64_t size;
+	int rc = lf_wait_all(&k->w);
+
+	if (!rc && (l->magic != LF_LEASE_MAGIC || l->fence != fs->fence ||
+			   memcmp(l->owner, fs->owner, 16)))
 		rc = -ESTALE;
 	/* Somebody cut the file off: were it to grow again, zeroes would be taken for data. */
 	if (!rc && !fs->f->block_device && fs->f->ops->measure &&
@@ -219,6 +231,14 @@ int lf_lease_check(struct lf *fs)
 	if (rc && !fs->failed)
 		fs->failed = rc;
 	return rc;
+}
+
+int lf_lease_check(struct lf *fs)
+{
+	struct lf_look k;
+
+	lf_lease_look(fs, &k);
+	return lf_lease_seen(fs, &k);
 }
 
 /* Another one after each boot; "" when the kernel does not say. */

@@ -381,8 +381,6 @@ int lf_open(struct lf **out, struct files *files, const struct lf_open *o, struc
 int lf_reload(struct lf **out, struct lf *old, struct err *e);
 /* Checkpoints and gives the lease back, unless it failed. Not 0: why what was acknowledged and waited for its record is lost. NULL is nothing. */
 int lf_close(struct lf *fs);
-/* Is the store still ours? -ESTALE and nothing more is written. */
-int lf_lease_check(struct lf *fs);
 /* The host may have forgotten what it was given: whoever opens the store next has to look at its data (as far as that can be written). */
 void lf_lease_doubt(struct lf *fs);
 int lf_super_write(struct lf *fs);
@@ -436,6 +434,16 @@ void lf_start(struct lf_wait *w, struct lf_xfer *x, enum file_op op, uint64_t of
 	uint64_t len);
 int lf_wait_all(struct lf_wait *w);
 int lf_io(struct lf *fs, enum file_op op, uint64_t off, void *buf, uint64_t len);
+
+/* load.c: is the store still ours? -ESTALE and nothing more is written. A look is begun, and what was seen is judged: each begun one has to be. */
+struct lf_look {
+	struct lf_wait w;
+	struct lf_xfer x;
+	void *page;
+};
+void lf_lease_look(struct lf *fs, struct lf_look *k);
+int lf_lease_seen(struct lf *fs, struct lf_look *k);
+int lf_lease_check(struct lf *fs); /* both */
 /* co_unlock() lets it go. */
 void lf_lock(struct lf *fs, struct co_mutex *m);
 
