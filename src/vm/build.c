@@ -53,7 +53,7 @@ struct device_list {
 	struct virtio_console_opts console;
 	struct virtio_vsock_opts vsock;
 	struct virtio_blk_opts disk[VM_MAX_DISKS];
-	struct disk_kv disk_kv[VM_MAX_DISKS][3];
+	struct disk_kv disk_kv[VM_MAX_DISKS][5];
 	char fence[VM_MAX_DISKS][24];
 	char disk_id[VM_MAX_DISKS][VM_DISK_ID];
 };
@@ -86,6 +86,10 @@ static const struct disk_kv *disk_keys(struct device_list *l, const struct vm_di
 		l->disk_kv[i][n++] = (struct disk_kv){"fence", l->fence[i]};
 	if (d->take)
 		l->disk_kv[i][n++] = (struct disk_kv){"take", "on"};
+	if (d->commit == VM_COMMIT_BATCH)
+		l->disk_kv[i][n++] = (struct disk_kv){"commit", "batch"};
+	if (!d->sorter)
+		l->disk_kv[i][n++] = (struct disk_kv){"sorter", "off"};
 	return l->disk_kv[i];
 }
 

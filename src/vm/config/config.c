@@ -213,6 +213,7 @@ static const char *const format_names[] = {"", "raw", "qcow2", "lodgefs", NULL};
 static const char *const cache_names[] = {"writeback", "none", "writethrough", NULL};
 static const char *const io_names[] = {"auto", "uring", "threads", NULL};
 static const char *const on_error_names[] = {"report", "pause", "ignore", NULL};
+static const char *const commit_names[] = {"flush", "batch", NULL};
 static const char *const level_names[] = {"error", "warn", "info", "debug", NULL};
 
 #define TEXT(f, k, T, m) .flag = f, .key = k, .type = OPT_TEXT, OPT_AT(T, m)
@@ -311,6 +312,21 @@ const struct opt vm_disk_opts[] = {
 		.type = OPT_FLAG,
 		D(take),
 		.help = "lodgefs: take the store from another host that holds it"},
+	{.flag = "commit",
+		.key = "commit",
+		.type = OPT_ENUM,
+		D(commit),
+		.values = commit_names,
+		.dflt = "flush",
+		.help = "qcow2, lodgefs: when a killed lodge-vm has not lost what a write "
+			"allocated: "
+			"with the next flush and within a second, or before it is answered"},
+	{.flag = "sorter",
+		.key = "sorter",
+		.type = OPT_BOOL,
+		D(sorter),
+		.dflt = "on",
+		.help = "qcow2, lodgefs: off: a transaction for each block, to compare with"},
 	OPT_DONE,
 };
 
@@ -436,7 +452,7 @@ const struct opt vm_config_opts[] = {
 		.help = "a disk; options: readonly, cache=writeback|none|writethrough, "
 			"on-error=report|pause|ignore, discard=on|off, iops=N, iops-burst=N, "
 			"bps=SIZE, bps-burst=SIZE, queues=N, io=uring|threads, id=ID, fence=N, "
-			"take; a comma in "
+			"take, commit=flush|batch, sorter=on|off; a comma in "
 			"the "
 			"file name is written twice"},
 	{.flag = "net",

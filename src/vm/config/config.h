@@ -54,6 +54,9 @@ enum vm_cache {
 
 enum vm_io { VM_IO_AUTO, VM_IO_URING, VM_IO_THREADS };
 
+/* When what a write allocates outlives the process: with the next flush and within a second, or before it is answered. */
+enum vm_commit { VM_COMMIT_FLUSH, VM_COMMIT_BATCH };
+
 enum vm_on_error { VM_ERROR_REPORT, VM_ERROR_PAUSE, VM_ERROR_IGNORE };
 
 struct vm_disk {
@@ -71,6 +74,8 @@ struct vm_disk {
 	uint64_t
 		fence; /* lodgefs: opens the store only with a number above its own; 0: the next one */
 	bool take; /* lodgefs: takes the store from another host that holds it */
+	int commit; /* enum vm_commit */
+	bool sorter; /* off: a transaction for each block, to compare with */
 };
 
 /* Host port to guest port. Addresses are IPv4 text; "" in guest is the guest's first address. */

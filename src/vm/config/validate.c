@@ -69,6 +69,9 @@ static int check_disk(const struct vm_config *c, unsigned i, struct err *e)
 	if ((d->fence || d->take) && d->format != VM_FORMAT_LODGEFS)
 		return err_set(e, -EINVAL,
 			"disk %s: fence and take are about stores: only lodgefs has them", d->file);
+	if ((d->commit != VM_COMMIT_FLUSH || !d->sorter) && d->format == VM_FORMAT_RAW)
+		return err_set(e, -EINVAL,
+			"disk %s: commit and sorter are about metadata: raw has none", d->file);
 	if (d->format == VM_FORMAT_LODGEFS)
 		return 0;
 	return check_readable("disk", d->file, true, !d->readonly, e);
