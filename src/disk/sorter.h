@@ -180,7 +180,8 @@ struct sorter_opts {
 	/* resolve() sees what commit() changes before sorter_committed(): plain elements of a block in commit wait for it. */
 	bool early;
 	bool one_by_one; /* a physical transaction for each logical one: to compare with */
-	unsigned max_txs; /* in a batch, and blocks that are zeroed or discarded at a time; 0: 256 */
+	unsigned
+		max_txs; /* in a batch, and blocks that are zeroed or discarded at a time; 0: 256 */
 	uint64_t max_bytes; /* data of a batch; 0: 8 MiB */
 };
 

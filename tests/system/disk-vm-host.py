@@ -112,6 +112,7 @@ def devices():
             lease(m, g, f"lease-{policy}", policy, f"{small}/lease-{policy}")
         lost(m, g)
         m.call("reset")  # reports it to the guest that was
+        m.call("resume")
         m.expect(b"debian:mini ready", 90)
         m.expect(b"# ", 10)
         later = Guest(m)
