@@ -221,6 +221,12 @@ struct state_obj {
 int state_desc_check(const struct state_desc *desc, struct err *e);
 
 /*
+ * The first digest of a process takes a millisecond or more: the library reads its configuration and sets itself up. Who saves or loads while a guest stands still
+ * calls this before, from any thread.
+ */
+void state_prepare(void);
+
+/*
  * Stores a malloc'ed buffer in *out; free it with free(). -EINVAL: an id twice, a vector above its
  * bound.
  */

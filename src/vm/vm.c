@@ -643,6 +643,19 @@ static json_t *vcpu_stats(struct vm *vm, struct vm_vcpu *vc)
 	return j;
 }
 
+/* The second-level map that every vCPU begins with: how large its leaves are. */
+static json_t *map_stats(struct space *s)
+{
+	unsigned in = space_hold(s);
+	struct view_stat st;
+
+	view_stat(space_view(s, 0), &st);
+	space_release(s, in);
+	return json_pack("{s:I, s:I, s:I, s:I}", "tables", (json_int_t)st.tables, "leaves_4k",
+		(json_int_t)st.leaves_4k, "leaves_2m", (json_int_t)st.leaves_2m, "leaves_1g",
+		(json_int_t)st.leaves_1g);
+}
+
 json_t *vm_stats(struct vm *vm)
 {
 	json_t *vcpus = json_array();
@@ -668,6 +681,7 @@ json_t *vm_stats(struct vm *vm)
 	json_object_set_new(j, "engine", engine);
 	json_object_set_new(j, "vcpu", vcpus);
 	json_object_set_new(j, "devices", devices);
+	json_object_set_new(j, "map", map_stats(vm->board->space));
 	shared = json_integer_value(json_object_get(engine, "cache_resident"));
 	json_object_set_new(j, "host", build_host_stats(vm, (uint64_t)shared));
 	return j;

@@ -1,6 +1,7 @@
 #include "vm/migrate/ram.h"
 
 #include <errno.h>
+#include <sys/mman.h>
 
 #include "base/util.h"
 
@@ -81,6 +82,26 @@ int mig_ram_zero(const struct mig_ram *r, uint64_t first, uint64_t n)
 				  : space_discard(r->space, a, k * PAGE_SIZE);
 	}
 	return rc;
+}
+
+void mig_ram_populate(const struct mig_ram *r, uint64_t first, unsigned n)
+{
+	unsigned in = space_hold(r->space);
+	struct view_leaf l;
+	uint64_t left, k;
+
+	for (; n; first += k, n -= (unsigned)k) {
+		gpa_t a = mig_ram_gpa(r, first, &left);
+
+		if (view_lookup(space_view(r->space, 0), a, &l))
+			break;
+		k = (1ull << l.order) - (a.v / PAGE_SIZE & ((1ull << l.order) - 1));
+		k = MIN(k, left);
+		k = MIN(k, (uint64_t)n);
+		(void)madvise(frames_ptr(space_frames(r->space), l.mfn), k * PAGE_SIZE,
+			MADV_POPULATE_WRITE);
+	}
+	space_release(r->space, in);
 }
 
 uint64_t mig_ram_untouched(const struct mig_ram *r, uint64_t page, uint64_t max)

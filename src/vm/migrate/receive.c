@@ -18,6 +18,7 @@
 #include "base/hex.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/state.h"
 #include "base/util.h"
 #include "vm/config/config.h"
 #include "vm/internal.h"
@@ -29,6 +30,8 @@
 #include "vm/migrate/receive_impl.h"
 #include "vm/migrate/shape.h"
 #include "vm/nets.h"
+
+#define POPULATE_MIN 8u /* pages: fewer are made by a fault each */
 
 /* ---- the first connection ---- */
 
@@ -157,6 +160,7 @@ int receive_check(struct receive *r, struct vm *vm, struct err *e)
 				     : post_take_create(&r->post, &r->ram, e);
 	if (rc)
 		return rc;
+	state_prepare();
 	j = json_pack("{s:s, s:i, s:s}", "lodge", LODGE_VERSION, "pid", (int)getpid(), "name",
 		vm->o.cfg->name ?: "");
 	text = j ? json_dumps(j, JSON_COMPACT) : NULL;
@@ -178,6 +182,11 @@ static int put(void *ctx, uint64_t first, unsigned n, const void *pages)
 {
 	struct receive *r = ctx;
 
+	if (n >= POPULATE_MIN &&
+		!(atomic_load_explicit(&r->fresh[first / 64], memory_order_relaxed) >>
+				(first % 64) &
+			1))
+		mig_ram_populate(&r->ram, first, n);
 	for (uint64_t i = first; i < first + n; i++)
 		atomic_fetch_or_explicit(&r->fresh[i / 64], 1ull << (i % 64), memory_order_relaxed);
 	return mig_ram_write(&r->ram, first, n, pages);
@@ -217,6 +226,7 @@ static int get_late(void *ctx, uint64_t page, void *out)
 static void prefill(struct receive *r)
 {
 	const struct cpu_engine_ops *ops = r->vm->board->engine;
+	struct err e = {0};
 	int rc = 0;
 
 	for (uint64_t w = 0; !rc && ops->vcpu_prefill && w < r->words; w++) {
@@ -230,9 +240,13 @@ static void prefill(struct receive *r)
 			i += skip;
 			n = ~bits ? (unsigned)__builtin_ctzll(~bits) : 64;
 			n = (unsigned)MIN((uint64_t)n, left);
-			rc = ops->vcpu_prefill(r->vm->board->vcpus[0], a, n * PAGE_SIZE, NULL);
+			rc = ops->vcpu_prefill(r->vm->board->vcpus[0], a, n * PAGE_SIZE, &e);
 		}
 	}
+	if (rc && !r->prefill_failed)
+		log_warn(r->vm->o.log, "receive", "%s: the rest is left to the first touch",
+			err_msg(&e));
+	r->prefill_failed |= rc != 0;
 }
 
 static int take_pages(struct stream *st, const void *payload, uint32_t len, struct err *e)

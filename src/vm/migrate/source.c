@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/json.h"
+#include "base/state.h"
 #include "base/util.h"
 #include "vm/migrate/blocks.h"
 #include "vm/migrate/chan.h"
@@ -20,7 +21,8 @@
 #include "vm/migrate/postcopy.h"
 #include "vm/migrate/ram.h"
 
-#define SAMPLE_NS 50000000ull /* how long the guest's writes are counted before the first round */
+#define SAMPLE_NS \
+	50000000ull /* after so much of the first round it is seen how fast the guest writes */
 #define PROBE_BYTES (64 * MiB) /* what a dry run sends, at most, to see how fast it goes */
 #define PROBE_NS 300000000ull
 #define FIXED_NS 3000000ull /* of a switch-over, beside pages: state, disks, answers */
@@ -71,6 +73,9 @@ struct source {
 	struct tracker *t;
 	uint64_t words;
 	uint64_t *todo, *had; /* pages of this round; that the other side has had */
+	uint64_t *early,
+		*into; /* written to since this round began, as seen by sample(); where mark() marks */
+	bool sampled;
 	int cancel;
 	pthread_t thread;
 	bool running;
@@ -264,17 +269,23 @@ static int send_run(struct sender *d, uint64_t first, unsigned n, struct err *e)
 	uint64_t had = s->away ? ~0ull : s->had[first / 64] >> (first % 64);
 	struct mig_pack_opts o = {.zstd = d->level != RAW,
 		.cache = d->level == DELTA && !s->away ? CACHE_BYTES / s->o.nfds : 0};
-	int rc = mig_ram_read(&s->ram, first, n, d->pages);
+	void *to = mig_pack_room(d->pack, n);
+	int rc;
 
+	if (!to) {
+		rc = flush(d, e);
+		if (rc)
+			return rc;
+		to = mig_pack_room(d->pack, n);
+	}
+	to = o.zstd ? d->pages : to;
+	rc = mig_ram_read(&s->ram, first, n, to);
 	if (rc)
 		return err_sys(
 			e, rc, "migration: guest memory at page %llu", (unsigned long long)first);
-	if (!mig_pack_add(d->pack, &o, first, n, d->pages, had)) {
-		rc = flush(d, e);
-		if (!rc && !mig_pack_add(d->pack, &o, first, n, d->pages, had))
-			rc = err_set(e, -E2BIG, "migration: %u pages do not fit", n);
-	}
-	return rc;
+	if (!mig_pack_add(d->pack, &o, first, n, to, had))
+		return err_set(e, -E2BIG, "migration: %u pages do not fit", n);
+	return 0;
 }
 
 static int send_bits(struct sender *d, uint64_t w, uint64_t bits, struct err *e)
@@ -329,6 +340,51 @@ static int push(struct sender *d, struct err *e)
 	return rc;
 }
 
+/* ---- what is written ---- */
+
+static void mark(void *ctx, gpa_t page)
+{
+	struct source *s = ctx;
+	uint64_t i = mig_ram_page(&s->ram, page);
+
+	s->into[i / 64] |= 1ull << (i % 64);
+}
+
+static void note_writes(struct source *s, uint64_t pages)
+{
+	uint64_t ns = clock_mono_ns() - s->collected_ns;
+
+	pthread_mutex_lock(&s->lock);
+	if (ns > 1000000)
+		s->st.dirty = (uint64_t)((double)(pages * MIG_PAGE) * 1e9 / (double)ns);
+	pthread_mutex_unlock(&s->lock);
+}
+
+/* How fast the guest writes, for whoever wants to know how long it will take before the first round is over. Any thread, while no round ends. */
+static void sample(struct source *s)
+{
+	s->sampled = true;
+	s->into = s->early;
+	note_writes(s, tracker_collect(s->t, mark, s));
+	s->into = s->todo;
+}
+
+/* What the guest has written to since this was last asked; its rate goes to the statistics. */
+static uint64_t collect(struct source *s)
+{
+	uint64_t n = 0;
+
+	memcpy(s->todo, s->early, s->words * sizeof(*s->todo));
+	memset(s->early, 0, s->words * sizeof(*s->early));
+	tracker_collect(s->t, mark, s);
+	for (uint64_t w = 0; w < s->words; w++)
+		n += (uint64_t)__builtin_popcountll(s->todo[w]);
+	note_writes(s, n);
+	s->collected_ns = clock_mono_ns();
+	s->sampled = true;
+	return n;
+}
+
 /* This stream's share of the round, and until the other side has put it in its place. A page always goes over the same stream. */
 static int send_share(struct sender *d, struct err *e)
 {
@@ -342,6 +398,8 @@ static int send_share(struct sender *d, struct err *e)
 	for (uint64_t w = d->index; !rc && w < s->words; w += s->o.nfds) {
 		if (s->todo[w])
 			rc = send_word(d, w, e);
+		if (!d->index && !s->sampled && clock_mono_ns() - s->collected_ns > SAMPLE_NS)
+			sample(s);
 		if (s->stop_bytes &&
 			(s->st.wire > s->stop_bytes || clock_mono_ns() - began > PROBE_NS))
 			break;
@@ -378,31 +436,6 @@ static void *sender_main(void *arg)
 }
 
 /* ---- rounds ---- */
-
-static void mark(void *ctx, gpa_t page)
-{
-	struct source *s = ctx;
-	uint64_t i = mig_ram_page(&s->ram, page);
-
-	s->todo[i / 64] |= 1ull << (i % 64);
-}
-
-/* What the guest has written to since this was last asked; its rate goes to the statistics. */
-static uint64_t collect(struct source *s)
-{
-	uint64_t now, n;
-
-	memset(s->todo, 0, s->words * sizeof(*s->todo));
-	n = tracker_collect(s->t, mark, s);
-	now = clock_mono_ns();
-	pthread_mutex_lock(&s->lock);
-	if (now - s->collected_ns > 1000000)
-		s->st.dirty = (uint64_t)((double)(n * MIG_PAGE) * 1e9 /
-					 (double)(now - s->collected_ns));
-	pthread_mutex_unlock(&s->lock);
-	s->collected_ns = now;
-	return n;
-}
 
 /* All that anybody has ever touched. */
 static uint64_t collect_all(struct source *s)
@@ -871,15 +904,15 @@ static int hello_again(struct source *s, struct err *e)
 		       ?: post_give_learn(s->post, c, e) ?: join_streams(s, e);
 }
 
-static int sample(struct source *s, struct err *e)
+static int begin_tracking(struct source *s, struct err *e)
 {
 	int rc = tracker_start(&s->t, s->o.space, NULL, e);
 
 	s->collected_ns = clock_mono_ns();
-	if (!rc)
-		rc = sleep_until(s, s->collected_ns + SAMPLE_NS, e);
-	if (!rc)
-		collect(s);
+	if (rc || !s->o.dry_run)
+		return rc;
+	rc = sleep_until(s, s->collected_ns + SAMPLE_NS, e);
+	sample(s);
 	return rc;
 }
 
@@ -893,9 +926,10 @@ static int run(struct source *s, bool *lost, struct err *e)
 	rc = hello(s, e) ?: join_streams(s, e);
 	if (rc)
 		return rc;
+	state_prepare();
 	set_phase(s, MIG_COPYING);
 	s->stop_bytes = s->o.dry_run ? PROBE_BYTES : 0;
-	rc = copy_disks(s, e) ?: sample(s, e)
+	rc = copy_disks(s, e) ?: begin_tracking(s, e)
 		?: (s->post && !s->o.dry_run ? copy_for_post(s, e) : copy(s, e));
 	if (s->o.dry_run)
 		return rc;
@@ -954,8 +988,10 @@ static int make(struct source *s, struct err *e)
 
 	s->todo = calloc(s->words, sizeof(*s->todo));
 	s->had = calloc(s->words, sizeof(*s->had));
+	s->early = calloc(s->words, sizeof(*s->early));
+	s->into = s->todo;
 	s->cancel = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (!s->todo || !s->had || s->cancel < 0)
+	if (!s->todo || !s->had || !s->early || s->cancel < 0)
 		return err_set(e, -ENOMEM, "migration: out of memory");
 	if (s->o.disks)
 		rc = mig_blocks_create(&s->blocks, e);
@@ -1113,6 +1149,7 @@ void source_free(struct source *s)
 	post_give_free(s->post);
 	free(s->todo);
 	free(s->had);
+	free(s->early);
 	pthread_cond_destroy(&s->cond);
 	pthread_mutex_destroy(&s->lock);
 	free(s);

@@ -211,7 +211,11 @@ static uint8_t *record(
 
 static void put_raw(struct mig_pack *p, uint64_t first, unsigned n, const uint8_t *pages)
 {
-	memcpy(record(p, MIG_RAW, first, n, n * MIG_PAGE), pages, (size_t)n * MIG_PAGE);
+	uint8_t *to = record(p, MIG_RAW, first, n, n * MIG_PAGE);
+
+	/* In mig_pack_room() a zero page before it has left a gap: its record is smaller. */
+	if (to != pages)
+		memmove(to, pages, (size_t)n * MIG_PAGE);
 	p->data += n;
 }
 
@@ -275,13 +279,23 @@ static void put_zero(struct mig_pack *p, uint64_t page)
 	record(p, MIG_ZERO, page, 1, 0);
 }
 
+static bool fits(const struct mig_pack *p, unsigned n)
+{
+	return p->data + n <= MIG_BATCH && p->len + n * (MIG_PAGE + MIG_RECORD) <= ROOM;
+}
+
+void *mig_pack_room(struct mig_pack *p, unsigned n)
+{
+	return fits(p, n) ? p->buf + p->len + MIG_RECORD : NULL;
+}
+
 bool mig_pack_add(struct mig_pack *p, const struct mig_pack_opts *o, uint64_t first, unsigned n,
 	const void *pages, uint64_t had)
 {
 	const uint8_t *at = pages;
 	unsigned run = 0; /* pages before i that wait to go together */
 
-	if (p->data + n > MIG_BATCH || p->len + n * (MIG_PAGE + MIG_RECORD) > ROOM)
+	if (!fits(p, n))
 		return false;
 	if (o->zstd && o->cache && !p->cache.page)
 		cache_make(&p->cache, o->cache);

@@ -101,9 +101,11 @@ struct mig_pack_stat {
 struct mig_pack;
 int mig_pack_create(struct mig_pack **out, struct err *e);
 void mig_pack_free(struct mig_pack *p);
+/* Where n pages, at most MIG_BATCH, can be put that then are added without zstd: those that go as they are need not be copied. NULL: no room. */
+void *mig_pack_room(struct mig_pack *p, unsigned n);
 /*
  * `pages`: n contiguous pages from number `first` on, n at most MIG_BATCH; `had`: bit i: the other side has had page first + i before, so that
- * it must hear when the page is zero. Copied. False: there is no room; take the payload first.
+ * it must hear when the page is zero. Copied, unless they are in their place. False: there is no room; take the payload first.
  */
 bool mig_pack_add(struct mig_pack *p, const struct mig_pack_opts *o, uint64_t first, unsigned n,
 	const void *pages, uint64_t had);

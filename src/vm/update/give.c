@@ -18,6 +18,7 @@
 #include "base/err.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/state.h"
 #include "base/util.h"
 #include "device/vsock/virtio_vsock.h"
 #include "memory/frames.h"
@@ -215,6 +216,7 @@ static int take_hello(struct update_giver *g, const json_t *msg, struct fdlist *
 	if (!g->page || g->blob.fd < 0)
 		return err_set(e, -EPROTO,
 			"update: the new lodge-vm (%s) brought no memory to write to", version);
+	state_prepare();
 	return send_offer(g, e);
 }
 

@@ -16,6 +16,7 @@
 #include "base/err.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/state.h"
 #include "base/util.h"
 #include "memory/frames.h"
 #include "vm/control.h"
@@ -324,6 +325,7 @@ int update_go_on(struct update_taker *t, struct vm *vm, struct control *control,
 		return rc;
 	touch_ram(vm);
 	update_stage("ready");
+	state_prepare();
 	rc = say_ready(t, e) ?: await(t, &msg, &fds, e);
 	update_stage("moment");
 	take_times(t, msg);
