@@ -34,7 +34,7 @@ class Host(threading.Thread):
     def __init__(self, switch, name, mac, ip, ip6="::", answer=True, lie=None):
         super().__init__(daemon=True)
         self.mac, self.ip, self.ip6 = bytes.fromhex(mac.replace(":", "")), socket.inet_aton(ip), socket.inet_pton(socket.AF_INET6, ip6)
-        self.answer, self.lie, self.asked = answer, lie, 0
+        self.answer, self.lie, self.asked, self.heard = answer, lie, 0, []
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sock.connect(os.path.join(HOME, "run", ".switches", switch + ".sock"))
         self.sock.send(b"LODGE1 " + name.encode())
@@ -52,6 +52,8 @@ class Host(threading.Thread):
             tag = e[12:16] if e[12:14] == b"\x81\0" else b""
             body = e[12 + len(tag):]
             head = bytes(12) + e[6:12] + self.mac + tag
+            if body[:2] == b"\x08\x06" and body[8:10] == b"\0\2":
+                self.heard.append(time.monotonic())
             if body[:2] == b"\x08\x06" and body[8:10] == b"\0\1":
                 mine = body[26:30] == self.ip
                 self.asked += mine
@@ -68,6 +70,13 @@ class Host(threading.Thread):
                     total = ~((total & 0xffff) + (total >> 16)) & 0xffff
                     self.sock.send(head + b"\x86\xdd\x60\0\0\0" + struct.pack("!HBB", len(na) + 4, 58, 255) + self.ip6 + asker
                                    + b"\x88\0" + struct.pack("!H", total) + na)
+
+
+    def ask(self, mac, ip, over):
+        """Asks for that address every 5 ms, at that hardware address, until `over` is set: what stands still between two answers is what a peer sees of a move."""
+        f = mac + self.mac + b"\x08\x06\0\1\x08\0\6\4\0\1" + self.mac + self.ip + bytes(6) + socket.inet_aton(ip)
+        while not over.wait(0.005):
+            self.sock.send((bytes(12) + f).ljust(72, b"\0"))
 
 
 def vlan_modules():
@@ -233,6 +242,11 @@ try:
     sock = "unix:" + os.path.join(TMP, "m")
     waiting = subprocess.Popen([LODGE, "receive", "to", sock, "--config", os.path.join(TMP, "to.json")], env=env, stdout=subprocess.PIPE, text=True)
     waiting.stdout.readline()
+    card = lodge("exec", "from", "--", "sh", "-c", "cat /sys/class/net/e*/address").stdout.strip()
+    over = threading.Event()
+    asking = threading.Thread(target=gateway.ask, args=(bytes.fromhex(card.replace(":", "")), "10.9.0.20", over), daemon=True)
+    gateway.heard.clear()
+    asking.start()
     r = lodge("migrate", "from", sock, seconds=90)
     waiting.communicate(timeout=60 * SLOW)
     check("it moves to another switch", r.returncode == 0, r)
@@ -241,6 +255,14 @@ try:
         time.sleep(0.1)
         text = "".join(x for x in lodge("logs", "to", "--machine").stdout.splitlines(True) if "announce" in x)
     check("its address is confirmed there by the gateway", re.search(r'"ip":"10.9.0.20","state":"confirmed".*"by":"10.9.0.1"', text), text)
+    n, end = len(gateway.heard), time.monotonic() + 30 * SLOW
+    while len(gateway.heard) < n + 20 and time.monotonic() < end:
+        time.sleep(0.05)
+    over.set()
+    asking.join()
+    heard = gateway.heard
+    black = max((b - a for a, b in zip(heard, heard[1:])), default=0) * 1000
+    check(f"a peer on a third switch, which asks every 5 ms all the while, waited for {black:.0f} ms at most ({len(heard)} answers)", len(heard) >= n + 20, (n, len(heard)))
     left = json.loads(lodge("switch", "show", "left", "--json").stdout)
     core = json.loads(lodge("switch", "show", "core", "--json").stdout)
     mac = re.search(r'"mac":"([0-9a-f:]+)"', text).group(1)

@@ -1,0 +1,57 @@
+#!/usr/bin/env python3
+# time-limit: 120
+"""Memory is ready for the guest when it arrives (S18): the host's tables are filled before it runs, the second-level map has as large leaves as it had. bench/arrive has
+the figures, beside a destination where nothing is mapped; tests/system/balloon.py what must not be mapped."""
+import json
+import os
+import re
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
+from cli import SLOW, lodge, pid
+from machine import BUILD, check, skip
+from migration import Receive, start_move
+
+SWEEP = os.path.join(BUILD, "guest", "beat-sweep.elf")
+MIB = 256
+if not os.path.exists(SWEEP):
+    skip("riscv64-linux-gnu-gcc is not installed")
+
+
+def sweeps(name):
+    return len(re.findall(r"sweep \d+ us: \d+ \d+ \d+ \d+ \d+\n", lodge("logs", name).stdout))
+
+
+def wait_sweeps(name, n):
+    end = time.monotonic() + 60 * SLOW
+    while sweeps(name) < n:
+        if time.monotonic() > end:
+            check(f"{name} reads its memory", False, lodge("logs", name).stdout[-300:])
+        time.sleep(0.05)
+
+
+def faults(name):
+    return int(open(f"/proc/{pid(name)}/stat").read().rsplit(") ", 1)[1].split()[7])
+
+
+def leaves(name):
+    return json.loads(lodge("stats", name, "--json").stdout)["map"]
+
+
+lodge("run", "--firmware", SWEEP, "--memory", f"{MIB}M", "--name", "a", "-d")
+wait_sweeps("a", 2)
+had = leaves("a")
+check("the map has large leaves", had["leaves_2m"] + 512 * had["leaves_1g"] >= MIB // 2, had)
+r = Receive("b")
+lodge("pause", "a")
+p = start_move("a", r.at)
+out, err = p.communicate(timeout=60)
+check("it moves", p.returncode == 0 and r.end()[0] == 0, err)
+check("it has them there too", leaves("b") == had, (had, leaves("b")))
+before = faults("b")
+lodge("resume", "b")
+wait_sweeps("b", 4)
+found = faults("b") - before
+check(f"a guest that reads its {MIB * 256} pages three times finds them mapped: {found} faults", found < MIB * 256 // 64, found)
+lodge("kill", "b")
