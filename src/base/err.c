@@ -6,6 +6,14 @@
 
 #include "base/util.h"
 
+/* What a file, a guest or a peer is called must not make a second line, nor speak to the terminal. */
+static void one_line(char *msg)
+{
+	for (unsigned char *c = (unsigned char *)msg; *c; c++)
+		if (*c < ' ' || *c == 127)
+			*c = '?';
+}
+
 int err_set(struct err *e, int code, const char *fmt, ...)
 {
 	va_list ap;
@@ -16,6 +24,7 @@ int err_set(struct err *e, int code, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(e->msg, sizeof(e->msg), fmt, ap);
 	va_end(ap);
+	one_line(e->msg);
 	return code;
 }
 
@@ -30,6 +39,7 @@ int err_sys(struct err *e, int code, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(e->msg, sizeof(e->msg), fmt, ap);
 	va_end(ap);
+	one_line(e->msg);
 	len = strlen(e->msg);
 	snprintf(e->msg + len, sizeof(e->msg) - len, ": %s",
 		strerrordesc_np(-code) ?: "unknown error");
@@ -48,8 +58,12 @@ int err_wrap(struct err *e, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(e->msg, sizeof(e->msg), fmt, ap);
 	va_end(ap);
+	one_line(e->msg);
 	len = strlen(e->msg);
-	snprintf(e->msg + len, sizeof(e->msg) - len, ": %s", tail);
+	if (len && !strncmp(tail, e->msg, len) && tail[len] == ':')
+		memcpy(e->msg, tail, sizeof(tail));
+	else
+		snprintf(e->msg + len, sizeof(e->msg) - len, ": %s", tail);
 	return e->code ? e->code : -EIO;
 }
 

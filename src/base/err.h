@@ -22,13 +22,13 @@ struct err {
 	char msg[512];
 };
 
-/* Sets the error and returns `code` (which must be negative). The message has no final newline. */
+/* Sets the error and returns `code` (which must be negative). The message is one line: control characters in it become '?'. */
 int err_set(struct err *e, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 /* As err_set(), and appends ": " and the text of errno `-code`. */
 int err_sys(struct err *e, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
-/* Puts "<text>: " in front of the message that is there; returns the code that is there. */
+/* Puts "<text>: " in front of the message that is there, unless it begins so already; returns the code that is there. */
 int err_wrap(struct err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* The message, or the errno's text where nobody wrote one. Never NULL. */

@@ -37,6 +37,12 @@ int fs_mkdir_p(const char *path, mode_t mode, struct err *e);
 /* Syncs the directory that holds `path`, so that a rename or unlink in it lasts. */
 int fs_sync_parent(const char *path, struct err *e);
 
+/*
+ * For the first lines of main(): where standard input, output or error is closed, a descriptor is put there on which reading or
+ * writing fails. Else the next file that is opened would be there: a disk, into which messages go.
+ */
+void fs_hold_stdio(void);
+
 struct fs_names {
 	char **v; /* sorted */
 	size_t n;

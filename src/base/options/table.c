@@ -68,6 +68,10 @@ static int in_range(const struct opt *o, uint64_t v, const char *text, struct er
 	if (v >= o->min && v <= max)
 		return 0;
 	number_text(o, o->min, lo);
+	if (!o->max)
+		return err_set(e, -EINVAL,
+			v < o->min ? "%s is too small: give at least %s" : "%s is too large", text,
+			lo);
 	number_text(o, max, hi);
 	return err_set(e, -EINVAL, "%s is %s: give %s to %s", text,
 		v < o->min ? "too small" : "too large", lo, hi);

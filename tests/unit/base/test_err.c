@@ -21,6 +21,20 @@ static void wraps_in_front(void **state)
 	assert_string_equal(err_msg(&e), "disk a.raw: size 3 is odd");
 }
 
+static void says_it_once_and_in_one_line(void **state)
+{
+	struct err e = {0};
+
+	err_set(&e, -EEXIST, "disk %s: is there already", "a\nb\033[31m\177");
+	assert_string_equal(err_msg(&e), "disk a?b?[31m?: is there already");
+	assert_int_equal(err_wrap(&e, "disk %s", "a\nb\033[31m\177"), -EEXIST);
+	assert_string_equal(err_msg(&e), "disk a?b?[31m?: is there already");
+	err_wrap(&e, "dis");
+	assert_string_equal(err_msg(&e), "dis: disk a?b?[31m?: is there already");
+	err_sys(&e, -ENOENT, "%s", "a\tb");
+	assert_string_equal(err_msg(&e), "a?b: No such file or directory");
+}
+
 static void long_messages_are_cut_not_overrun(void **state)
 {
 	struct err e = {0};
@@ -48,6 +62,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(wraps_in_front),
+		cmocka_unit_test(says_it_once_and_in_one_line),
 		cmocka_unit_test(long_messages_are_cut_not_overrun),
 		cmocka_unit_test(null_is_allowed),
 		cmocka_unit_test(sys_names_the_cause),
