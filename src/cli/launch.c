@@ -67,6 +67,8 @@ struct keeper {
 	pid_t vm;
 	int leash, signals, pidfd;
 	uint64_t kill_at; /* 0: nobody has asked it to end */
+	pid_t parent;
+	bool alone; /* who launched it died, and has not let it go */
 	struct successor next;
 };
 
@@ -144,6 +146,16 @@ static void end_machine(struct keeper *k)
 	k->kill_at = clock_mono_ns() + KILL_AFTER_NS;
 }
 
+/* A machine that comes from elsewhere may be here by now, and nowhere else: it knows. */
+static void lost_leash(struct keeper *k)
+{
+	k->alone = getppid() != k->parent;
+	if (k->l->receive)
+		kill(k->vm, SIGHUP);
+	else
+		end_machine(k);
+}
+
 /* Another process has the machine: that one is waited for from now on. The old one may serve networks for a while. */
 static bool handed_over(struct keeper *k, bool ended)
 {
@@ -201,7 +213,7 @@ static int watch(struct keeper *k)
 			kill(k->vm, SIGKILL);
 		if (p[1].revents) {
 			if (read(k->leash, &ch, 1) != 1)
-				end_machine(k);
+				lost_leash(k);
 			p[1].fd = -1; /* released, or its end is on the way */
 		}
 		if (p[2].revents && wants_end(k))
@@ -213,8 +225,9 @@ static int watch(struct keeper *k)
 	return status;
 }
 
-static void clear_up(const struct launch *l, int status)
+static void clear_up(const struct keeper *k, int status)
 {
+	const struct launch *l = k->l;
 	int lock;
 
 	/* It clears up itself unless it was killed. */
@@ -224,11 +237,13 @@ static void clear_up(const struct launch *l, int status)
 	}
 	if (place_is_temporary(l->place))
 		place_remove(l->place, NULL);
+	else if (k->alone && l->receive)
+		place_undo_logs(l->place);
 }
 
-static void keep(const struct launch *l, int def_fd, int ready_fd, int leash)
+static void keep(const struct launch *l, pid_t parent, int def_fd, int ready_fd, int leash)
 {
-	struct keeper k = {.l = l, .leash = leash};
+	struct keeper k = {.l = l, .leash = leash, .parent = parent};
 	sigset_t set;
 	int status;
 
@@ -252,7 +267,7 @@ static void keep(const struct launch *l, int def_fd, int ready_fd, int leash)
 	k.pidfd = (int)syscall(SYS_pidfd_open, k.vm, 0);
 	successor_open(&k.next, l->place->lock);
 	status = watch(&k);
-	clear_up(l, status);
+	clear_up(&k, status);
 	status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 	_exit(status); /* forked child */
 }
@@ -274,8 +289,19 @@ static int died(const struct launch *l, struct err *e)
 		last ?: "");
 }
 
+/* The leash is let go when a signal comes first. What the machine says then still counts: it may have come meanwhile. */
+static void await_word(int fd, const struct launch *l, struct launched *m)
+{
+	struct pollfd p[2] = {{fd, POLLIN, 0}, {m->leash < 0 ? -1 : l->signals, POLLIN, 0}};
+
+	while (poll(p, l->signals ? 2 : 1, -1) < 0 && errno == EINTR)
+		;
+	if (p[1].revents && !p[0].revents)
+		launch_end(m);
+}
+
 /* Its one line of JSON; end of file without one: it died. */
-static int await_ready(int fd, const struct launch *l, struct err *e)
+static int await_ready(int fd, const struct launch *l, struct launched *m, struct err *e)
 {
 	char line[2048];
 	size_t n = 0;
@@ -283,8 +309,10 @@ static int await_ready(int fd, const struct launch *l, struct err *e)
 	int rc;
 
 	while (n < sizeof(line) - 1) {
-		ssize_t got = read(fd, line + n, sizeof(line) - 1 - n);
+		ssize_t got;
 
+		await_word(fd, l, m);
+		got = read(fd, line + n, sizeof(line) - 1 - n);
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got <= 0)
@@ -294,6 +322,10 @@ static int await_ready(int fd, const struct launch *l, struct err *e)
 			break;
 	}
 	j = json_loadb(line, n, JSON_DISABLE_EOF_CHECK, NULL);
+	if (m->leash < 0 && !json_is_true(json_object_get(j, "ok"))) {
+		json_decref(j);
+		return err_set(e, -ECANCELED, "stopped; there is no machine %s", l->cfg->name);
+	}
 	if (!j)
 		return died(l, e);
 	if (json_is_true(json_object_get(j, "ok"))) {
@@ -312,6 +344,7 @@ int launch_machine(const struct launch *l, struct launched *out, struct err *e)
 	cleanup(close_fd) int def_fd = definition_fd(l->cfg, e);
 	cleanup(close_fd) int ready = -1;
 	int pipe_fd[2], leash[2], rc;
+	pid_t self = getpid();
 
 	if (def_fd < 0)
 		return def_fd;
@@ -326,7 +359,7 @@ int launch_machine(const struct launch *l, struct launched *out, struct err *e)
 	if (out->keeper == 0) {
 		close(leash[1]);
 		close(ready);
-		keep(l, def_fd, pipe_fd[1], leash[0]);
+		keep(l, self, def_fd, pipe_fd[1], leash[0]);
 	}
 	close(leash[0]);
 	close(pipe_fd[1]);
@@ -334,12 +367,37 @@ int launch_machine(const struct launch *l, struct launched *out, struct err *e)
 		close(leash[1]);
 		return err_sys(e, -errno, "fork");
 	}
-	rc = await_ready(ready, l, e);
+	rc = await_ready(ready, l, out, e);
 	if (rc) {
 		launch_end(out);
 		launch_wait(out);
 	}
 	return rc;
+}
+
+static void ending_signals(sigset_t *set)
+{
+	sigemptyset(set);
+	sigaddset(set, SIGINT);
+	sigaddset(set, SIGTERM);
+	sigaddset(set, SIGHUP);
+}
+
+int launch_signals(int *fd, struct err *e)
+{
+	sigset_t set;
+
+	ending_signals(&set);
+	*fd = signalfd(-1, &set, SFD_CLOEXEC);
+	return *fd < 0 || sigprocmask(SIG_BLOCK, &set, NULL) ? err_sys(e, -errno, "signalfd") : 0;
+}
+
+void launch_signals_end(void)
+{
+	sigset_t set;
+
+	ending_signals(&set);
+	sigprocmask(SIG_UNBLOCK, &set, NULL);
 }
 
 void launch_end(struct launched *m)

@@ -7,7 +7,7 @@
  * The keeper is a process in a session of its own that waits for the machine and clears up behind it: the
  * place of a machine without a chosen name, and the runtime directory when lodge-vm was killed. The leash ties
  * it to this process: when that ends, however it ends, the machine ends too, unless launch_release() came
- * first. lodge-vm gets the definition on an inherited descriptor; nothing of it is on its command line.
+ * first, or it came from elsewhere and has been promised to run here. lodge-vm gets the definition on an inherited descriptor; nothing of it is on its command line.
  *
  * One thread.
  */
@@ -40,6 +40,7 @@ struct launch {
 	const char *restore; /* a snapshot to go on from; NULL: boot */
 	bool paused; /* the guest waits for the method `resume` */
 	const struct launch_receive *receive; /* NULL: it begins here */
+	int signals; /* a signalfd: one that comes before the machine runs ends it: -ECANCELED; 0: none */
 };
 
 struct launched {
@@ -52,6 +53,10 @@ struct launched {
  * nothing is left of it, and the message is the machine's own.
  */
 int launch_machine(const struct launch *l, struct launched *out, struct err *e);
+/* Signals that end a program wait from now on: *fd is for struct launch. Only before a launch that has to be undone, or takes long. */
+int launch_signals(int *fd, struct err *e);
+/* They end this program again, also those that have waited. */
+void launch_signals_end(void);
 /* Ends the machine at once, as when this process died. launch_wait() then says when it has gone. */
 void launch_end(struct launched *m);
 /* The machine goes on without this process. */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/fsutil.h"
 #include "base/spell.h"
 #include "base/util.h"
 #include "cli/verb.h"
@@ -79,6 +80,13 @@ enum exit_code fail(const struct err *e)
 	return exit_code_of(e->code ?: -EIO);
 }
 
+enum exit_code fail_args(const struct err *e)
+{
+	enum exit_code code = fail(e);
+
+	return e->code == -EINVAL ? EXIT_USAGE : code;
+}
+
 /* The verbs whose names begin with `word`, or all, below the headings of their groups. */
 static void print_verbs(FILE *f, const char *word)
 {
@@ -146,34 +154,58 @@ static int run_verb(const struct verb *v, int argc, char **argv)
 	return code;
 }
 
+/* A word that begins the names of several verbs, as "image" does. */
+static bool is_family(const struct verb *v, const char *word)
+{
+	size_t len = strlen(word);
+
+	return !strncmp(v->cmd.verb, word, len) && v->cmd.verb[len] == ' ';
+}
+
 static int unknown_verb(int argc, char **argv, const struct verb *const *all, size_t n)
 {
+	const char *second = argc > 2 ? argv[2] : NULL;
+	bool help = second && (!strcmp(second, "--help") || !strcmp(second, "-h"));
+	bool family = false;
 	struct spell near = {0};
+	struct err e = {0};
 	char two[80];
 
-	/* "image" alone, or with a second word that it does not have: show the family */
-	for (size_t i = 0; i < n; i++) {
-		size_t len = strlen(argv[1]);
-
-		bool help = argc > 2 && (!strcmp(argv[2], "--help") || !strcmp(argv[2], "-h"));
-
-		if (!strncmp(all[i]->cmd.verb, argv[1], len) && all[i]->cmd.verb[len] == ' ' &&
-			(argc == 2 || help)) {
-			print_verbs(help ? stdout : stderr, argv[1]);
-			return help ? EXIT_DONE : EXIT_USAGE;
-		}
+	for (size_t i = 0; i < n; i++)
+		family |= is_family(all[i], argv[1]);
+	if (family && (!second || help)) {
+		print_verbs(help ? stdout : stderr, argv[1]);
+		return help ? EXIT_DONE : EXIT_USAGE;
 	}
-	snprintf(two, sizeof(two), "%s %s", argv[1], argc > 2 ? argv[2] : "");
+	snprintf(two, sizeof(two), "%s %s", argv[1], second ?: "");
 	for (size_t i = 0; i < n; i++) {
+		if (family && is_family(all[i], argv[1]))
+			spell_offer(&near, second, all[i]->cmd.verb + strlen(argv[1]) + 1);
+		if (family)
+			continue;
 		spell_offer(&near, argv[1], all[i]->cmd.verb);
 		spell_offer(&near, two, all[i]->cmd.verb);
 	}
-	fprintf(stderr, "lodge: unknown verb %s%s%s%s; see lodge --help\n", argv[1],
-		near.best ? " (did you mean " : "", near.best ?: "", near.best ? "?)" : "");
+	err_set(&e, -EINVAL, "unknown verb %s%s%s%s%s%s; see lodge %s%s--help", argv[1],
+		family ? " " : "", family ? second : "", near.best ? " (did you mean " : "",
+		near.best ?: "", near.best ? "?)" : "", family ? argv[1] : "", family ? " " : "");
+	fprintf(stderr, "lodge: %s\n", err_msg(&e));
 	return EXIT_USAGE;
 }
 
-int main(int argc, char **argv)
+/* Who asked for something and cannot have it must not be told that all went well. */
+static int flushed(int code)
+{
+	bool before = ferror(stdout);
+
+	if (!fflush(stdout) && !before)
+		return code;
+	fprintf(stderr, "lodge: standard output cannot be written%s%s\n", before ? "" : ": ",
+		before ? "" : strerrordesc_np(errno) ?: "");
+	return code ?: EXIT_FAILED;
+}
+
+static int run(int argc, char **argv)
 {
 	const struct verb *all[VERBS_MAX];
 	size_t n = verbs_all(all, VERBS_MAX);
@@ -197,4 +229,10 @@ int main(int argc, char **argv)
 			return run_verb(all[i], argc - words, argv + words);
 	}
 	return unknown_verb(argc, argv, all, n);
+}
+
+int main(int argc, char **argv)
+{
+	fs_hold_stdio();
+	return flushed(run(argc, argv));
 }

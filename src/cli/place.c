@@ -172,6 +172,16 @@ void place_undo(struct place *p)
 	place_close(p);
 }
 
+void place_undo_logs(struct place *p)
+{
+	static const char *const logs[] = {"console.log", "machine.log", "keeper.sock"};
+
+	for (unsigned i = 0; p->made && i < ARRAY_SIZE(logs); i++)
+		unlinkat(p->lock, logs[i], 0);
+	if (p->made)
+		rmdir(p->dir);
+}
+
 static bool is_locked(const struct place *p, const char *file)
 {
 	cleanup(close_fd) int fd = openat(p->lock, file, O_RDWR | O_CLOEXEC);
@@ -226,6 +236,19 @@ int place_names(struct fs_names *names, struct err *e)
 	return place_path(NULL, path, sizeof(path), e) ?: fs_list(path, is_name, names, e);
 }
 
+/* Made by somebody who was killed the next moment, or is about to lock it. */
+static bool is_empty(const char *path)
+{
+	DIR *d = opendir(path);
+	unsigned n = 0;
+
+	while (d && readdir(d))
+		n++;
+	if (d)
+		closedir(d);
+	return n == 2; /* itself and its parent */
+}
+
 void place_sweep(void)
 {
 	char path[PATH_MAX];
@@ -236,13 +259,15 @@ void place_sweep(void)
 	for (struct dirent *de; (de = readdir(d));) {
 		char mark[PATH_MAX];
 		struct place p;
+		bool empty;
 
 		/* Looked at before it is locked: a lock for a moment is in the way of who starts one. */
 		if (de->d_name[0] == '.' ||
 			place_path(de->d_name, mark, sizeof(mark) - sizeof("/temporary"), NULL))
 			continue;
+		empty = is_empty(mark);
 		strcat(mark, "/temporary");
-		if (access(mark, F_OK) || place_find(&p, de->d_name, NULL))
+		if ((!empty && access(mark, F_OK)) || place_find(&p, de->d_name, NULL))
 			continue;
 		if (!rundir_alive(p.name))
 			clear(&p);

@@ -48,6 +48,8 @@ bool place_is_temporary(const struct place *p);
 int place_keep(const char *name, struct err *e);
 /* Removes what this opener made: a start that failed leaves nothing. */
 void place_undo(struct place *p);
+/* The same when nobody is left who knows what came of it: only logs go, and the directory when it held nothing else. */
+void place_undo_logs(struct place *p);
 /* Removes the directory with everything in it. -EBUSY: a machine of another name has a disk that lies in it. */
 int place_remove(struct place *p, struct err *e);
 /* Path of a file in it. */
@@ -56,7 +58,7 @@ int place_file(const struct place *p, const char *file, char *path, size_t size,
 /* Names of all places, of machines that run and of others; the caller frees them. */
 int place_names(struct fs_names *names, struct err *e);
 
-/* Removes temporary places that nobody uses. Errors are not worth a message. */
+/* Removes temporary places that nobody uses, and empty ones. Errors are not worth a message. */
 void place_sweep(void);
 
 #endif

@@ -95,5 +95,7 @@ enum exit_code exit_code_of(int code);
 /* Prints "lodge: <message>" and returns the exit code for the error. */
 struct err;
 enum exit_code fail(const struct err *e);
+/* The same while only arguments were looked at: -EINVAL is wrong usage. */
+enum exit_code fail_args(const struct err *e);
 
 #endif

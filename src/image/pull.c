@@ -582,6 +582,8 @@ int image_pull(const struct image_dirs *d, const struct image_pull *o, enum imag
 	if (!p.kind)
 		return -ENOENT;
 	p.name = p.kind->name;
+	if (o->keyring && access(o->keyring, R_OK))
+		return err_sys(e, -errno, "--keyring %s", o->keyring);
 	r = store_lock(d, p.name, &lock, e);
 	if (r)
 		return r;

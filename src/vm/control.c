@@ -298,8 +298,7 @@ static int m_migrate_cancel(
 
 	if (need_vm(c, e))
 		return -EBUSY;
-	vm_migrate_cancel(c->vm);
-	return 0;
+	return vm_migrate_cancel(c->vm) ? 0 : err_set(e, -ENOENT, "no migration is under way");
 }
 
 static int m_migrate_take_back(

@@ -47,7 +47,7 @@ struct process {
 	bool cold, paused, explain, man, completion, version, no_stdio;
 
 	uv_loop_t loop;
-	uv_signal_t sigterm, sigint;
+	uv_signal_t sigterm, sigint, sighup;
 	uv_poll_t input;
 	uv_timer_t last_words;
 	struct log log;
@@ -210,6 +210,15 @@ static void on_signal(uv_signal_t *s, int signum)
 		vm_kill(p->vm);
 	else
 		uv_stop(&p->loop); /* only networks of a machine that has gone on elsewhere are left */
+}
+
+/* Who waited for a machine from elsewhere has gone (cli/launch.c). */
+static void on_hangup(uv_signal_t *s, int signum)
+{
+	struct process *p = s->data;
+
+	if (p->receive && !receive_is_coming(p->receive))
+		receive_give_up(p->receive);
 }
 
 /* ---- live update: the old process ---- */
@@ -434,6 +443,12 @@ static void watch_signals_and_input(struct process *p)
 	p->sigterm.data = p->sigint.data = p;
 	uv_signal_start(&p->sigterm, on_signal, SIGTERM);
 	uv_signal_start(&p->sigint, on_signal, SIGINT);
+	if (p->receive) {
+		uv_signal_init(&p->loop, &p->sighup);
+		p->sighup.data = p;
+		uv_signal_start(&p->sighup, on_hangup, SIGHUP);
+		uv_unref((uv_handle_t *)&p->sighup);
+	}
 	uv_timer_init(&p->loop, &p->last_words);
 	if (p->no_stdio)
 		return;
@@ -711,6 +726,7 @@ int main(int argc, char **argv)
 
 	if (!p)
 		return 1;
+	fs_hold_stdio();
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGXFSZ, SIG_IGN); /* a disk over the limit of file sizes fails by EFBIG */
 	rc = read_args(p, argc, argv, &a, &e);

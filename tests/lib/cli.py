@@ -6,6 +6,7 @@
 Everything lies in LODGE_HOME below $LODGE_TMP. `rounds` is for the guests that stamp every page and look at the stamps
 (guest/common/stamp.c). LODGE_SLOW=N: everything may take N times as long.
 """
+import json
 import os
 import re
 import subprocess
@@ -50,3 +51,10 @@ def wait_rounds(name, more, seconds=60):
         if time.monotonic() > end:
             check(f"{name} goes on", False, lodge("logs", name, "--machine").stdout[-800:])
         time.sleep(0.05)
+
+
+def clock_off(name):
+    """By how many seconds a guest's clock is surely wrong: what asking takes is nobody's fault."""
+    before = time.time()
+    clock = int(json.loads(lodge("agent", "info", name, "--json").stdout)["clock_ns"]) / 1e9
+    return max(0, before - clock, clock - time.time())

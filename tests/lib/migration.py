@@ -7,6 +7,7 @@
 """
 import contextlib
 import json
+import os
 import random
 import socket
 import struct
@@ -16,7 +17,7 @@ import time
 
 from cli import ENV, SLOW, lodge
 from lodgefs import crc32c
-from machine import LODGE, TMP, check
+from machine import HOME, LODGE, TMP, check
 
 
 def alive(name):
@@ -54,6 +55,13 @@ def move(name, new, *more, address=None, receive=()):
     return json.loads(out.strip().split("\n")[-1])
 
 
+def rpc(name, method, **params):
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(os.path.join(HOME, "run", name, "control.sock"))
+        s.sendall((json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}) + "\n").encode())
+        return json.loads(s.makefile().readline()).get("result")
+
+
 def message(kind, arg, payload):
     """The first message of a direction (docs/migration.md, "The stream")."""
     head = lambda crc: struct.pack("<4sHHIIQQ", b"LDMG", kind, 0, len(payload), crc, arg, 0)
@@ -63,11 +71,12 @@ def message(kind, arg, payload):
 class Middle:
     """
     A connection in between to the Unix socket `to`; at byte `at` of those to the destination it does its harm: "flip" a bit, "cut", "lose" the rest of
-    a piece, "repeat" it; or wherever it is the message "GO" is not let through, or the answer to it, "RUNNING".
+    a piece, "repeat" it, "swap" it with what comes before, be "slow"; or wherever it is the message "GO" is not let through, or the answer to it,
+    "RUNNING". `done`: it has; `bytes`: how many have come through.
     """
 
     def __init__(self, to, at, harm):
-        self.to, self.at, self.harm, self.mute = to, at, harm, False
+        self.to, self.at, self.harm, self.mute, self.done, self.bytes = to, at, harm, False, False, 0
         self.s = socket.create_server(("127.0.0.1", 0))
         self.address = "tcp:127.0.0.1:%d" % self.s.getsockname()[1]
         threading.Thread(target=self.run, daemon=True).start()
@@ -76,7 +85,6 @@ class Middle:
         a, b = self.s.accept()[0], socket.socket(socket.AF_UNIX)
         b.connect(self.to)
         threading.Thread(target=self.copy, args=(b, a), daemon=True).start()
-        n = 0
         try:
             while chunk := a.recv(65536):
                 go = chunk.find(b"LDMG\x07\0") if self.harm in ("GO", "RUNNING") else -1
@@ -86,19 +94,26 @@ class Middle:
                         b.sendall(chunk)
                         time.sleep(1)
                     break
-                if n <= self.at < n + len(chunk):
-                    chunk = bytearray(chunk)
-                    k = self.at - n
-                    if self.harm == "flip":
+                if self.bytes <= self.at < self.bytes + len(chunk):
+                    was, chunk = chunk, bytearray(chunk)
+                    k = self.at - self.bytes
+                    if self.harm == "slow":
+                        time.sleep(random.random())
+                        self.done = True
+                    elif self.harm == "flip":
                         chunk[k] ^= 1 << random.randrange(8)
                     elif self.harm == "cut":
                         b.sendall(chunk[:k])
+                        self.done = True
                         break
                     elif self.harm == "lose":
                         del chunk[k:]
                     elif self.harm == "repeat":
                         chunk += chunk[k:]
-                n += len(chunk)
+                    elif self.harm == "swap":
+                        chunk = chunk[k:] + chunk[:k]
+                    self.done |= chunk != was
+                self.bytes += len(chunk)
                 b.sendall(chunk)
         except OSError:
             pass

@@ -2,7 +2,6 @@
 # time-limit: 200
 """Clones have an identity of their own before any of their programs goes on: random numbers, clock, addresses, machine id, host keys, name. Their
 parent keeps its own. LODGE_CLONES=50 for as many as are wanted."""
-import json
 import os
 import re
 import subprocess
@@ -10,7 +9,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from cli import SLOW, lodge, pid
+from cli import SLOW, clock_off, lodge, pid
 from machine import BUILD, LODGE, TMP, check, mini_image, skip
 
 if not os.path.exists(os.path.join(BUILD, "src/agent/lodge-agent.riscv64")):
@@ -67,13 +66,6 @@ before = identity("a")
 check("the parent has all of it", len(before) == 6 and before[0] == "parent" and before[5] == "10.0.2.15", before)
 
 # ---- of a machine that runs ----
-def clock_off(name):
-    """By how much a guest's clock is surely wrong: what asking takes is nobody's fault."""
-    before = time.time()
-    clock = int(json.loads(lodge("agent", "info", name, "--json").stdout)["clock_ns"]) / 1e9
-    return max(0, before - clock, clock - time.time())
-
-
 def memory(name):
     """MiB: its own, and with its share of what it has together with others."""
     text = open(f"/proc/{pid(name)}/smaps_rollup").read()

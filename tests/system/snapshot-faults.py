@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 # time-limit: 200
-"""Snapshots under faults at random points: the client killed, the machine killed, the disk full; containers cut, damaged, of a newer format. LODGE_FAULTS
-is how many of each (100 on demand), LODGE_SEED makes it the same again."""
+"""Snapshots under faults at random points: the client killed, the machine killed, the disk full; containers cut, damaged, of a newer format; `lodge restore`
+killed, or stopped by Ctrl-C, while it puts a disk back. LODGE_FAULTS is how many of each (100 on demand), LODGE_SEED makes it the same again."""
 import hashlib
 import os
 import random
+import shutil
 import signal
 import struct
 import subprocess
@@ -163,3 +164,61 @@ with open(bad, "r+b") as f:
             check("a file that was cut is refused", False, p)
     check(f"{N} files that were cut are refused", True)
 check("and no machine came of any", "x" not in lodge("ps").stdout.split())
+
+# ---- a restore that is stopped ----
+if not shutil.which("qemu-io"):
+    print("PASS: a restore with disks was not stopped: no qemu-io")
+    sys.exit(0)
+disk, flat, SIZE = os.path.join(TMP, "d.qcow2"), os.path.join(TMP, "d.raw"), 1 << 20
+
+
+def fill(byte):
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", f"write -P {byte} 0 {SIZE}", disk], check=True, stdout=subprocess.DEVNULL)
+
+
+def holds():
+    lodge("disk", "check", f"{disk}:qcow2")
+    lodge("disk", "convert", f"{disk}:qcow2", f"{flat}:raw", "--force")
+    data = open(flat, "rb").read()
+    if len(set(data)) != 1:
+        check("the disk holds the one or the other", False, sorted(set(data)))
+    return data[0]
+
+
+def is_kept():
+    return "lodge-before-restore" in lodge("disk", "snapshot", f"{disk}:qcow2").stdout
+
+
+lodge("disk", "create", f"{disk}:qcow2", "-s", str(SIZE >> 20) + "M")
+fill(1)
+lodge("run", "--firmware", STAMP, "--memory", "64M", "--smp", "2", "--name", "m", "-d", "--disk", f"{disk}:qcow2")
+lodge("snapshot", "create", "m", "--name", "disk", "--with-disks")
+lodge("kill", "m")
+began = time.monotonic()
+lodge("restore", "disk", "--name", "m", "-d")
+took = time.monotonic() - began
+for sig in signal.SIGKILL, signal.SIGINT:
+    came = 0
+    for i in range(N):
+        lodge("kill", "m", ok=False)
+        fill(2)
+        p = subprocess.Popen([LODGE, "restore", "disk", "--name", "m", "-d"], env=ENV, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        time.sleep(rnd.uniform(0, took * 1.1))
+        p.send_signal(sig)
+        err = p.communicate(timeout=30 * SLOW)[1]
+        if p.returncode == 0:
+            came += 1
+        else:
+            end = time.monotonic() + 30 * SLOW
+            while "m" in lodge("ps").stdout.split() and time.monotonic() < end:
+                time.sleep(0.05)
+            time.sleep(0.05)
+            if sig == signal.SIGINT and p.returncode == 1 and (is_kept() or holds() != 2):
+                check("Ctrl-C: the disk is put back", False, (is_kept(), holds(), err))
+            holds()
+            lodge("restore", "disk", "--name", "m", "-d")
+        goes_on("m", f"{sig.name}, number {i + 1}")
+        lodge("kill", "m")
+        if is_kept() or holds() != 1:
+            check(f"{sig.name}: what comes next has the snapshot's disk, and nothing else is left on it", False, (is_kept(), holds()))
+    check(f"{N} restores with a disk, {sig.name}: {came} were done by then; else the disk held the one or the other, and the next one goes through", True)

@@ -45,6 +45,10 @@ static int parse_tcp(struct address *a, const char *text, struct err *e)
 		return err_set(e, -EINVAL, "tcp:HOST:PORT, as in tcp:node2:7070");
 	memcpy(a->host, text, n);
 	a->host[n] = 0;
+	/* What resolves names takes 99999 for 34463. */
+	if (strspn(colon + 1, "0123456789") == strlen(colon + 1) &&
+		strtoul(colon + 1, NULL, 10) > UINT16_MAX)
+		return err_set(e, -EINVAL, "%s: a port is a number up to %u", a->text, UINT16_MAX);
 	rc = getaddrinfo(a->host, colon + 1, &hints, &ai);
 	if (rc)
 		return err_set(e, -EINVAL, "%s: %s", a->text, gai_strerror(rc));
@@ -133,7 +137,12 @@ int address_listen(struct address *a, int *fd, struct err *e)
 	if (*fd >= 0 && a->sa.ss_family != AF_UNIX)
 		setsockopt(*fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	if (*fd < 0 || bind(*fd, (struct sockaddr *)&a->sa, a->len) || listen(*fd, BACKLOG))
-		rc = err_sys(e, -errno, "%s", a->text);
+		rc = errno == EADDRINUSE
+			     ? err_set(e, -EBUSY,
+				       "%s: somebody has it already: choose another address, or "
+				       "remove a file of that name",
+				       a->text)
+			     : err_sys(e, -errno, "%s", a->text);
 	umask(was);
 	if (rc) {
 		if (*fd >= 0)

@@ -332,6 +332,17 @@ static json_t *split_ids(const char *text)
 	return list;
 }
 
+static int take_signals(int *fd, struct err *e)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	*fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	return *fd < 0 || sigprocmask(SIG_BLOCK, &set, NULL) ? err_sys(e, -errno, "signalfd") : 0;
+}
+
 static int begin(struct run *r, const struct address *to, struct err *e)
 {
 	const struct migrate *o = r->o;
@@ -346,6 +357,8 @@ static int begin(struct run *r, const struct address *to, struct err *e)
 		rc = address_connect(to, &fd[n], e);
 		n += !rc;
 	}
+	/* Ctrl-C ended it at once until here: who does not answer is waited for long. */
+	rc = rc ?: take_signals(&r->sigfd, e);
 	if (!rc)
 		rc = client_call(&r->events, "events", json_pack("{s:b}", "follow", 1), NULL, e);
 	p = json_pack("{s:I, s:I, s:b, s:b, s:b, s:s*, s:b, s:o*, s:o*}", "bandwidth",
@@ -461,19 +474,15 @@ static int print_end(struct run *r, const char *to)
 
 static int move(const struct migrate *o, const char *vm, const char *dest)
 {
-	struct run r = {.o = o, .c = {.fd = -1}, .events = {.fd = -1}};
+	struct run r = {.o = o, .c = {.fd = -1}, .events = {.fd = -1}, .sigfd = -1};
 	struct address to;
 	struct err e = {0};
-	sigset_t set;
 	int rc = tls_opts_check(&o->tls, &e) ?: address_parse(&to, dest, &e)
-			 ?: address_allowed(&to, o->tls.cert, o->tls.plain, &e)
-			 ?: client_open(&r.c, vm, &e) ?: client_open(&r.events, vm, &e);
+			 ?: address_allowed(&to, o->tls.cert, o->tls.plain, &e);
 
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
-	sigprocmask(SIG_BLOCK, &set, NULL);
-	r.sigfd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (rc)
+		return fail_args(&e);
+	rc = client_open(&r.c, vm, &e) ?: client_open(&r.events, vm, &e);
 	r.tty = isatty(STDERR_FILENO) && !o->json;
 	rc = rc ?: begin(&r, &to, &e) ?: follow(&r, &e);
 	if (!rc && !strcmp(phase_of(r.st), "done"))
@@ -483,7 +492,8 @@ static int move(const struct migrate *o, const char *vm, const char *dest)
 	json_decref(r.st);
 	client_close(&r.c);
 	client_close(&r.events);
-	close(r.sigfd);
+	if (r.sigfd >= 0)
+		close(r.sigfd);
 	return rc;
 }
 

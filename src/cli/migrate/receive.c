@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/un.h>
+#include <limits.h>
 #include <unistd.h>
 
 #include "base/err.h"
@@ -92,7 +93,7 @@ static int receive(const struct receive *o, const char *name, struct address *a,
 {
 	cleanup(place_close) struct place p = {.lock = -1};
 	cleanup(vm_config_free) struct vm_config c = {0};
-	cleanup(close_fd) int fd = -1;
+	cleanup(close_fd) int fd = -1, signals = -1;
 	struct launch_receive r = {.own_definition = o->config,
 		.cert = o->tls.cert,
 		.key = o->tls.key,
@@ -101,19 +102,25 @@ static int receive(const struct receive *o, const char *name, struct address *a,
 		.nplaces = o->nplaces,
 		.overwrite = o->overwrite};
 	struct launch l = {.cfg = &c, .place = &p, .receive = &r};
-	int rc = definition(o, name, &c, e) ?: address_listen(a, &fd, e);
+	cleanup(json_drop) json_t *tls = NULL; /* only whether it can be read */
+	int rc = tls_opts_read(&o->tls, NULL, &tls, e) ?: definition(o, name, &c, e)
+			 ?: launch_signals(&signals, e) ?: address_listen(a, &fd, e);
 
+	place_sweep();
 	rc = rc ?: place_open(&p, name, false, e);
 	if (!rc) {
 		printf("waiting for machine %s at %s\n", name, a->text);
 		fflush(stdout);
 		r.fd = fd;
+		l.signals = signals;
 		rc = wait_for_it(&l, m, e);
 		if (rc)
 			place_undo(&p);
 	}
 	if (fd >= 0 && rc)
 		remove_socket(a);
+	if (!rc)
+		launch_signals_end(); /* what follows may be left alone at any time */
 	return rc;
 }
 
@@ -205,7 +212,7 @@ static int run_receive(void *opts, const struct args *a)
 			 ?: address_allowed(&at, o->tls.cert, o->tls.plain, &e);
 
 	if (rc)
-		return fail(&e);
+		return fail_args(&e);
 	if (o->overwrite && !o->config && !o->nplaces) {
 		fprintf(stderr, "lodge receive: --overwrite goes with --disk or --config: which "
 				"files may make way is said here, not by who comes\n");

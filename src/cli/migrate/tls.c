@@ -31,6 +31,11 @@ int tls_opts_check(const struct tls_opts *t, struct err *e)
 	return err_set(e, -EINVAL, "--tls-cert, --tls-key and --tls-ca go together");
 }
 
+static int read_one(const char *option, const char *path, size_t max, char **out, struct err *e)
+{
+	return fs_read_file(path, max, out, NULL, e) ? err_wrap(e, "%s", option) : 0;
+}
+
 int tls_opts_read(const struct tls_opts *t, const char *host, json_t **out, struct err *e)
 {
 	cleanup(free_ptr) char *cert = NULL, *key = NULL, *ca = NULL;
@@ -39,9 +44,9 @@ int tls_opts_read(const struct tls_opts *t, const char *host, json_t **out, stru
 	*out = NULL;
 	if (!t->cert)
 		return 0;
-	rc = fs_read_file(t->cert, 256 * KiB, &cert, NULL, e)
-		     ?: fs_read_file(t->key, 64 * KiB, &key, NULL, e)
-		     ?: fs_read_file(t->ca, 256 * KiB, &ca, NULL, e);
+	rc = read_one("--tls-cert", t->cert, 256 * KiB, &cert, e)
+		     ?: read_one("--tls-key", t->key, 64 * KiB, &key, e)
+		     ?: read_one("--tls-ca", t->ca, 256 * KiB, &ca, e);
 	if (rc)
 		return rc;
 	*out = json_pack("{s:s, s:s, s:s, s:s*}", "cert", cert, "key", key, "ca", ca, "peer",

@@ -208,6 +208,12 @@ static int make(const struct create *o, const char *vm, const char *name, json_t
 	rc = rc ?: go_on(&still, e);
 	if (!rc)
 		rc = follow(&c, s, st, e);
+	if (rc == -EPIPE && !o->memory_only)
+		return err_set(e, rc,
+			"machine %s ended in the middle of it: nothing is left of the snapshot, "
+			"but disks in qcow2 and lodgefs may have theirs: lodge disk snapshot "
+			"FILE:FORMAT --delete %s",
+			vm, name);
 	if (rc)
 		return rc;
 	if (o->parent)

@@ -6,13 +6,13 @@
  * When a step fails the disks are what they were before.
  */
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "agent/client.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/json.h"
 #include "base/util.h"
@@ -46,6 +46,8 @@ static const struct opt_group restore_groups[] = {{"Options", restore_opts}, {0}
 /* ---- disks ---- */
 
 #define RESUME_WAIT_S 5
+#define TELL_NS \
+	30000000000ull /* a guest that has much to do answers late, and a connection may break on the way */
 #define GONE_TRIES 10
 #define KEPT "lodge-before-restore"
 
@@ -85,6 +87,16 @@ static void put_back(const json_t *disks, size_t n)
 	}
 }
 
+/* What a restore that was killed has left is from before it, and of no use to this one. */
+static int keep_disk(const json_t *d, struct err *e)
+{
+	int rc = on_disk(d, DISK_SNAP_CREATE, KEPT, e);
+
+	return rc != -EEXIST ? rc
+			     : on_disk(d, DISK_SNAP_DELETE, KEPT, e)
+				       ?: on_disk(d, DISK_SNAP_CREATE, KEPT, e);
+}
+
 /* Each disk to the snapshot; all or none. */
 static int revert_disks(const json_t *disks, struct err *e)
 {
@@ -95,7 +107,7 @@ static int revert_disks(const json_t *disks, struct err *e)
 
 		if (!snap)
 			continue;
-		rc = on_disk(d, DISK_SNAP_CREATE, KEPT, e);
+		rc = keep_disk(d, e);
 		if (!rc) {
 			rc = on_disk(d, DISK_SNAP_APPLY, snap, e);
 			if (rc)
@@ -160,16 +172,6 @@ int restore_go_there(const struct snapopen *s, struct err *e)
 		       : 0;
 }
 
-static void unblock_signals(void)
-{
-	sigset_t set;
-
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
-	sigprocmask(SIG_UNBLOCK, &set, NULL);
-}
-
 /* Its place, and disks in it. Everything is looked at before the machine is started. */
 static int prepare(struct place *p, struct vm_config *c, enum restore_how how,
 	const struct clone_disks *disks, struct err *e)
@@ -196,6 +198,7 @@ int restore_start(struct snapopen *s, struct vm_config *c, enum restore_how how,
 	const struct clone_disks *own, struct launched *m, struct err *e)
 {
 	cleanup(place_close) struct place p = {.lock = -1};
+	cleanup(close_fd) int signals = -1;
 	json_t *disks = how == RESTORE_CLONE ? NULL : json_object_get(s->manifest, "disks");
 	struct launch l = {c, &p, s->path, how == RESTORE_HERE};
 	int rc = 0;
@@ -208,28 +211,47 @@ int restore_start(struct snapopen *s, struct vm_config *c, enum restore_how how,
 			"a machine named %s is running already (pid %d): choose another --name, or "
 			"stop it: lodge stop %s",
 			c->name, rundir_pid(c->name), c->name);
-	rc = rc ?: restore_go_there(s, e) ?: prepare(&p, c, how, own, e) ?: revert_disks(disks, e);
+	rc = rc ?: restore_go_there(s, e) ?: prepare(&p, c, how, own, e);
+	rc = rc ?: launch_signals(&signals, e) ?: revert_disks(disks, e);
 	if (!rc) {
-		unblock_signals();
+		l.signals = signals;
 		rc = launch_machine(&l, m, e);
 		if (rc)
 			put_back(disks, json_array_size(disks));
 	}
-	if (rc)
+	if (rc) {
 		place_undo(&p);
-	else
-		let_go_of_kept(c->name, disks);
+		return rc;
+	}
+	let_go_of_kept(c->name, disks);
+	launch_signals_end();
+	return 0;
+}
+
+static int tell_once(const char *name, unsigned wait_s, struct err *e)
+{
+	cleanup(agent_closep) struct agent_client *agent = NULL;
+	int rc = guest_agent(&agent, name, wait_s, e) ?: agent_set_time(agent, NULL, e);
+
+	if (!rc)
+		agent_release(agent, NULL);
 	return rc;
 }
 
 /* The guest's clock has stood still, and who was held at the moment goes on. A guest without an agent helps itself. */
 static void tell_guest(const char *name, unsigned wait_s)
 {
-	cleanup(agent_closep) struct agent_client *agent = NULL;
+	uint64_t end = clock_mono_ns() + TELL_NS;
+	struct err e = {0};
+	int rc;
 
-	if (guest_agent(&agent, name, wait_s, NULL) || agent_set_time(agent, NULL, NULL))
-		return;
-	agent_release(agent, NULL);
+	do
+		rc = tell_once(name, wait_s, &e);
+	while ((rc == -ECONNRESET || rc == -ETIMEDOUT) && clock_mono_ns() < end);
+	if (rc == -ECONNRESET || rc == -ETIMEDOUT)
+		fprintf(stderr,
+			"lodge: the guest's clock was not set: %s. Later: lodge agent time %s\n",
+			err_msg(&e), name);
 }
 
 /* Beside the console, which the machine waits for. */

@@ -73,6 +73,8 @@ int snapstore_create_at(const char *path, int *fd, struct err *e)
 	char dir[PATH_MAX];
 	char *slash;
 
+	if (!*path)
+		return err_set(e, -EINVAL, "a file without a name: name one");
 	if (!access(path, F_OK))
 		return err_set(e, -EEXIST, "%s is there already", path);
 	snprintf(dir, sizeof(dir), "%s", path);
@@ -82,7 +84,7 @@ int snapstore_create_at(const char *path, int *fd, struct err *e)
 	else
 		snprintf(dir, sizeof(dir), ".");
 	*fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-	return *fd < 0 ? err_sys(e, -errno, "%s: a file without a name", dir) : 0;
+	return *fd < 0 ? err_sys(e, -errno, "folder %s", dir) : 0;
 }
 
 int snapstore_create(const char *name, int *fd, struct err *e)

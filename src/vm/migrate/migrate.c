@@ -465,10 +465,11 @@ json_t *vm_migrate_status(struct vm *vm)
 	return vm->last_mig ? json_incref(vm->last_mig) : json_pack("{s:s}", "phase", "none");
 }
 
-void vm_migrate_cancel(struct vm *vm)
+bool vm_migrate_cancel(struct vm *vm)
 {
 	if (vm->mig)
 		source_cancel(vm->mig->source, false);
+	return vm->mig;
 }
 
 int vm_migrate_take_back(struct vm *vm, bool force, struct err *e)
@@ -476,7 +477,7 @@ int vm_migrate_take_back(struct vm *vm, bool force, struct err *e)
 	int rc;
 
 	if (!vm->asleep)
-		return 0;
+		return force ? err_set(e, -EINVAL, "it is here: there is nothing to take back") : 0;
 	if (vm->mig)
 		return err_set(
 			e, -EBUSY, "the machine is moving: its connection is being made anew");

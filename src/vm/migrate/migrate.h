@@ -44,8 +44,8 @@ struct json_t *vm_migrate_status(struct vm *vm);
 const char *vm_migrate_state(const struct vm *vm);
 /* -EBUSY while pages of this machine are still to come: nothing may read all of its memory. `broken`: only while it waits for a connection. */
 int vm_migrate_whole(const struct vm *vm, bool broken, struct err *e);
-/* The event follows. After the point of no return, and when there is nothing to cancel, it does nothing. */
-void vm_migrate_cancel(struct vm *vm);
+/* The event follows. After the point of no return it does nothing. False: there is nothing to cancel. */
+bool vm_migrate_cancel(struct vm *vm);
 /*
  * For vm_resume(): takes back what a migration has left asleep. `force`: also after one of which nobody knows how it ended. 0, -EBUSY (somebody
  * else has the disks), -EPERM (it may be running elsewhere).

@@ -528,8 +528,15 @@ static int ask_loop(struct receive *r, enum ask ask, struct err *e)
 
 int receive_running(struct receive *r, struct err *e)
 {
+	bool stop;
 	int rc;
 
+	pthread_mutex_lock(&r->lock);
+	stop = r->rc || r->gone;
+	r->ours = !stop;
+	pthread_mutex_unlock(&r->lock);
+	if (stop)
+		return err_set(e, -ECANCELED, "cancelled");
 	disks_in_keep(r->disks, true);
 	rc = chan_send(r->stream[0].c, MIG_RUNNING, 0, NULL, 0, e);
 	if (rc)
@@ -672,6 +679,22 @@ int receive_start(struct receive *r, struct vm *vm, struct disks_in *disks,
 		return err_set(e, -EAGAIN, "receive: no thread");
 	r->stream[0].running = true;
 	return 0;
+}
+
+bool receive_give_up(struct receive *r)
+{
+	struct err e = {0};
+	bool ours;
+
+	pthread_mutex_lock(&r->lock);
+	ours = r->ours;
+	if (!ours && !r->rc)
+		r->rc = err_set(&r->e, -ECANCELED, "nobody waits for the machine any more");
+	e = r->e;
+	pthread_mutex_unlock(&r->lock);
+	if (!ours)
+		fail(r, e.code, &e);
+	return !ours;
 }
 
 bool receive_is_coming(const struct receive *r)

@@ -39,6 +39,8 @@ int receive_check(struct receive *r, struct vm *vm, struct err *e);
  */
 int receive_start(struct receive *r, struct vm *vm, struct disks_in *disks,
 	void (*over)(void *ctx, const struct err *why), void *ctx, struct err *e);
+/* Nobody waits for the machine here any more. False: it has been promised to run here already, and does. Else `over` comes with the reason. */
+bool receive_give_up(struct receive *r);
 /* Runs here, and pages of it are still to come: what serves them must not be freed, nor the machine taken down in order. */
 bool receive_is_coming(const struct receive *r);
 /* The source makes a new connection here, to another listening socket (owned from now on). -EINVAL: there is nothing to come. */

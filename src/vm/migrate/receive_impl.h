@@ -71,6 +71,7 @@ struct receive {
 	pthread_cond_t cond;
 	unsigned asks; /* enum ask */
 	bool answered, gone;
+	bool ours; /* RUNNING is said, or about to be */
 	bool late; /* post-copy: what is lacking is known, pages may come */
 	uint64_t gap_ns, gap_at; /* how long it stood still before GO came, and when that was */
 	int rc; /* the first failure, of a further stream or of the loop's work */

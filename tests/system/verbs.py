@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+# time-limit: 120
+"""What a newcomer may get wrong with every verb (for `lodge run`: errors.py): one line that says what and why, the right exit code, nothing left behind;
+also when standard output is closed or full, and when it is ended by a signal."""
+import hashlib
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
+from cli import ENV, SLOW, gone, lodge, pid
+from machine import HOME, LODGE, TMP, VM, check
+
+VMS = os.path.join(HOME, "data", "vms")
+USAGE, MISSING, LOCKED = 2, 3, 4
+
+
+def files():
+    return sorted(os.path.join(d, n) for d, dirs, names in os.walk(TMP) for n in names + dirs if n not in ("snapshots", "machine.log", "cache"))
+
+
+def bad(code, cause, *args, **kw):
+    """`cause`: a regular expression that its one line must have."""
+    before = files()
+    p = lodge(*args, ok=False, seconds=20, **kw)
+    what = "lodge " + " ".join(map(repr, args))[:120]
+    line = p.stderr.rstrip("\n")
+    good = p.returncode == code and "\n" not in line and line.isprintable() and re.search(cause, line) and not p.stdout
+    check(what, good and files() == before, (p.returncode, p.stderr, p.stdout, set(files()) ^ set(before)))
+
+
+with open("spin.bin", "wb") as f:
+    f.write(struct.pack("<II", 0x10500073, 0xFFDFF06F))  # waits for interrupts for ever
+with open("text", "w") as f:
+    f.write("hello\n" * 1000)
+lodge("disk", "create", "d.qcow2:qcow2", "-s", "1M")
+lodge("disk", "create", "x y\nz.raw:raw", "-s", "1M")
+
+# ---- words ----
+bad(USAGE, "unknown verb frobnicate", "frobnicate")
+bad(USAGE, "unknown verb snapshto.*did you mean snapshot", "snapshto", "ls")
+bad(USAGE, "unknown verb disk creat .did you mean create.*lodge disk --help", "disk", "creat")
+bad(USAGE, "unknown verb cpu x; see lodge cpu --help", "cpu", "x")
+bad(USAGE, "unknown flag --nope", "doctor", "--nope")
+bad(USAGE, "one argument too many", "stats", "a", "b")
+bad(USAGE, "give 1 to 1000", "clone", "a", "-n", "0")
+bad(USAGE, "more than 64 bits", "disk", "create", "n:raw", "-s", "99999999999999999999")
+bad(USAGE, "0 is too small: give at least 1G", "image", "pull", "debian:mini", "--size", "0")
+bad(USAGE, "cp.*one of the two|one of the two", "cp", "a", "b")
+for verb in ("kill", "pause", "stats", "inspect", "console"):
+    bad(1, "machine name", verb, "../x")
+    bad(MISSING, "no machine nosuch is running", verb, "nosuch")
+bad(1, "machine name .a.b.", "kill", "a\nb")
+bad(1, "machine name .a.\\[31mb.", "kill", "a\033[31mb")
+
+# ---- files ----
+bad(1, "^lodge: disk d.qcow2: is there already", "disk", "create", "d.qcow2:qcow2", "-s", "1M")
+bad(1, "^lodge: disk x y.z.raw: is there already", "disk", "create", "x y\nz.raw:raw", "-s", "1M")
+bad(MISSING, "no such folder", "disk", "create", "/nonexistent/a:raw", "-s", "1M")
+bad(MISSING, "disk nosuch: there is no such file", "disk", "info", "nosuch:raw")
+bad(USAGE, "text is not a qcow2 image", "disk", "info", "text:qcow2")
+bad(USAGE, "neither a file nor a block device", "disk", "check", "/dev/zero:qcow2")
+bad(1, "is there already", "disk", "convert", "d.qcow2:qcow2", "/dev/full:raw")
+bad(1, "neither a file", "disk", "convert", "d.qcow2:qcow2", "/dev/full:raw", "--force")
+bad(MISSING, "there is no snapshot nope", "disk", "convert", "d.qcow2:qcow2", "out:raw", "--snapshot", "nope")
+bad(USAGE, "too small: its tables alone", "store", "create", "s:lodgefs", "--size", "1M")
+bad(MISSING, "store nosuch: there is no such file", "store", "ls", "nosuch:lodgefs")
+bad(MISSING, "no image is called", "image", "rm", "../x")
+bad(MISSING, "--keyring /nonexistent: No such file", "image", "pull", "debian:mini", "--keyring", "/nonexistent")
+bad(MISSING, "there is no snapshot nosuch", "snapshot", "show", "nosuch")
+bad(1, "snapshot name", "snapshot", "rm", "../../text")
+for f in ("./text", "/dev/null", "/dev/zero", TMP):
+    bad(1, "not a snapshot|no snapshot of Lodge", "snapshot", "verify", f)
+bad(MISSING, "No such file", "snapshot", "import", "nosuch")
+bad(MISSING, "there is no snapshot nosuch", "restore", "nosuch")
+bad(MISSING, "no machine nosuch is running, and there is no snapshot", "clone", "nosuch")
+
+# ---- addresses ----
+bad(USAGE, "'b' is no address: unix:PATH or tcp:HOST:PORT", "migrate", "a", "b")
+bad(USAGE, "a path of 1 to 107 bytes", "receive", "a", "unix:" + "x" * 200)
+for verb in ("migrate", "receive"):
+    bad(USAGE, "a port is a number up to 65535", verb, "a", "tcp:127.0.0.1:99999")
+    bad(1, "without TLS", verb, "a", "tcp:192.0.2.1:7")
+bad(MISSING, "No such file", "receive", "a", "unix:/nonexistent/s")
+bad(LOCKED, "remove a file of that name", "receive", "a", "unix:text")
+bad(USAGE, "go together", "receive", "a", "tcp:127.0.0.1:0", "--tls-cert", "text")
+bad(MISSING, "--tls-cert: .*/nonexistent", "receive", "a", "tcp:127.0.0.1:0", *(x for o in ("cert", "key", "ca") for x in ("--tls-" + o, "/nonexistent")))
+bad(MISSING, "/nonexistent", "receive", "a", "unix:s", "--config", "/nonexistent")
+
+# ---- waiting, and being ended ----
+for sig in signal.SIGINT, signal.SIGTERM, signal.SIGKILL:
+    r = subprocess.Popen([LODGE, "receive", "w", f"unix:{TMP}/w.sock"], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    r.stdout.readline()
+    end = time.monotonic() + 20 * SLOW
+    while not os.path.exists(os.path.join(VMS, "w", "machine.log")) and time.monotonic() < end:
+        time.sleep(0.02)  # until somebody watches it
+    r.send_signal(sig)
+    err = r.communicate(timeout=20 * SLOW)[1]
+    if sig == signal.SIGKILL:
+        os.unlink("w.sock")  # which nobody could
+    else:
+        check(f"{sig.name} of lodge receive is said", r.returncode == 1 and err == "lodge: stopped; there is no machine w\n", (r.returncode, err))
+    end = time.monotonic() + 20 * SLOW
+    while os.listdir(VMS) and time.monotonic() < end:
+        time.sleep(0.05)
+    check(f"{sig.name} of lodge receive: nothing is left", not os.listdir(VMS) and not os.path.exists("w.sock"), (os.listdir(VMS), os.listdir(TMP)))
+
+os.mkdir(os.path.join(VMS, "begun"))  # by one that was killed at once
+lodge("run", "-d", "--firmware", "spin.bin", "--memory", "16M", "--name", "m", "--disk", "d.qcow2:qcow2")
+check("an empty place goes with the next machine", os.listdir(VMS) == ["m"], os.listdir(VMS))
+
+# ---- a machine ----
+lodge("run", "-d", "--firmware", "spin.bin", "--memory", "16M", "--name", "raw", "--disk", "x y\nz.raw:raw")
+for name in ("../x", "x y", "", "n" * 64):
+    bad(1, "snapshot name", "snapshot", "create", "m", "--name", name)
+    bad(1, "machine name", "clone", "m", "--name", name)
+bad(USAGE, "not both", "snapshot", "create", "m", "--memory-only", "--with-disks")
+bad(1, "raw has no snapshots.*--memory-only", "snapshot", "create", "raw")
+bad(MISSING, "there is no snapshot nosuch", "snapshot", "create", "m", "--parent", "nosuch")
+for how in "--quiesce", "--hold":
+    bad(1, "no agent answers", "snapshot", "create", "m", how)
+bad(1, "no agent answers", "exec", "m", "ls")
+bad(1, "no agent answers", "cp", "text", "m:/x")
+bad(MISSING, "program /nonexistent: No such file", "update", "m", "--program", "/nonexistent")
+bad(1, "text is not a program", "update", "m", "--program", "text")
+bad(1, "ended before it said hello", "update", "m", "--program", "/bin/true")
+bad(USAGE, "no such subject", "trace", "m", "x")
+bad(MISSING, "no migration is under way", "migrate", "m", "--cancel")
+bad(1, "nothing to take back", "migrate", "m", "--take-back")
+bad(MISSING, "nobody waits there", "migrate", "m", "unix:nobody")
+bad(1, "nobody waits there", "migrate", "m", "unix:text")
+bad(LOCKED, "running here already", "receive", "m", "unix:s")
+lodge("snapshot", "create", "m", "--name", "s")
+bad(1, "snapshot s is there already", "snapshot", "create", "m", "--name", "s")
+bad(LOCKED, "running already", "restore", "s")
+bad(LOCKED, "in use by another machine", "restore", "s", "--name", "m2")
+bad(1, "machine name", "restore", "s", "--name", "a b")
+bad(1, "is there already", "snapshot", "export", "s", "/dev/full")
+bad(1, "a file without a name", "snapshot", "export", "s", "")
+bad(MISSING, "folder /nonexistent", "snapshot", "export", "s", "/nonexistent/x")
+bad(LOCKED, "is running: end it first", "rm", "m")
+t = subprocess.Popen([LODGE, "migrate", "m", f"unix:{HOME}/run/raw/control.sock"], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+time.sleep(0.3)
+t.send_signal(signal.SIGINT)
+err = t.communicate(timeout=20 * SLOW)[1]
+check("what answers no migration is left by Ctrl-C", t.returncode == 1 and "goes on here" in err, err)
+
+# ---- standard output ----
+
+
+def digest():
+    return hashlib.sha256(open("d2.qcow2", "rb").read()).hexdigest()
+
+
+lodge("disk", "create", "d2.qcow2:qcow2", "-s", "1M")
+was = digest()
+for args in (("--help",), ("ps",), ("ps", "--json"), ("snapshot", "ls"), ("image", "show", "--help"), ("cpu", "show"), ("disk", "info", "d2.qcow2:qcow2"),
+             ("disk", "check", "--json", "d2.qcow2:qcow2"), ("inspect", "m"), ("stats", "m"), ("logs", "m", "--machine")):
+    with open("/dev/full", "w") as full:
+        p = subprocess.run([LODGE, *args], env=ENV, stdout=full, stderr=subprocess.PIPE, text=True, timeout=20)
+    empty = not subprocess.run([LODGE, *args], env=ENV, capture_output=True).stdout
+    check(f"lodge {' '.join(args)}: a full standard output is an error", p.returncode == (not empty) and ("standard output" in p.stderr) == (not empty), p)
+    p = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", LODGE, *args], env=ENV, stderr=subprocess.PIPE, text=True, timeout=20)
+    check(f"lodge {' '.join(args)}: a closed one as well", p.returncode == (not empty) and ("standard output" in p.stderr) == (not empty), p)
+check("nothing was written into the disk instead", digest() == was)
+for closed in "<&- >&-", "<&- >&- 2>&-":
+    p = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", LODGE, "run", "-d", "--firmware", "spin.bin", "--memory", "16M", "--name", "c", "--disk", "d2.qcow2:qcow2"],
+                       env=ENV, timeout=20)
+    lodge("kill", "c")
+    lodge("rm", "c")
+    p = subprocess.run(["sh", "-c", f'timeout 1 "$@" {closed}', "sh", VM, "--firmware", "spin.bin", "--memory", "16M", "--name", "c", "--disk", "d2.qcow2:qcow2"],
+                       env=ENV, timeout=20)
+check("nor by a machine", lodge("disk", "check", "d2.qcow2:qcow2").returncode == 0 and digest() == was)
+for name in "m", "raw":
+    gone_pid = pid(name)
+    lodge("kill", name)
+    gone(gone_pid)
+    lodge("rm", name)
+check("nothing is left at the end", not os.listdir(VMS) and not os.listdir(os.path.join(HOME, "run")), (os.listdir(VMS), os.listdir(os.path.join(HOME, "run"))))
