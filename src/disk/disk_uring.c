@@ -10,6 +10,7 @@
  */
 #include <errno.h>
 #include <liburing.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -27,8 +28,8 @@
 #define AT_ONCE 8u /* rounds */
 #define GROUP 1ull /* in user_data: a struct group */
 /*
- * Somebody who has one operation in flight waits for it. Where the last such one took no longer, the loop stays awake for this one as long: it
- * costs the host more to put a thread to sleep and to wake it than a quick device takes to answer. Longer ones are slept for.
+ * Somebody who sends one operation after the other waits for each. Where the last answer and the next question took no longer, the loop stays awake for as
+ * long: it costs the host more to put a thread to sleep and to wake it than a quick device takes to answer. Longer ones are slept for.
  */
 #define QUICK_NS 150000u
 
@@ -56,8 +57,8 @@ struct uring {
 	struct io_req *first, **last; /* wait for room in the ring */
 	unsigned in_ring, waiting; /* requests */
 	unsigned sqes; /* operations in the ring */
-	uint64_t sent; /* when the one that is in flight alone was */
-	bool quick; /* the last such one was */
+	uint64_t since; /* something is in flight, or nothing */
+	bool quick[2]; /* the last time that nothing was in flight, and that something was */
 };
 
 static struct uring *uring_of(struct io *io)
@@ -177,11 +178,20 @@ static bool put_next(struct uring *u)
 	return true;
 }
 
+/* From nothing in flight to something, or back. */
+static void turns(struct uring *u, bool was_busy)
+{
+	uint64_t now = clock_mono_ns();
+
+	u->quick[was_busy] = now - u->since < QUICK_NS;
+	u->since = now;
+}
+
 /* Puts into the ring what fits: never more in flight than the completion queue holds. */
 static void flush(struct uring *u)
 {
 	if (u->first && !u->sqes)
-		u->sent = clock_mono_ns();
+		turns(u, false);
 	while (u->first && u->sqes < ENTRIES && put_next(u))
 		;
 	/* What the kernel does not take now (EAGAIN, EBUSY) stays in the submission queue for the next turn. */
@@ -251,7 +261,7 @@ static unsigned reap(struct uring *u)
 
 		io_uring_cqe_seen(&u->ring, cqe);
 		if (!--u->sqes)
-			u->quick = clock_mono_ns() - u->sent < QUICK_NS;
+			turns(u, true);
 		if (data & GROUP)
 			end_group(u, (struct group *)(uintptr_t)(data & ~GROUP), result);
 		else
@@ -271,13 +281,15 @@ static void on_event(uv_poll_t *h, int status, int events)
 
 static bool stays_awake(const struct uring *u)
 {
-	return u->sqes == 1 && u->quick && clock_mono_ns() - u->sent < QUICK_NS;
+	return u->sqes <= 1 && u->quick[true] && (u->sqes || u->quick[false]) &&
+	       clock_mono_ns() - u->since < QUICK_NS;
 }
 
-/* Only keeps the loop from sleeping. */
+/* Keeps the loop from sleeping. Others who want this processor go first. */
 static void on_idle(uv_idle_t *h)
 {
 	uv_idle_stop(h);
+	sched_yield();
 }
 
 /*

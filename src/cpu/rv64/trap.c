@@ -2,6 +2,7 @@
  * trap.c: traps, interrupts, returns and the system instructions (privileged specification, chapters "Machine-Level ISA" and
  * "Supervisor-Level ISA").
  */
+#include <sched.h>
 #include <xmmintrin.h>
 
 #include "base/clock.h"
@@ -284,12 +285,12 @@ void op_sret(struct hart *h, const struct rv64_op *op)
 }
 
 /*
- * A hart that others keep busy, with messages that make it flush its TLB above all, sleeps for some microseconds each time, and waking it takes
- * the host much longer than that, while the sender waits. Whoever was away no longer than SHORT_SLEEP_NS the last time, waking included, stays
- * awake for DOZE_NS the next time.
+ * A hart that others keep busy, with messages that make it flush its TLB above all, sleeps for some microseconds each time, and one that waits for
+ * a disk for some more; waking it takes the host much longer than that, while the sender waits. Whoever waited no longer than SHORT_WAIT_NS the
+ * last time, waking included, stays awake for DOZE_NS the next time. If that was in vain, it sleeps until it had a short wait again.
  */
-#define SHORT_SLEEP_NS 250000u
-#define DOZE_NS 50000u
+#define SHORT_WAIT_NS 200000u
+#define DOZE_NS 150000u
 
 /* Wakes for what is enabled in mie, whether or not it may be taken. */
 static bool wakes(struct hart *h)
@@ -297,40 +298,44 @@ static bool wakes(struct hart *h)
 	return rv64_mip(h) & h->mie;
 }
 
-static bool doze(struct hart *h)
+static bool doze(struct hart *h, uint64_t now)
 {
 	uint64_t end;
 
 	if (!h->dozes)
 		return false;
-	end = MIN(clock_mono_ns() + DOZE_NS, rv64_next_deadline(h));
+	end = MIN(now + DOZE_NS, rv64_next_deadline(h));
 	do {
 		for (unsigned i = 0; i < 32; i++) {
 			if (atomic_load_explicit(&h->poll, memory_order_relaxed))
 				return wakes(h);
 			_mm_pause();
 		}
+		sched_yield(); /* who is to wake it may want this processor */
 	} while (clock_mono_ns() < end);
 	return false;
 }
 
 void rv64_slept(struct hart *h)
 {
-	h->dozes = clock_mono_ns() - h->asleep_since < SHORT_SLEEP_NS;
+	h->dozes = clock_mono_ns() - h->asleep_since < SHORT_WAIT_NS;
 	h->asleep_since = 0;
 }
 
 bool op_wfi(struct hart *h, const struct rv64_op *op)
 {
+	uint64_t now;
+
 	if (h->priv == PRIV_U || (h->priv == PRIV_S && h->mstatus & MSTATUS_TW)) {
 		rv64_illegal(h, op);
 		return false;
 	}
-	if (wakes(h) || doze(h)) {
+	now = clock_mono_ns();
+	if (wakes(h) || doze(h, now)) {
 		h->irq_unsure = true; /* the timer, perhaps */
 		return true;
 	}
-	h->asleep_since = clock_mono_ns();
+	h->asleep_since = now;
 	op_done(h, op);
 	rv64_leave_idle(h);
 	return false;
