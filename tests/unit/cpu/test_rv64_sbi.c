@@ -298,10 +298,10 @@ static void harts_start_and_stop(void **state)
 			uint64_t t0 = clock_mono_ns();
 
 			while (sbi(b, HSM, 0, i, REMOTE, n) == -6)
-				assert_true(clock_mono_ns() - t0 < 2000000000);
+				assert_true(clock_mono_ns() - t0 < 60000000000);
 			assert_int_equal(b->h->x[10], 0);
 			while (bare_get64(b, MARK + 8 * i) != n)
-				if (clock_mono_ns() - t0 > 2000000000)
+				if (clock_mono_ns() - t0 > 60000000000)
 					fail_msg("hart %u, start %lu was lost; state %u", i,
 						(unsigned long)n, bare_hart(b, i)->hsm.state);
 		}
@@ -334,7 +334,7 @@ static void fences_meet(void **state)
 		assert_int_equal(sbi(b, HSM, 0, i, REMOTE, 0), 0);
 	for (unsigned n = 0;
 		n < 300 || bare_hart(b, 1)->instret < 600 || bare_hart(b, 2)->instret < 600; n++) {
-		assert_true(clock_mono_ns() - t0 < 3000000000);
+		assert_true(clock_mono_ns() - t0 < 60000000000);
 		assert_int_equal(sbi(b, RFENCE, n % 3, 0, UINT64_MAX, 0), 0);
 	}
 	assert_int_equal(b->h->x[10], 0);
