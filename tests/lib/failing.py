@@ -6,6 +6,7 @@
 """
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -60,9 +61,11 @@ class Guest:
         return self.m.run("while ! [ -s /tmp/done ]; do sleep 0.1; done; cat /tmp/done", 60).split()[-1]
 
     def read(self, ident, seek):
-        """The sum of 1 MiB; None: an error."""
-        said = self.m.run(f"dd if=/dev/{self.dev[ident]} of=/tmp/back bs=64k skip={seek * 16} count=16 iflag=direct 2>/dev/null && md5sum </tmp/back || echo none", 60)
-        return None if said.split()[0] == "none" else said.split()[0]
+        """The sum of 1 MiB; None: an error. (The kernel may say something in between.)"""
+        said = self.m.run(f"dd if=/dev/{self.dev[ident]} of=/tmp/back bs=64k skip={seek * 16} count=16 iflag=direct 2>/dev/null && set -- $(md5sum </tmp/back) || set -- none; "
+                          'echo "sum=$1"', 60)
+        found = re.findall(r"sum=(\w+)", said)[-1]
+        return None if found == "none" else found
 
     def is_there(self, ident, seek):
         return self.read(ident, seek) == self.md5

@@ -19,7 +19,7 @@ top = os.environ.get("LODGE_TOP", os.path.join(os.path.dirname(os.path.abspath(_
 ap = argparse.ArgumentParser()
 ap.add_argument("--only", default="")
 ap.add_argument("--seed", type=int, default=1)
-ap.add_argument("--rounds", type=int, default=8)
+ap.add_argument("--rounds", type=int, default=4)
 ap.add_argument("--build", default=os.environ.get("LODGE_BUILD", os.path.join(top, "build")))
 ap.add_argument("--keep", action="store_true")
 ap.add_argument("--all", action="store_true")
