@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# time-limit: 240
+# time-limit: 420
 """The host fails under a disk: full, read-only, over its quota, over a limit of file sizes, I/O errors, the file removed or cut off, two openers, the lease taken
 away; and disks that are very large. For each: what the policy asked for (report, pause, ignore) happens, the disk goes on when the cause is gone, and nothing
 that was acknowledged is lost.
