@@ -66,6 +66,7 @@ bool virtq_ready(struct virtio *v, unsigned q)
 /* What a chain adds up to while it is walked. */
 struct walk {
 	struct virtio *v;
+	bool unwritten;
 	unsigned descs, nout, nin, nsegs;
 	uint64_t out_len, in_len;
 	struct iovec iov[IOV_MAX_REQ]; /* out first, then in */
@@ -83,8 +84,8 @@ static const char *take_desc(struct walk *w, const struct desc *d)
 		return "a readable descriptor after a writable one";
 	if (!d->len)
 		return NULL;
-	if (space_span(space_of(w->v), gpa(d->addr), d->len, in ? MEM_WRITE : MEM_READ, w->iov, &n,
-		    ARRAY_SIZE(w->iov)))
+	if (space_span(space_of(w->v), gpa(d->addr), d->len,
+		    in && !w->unwritten ? MEM_WRITE : MEM_READ, w->iov, &n, ARRAY_SIZE(w->iov)))
 		return "a descriptor that points outside RAM";
 	if (in) {
 		w->segs[w->nsegs++] = (struct vseg){gpa(d->addr), d->len};
@@ -257,6 +258,7 @@ struct vreq *virtq_pop(struct virtio *v, unsigned qi, size_t extra)
 		return NULL;
 	}
 	w.v = v;
+	w.unwritten = v->cls->unwritten >> qi & 1;
 	w.descs = w.nout = w.nin = w.nsegs = 0;
 	w.out_len = w.in_len = 0;
 	why = walk_chain(&w, q, head);

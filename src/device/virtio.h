@@ -53,6 +53,8 @@ struct virtio_class {
 	const char *name; /* of the device class */
 	uint16_t id; /* virtio 1.2, chapter 5 */
 	uint32_t pci_class; /* 24 bits */
+	uint32_t
+		unwritten; /* queues, a bit each, that only name what is writable: it is not announced as written */
 	/* The driver rang, or the device was started: pop and work. */
 	void (*queue)(struct virtio *v, unsigned q);
 	/* The driver wrote [off, off+len) of the configuration. May be NULL: read-only. */

@@ -222,6 +222,7 @@ static const struct virtio_class balloon_virtio = {
 	.name = "virtio-balloon",
 	.id = 5,
 	.pci_class = 0x00ff00,
+	.unwritten = 1u << THIRD | 1u << FOURTH | 1u << FIFTH, /* reporting is one of them */
 	.queue = serve,
 	.config_written = config_written,
 	.stopped = stopped,

@@ -502,6 +502,40 @@ static void free_pages_are_reported(void **state)
 	assert_int_equal(byte_at(r, VD_RAM + 0x301000), 0x5a);
 }
 
+#define REPORTED (VD_RAM + 0x300000)
+
+static void count_reported(void *ctx, gpa_t page, const void *host)
+{
+	unsigned *n = ctx;
+
+	*n += page.v >= REPORTED && page.v < REPORTED + 0x8000;
+}
+
+/* A snapshot copies what is announced: not what is empty. */
+static void empty_pages_are_not_announced(void **state)
+{
+	struct rig *r = *state;
+	struct tracker *t;
+	struct err e = {0};
+	unsigned n = 0;
+	struct tracker_ops ops = {.before = count_reported, .ctx = &n};
+
+	start(r, F_STATS | F_REPORTING, 4);
+	space_fill(r->d.space, gpa(REPORTED + 0x4000), 0x5a, 0x4000);
+	assert_int_equal(space_discard(r->d.space, gpa(REPORTED), 0x4000), 0);
+	assert_int_equal(tracker_start(&t, r->d.space, &ops, &e), 0);
+	desc(r, REPORTING, 0, REPORTED, 0x4000, VD_WRITE);
+	submit(r, REPORTING, 0);
+	assert_int_equal(stat_of(r, "reported_pages"), 4);
+	assert_int_equal(n, 0);
+	desc(r, REPORTING, 0, REPORTED, 0x8000, VD_WRITE);
+	submit(r, REPORTING, 0);
+	assert_int_equal(stat_of(r, "reported_pages"), 12);
+	assert_int_equal(n, 4);
+	assert_int_equal(byte_at(r, REPORTED + 0x4000), 0);
+	tracker_stop(t);
+}
+
 static void put_stat(struct rig *r, uint64_t value)
 {
 	uint8_t s[20];
@@ -579,6 +613,7 @@ int main(void)
 		NET(quiet_and_back),
 		BALLOON(pages_are_given_back),
 		BALLOON(free_pages_are_reported),
+		BALLOON(empty_pages_are_not_announced),
 		BALLOON(statistics_come_and_go),
 		BALLOON(a_target_is_told),
 	};

@@ -16,6 +16,7 @@
 
 #include <cmocka.h>
 
+#include "base/bytes.h"
 #include "base/err.h"
 #include "base/util.h"
 #include "memory/space.h"
@@ -243,6 +244,40 @@ static void test_exact(void **state)
 	free_rig(r);
 }
 
+/* What is written first is the working set; what is given back is not. */
+static void test_working_set(void **state)
+{
+	struct rig *r = make_rig();
+	int fd = memfd_create("snap", MFD_CLOEXEC);
+	struct snaplive_opts o = {.space = r->s, .fd = dup(fd), .done = on_done, .ctx = r};
+	struct snaplive *l;
+	struct snapfile *s;
+	struct err e = {0};
+	char *set;
+	size_t len;
+
+	for (unsigned i = 0; i < 16; i++)
+		by_accessor(r, gpa(BASE + i * PAGE_SIZE), 1);
+	assert_int_equal(snaplive_create(&l, &o, &e), 0);
+	assert_int_equal(snaplive_arm(l, &e), 0);
+	space_announce(r->s, gpa(BASE + 8 * PAGE_SIZE), 4 * PAGE_SIZE);
+	assert_int_equal(space_discard(r->s, gpa(BASE + 8 * PAGE_SIZE), 4 * PAGE_SIZE), 0);
+	by_vcpu(r, gpa(BASE + 5 * PAGE_SIZE), 2);
+	by_accessor(r, gpa(BASE + 6 * PAGE_SIZE), 2);
+	snaplive_run(l, strdup("{}"), (uint8_t *)strdup("s"), 1, NULL, 0);
+	sem_wait(&r->done);
+	assert_int_equal(snaplive_result(l, NULL), 0);
+	snaplive_free(l);
+	assert_int_equal(snapfile_open(&s, fd, &e), 0);
+	assert_int_equal(snapfile_section(s, SNAPFILE_S_WORKING_SET, &set, &len, &e), 0);
+	assert_int_equal(len, 16);
+	assert_int_equal(get_le64((uint8_t *)set), 5);
+	assert_int_equal(get_le32((uint8_t *)set + 8), 2);
+	free(set);
+	snapfile_close(s);
+	free_rig(r);
+}
+
 /* A target that cannot take it: writers that wait go on, and the next one works. */
 static void test_fails(void **state)
 {
@@ -302,6 +337,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_exact),
+		cmocka_unit_test(test_working_set),
 		cmocka_unit_test(test_fails),
 		cmocka_unit_test(test_untouched),
 	};
