@@ -127,29 +127,26 @@ static struct sched_task *pick(struct sched *s, const struct worker *w)
 }
 
 /*
- * Gets somebody to look at the queues: the task's last worker if it sleeps, else any sleeper, else
+ * Who is to look at the queues: the task's last worker if it sleeps, else any sleeper, whom the caller signals; else
  * the worker whose task has run furthest ahead is told to stop.
  */
-static void rouse(struct sched *s, const struct sched_task *t)
+static struct worker *rouse(struct sched *s, const struct sched_task *t)
 {
 	struct worker *victim = NULL;
 
-	if (s->workers[t->home].sleeping) {
-		pthread_cond_signal(&s->workers[t->home].wake);
-		return;
-	}
+	if (s->workers[t->home].sleeping)
+		return &s->workers[t->home];
 	for (unsigned i = 0; i < s->nworkers; i++) {
 		struct worker *w = &s->workers[i];
 
-		if (w->sleeping) {
-			pthread_cond_signal(&w->wake);
-			return;
-		}
+		if (w->sleeping)
+			return w;
 		if (w->current && (!victim || w->current->vruntime > victim->current->vruntime))
 			victim = w;
 	}
 	if (victim && victim->current->vruntime > t->vruntime)
 		victim->current->ops.kick(victim->current->ops.ctx);
+	return NULL;
 }
 
 static void worker_sleep(struct worker *w, uint64_t until)
@@ -373,16 +370,20 @@ int sched_add(
 void sched_wake(struct sched_task *t)
 {
 	struct sched *s = t->s;
+	struct worker *w = NULL;
 
 	pthread_mutex_lock(&s->lock);
 	if (t->state == TASK_IDLE || t->state == TASK_STOPPED) {
 		task_wake_locked(t, clock_mono_ns());
 		if (!s->paused)
-			rouse(s, t);
+			w = rouse(s, t);
 	} else {
 		t->woken = true;
 	}
 	pthread_mutex_unlock(&s->lock);
+	/* Not before: it would wake up only to wait for the lock. */
+	if (w)
+		pthread_cond_signal(&w->wake);
 }
 
 static void pause_locked(struct sched *s)
