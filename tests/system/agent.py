@@ -5,7 +5,9 @@ a guest without agent; connections that break off; save and load."""
 import hashlib
 import json
 import os
+import signal
 import socket
+import stat
 import struct
 import subprocess
 import sys
@@ -136,6 +138,19 @@ with Machine("--kernel", image["kernel"], "--initrd", image["initrd"], "--append
     check("and comes back the same", r.returncode == 0 and not subprocess.run(["diff", "-r", tree, back]).returncode, r)
     r = lodge("cp", "agent:/nosuch", TMP)
     check("a file that is not there", r.returncode == 3 and b"/nosuch" in r.stderr, r)
+    pipe = os.path.join(TMP, "pipe")
+    os.mkfifo(pipe)
+    r = lodge("cp", "agent:/tmp/tree/a/b/run", pipe)
+    check("a device or a pipe here does not make way for a file", r.returncode == 1 and b"is no file" in r.stderr and stat.S_ISFIFO(os.stat(pipe).st_mode), r)
+    lodge("exec", "agent", "--", "mkfifo", "/tmp/pipe")
+    r = lodge("cp", "/etc/hostname", "agent:/tmp/pipe")
+    check("nor in the guest", r.returncode == 1 and b"not a regular file" in r.stderr and
+          lodge("exec", "agent", "--", "sh", "-c", "test -p /tmp/pipe").returncode == 0, r)
+    k = subprocess.Popen([LODGE, "cp", "agent:/tmp/tree/a/big", os.path.join(TMP, "half")], env=env)
+    time.sleep(0.1)
+    k.send_signal(signal.SIGINT)
+    k.wait(30)
+    check("one that is stopped leaves nothing", not [f for f in os.listdir(TMP) if f.startswith("half.")], os.listdir(TMP))
     r = lodge("cp", "/etc/hostname", "/tmp/x")
     check("one side must be a guest", r.returncode == 2, r)
     s = agent(vm)

@@ -184,17 +184,22 @@ void serve_put(struct peer *p)
 	struct timespec t[2] = {{.tv_nsec = UTIME_NOW},
 		{(time_t)(mtime / 1000000000u), (long)(mtime % 1000000000u)}};
 	static bool registered;
-	int fd, err = 0;
+	struct stat st;
+	int fd = -1, err = 0;
+	bool other;
 
 	peer_check(p);
 	if (!registered)
 		registered = !atexit(drop_temp);
+	/* A device would make way for a file of its name. */
+	other = !stat(path, &st) && !S_ISREG(st.st_mode);
+	if (other)
+		err = S_ISDIR(st.st_mode) ? EISDIR : EINVAL;
 	snprintf(put_temp, sizeof(put_temp), "%.*s.XXXXXX", PATH_MAX, path);
-	fd = mkostemp(put_temp, O_CLOEXEC);
-	if (fd < 0) {
+	if (!err && (fd = mkostemp(put_temp, O_CLOEXEC)) < 0)
 		err = errno;
+	if (err)
 		put_temp[0] = 0;
-	}
 	/* take_data() first: the data comes in any case. */
 	if (take_data(p, fd) && !err)
 		err = errno;
@@ -207,7 +212,7 @@ void serve_put(struct peer *p)
 		drop_temp();
 	put_temp[0] = 0;
 	if (err)
-		peer_error(p, err, "put", path);
+		peer_error(p, err, other ? "not a regular file" : "put", path);
 	else
 		peer_ok(p, 0);
 	free(path);

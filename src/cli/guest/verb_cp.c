@@ -90,9 +90,11 @@ static int put_file(struct copy *k, const char *from, const char *to, struct err
 	ssize_t n;
 	int rc;
 
-	if (fd < 0 || fstat(fd, &st))
+	if (fd < 0 && errno != ENXIO) /* of sockets */
 		return err_sys(e, -errno, "%s", from);
-	if (!S_ISREG(st.st_mode))
+	if (fd >= 0 && fstat(fd, &st))
+		return err_sys(e, -errno, "%s", from);
+	if (fd < 0 || !S_ISREG(st.st_mode))
 		return err_set(e, -EINVAL, "%s: neither a file nor a directory", from);
 	agent_begin(&k->agent->out, AGENT_PUT);
 	agent_put_text(&k->agent->out, to);
@@ -180,6 +182,47 @@ static int put_any(struct copy *k, const char *from, const char *to, unsigned de
 
 /* ---- from the guest ---- */
 
+/*
+ * A file without a name, so that whoever is ended leaves nothing; where the file system has none, one with the name `temp`.
+ */
+static int open_hidden(const char *to, char temp[PATH_MAX], bool *named, struct err *e)
+{
+	cleanup(free_ptr) char *dir = strdup(to);
+	char *slash = dir ? strrchr(dir, '/') : NULL;
+	struct stat st;
+	int fd = -1;
+
+	/* A device, or a pipe, would make way for a file of its name. */
+	if (!stat(to, &st) && !S_ISREG(st.st_mode))
+		return err_set(
+			e, -EINVAL, "%s is there, and is no file: nothing takes its place", to);
+	if (!dir || (size_t)snprintf(temp, PATH_MAX, "%s.XXXXXX", to) >= PATH_MAX)
+		return err_set(e, -ENAMETOOLONG, "%s", to);
+	if (slash)
+		slash[slash == dir] = 0;
+	fd = open(slash ? dir : ".", O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
+	*named = fd < 0;
+	if (fd < 0)
+		fd = mkostemp(temp, O_CLOEXEC);
+	return fd < 0 ? err_sys(e, -errno, "%s", to) : fd;
+}
+
+/* In the place of what was there, in one step. `temp` is gone afterwards, or is to be removed. */
+static int give_name(int fd, char temp[PATH_MAX], bool *named, const char *to)
+{
+	char self[40];
+
+	snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
+	for (unsigned i = 0; !*named; i++) {
+		snprintf(temp + strlen(to), PATH_MAX - strlen(to), ".%06x",
+			((unsigned)getpid() + i * 7919) & 0xffffff);
+		*named = !linkat(AT_FDCWD, self, AT_FDCWD, temp, AT_SYMLINK_FOLLOW);
+		if (!*named && (errno != EEXIST || i == 100))
+			return -errno;
+	}
+	return rename(temp, to) ? -errno : 0;
+}
+
 static int get_file(struct copy *k, const char *from, const char *to, struct err *e)
 {
 	cleanup(free_ptr) char *target = NULL;
@@ -187,6 +230,7 @@ static int get_file(struct copy *k, const char *from, const char *to, struct err
 	struct timespec t[2];
 	uint64_t size;
 	uint32_t mode;
+	bool named;
 	int fd, rc;
 
 	agent_begin(&k->agent->out, AGENT_GET);
@@ -201,11 +245,9 @@ static int get_file(struct copy *k, const char *from, const char *to, struct err
 	rc = agent_checked(k->agent, e);
 	if (rc)
 		return rc;
-	if ((size_t)snprintf(temp, sizeof(temp), "%s.XXXXXX", to) >= sizeof(temp))
-		return err_set(e, -ENAMETOOLONG, "%s", to);
-	fd = mkostemp(temp, O_CLOEXEC);
+	fd = open_hidden(to, temp, &named, e);
 	if (fd < 0)
-		return err_sys(e, -errno, "%s", to);
+		return fd;
 	k->done = 0;
 	for (;;) {
 		rc = agent_receive(k->agent, k->agent->timeout_ms, e);
@@ -230,10 +272,15 @@ static int get_file(struct copy *k, const char *from, const char *to, struct err
 	}
 	show(k, from, 0, true);
 	/* The guest's set-user-id bits mean nothing here, and must not. */
-	if (!rc && (fchmod(fd, mode & 0777) || futimens(fd, t) || rename(temp, to)))
+	if (!rc && (fchmod(fd, mode & 0777) || futimens(fd, t)))
 		rc = err_sys(e, -errno, "%s", to);
+	if (!rc) {
+		rc = give_name(fd, temp, &named, to);
+		if (rc)
+			err_sys(e, rc, "%s", to);
+	}
 	close(fd);
-	if (rc)
+	if (rc && named)
 		unlink(temp);
 	k->files++;
 	return rc;
