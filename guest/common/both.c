@@ -19,16 +19,21 @@ static void expect(enum isa_event e, uint64_t n, const char *what)
 		fail(what, isa_count[e]);
 }
 
-/* Sleeps until it has come n times. */
-void wait_for(enum isa_event e, uint64_t n, const char *what)
+void wait_past(enum isa_event e, uint64_t n, const char *what)
 {
 	uint64_t end = isa_ticks() + 20 * isa_second;
 
-	while (isa_count[e] < n) {
+	while (isa_count[e] <= n) {
 		if (isa_ticks() > end)
 			fail(what, isa_count[e]);
 		isa_wait();
 	}
+}
+
+/* Sleeps until it has come n times, and no more often. */
+static void wait_for(enum isa_event e, uint64_t n, const char *what)
+{
+	wait_past(e, n - 1, what);
 	expect(e, n, what);
 }
 

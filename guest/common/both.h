@@ -8,8 +8,8 @@
 #include "guest/common/isa.h"
 
 void done(const char *what);
-/* Sleeps until it has come n times. */
-void wait_for(enum isa_event e, uint64_t n, const char *what);
+/* Sleeps until it has come more than n times. */
+void wait_past(enum isa_event e, uint64_t n, const char *what);
 
 /* By PCI slot. */
 void test_net(unsigned dev);

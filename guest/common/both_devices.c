@@ -22,7 +22,7 @@ static void open_device(struct virtio *v, unsigned dev)
 	virtio_message(v, 0, address, data);
 }
 
-/* Gives a chain and sleeps until its message comes; returns the written length. Another device's last one may come before. */
+/* Gives a chain and sleeps until its message comes; returns the written length. Another device's last one may come before, or at once with it. */
 static uint32_t go(struct virtq *q, unsigned head)
 {
 	uint64_t before = isa_count[EV_MESSAGE];
@@ -31,7 +31,7 @@ static uint32_t go(struct virtq *q, unsigned head)
 
 	virtq_publish(q, head);
 	do
-		wait_for(EV_MESSAGE, ++before, "a message");
+		wait_past(EV_MESSAGE, before++, "a message");
 	while ((got = virtq_take(q, &len)) < 0);
 	if (got != (int)head)
 		fail("used ring", (uint64_t)got);
