@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# time-limit: 250
+# time-limit: 420
 """Clones of machines that write to disks: each clone's disks and its memory are of one moment, in raw, qcow2 and lodgefs, and its own from then on; the
 machine that was cloned writes on and its disks are its own; nothing is left when clones are removed, or do not come about. Also of snapshots, and on kvm."""
 import hashlib

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# time-limit: 200
+# time-limit: 420
 """Clones have an identity of their own before any of their programs goes on: random numbers, clock, addresses, machine id, host keys, name. Their
 parent keeps its own. LODGE_CLONES=50 for as many as are wanted."""
 import os

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# time-limit: 280
+# time-limit: 420
 """The verbs over machines, from `run -d` to `rm`; exit codes; the console on a terminal; nothing left behind."""
 import fcntl
 import json

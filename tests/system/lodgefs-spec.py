@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# time-limit: 300
+# time-limit: 420
 """Stores that Lodge writes, read by a reader that was written from docs/lodgefs.md alone (tests/lib/lodgefs.py): with snapshots, clones, composed disks, recorded
 changes, checksums of data, and a journal to replay. It yields the same bytes as Lodge, also where a power cut took data that a record vouches for."""
 import json

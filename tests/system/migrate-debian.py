@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# time-limit: 290
+# time-limit: 420
 """Debian moves with three disks (raw, qcow2 with a backing file, lodgefs) and a TCP connection: a writer that flushes each record loses none and repeats
 none, every byte of the connection arrives once, the disks' locks are always one machine's; two vCPUs.
 Every other move is post-copy. LODGE_MIGRATE_CYCLES=N: moves (2)."""

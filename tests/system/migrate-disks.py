@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# time-limit: 290
+# time-limit: 420
 """A machine moves and brings its disks along (lodge migrate --copy-disks): each block is of the moment at which memory is, from and to every format; what
 cannot be is refused; whatever fails, the guest goes on where it was with its disks, and nothing of the copy is left. LODGE_MIGRATE_CYCLES=N: more faults."""
 import json

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# time-limit: 200
+# time-limit: 420
 """Post-copy over links that are not cut: one that stands still in the middle of a message is noticed, and made anew; who connects and is nobody keeps neither
 the guest nor the source waiting; and all of it by TLS."""
 import os

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# time-limit: 200
+# time-limit: 420
 """The moment in which a machine changes sides, held open: somebody is killed between GO and RUNNING; the link goes silent before or in it, without breaking. The guest goes on
 on exactly one side, never on two, or the error says what to do and that does it."""
 import os

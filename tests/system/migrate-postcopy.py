@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# time-limit: 290
+# time-limit: 420
 """Post-copy: a machine runs at its destination before its memory is there, exact to the page, on both engines; a connection that breaks at any point
 is made anew, and nothing is lost; whoever is killed, the guest lives on one side or the error says what to do. LODGE_MIGRATE_CYCLES=N: N times as many."""
 import contextlib

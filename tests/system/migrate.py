@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# time-limit: 290
+# time-limit: 420
 """A running machine moves to another process: exact to the page, over a Unix socket and TCP with TLS; what cannot be is refused before anything is
 paused; whatever fails, the guest lives on exactly one side. LODGE_MIGRATE_CYCLES=N: more moves of each kind (3)."""
 import json

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# time-limit: 280
+# time-limit: 420
 """Saved, killed, restored and migrated again and again, under load: memory and disk of one moment, a file system with a writer that syncs, sha256 of what
 lies on it, and a TCP connection inside the guest are whole at the end; the guest's clock is the host's each time; each third move is post-copy. On demand: LODGE_CYCLES=200, LODGE_SMP=1,2,4, and LODGE_STRESS=DIR, a folder with a
 stress-ng for riscv64 and, in lib/, all that it is linked with; without it the load is busybox's. LODGE_MINUTES=N: for each number of vCPUs at most so long."""

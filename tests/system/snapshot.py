@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# time-limit: 300
+# time-limit: 420
 """Snapshots of running machines: exact to the page, whatever fails nothing is left, and a machine goes on from them."""
 import json
 import os

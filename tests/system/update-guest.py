@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# time-limit: 290
+# time-limit: 420
 """`lodge update` under a load: Debian with a program that syncs every write, a TCP connection and streams through the guest's socket, on raw and qcow2;
 and a guest of KVM. Thirty updates in a row, from one build to another and back."""
 import atexit
