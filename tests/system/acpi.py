@@ -60,12 +60,13 @@ def compile_again(where, name):
 
 def acpica(where, tables, what):
     """Loads the tables and runs commands of ACPICA's debugger."""
-    # Its threads are not always done when it takes the namespace down at its end: then it is asked again.
+    # Its threads are not always ready at its start, nor done when it takes the namespace down at its end: then it is asked again. Tables that are
+    # wrong are wrong each time.
     for _ in range(3):
         code, text = run("acpiexec", "-b", ";".join(what + ["quit"]), *[t + ".dat" for t in tables], cwd=where)
-        if not re.search("is not a namespace node", text):
+        bad = [l for l in text.splitlines() if re.search(r"ACPI (Error|Warning|BIOS)|AE_|failed", l) and not re.search(OWN, l)]
+        if not code and not bad:
             break
-    bad = [l for l in text.splitlines() if re.search(r"ACPI (Error|Warning|BIOS)|AE_|failed", l) and not re.search(OWN, l)]
     return ("" if code == 0 else f"ends with {code}; ") + "; ".join(bad[:3]), text
 
 
