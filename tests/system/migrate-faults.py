@@ -112,15 +112,16 @@ def by_hand(who, took, here, there):
     time.sleep(wait)
     what = f"{who} after {wait:.3f} s"
     sig = signal.SIGINT if who.startswith("Ctrl-C") else signal.SIGKILL
-    victims = {"source": lambda: pid(here), "destination": lambda: pid(there)}
+    victim = None
     try:
-        victim = next((v() for k, v in victims.items() if k in who), (p if "migrate" in who else r.p).pid)
+        victim = pid(here) if "source" in who else pid(there) if "destination" in who else p.pid if "migrate" in who else r.p.pid
         os.kill(victim, sig)
     except (OSError, ValueError):
-        pass
+        pass  # the move was over, or there is nobody yet
     err = p.communicate(timeout=100 * SLOW)[1]
     if "source" in who:
-        gone(victim)
+        if victim:
+            gone(victim)
         if not alive(there):
             r.p.send_signal(signal.SIGINT)
     r.end()

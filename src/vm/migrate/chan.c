@@ -307,6 +307,26 @@ void chan_refuse(struct chan *c, const struct err *why)
 	(void)chan_send(c, MIG_REFUSED, (uint64_t)-why->code, text, (uint32_t)strlen(text), NULL);
 }
 
+int chan_last_word(struct chan *c, int rc, struct err *e)
+{
+	if (rc != -EPIPE && rc != -ECONNRESET)
+		return rc;
+	c->o.cancel = -1;
+	c->o.stall_ns = 1000000000;
+	for (int got = 0; !got;) {
+		cleanup(free_ptr) void *payload = NULL;
+		struct mig_head head;
+		struct err why = {0};
+
+		got = chan_recv(c, &head, &payload, &why);
+		if (got == -EREMOTEIO) {
+			*e = why;
+			return got;
+		}
+	}
+	return rc;
+}
+
 bool chan_is_direct(const struct chan *c, int pid)
 {
 	struct ucred cred;

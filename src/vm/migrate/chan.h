@@ -72,6 +72,11 @@ int chan_poll(struct chan *c, struct pollfd *more, unsigned n, int ms);
 /* Tells the other side why, as well as it goes. */
 void chan_refuse(struct chan *c, const struct err *why);
 /*
+ * Who writes to somebody who has gone gets -EPIPE or -ECONNRESET (`rc`, `e`), and what that one said before it went may wait unread: a reason is
+ * worth more. Returns -EREMOTEIO with it in `e`, or `rc`. The last thing that is done with a connection.
+ */
+int chan_last_word(struct chan *c, int rc, struct err *e);
+/*
  * Is the other end of this Unix socket process `pid` of this host itself, with nobody in between? Then the end of the connection is the end of that
  * process, and nothing that it had said before is lost.
  */

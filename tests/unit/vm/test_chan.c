@@ -163,6 +163,38 @@ static void test_await(void **state)
 	unmake(&r);
 }
 
+/* It says why and goes; who still writes hears the reason, not that nobody reads. */
+static void test_last_word(void **state)
+{
+	const struct err full = {.code = -ENOSPC, .msg = "disk3: No space left on device"};
+
+	for (int said = 0; said < 2; said++) {
+		struct rig r = {.fd = -1};
+		struct err e = {0};
+		int rc;
+
+		make(&r, (struct chan_opts){.stall_ns = LONG_NS}, true);
+		assert_int_equal(chan_send(r.c, MIG_STATE, 0, "unread", 6, &e), 0);
+		assert_int_equal(chan_send(r.other, MIG_READY, 0, NULL, 0, &e), 0);
+		if (said)
+			chan_refuse(r.other, &full);
+		chan_free(r.other);
+		r.other = NULL;
+		r.raw = -1;
+		do
+			rc = chan_send(r.c, MIG_STATE, 0, "more", 4, &e);
+		while (!rc);
+		assert_true(rc == -EPIPE || rc == -ECONNRESET);
+		assert_int_equal(chan_last_word(r.c, rc, &e), said ? -EREMOTEIO : rc);
+		if (said)
+			assert_string_equal(err_msg(&e), full.msg);
+		else
+			assert_int_equal(e.code, rc);
+		assert_int_equal(chan_last_word(r.c, -EBADMSG, &e), -EBADMSG);
+		unmake(&r);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -170,6 +202,7 @@ int main(void)
 		cmocka_unit_test(test_deadline),
 		cmocka_unit_test(test_limit),
 		cmocka_unit_test(test_await),
+		cmocka_unit_test(test_last_word),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
