@@ -61,13 +61,15 @@ static int definition_fd(const struct vm_config *cfg, struct err *e)
 	return steal_fd(&fd);
 }
 
+/* What goes over the leash. Its end without a word: who launched the machine has died. */
+enum { LET_GO = 'd', END = 'e' };
+
 /* What the keeper knows of its machine. */
 struct keeper {
 	const struct launch *l;
 	pid_t vm;
 	int leash, signals, pidfd;
 	uint64_t kill_at; /* 0: nobody has asked it to end */
-	pid_t parent;
 	bool alone; /* who launched it died, and has not let it go */
 	struct successor next;
 };
@@ -147,9 +149,9 @@ static void end_machine(struct keeper *k)
 }
 
 /* A machine that comes from elsewhere may be here by now, and nowhere else: it knows. */
-static void lost_leash(struct keeper *k)
+static void lost_leash(struct keeper *k, bool died)
 {
-	k->alone = getppid() != k->parent;
+	k->alone = died;
 	if (k->l->receive)
 		kill(k->vm, SIGHUP);
 	else
@@ -212,8 +214,10 @@ static int watch(struct keeper *k)
 		if (k->kill_at && clock_mono_ns() > k->kill_at)
 			kill(k->vm, SIGKILL);
 		if (p[1].revents) {
-			if (read(k->leash, &ch, 1) != 1)
-				lost_leash(k);
+			bool died = read(k->leash, &ch, 1) != 1;
+
+			if (died || ch != LET_GO)
+				lost_leash(k, died);
 			p[1].fd = -1; /* released, or its end is on the way */
 		}
 		if (p[2].revents && wants_end(k))
@@ -241,9 +245,9 @@ static void clear_up(const struct keeper *k, int status)
 		place_undo_logs(l->place);
 }
 
-static void keep(const struct launch *l, pid_t parent, int def_fd, int ready_fd, int leash)
+static void keep(const struct launch *l, int def_fd, int ready_fd, int leash)
 {
-	struct keeper k = {.l = l, .leash = leash, .parent = parent};
+	struct keeper k = {.l = l, .leash = leash};
 	sigset_t set;
 	int status;
 
@@ -344,7 +348,6 @@ int launch_machine(const struct launch *l, struct launched *out, struct err *e)
 	cleanup(close_fd) int def_fd = definition_fd(l->cfg, e);
 	cleanup(close_fd) int ready = -1;
 	int pipe_fd[2], leash[2], rc;
-	pid_t self = getpid();
 
 	if (def_fd < 0)
 		return def_fd;
@@ -359,7 +362,7 @@ int launch_machine(const struct launch *l, struct launched *out, struct err *e)
 	if (out->keeper == 0) {
 		close(leash[1]);
 		close(ready);
-		keep(l, self, def_fd, pipe_fd[1], leash[0]);
+		keep(l, def_fd, pipe_fd[1], leash[0]);
 	}
 	close(leash[0]);
 	close(pipe_fd[1]);
@@ -400,20 +403,26 @@ void launch_signals_end(void)
 	sigprocmask(SIG_UNBLOCK, &set, NULL);
 }
 
+static void say(struct launched *m, char word)
+{
+	if (m->leash < 0)
+		return;
+	/* A keeper that has gone needs no word. */
+	signal(SIGPIPE, SIG_IGN);
+	while (write(m->leash, &word, 1) < 0 && errno == EINTR)
+		;
+	close(m->leash);
+	m->leash = -1;
+}
+
 void launch_end(struct launched *m)
 {
-	if (m->leash >= 0)
-		close(m->leash);
-	m->leash = -1;
+	say(m, END);
 }
 
 void launch_release(struct launched *m)
 {
-	/* A keeper that has gone needs no word. */
-	signal(SIGPIPE, SIG_IGN);
-	while (write(m->leash, "d", 1) < 0 && errno == EINTR)
-		;
-	launch_end(m);
+	say(m, LET_GO);
 }
 
 int launch_wait(struct launched *m)
