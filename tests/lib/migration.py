@@ -94,7 +94,7 @@ class Middle:
                         b.sendall(chunk)
                         time.sleep(1)
                     break
-                if self.bytes <= self.at < self.bytes + len(chunk):
+                if not self.done and self.bytes <= self.at < self.bytes + len(chunk):
                     was, chunk = chunk, bytearray(chunk)
                     k = self.at - self.bytes
                     if self.harm == "slow":
