@@ -6,6 +6,7 @@ that was acknowledged is lost.
 
 Mounts a small tmpfs for a full host, a loop device on it for I/O errors, an ext4 that finds itself damaged and a btrfs for quotas; all need root.
 """
+import contextlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
-from lodgefs import crc32c
+from failing import take_lease
 from machine import BUILD, LODGE, fill_up
 
 TOOL = f"{BUILD}/tests/tools/disk-failures"
@@ -257,8 +258,9 @@ def turns_read_only(fmt):
             whole(fmt, path, leaks=True)
 
 
-def lost_pages(fmt):
-    """The page cache takes a write that the device does not: the flush fails, and so does every later one: the host has forgotten what it could not write."""
+@contextlib.contextmanager
+def device(fmt):
+    """A disk of that format on a loop device of 96 MiB, whose host has 24: the disk's name, the device, and the file that fills the host."""
     with Full("24m") as t:
         back, filler = f"{t}/back", f"{t}/filler"
         with open(back, "wb") as f:
@@ -270,27 +272,32 @@ def lost_pages(fmt):
                 sh(LODGE, "disk", "create", f"{dev}/d:lodgefs", "--size", "64M")
             if fmt == "qcow2":
                 sh(LODGE, "disk", "create", f"{dev}:qcow2", "--size", "64M", "--force")
-            name = f"{dev}/d" if fmt == "lodgefs" else dev
-            for policy in ("report", "pause"):
-                with Disk(fmt, name, policy) as d:
-                    at = MIB * (1 if policy == "report" else 2)
-                    assert d.write(0, 65536, 1) == "ok" and d.do("f") == "ok"
-                    kept = dict(d.acked)
-                    fill_up(filler)
-                    for i in range(16):
-                        d.do(f"w {i * 4 * MIB + at} 4096 3")
-                    a = d.do("f")
-                    assert a.startswith("error") if policy == "report" else a == "held", a
-                    os.unlink(filler)
-                    time.sleep(.15)
-                    a = d.do("f") if policy == "report" else d.do("retry")
-                    assert a.startswith("error") if policy == "report" else a == "held", f"{policy}: {a}: what was lost is called durable"
-                    d.do("fail") if policy == "pause" else None
-                again(fmt, name, kept)
-                with Disk(fmt, name, policy) as d:
-                    assert d.write(at, 4096, 2) == "ok" and d.do("f") == "ok", "opened again it goes on"
+            yield f"{dev}/d" if fmt == "lodgefs" else dev, dev, filler
         finally:
             subprocess.run(["losetup", "-d", dev], check=True)
+
+
+def lost_pages(fmt):
+    """The page cache takes a write that the device does not: the flush fails, and so does every later one: the host has forgotten what it could not write."""
+    with device(fmt) as (name, dev, filler):
+        for policy in ("report", "pause"):
+            with Disk(fmt, name, policy) as d:
+                at = MIB * (1 if policy == "report" else 2)
+                assert d.write(0, 65536, 1) == "ok" and d.do("f") == "ok"
+                kept = dict(d.acked)
+                fill_up(filler)
+                for i in range(16):
+                    d.do(f"w {i * 4 * MIB + at} 4096 3")
+                a = d.do("f")
+                assert a.startswith("error") if policy == "report" else a == "held", a
+                os.unlink(filler)
+                time.sleep(.15)
+                a = d.do("f") if policy == "report" else d.do("retry")
+                assert a.startswith("error") if policy == "report" else a == "held", f"{policy}: {a}: what was lost is called durable"
+                d.do("fail") if policy == "pause" else None
+            again(fmt, name, kept)
+            with Disk(fmt, name, policy) as d:
+                assert d.write(at, 4096, 2) == "ok" and d.do("f") == "ok", "opened again it goes on"
 
 
 def file_sizes(fmt):
@@ -358,40 +365,27 @@ def io_errors(fmt):
 
     Pages one by one: Linux' loop device calls it a success when only the beginning of a write had space (6.18; dd sees the same).
     """
-    with Full("24m") as t:
-        back, filler = f"{t}/back", f"{t}/filler"
-        with open(back, "wb") as f:
-            f.truncate(96 * MIB)
-        dev = sh("losetup", "-f", "--show", back).strip()
-        try:
-            if fmt == "lodgefs":
-                sh(LODGE, "store", "create", f"{dev}:lodgefs", "--size", "96M", "-o", f"journal=2M,sums={SUMS}", "--force")
-                sh(LODGE, "disk", "create", f"{dev}/d:lodgefs", "--size", "64M")
-            if fmt == "qcow2":
-                sh(LODGE, "disk", "create", f"{dev}:qcow2", "--size", "64M", "--force")
-            name = f"{dev}/d" if fmt == "lodgefs" else dev
-            for policy in ("report", "pause"):
-                open(filler, "wb").write(bytes(18 * MIB)) if policy == "report" else fill_up(filler)
-                with Disk(fmt, name, policy, "direct") as d:
-                    where, a = d.until_it_fails(32768 + (policy == "pause") * 4096, 4096, most=1700, pat=4)
-                    assert a == "held" if policy == "pause" else a in (f"error {EIO}", f"error {ENOSPC}"), a
-                    d.verify()
-                    os.unlink(filler)
-                    time.sleep(.15)
-                    if policy == "pause":
-                        a = d.do("retry")
-                        assert a == "ok", a
-                        d.acked[where] = (4096, 4)
-                    else:
-                        assert d.write(where, 4096, 2) == "ok", "the device works, and it does not go on"
-                    a = d.do("f")
+    with device(fmt) as (name, dev, filler):
+        for policy in ("report", "pause"):
+            open(filler, "wb").write(bytes(18 * MIB)) if policy == "report" else fill_up(filler)
+            with Disk(fmt, name, policy, "direct") as d:
+                where, a = d.until_it_fails(32768 + (policy == "pause") * 4096, 4096, most=1700, pat=4)
+                assert a == "held" if policy == "pause" else a in (f"error {EIO}", f"error {ENOSPC}"), a
+                d.verify()
+                os.unlink(filler)
+                time.sleep(.15)
+                if policy == "pause":
+                    a = d.do("retry")
                     assert a == "ok", a
-                    kept = d.acked
-                again(fmt, name, kept, "direct")
-                subprocess.run(["blkdiscard", dev], check=True) if fmt == "raw" else None
-            whole(fmt, dev)
-        finally:
-            subprocess.run(["losetup", "-d", dev], check=True)
+                    d.acked[where] = (4096, 4)
+                else:
+                    assert d.write(where, 4096, 2) == "ok", "the device works, and it does not go on"
+                a = d.do("f")
+                assert a == "ok", a
+                kept = d.acked
+            again(fmt, name, kept, "direct")
+            subprocess.run(["blkdiscard", dev], check=True) if fmt == "raw" else None
+        whole(fmt, dev)
 
 
 def removed(fmt):
@@ -447,16 +441,7 @@ def lease():
             with Disk("lodgefs", name, policy) as d:
                 assert d.write(0, 65536, 1) == "ok" and d.do("f") == "ok"
                 kept = dict(d.acked)
-                with open(path, "r+b") as f:
-                    f.seek(8192)
-                    s = bytearray(f.read(512))
-                    struct.pack_into("<Q", s, 8, struct.unpack_from("<Q", s, 8)[0] + 7)
-                    s[40:56] = os.urandom(16)
-                    s[56:120] = b"elsewhere".ljust(64, b"\0")
-                    struct.pack_into("<I", s, 4, 0)
-                    struct.pack_into("<I", s, 4, crc32c(s))
-                    f.seek(8192)
-                    f.write(s)
+                take_lease(path)
                 a = d.do("f")
                 if policy == "pause":
                     assert a == "held" and d.do("retry") == "held", a

@@ -8,13 +8,11 @@ Mounts a small tmpfs with loop devices on it, and a btrfs; both need root.
 """
 import os
 import shutil
-import struct
 import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from failing import FORMATS, MIB, POLICIES, Guest, fails, first_mib, make, sh, until, whole
-from lodgefs import crc32c
+from failing import FORMATS, MIB, POLICIES, Guest, fails, first_mib, make, sh, take_lease, until, whole
 from machine import LODGE, TMP, Machine, check, fill_up, mini_image
 
 if os.getuid():
@@ -43,20 +41,6 @@ def loop(path, size):
         f.truncate(size)
     loops.append(sh("losetup", "-f", "--show", path).strip())
     return loops[-1]
-
-
-def take_lease(path):
-    """Another host says that it has the store."""
-    with open(path, "r+b") as f:
-        f.seek(8192)
-        s = bytearray(f.read(512))
-        struct.pack_into("<Q", s, 8, struct.unpack_from("<Q", s, 8)[0] + 7)
-        s[40:56] = os.urandom(16)
-        s[56:120] = b"elsewhere".ljust(64, b"\0")
-        struct.pack_into("<I", s, 4, 0)
-        struct.pack_into("<I", s, 4, crc32c(bytes(s)))
-        f.seek(8192)
-        f.write(s)
 
 
 def lease(m, g, ident, policy, path):

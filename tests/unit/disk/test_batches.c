@@ -20,6 +20,7 @@
 #include "disk/memdev.h"
 #include "disk/tool.h"
 #include "power.h"
+#include "expect.h"
 
 #define PART 4096u
 #define PARTS 64u
@@ -40,15 +41,10 @@ struct fix {
 	struct err e;
 };
 
-static void ok(struct fix *f, int rc, const char *what)
+static void good(struct fix *f, int rc, const char *what)
 {
 	if (rc)
 		fail_msg("%s: %s: %d %s", f->w->format, what, rc, err_msg(&f->e));
-}
-
-static const struct disk_store_format *stores(void)
-{
-	return disk_store_at(0);
 }
 
 static struct disk_create_opts creating(
@@ -72,9 +68,9 @@ static struct fix *begin(const struct way *w, uint64_t store, const char *journa
 	uv_loop_init(&f->loop);
 	o = creating(f, "store", store, kv);
 	if (w == &lodgefs)
-		ok(f, stores()->create(&o, &f->e), "store");
+		good(f, disk_store_lodgefs.create(&o, &f->e), "store");
 	o = creating(f, w->path, 256 * MiB, NULL);
-	ok(f, disk_create(w->format, &o, &f->e), "create");
+	good(f, disk_create(w->format, &o, &f->e), "create");
 	return f;
 }
 
@@ -90,7 +86,7 @@ static struct disk *get(struct fix *f, struct memdevs *devs, const char *key, co
 		.open_ctx = devs};
 	struct disk *d;
 
-	ok(f, disk_open(&d, &o, &f->e), "open");
+	good(f, disk_open(&d, &o, &f->e), "open");
 	return d;
 }
 
@@ -101,11 +97,11 @@ static void check(struct fix *f, struct memdevs *devs, bool leaks_too)
 	struct disk_check c;
 
 	if (f->w == &lodgefs) {
-		ok(f, stores()->check(&fs, "store", false, NULL, &c, &f->e), "check");
+		good(f, disk_store_lodgefs.check(&fs, "store", false, NULL, &c, &f->e), "check");
 	} else {
 		struct disk *d = get(f, devs, NULL, NULL);
 
-		ok(f, disk_qcow2.check(d, false, NULL, &c, &f->e), "check");
+		good(f, disk_qcow2.check(d, false, NULL, &c, &f->e), "check");
 		disk_close(d);
 	}
 	assert_int_equal(c.errors, 0);
@@ -127,18 +123,6 @@ static void end(struct fix *f, struct disk *d)
 	assert_int_equal(uv_loop_close(&f->loop), 0);
 	memdevs_free(&f->devs);
 	free(f);
-}
-
-static uint64_t stat_of(struct disk *d, const char *name)
-{
-	json_t *o = json_object();
-	uint64_t v;
-
-	disk_format_stats(d, o);
-	assert_non_null(json_object_get(o, name));
-	v = (uint64_t)json_integer_value(json_object_get(o, name));
-	json_decref(o);
-	return v;
 }
 
 static void on_done(struct disk_req *r)
@@ -174,7 +158,7 @@ static int value_at(struct fix *f, struct disk *d, uint64_t place)
 {
 	uint8_t buf[PART];
 
-	ok(f, disk_rw(d, DISK_READ, place * f->w->block, buf, PART, &f->e), "read");
+	good(f, disk_rw(d, DISK_READ, place * f->w->block, buf, PART, &f->e), "read");
 	for (unsigned i = 1; i < PART; i++)
 		if (buf[i] != buf[0])
 			return -1;
@@ -216,16 +200,16 @@ static void one_transaction(void **state)
 		const char *meta = w == &lodgefs ? "journal_bytes" : "meta_bytes";
 		uint64_t before = stat_of(d, meta), flushed = f->devs.ops[FILE_FLUSH];
 
-		ok(f, scatter(f, d, PARTS, 1), "write");
+		good(f, scatter(f, d, PARTS, 1), "write");
 		transactions[i] = stat_of(d, "physical_transactions");
 		assert_int_equal(stat_of(d, "logical_transactions"), PARTS);
 		bytes[i] = stat_of(d, meta) - before;
 		/* What is there already needs none. */
-		ok(f, scatter(f, d, PARTS, 100), "write");
+		good(f, scatter(f, d, PARTS, 100), "write");
 		assert_int_equal(stat_of(d, w->plain), PARTS);
 		assert_int_equal(stat_of(d, "physical_transactions"), transactions[i]);
 		assert_int_equal(stat_of(d, meta) - before, bytes[i]);
-		ok(f, disk_rw(d, DISK_FLUSH, 0, NULL, 0, &f->e), "flush");
+		good(f, disk_rw(d, DISK_FLUSH, 0, NULL, 0, &f->e), "flush");
 		flushes[i] = f->devs.ops[FILE_FLUSH] - flushed;
 		all_there(f, d, PARTS, 100);
 		end(f, d);
@@ -246,14 +230,14 @@ static void one_address_twice(void **state)
 	struct fix *f = begin(way(state), 128 * MiB, "2M");
 	struct disk *d = get(f, &f->devs, "commit", "batch");
 
-	ok(f, scatter(f, d, 8, 1), "write");
+	good(f, scatter(f, d, 8, 1), "write");
 	all_there(f, d, 8, 1);
 	assert_int_equal(stat_of(d, "physical_transactions"), 1);
 	assert_int_equal(stat_of(d, "logical_transactions"), 8);
-	ok(f, scatter(f, d, 8, 100), "write");
+	good(f, scatter(f, d, 8, 100), "write");
 	all_there(f, d, 8, 100);
 	/* Half of the places are there. */
-	ok(f, scatter(f, d, 16, 50), "write");
+	good(f, scatter(f, d, 16, 50), "write");
 	all_there(f, d, 16, 50);
 	assert_int_equal(stat_of(d, "physical_transactions"), 2);
 	end(f, d);
@@ -265,7 +249,7 @@ static void no_space(void **state)
 	struct fix *f = begin(way(state), 24 * MiB, "2M");
 	struct disk *d = get(f, &f->devs, "commit", "batch");
 
-	ok(f, scatter(f, d, 4, 1), "write");
+	good(f, scatter(f, d, 4, 1), "write");
 	if (f->w == &qcow2)
 		f->devs.capacity = memdev_size(&f->devs, f->w->path) + 8 * f->w->block;
 	for (unsigned i = 0; i < 4; i++) /* again and again: nothing leaks */
@@ -277,7 +261,7 @@ static void no_space(void **state)
 		assert_true(!v || (f->w == &qcow2 && v == last_at(p, PARTS, 100)));
 	}
 	f->devs.capacity = 0;
-	ok(f, scatter(f, d, 8, 50), "there is room for that");
+	good(f, scatter(f, d, 8, 50), "there is room for that");
 	all_there(f, d, 8, 50);
 	end(f, d);
 }
@@ -289,10 +273,10 @@ static void power_cut(void **state)
 	struct disk *d = get(f, &f->devs, "commit", "batch");
 	unsigned cuts = 0, before = 0, after_it = 0;
 
-	ok(f, disk_rw(d, DISK_FLUSH, 0, NULL, 0, &f->e), "flush");
+	good(f, disk_rw(d, DISK_FLUSH, 0, NULL, 0, &f->e), "flush");
 	assert_int_equal(memdevs_record(&f->devs), 0);
-	ok(f, scatter(f, d, PARTS, 1), "write");
-	ok(f, disk_rw(d, DISK_FLUSH, 0, NULL, 0, &f->e), "flush");
+	good(f, scatter(f, d, PARTS, 1), "write");
+	good(f, disk_rw(d, DISK_FLUSH, 0, NULL, 0, &f->e), "flush");
 	put(f, d);
 	for (uint64_t point = 1; point <= memdevs_events(&f->devs); point++)
 		for (unsigned variant = 0; variant < 4; variant++, cuts++) {
@@ -353,14 +337,14 @@ static void journal_full(void **state)
 		}
 		/* New places each time. */
 		if (i % 2)
-			ok(f, disk_rw(d, DISK_DISCARD, 0, NULL, PARTS * MiB, &f->e), "discard");
+			good(f, disk_rw(d, DISK_DISCARD, 0, NULL, PARTS * MiB, &f->e), "discard");
 	}
 	assert_true(failed);
 	print_message("a journal of 1 MiB: %d KiB written to it, %d checkpoints\n",
 		(int)(stat_of(d, "journal_bytes") / KiB), (int)stat_of(d, "checkpoints"));
 	assert_true(stat_of(d, "journal_bytes") > MiB);
 	assert_true(stat_of(d, "checkpoints") > 1);
-	ok(f, scatter(f, d, PARTS, 9), "write");
+	good(f, scatter(f, d, PARTS, 9), "write");
 	all_there(f, d, PARTS, 9);
 	end(f, d);
 }
@@ -377,9 +361,9 @@ static void large_request(void **state)
 		struct disk *d = late ? get(f, &f->devs, NULL, NULL)
 				      : get(f, &f->devs, "commit", "batch");
 
-		ok(f, disk_rw(d, DISK_WRITE, 3 * MiB, buf, size, &f->e), "write");
-		ok(f, disk_rw(d, DISK_DISCARD, 0, NULL, size, &f->e), "discard");
-		ok(f, disk_rw(d, DISK_WRITE_ZEROES, 0, NULL, d->size, &f->e), "zeroes");
+		good(f, disk_rw(d, DISK_WRITE, 3 * MiB, buf, size, &f->e), "write");
+		good(f, disk_rw(d, DISK_DISCARD, 0, NULL, size, &f->e), "discard");
+		good(f, disk_rw(d, DISK_WRITE_ZEROES, 0, NULL, d->size, &f->e), "zeroes");
 		if (late)
 			end(f, d);
 		else

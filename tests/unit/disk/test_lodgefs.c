@@ -22,6 +22,7 @@
 #include "disk/memdev.h"
 #include "power.h"
 #include "disk/tool.h"
+#include "expect.h"
 
 #define SECTOR 512u
 
@@ -39,21 +40,6 @@ static uint64_t rnd(struct fix *f, uint64_t n)
 	return f->rng % n;
 }
 
-static void ok(int rc, const struct err *e, const char *what)
-{
-	if (rc)
-		fail_msg("%s: %d %s", what, rc, err_msg(e));
-}
-
-static const struct disk_store_format *stores(void)
-{
-	for (unsigned i = 0; disk_store_at(i); i++)
-		if (!strcmp(disk_store_at(i)->name, "lodgefs"))
-			return disk_store_at(i);
-	fail_msg("no lodgefs");
-	return NULL;
-}
-
 static struct fix *begin(uint64_t size, const struct disk_kv *kv)
 {
 	struct fix *f = calloc(1, sizeof(*f));
@@ -61,12 +47,12 @@ static struct fix *begin(uint64_t size, const struct disk_kv *kv)
 
 	uv_loop_init(&f->loop);
 	f->rng = 88172645463325252ull;
-	ok(stores()->create(&(struct disk_create_opts){.path = "store",
-				    .size = size,
-				    .kv = kv,
-				    .loop = &f->loop,
-				    .open_file = memdevs_open,
-				    .open_ctx = &f->devs},
+	ok(disk_store_lodgefs.create(&(struct disk_create_opts){.path = "store",
+					     .size = size,
+					     .kv = kv,
+					     .loop = &f->loop,
+					     .open_file = memdevs_open,
+					     .open_ctx = &f->devs},
 		   &e),
 		&e, "store");
 	return f;
@@ -152,7 +138,7 @@ static void check_in(struct fix *f, struct memdevs *devs, bool leaks_too)
 	struct disk_check c;
 	struct err e = {0};
 
-	ok(stores()->check(&fs, "store", false, &w, &c, &e), &e, "check");
+	ok(disk_store_lodgefs.check(&fs, "store", false, &w, &c, &e), &e, "check");
 	assert_int_equal(c.errors, 0);
 	if (leaks_too)
 		assert_int_equal(c.leaks, 0);
@@ -165,20 +151,8 @@ static struct disk_store_space space(struct fix *f)
 	struct disk_store_space s;
 	struct err e = {0};
 
-	ok(stores()->space(&fs, "store", &s, &e), &e, "space");
+	ok(disk_store_lodgefs.space(&fs, "store", &s, &e), &e, "space");
 	return s;
-}
-
-static uint64_t stat_of(struct disk *d, const char *name)
-{
-	json_t *o = json_object();
-	uint64_t v;
-
-	disk_format_stats(d, o);
-	assert_non_null(json_object_get(o, name));
-	v = (uint64_t)json_integer_value(json_object_get(o, name));
-	json_decref(o);
-	return v;
 }
 
 /* ---- the model ---- */
@@ -328,7 +302,8 @@ static void model_disks(struct fix *f, struct model *all)
 	char name[64];
 
 	if (m->there) {
-		ok(stores()->remove(&fs, "store", strrchr(m->path, '/') + 1, &e), &e, "remove");
+		ok(disk_store_lodgefs.remove(&fs, "store", strrchr(m->path, '/') + 1, &e), &e,
+			"remove");
 		model_drop(m);
 		return;
 	}
@@ -1141,10 +1116,10 @@ static void growing(void **state)
 		n++;
 	put(f, d);
 	assert_int_equal(memdevs_record(&f->devs), 0);
-	assert_int_equal(stores()->resize(&fs, "store", 16 * MiB, &now, &e), -EINVAL);
-	assert_int_equal(stores()->resize(&fs, "store", GiB, &now, &e), -EFBIG);
+	assert_int_equal(disk_store_lodgefs.resize(&fs, "store", 16 * MiB, &now, &e), -EINVAL);
+	assert_int_equal(disk_store_lodgefs.resize(&fs, "store", GiB, &now, &e), -EFBIG);
 	assert_non_null(strstr(err_msg(&e), "max-size"));
-	ok(stores()->resize(&fs, "store", 64 * MiB, &now, &e), &e, "resize");
+	ok(disk_store_lodgefs.resize(&fs, "store", 64 * MiB, &now, &e), &e, "resize");
 	assert_int_equal(now, 64 * MiB);
 	assert_int_equal(space(f).total, before + 32 * MiB);
 	for (uint64_t point = 0; point <= memdevs_events(&f->devs); point++)
@@ -1182,11 +1157,11 @@ static void change(struct fix *f, unsigned step)
 	if (step == CLONE)
 		rc = make(f, "store/b", 0, "clone", "a@s", &e);
 	else if (step == RENAME)
-		rc = stores()->rename(&fs, "store", "b", "c", &e);
+		rc = disk_store_lodgefs.rename(&fs, "store", "b", "c", &e);
 	else if (step == COMPOSE)
 		rc = make(f, "store/d", 0, "compose", "a/0/4M+a@s/0/4M", &e);
 	else if (step == REMOVE)
-		rc = stores()->remove(&fs, "store", "c", &e);
+		rc = disk_store_lodgefs.remove(&fs, "store", "c", &e);
 	ok(rc, &e, "change");
 	if (step != APPLY && step != SHRINK)
 		return;
@@ -1331,9 +1306,9 @@ static void damage(void **state)
 	memdev_poke(&f->devs, "store", at + 100, buf, 1);
 	assert_int_equal(open_in(f, &f->devs, &d, "store/a", NULL, false, &e), -EUCLEAN);
 	assert_non_null(strstr(err_msg(&e), "checksum"));
-	ok(stores()->check(&fs, "store", false, NULL, &c, &e), &e, "check");
+	ok(disk_store_lodgefs.check(&fs, "store", false, NULL, &c, &e), &e, "check");
 	assert_true(c.errors > 0);
-	ok(stores()->check(&fs, "store", true, NULL, &c, &e), &e, "repair");
+	ok(disk_store_lodgefs.check(&fs, "store", true, NULL, &c, &e), &e, "repair");
 	check_in(f, &f->devs, true);
 	d = get(f, "store/a");
 	ok(disk_rw(d, DISK_READ, 0, buf, 4096, &e), &e, "read");

@@ -16,9 +16,11 @@
 
 #include "base/err.h"
 #include "base/util.h"
+#include "disk/format.h"
 #include "disk/memdev.h"
 #include "power.h"
 #include "disk/tool.h"
+#include "expect.h"
 
 #define DISKS 4
 #define SIZE (4 * MiB)
@@ -62,24 +64,9 @@ static uint64_t rnd(struct world *w, uint64_t n)
 	return w->rng % n;
 }
 
-static void ok(int rc, const struct err *e, const char *what)
-{
-	if (rc)
-		fail_msg("%s: %d %s", what, rc, err_msg(e));
-}
-
 static uint64_t now(struct world *w)
 {
 	return memdevs_events(&w->devs);
-}
-
-static const struct disk_store_format *store(void)
-{
-	for (unsigned i = 0; disk_store_at(i); i++)
-		if (!strcmp(disk_store_at(i)->name, "lodgefs"))
-			return disk_store_at(i);
-	fail_msg("no lodgefs");
-	return NULL;
 }
 
 static void make(struct world *w, unsigned i)
@@ -239,11 +226,11 @@ static void run(struct world *w)
 {
 	struct err e = {0};
 
-	ok(store()->create(&(struct disk_create_opts){.path = "store",
-				   .size = 512 * MiB,
-				   .loop = &w->loop,
-				   .open_file = memdevs_open,
-				   .open_ctx = &w->devs},
+	ok(disk_store_lodgefs.create(&(struct disk_create_opts){.path = "store",
+					     .size = 512 * MiB,
+					     .loop = &w->loop,
+					     .open_file = memdevs_open,
+					     .open_ctx = &w->devs},
 		   &e),
 		&e, "store");
 	for (unsigned i = 0; i < DISKS; i++)
@@ -341,7 +328,7 @@ static void look(struct world *w, struct memdevs *devs, uint64_t point)
 	struct disk_check c;
 	struct err e = {0};
 
-	ok(store()->check(&fs, "store", false, NULL, &c, &e), &e, "check");
+	ok(disk_store_lodgefs.check(&fs, "store", false, NULL, &c, &e), &e, "check");
 	assert_int_equal(c.errors, 0);
 	open_all(w, devs, &stores, d);
 	for (unsigned i = 0; i < DISKS; i++) {
@@ -407,11 +394,11 @@ static struct world *new_world(uint64_t size)
 	struct err e = {0};
 
 	uv_loop_init(&w->loop);
-	ok(store()->create(&(struct disk_create_opts){.path = "store",
-				   .size = size,
-				   .loop = &w->loop,
-				   .open_file = memdevs_open,
-				   .open_ctx = &w->devs},
+	ok(disk_store_lodgefs.create(&(struct disk_create_opts){.path = "store",
+					     .size = size,
+					     .loop = &w->loop,
+					     .open_file = memdevs_open,
+					     .open_ctx = &w->devs},
 		   &e),
 		&e, "store");
 	return w;
@@ -599,7 +586,7 @@ static void reaches_over(void **state)
 	unsigned n;
 
 	(void)state;
-	ok(store()->space(&fs, "store", &space, &e), &e, "space");
+	ok(disk_store_lodgefs.space(&fs, "store", &space, &e), &e, "space");
 	n = (unsigned)(space.total / MiB) - 3; /* one has the pages, and d[0] three */
 	assert_in_range(n, 70, AT_ONCE);
 	data_at = align_down(128 * MiB - space.total, MiB);

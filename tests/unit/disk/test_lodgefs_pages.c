@@ -20,6 +20,7 @@
 #include "disk/memdev.h"
 #include "disk/tool.h"
 #include "power.h"
+#include "expect.h"
 
 #define SIZE (16384 * GiB)
 #define PLACES 2500u
@@ -34,32 +35,17 @@ struct fix {
 	struct disk_stores stores;
 };
 
-static void ok(int rc, const struct err *e, const char *what)
-{
-	if (rc)
-		fail_msg("%s: %d %s", what, rc, err_msg(e));
-}
-
-static const struct disk_store_format *format(void)
-{
-	for (unsigned i = 0; disk_store_at(i); i++)
-		if (!strcmp(disk_store_at(i)->name, "lodgefs"))
-			return disk_store_at(i);
-	fail_msg("no lodgefs");
-	return NULL;
-}
-
 static struct fix *begin(void)
 {
 	struct fix *f = calloc(1, sizeof(*f));
 	struct err e = {0};
 
 	uv_loop_init(&f->loop);
-	ok(format()->create(&(struct disk_create_opts){.path = "store",
-				    .size = 6 * GiB,
-				    .loop = &f->loop,
-				    .open_file = memdevs_open,
-				    .open_ctx = &f->devs},
+	ok(disk_store_lodgefs.create(&(struct disk_create_opts){.path = "store",
+					     .size = 6 * GiB,
+					     .loop = &f->loop,
+					     .open_file = memdevs_open,
+					     .open_ctx = &f->devs},
 		   &e),
 		&e, "store");
 	return f;
@@ -137,21 +123,9 @@ static void check(struct fix *f)
 	struct disk_check c;
 	struct err e = {0};
 
-	ok(format()->check(&fs, "store", false, NULL, &c, &e), &e, "check");
+	ok(disk_store_lodgefs.check(&fs, "store", false, NULL, &c, &e), &e, "check");
 	assert_int_equal(c.errors, 0);
 	assert_int_equal(c.leaks, 0);
-}
-
-static uint64_t stat_of(struct disk *d, const char *name)
-{
-	json_t *o = json_object();
-	uint64_t v;
-
-	disk_format_stats(d, o);
-	assert_non_null(json_object_get(o, name));
-	v = (uint64_t)json_integer_value(json_object_get(o, name));
-	json_decref(o);
-	return v;
 }
 
 static void bytes(uint8_t *buf, unsigned i, unsigned round)

@@ -19,6 +19,7 @@
 #include "disk/format.h"
 #include "disk/memdev.h"
 #include "disk/tool.h"
+#include "expect.h"
 
 #define SUB 4096u
 
@@ -27,12 +28,6 @@ struct fix {
 	struct memdevs devs;
 	struct disk_stores stores;
 };
-
-static void ok(int rc, const struct err *e, const char *what)
-{
-	if (rc)
-		fail_msg("%s: %d %s", what, rc, err_msg(e));
-}
 
 static struct fix *begin(uint64_t size)
 {
@@ -182,17 +177,6 @@ static uint64_t known(struct fix *f)
 			n += *(uint32_t *)(void *)(page + k) != 0;
 	}
 	return n;
-}
-
-static uint64_t stat_of(struct disk *d, const char *name)
-{
-	json_t *o = json_object();
-	uint64_t v;
-
-	disk_format_stats(d, o);
-	v = (uint64_t)json_integer_value(json_object_get(o, name));
-	json_decref(o);
-	return v;
 }
 
 /* ---- */

@@ -23,6 +23,7 @@
 #include "disk/memdev.h"
 #include "disk/moment/moment.h"
 #include "disk/tool.h"
+#include "expect.h"
 
 #define SIZE (8 * MiB + 12288) /* the last piece is a short one */
 #define UNIT 4096u
@@ -57,12 +58,6 @@ static uint64_t rnd(uint64_t n)
 	rig.rng ^= rig.rng >> 7;
 	rig.rng ^= rig.rng << 17;
 	return rig.rng % n;
-}
-
-static void ok(int rc, const struct err *e, const char *what)
-{
-	if (rc)
-		fail_msg("%s: %d %s", what, rc, err_msg(e));
 }
 
 static int setup(void **state)

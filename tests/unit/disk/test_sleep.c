@@ -18,6 +18,7 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "disk/tool.h"
+#include "expect.h"
 
 #define SIZE (8 * MiB)
 #define PIECE (64 * KiB)
@@ -31,12 +32,6 @@ struct world {
 	char dir[64], path[96];
 	struct side a, b;
 };
-
-static void ok(int rc, const struct err *e, const char *what)
-{
-	if (rc)
-		fail_msg("%s: %d %s", what, rc, err_msg(e));
-}
 
 static int setup(void **state)
 {
