@@ -116,7 +116,6 @@ static void exec_vm(const struct launch *l, int def_fd, int ready_fd)
 
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
-	signal(SIGHUP, SIG_DFL);
 	snprintf(config, sizeof(config), "/proc/self/fd/%d", def_fd);
 	snprintf(ready, sizeof(ready), "%d", ready_fd);
 	fcntl(ready_fd, F_SETFD, 0);
@@ -254,13 +253,14 @@ static void keep(const struct launch *l, int def_fd, int ready_fd, int leash)
 	setsid(); /* Ctrl-C in the terminal is the guest's, or this program's; never the machine's */
 	prctl(PR_SET_NAME, "lodge-keeper");
 	detach_stdio(l->place);
-	signal(SIGHUP, SIG_IGN);
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGCHLD); /* of processes that are only reaped */
-	sigprocmask(SIG_SETMASK, &set, NULL);
 	k.signals = signalfd(-1, &set, SFD_CLOEXEC);
+	/* Held back, not ignored: that of lost_leash() must reach a child that is not lodge-vm yet. */
+	sigaddset(&set, SIGHUP);
+	sigprocmask(SIG_SETMASK, &set, NULL);
 	k.vm = fork();
 	if (k.vm == 0)
 		exec_vm(l, def_fd, ready_fd);

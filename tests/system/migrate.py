@@ -104,6 +104,18 @@ check("a dry run says how long", "could move" in p.stdout and "about" in p.stdou
 st = json.loads(start_move("a", r.at, *LIMIT, "--dry-run").communicate()[0])
 check("and again, to the same receiver", st["phase"] == "tried", st)
 
+# ---- Ctrl-C while the machine that waits is being started ----
+r.p.send_signal(signal.SIGINT)
+r.end()
+for i in range(60):
+    r = Receive("b")
+    time.sleep(i % 20 * 0.0003)
+    r.p.send_signal(signal.SIGINT)
+    code, out, err = r.end()
+    if "stopped" not in err or alive("b"):
+        check("Ctrl-C to a receiver that has just begun", False, (i, code, err))
+check("Ctrl-C to a receiver that has just begun: 60 times it is heard", True)
+
 # ---- refused before anything is paused ----
 own = os.path.join(TMP, "own.yaml")
 
@@ -114,8 +126,6 @@ def definition(**kw):
     return "--config", own
 
 
-r.p.send_signal(signal.SIGINT)
-r.end()
 refused("a", "another size of memory", "MiB of memory", *definition(memory="64M"))
 refused("a", "another number of vCPUs", "cpu", *definition(smp=1))
 refused("a", "a device more", "definition differs", *definition(nets=["user"]))

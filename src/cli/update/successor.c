@@ -77,7 +77,6 @@ static void exec_new(int program, int sock)
 
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
-	signal(SIGHUP, SIG_DFL);
 	snprintf(arg, sizeof(arg), "%d", sock);
 	fcntl(sock, F_SETFD, 0);
 	fexecve(program, argv, environ);
