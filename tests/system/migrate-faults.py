@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 
@@ -49,9 +50,9 @@ def settled(here, there):
 def remove(name):
     """Behind a machine that has ended somebody clears up for a moment."""
     end = time.monotonic() + 20 * SLOW
-    while (p := lodge("rm", name, ok=False)).returncode and time.monotonic() < end:
+    while (p := lodge("rm", name, ok=False)).returncode not in (0, 3) and time.monotonic() < end:
         time.sleep(0.05)
-    if p.returncode:
+    if p.returncode not in (0, 3):  # 3: its lodge receive was killed when it had come: nobody knew that the place is kept
         check(f"lodge rm {name}", False, p.stderr)
 
 
@@ -119,11 +120,13 @@ def by_hand(who, took, here, there):
     except (OSError, ValueError):
         pass  # the move was over, or there is nobody yet
     err = p.communicate(timeout=100 * SLOW)[1]
-    if "source" in who:
-        if victim:
-            gone(victim)
+    if "source" in who and victim:
+        gone(victim)
+    try:
+        r.p.wait(3)
+    except subprocess.TimeoutExpired:
         if not alive(there):
-            r.p.send_signal(signal.SIGINT)
+            r.p.send_signal(signal.SIGINT)  # a lodge migrate that was killed at once never came
     r.end()
     if "source" in who or "destination" in who:
         time.sleep(0.1)
