@@ -157,8 +157,8 @@ int vm_announce(struct vm *vm, const json_t *addresses, struct err *e)
 	return rc;
 }
 
-void vm_announce_stop(struct vm *vm)
+void vm_announce_hold(struct vm *vm, bool held)
 {
 	for (unsigned i = 0; i < vm->nets->n; i++)
-		announce_stop(vm->nets->opts[i].net);
+		announce_hold(vm->nets->opts[i].net, held);
 }

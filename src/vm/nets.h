@@ -25,11 +25,11 @@ int nets_open(struct vm_nets **out, const struct vm_config *cfg, struct uv_loop_
 /*
  * Announcements (net/announce/announce.h), for who brings a machine to another host: what each card knows of its guest, {"net0": {...}}, goes along, and
  * when the guest runs there, vm_announce() asks the network, card by card, and the guest's drivers to do the same. NULL: only what was seen here. What comes
- * of it are events "announce". vm_announce_stop() when the machine goes on: not one more frame.
+ * of it are events "announce". vm_announce_hold(true) when the guest stands still to go on elsewhere: not one more frame; false: it goes on here after all.
  */
 struct json_t *vm_announce_addresses(struct vm *vm);
 int vm_announce(struct vm *vm, const struct json_t *addresses, struct err *e);
-void vm_announce_stop(struct vm *vm);
+void vm_announce_hold(struct vm *vm, bool held);
 
 /* The back end of a network, now the caller's. After it the card has none: it is about to go. */
 struct net_backend *nets_release(struct vm_nets *nets, unsigned i);

@@ -38,6 +38,7 @@ struct peer {
 struct item {
 	struct address a;
 	bool open;
+	bool rides; /* is not asked for, but ends with others of its hardware address */
 	unsigned tries;
 	uint64_t due, number;
 	uint32_t asked; /* bit i: of peers[i] */
@@ -54,6 +55,7 @@ struct announcer {
 	uint64_t clock; /* counts what was seen: for which entry is the oldest */
 	struct item items[ANNOUNCE_ADDRESSES];
 	unsigned nitems, open, confirmed;
+	bool held;
 	uint64_t began, frames, refused;
 };
 
@@ -206,9 +208,10 @@ static bool see_in(struct announcer *a, const uint8_t *ether, size_t len)
 		return true;
 	case NEIGHBOUR_ARP_REQUEST:
 	case NEIGHBOUR_NS:
-		/* Who asks for the guest is a neighbour; a known one is not moved by it. */
-		p = n.from.len && is_ours(a, n.vlan, &n.to) ? peer_of(a, n.vlan, &n.from, true)
-							    : NULL;
+		/* Who asks for the guest, and has not taken its address, is a neighbour; a known one is not moved by it. */
+		p = n.from.len && is_ours(a, n.vlan, &n.to) && !ip_equal(&n.from, &n.to)
+			    ? peer_of(a, n.vlan, &n.from, true)
+			    : NULL;
 		if (p && !p->known) {
 			memcpy(p->mac, n.mac, 6);
 			p->known = !memcmp(n.mac, n.src, 6);
@@ -258,8 +261,8 @@ static void emit(struct announcer *a, json_t *j)
 	json_decref(j);
 }
 
-/* `by` NULL and confirmed: another switch said so. The last one to end tells how it went. */
-static void end_item(struct announcer *a, struct item *it, bool good, const struct ip_addr *by)
+/* `by` NULL and confirmed: another switch said so. */
+static void tell(struct announcer *a, struct item *it, bool good, const struct ip_addr *by)
 {
 	json_t *j = place_json(it->a.vlan, it->a.mac, &it->a.ip);
 
@@ -271,6 +274,30 @@ static void end_item(struct announcer *a, struct item *it, bool good, const stru
 	if (by)
 		json_object_set_new(j, "by", ip_json(by));
 	emit(a, j);
+}
+
+static bool same_place(const struct item *x, const struct item *y)
+{
+	return x->a.vlan == y->a.vlan && !memcmp(x->a.mac, y->a.mac, 6);
+}
+
+/* Who rides along ends with the first that is confirmed, or with the last. The last one of all tells how it went. */
+static void end_item(struct announcer *a, struct item *it, bool good, const struct ip_addr *by)
+{
+	bool last = true;
+
+	tell(a, it, good, by);
+	for (unsigned i = 0; i < a->nitems; i++)
+		last = last &&
+		       !(a->items[i].open && !a->items[i].rides && same_place(&a->items[i], it));
+	for (unsigned i = 0; i < a->nitems; i++) {
+		struct item *x = &a->items[i];
+
+		if (!x->open || !x->rides || !same_place(x, it) || !(good || last))
+			continue;
+		x->tries = it->tries;
+		tell(a, x, good, by);
+	}
 	if (a->open)
 		return;
 	uv_timer_stop(&a->timer);
@@ -328,9 +355,9 @@ static void arm(struct announcer *a)
 	uint64_t next = UINT64_MAX, now = clock_mono_ns();
 
 	for (unsigned i = 0; i < a->nitems; i++)
-		if (a->items[i].open)
+		if (a->items[i].open && !a->items[i].rides)
 			next = MIN(next, a->items[i].due);
-	if (!a->open)
+	if (!a->open || a->held)
 		return;
 	uv_update_time(a->o.loop);
 	uv_timer_start(&a->timer, on_timer, next > now ? (next - now) / NS_PER_MS + 1 : 0, 0);
@@ -341,9 +368,10 @@ static void on_timer(uv_timer_t *t)
 	struct announcer *a = t->data;
 	uint64_t now = clock_mono_ns();
 
-	for (unsigned i = 0; i < a->nitems && a->open; i++) {
+	for (unsigned i = 0; i < a->nitems && a->open && !a->held; i++) {
 		struct item *it = &a->items[i];
-		if (!it->open || it->due > now)
+
+		if (!it->open || it->rides || it->due > now)
 			continue;
 		if (it->tries == (a->o.tries ?: ANNOUNCE_TRIES)) {
 			end_item(a, it, false, NULL);
@@ -465,19 +493,38 @@ int announce_know(struct net_backend *port, const json_t *addresses, struct err 
 				 : err_set(e, -ENOTSUP, "announce: this network needs none");
 }
 
-void announce_stop(struct net_backend *port)
+void announce_hold(struct net_backend *port, bool held)
 {
 	struct announcer *a = of(port);
 
 	if (port->ops != &ops)
 		return;
-	uv_timer_stop(&a->timer);
-	a->nitems = a->open = 0;
+	a->held = held;
+	if (held)
+		uv_timer_stop(&a->timer);
+	else if (a->open)
+		on_timer(&a->timer);
 }
 
 bool announce_running(const struct net_backend *port)
 {
 	return port->ops == &ops && of(port)->open;
+}
+
+/* An address that no neighbour can be asked from is, to switches, its hardware address. RARP is for the first of those that have no other to ride with. */
+static void find_rides(struct announcer *a)
+{
+	for (unsigned i = 0; i < a->nitems; i++)
+		a->items[i].rides = choose_peer(a, &a->items[i].a, 0) < 0;
+	for (unsigned i = 0; i < a->nitems; i++) {
+		struct item *it = &a->items[i];
+		bool with = false;
+
+		for (unsigned j = 0; it->rides && j < a->nitems; j++)
+			with = with || (j != i && same_place(&a->items[j], it) &&
+					       (!a->items[j].rides || j < i));
+		it->rides = with;
+	}
 }
 
 int announce_start(struct net_backend *port, const json_t *addresses, struct err *e)
@@ -487,7 +534,8 @@ int announce_start(struct net_backend *port, const json_t *addresses, struct err
 
 	if (port->ops != &ops)
 		return err_set(e, -ENOTSUP, "announce: this network needs none");
-	announce_stop(port);
+	uv_timer_stop(&a->timer);
+	a->nitems = a->open = 0;
 	rc = addresses ? take_known(a, addresses, e) : 0;
 	if (rc)
 		return rc;
@@ -506,6 +554,7 @@ int announce_start(struct net_backend *port, const json_t *addresses, struct err
 		a->nitems++;
 		a->open++;
 	}
+	find_rides(a);
 	if (a->open)
 		on_timer(&a->timer);
 	return 0;

@@ -10,7 +10,8 @@
  * announce_start() asks, for each address, one neighbour at a time from that address: ARP request, or neighbour solicitation. Every switch on the way
  * learns the new place from the question, and the answer, which comes back as unicast to it, proves that the way is open. An address without
  * an answer is asked for again, of the next neighbour, after 50 ms, then 100 ms, 150 ms ... 2 s; those that were answered are left alone. A hardware address with
- * no IP address, or without neighbours, is announced by RARP with a number in its padding, which other Lodge switches acknowledge (switch.h). After
+ * no IP address, or none with a neighbour, is announced by RARP with a number in its padding, which other Lodge switches acknowledge (switch.h). An IP address
+ * without a neighbour beside one that has some is not asked for: the network knows of both by the hardware address, so it is confirmed, or given up, with that one. After
  * ANNOUNCE_TRIES an address is given up, and reported; the guest is not affected.
  *
  * An answer counts only when it is to what was asked: from the neighbour asked, at the hardware address that it had, to the address asked from. Answers go
@@ -63,8 +64,11 @@ struct json_t *announce_addresses(struct net_backend *port);
 int announce_start(struct net_backend *port, const struct json_t *addresses, struct err *e);
 /* The same knowledge for the port, and nothing is announced: the guest has not moved (live update). */
 int announce_know(struct net_backend *port, const struct json_t *addresses, struct err *e);
-/* The guest goes back, or away: not one more frame. Nothing is reported. */
-void announce_stop(struct net_backend *port);
+/*
+ * The guest stands still, to run elsewhere: not one more frame, whatever was begun or is begun. false: it goes on here after all, and what has no
+ * answer is asked for again.
+ */
+void announce_hold(struct net_backend *port, bool held);
 bool announce_running(const struct net_backend *port);
 
 #endif

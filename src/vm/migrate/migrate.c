@@ -93,6 +93,8 @@ static void stop(struct vm_migration *m)
 		rc = take_state(m, &state, &len, &saved, &e);
 		if (rc)
 			vm_go_on(vm);
+		/* From here on the other side says where it is. */
+		vm_announce_hold(vm, !rc);
 		m->stopped = !rc;
 	}
 	if (rc) {
@@ -198,6 +200,7 @@ static void go_on_here(struct vm_migration *m)
 		return;
 	}
 	board_resume(vm->board);
+	vm_announce_hold(vm, false);
 	vm_go_on(vm);
 }
 
@@ -324,8 +327,6 @@ static int say_hello(
 	if (getrandom(so->id, sizeof(so->id), 0) != sizeof(so->id))
 		return err_set(e, -EIO, "no random numbers");
 	hex_put(id, so->id, MIG_ID);
-	/* What it announced here is over: the other side says where it is. */
-	vm_announce_stop(vm);
 	if (!j || json_object_set_new(j, "id", json_string(id)) ||
 		json_object_set_new(j, "neighbours", vm_announce_addresses(vm)) ||
 		json_object_set_new(j, "streams", json_integer(o->nfds)) ||
@@ -496,6 +497,7 @@ int vm_migrate_take_back(struct vm *vm, bool force, struct err *e)
 	if (rc)
 		return rc;
 	board_resume(vm->board);
+	vm_announce_hold(vm, false);
 	vm->asleep = vm->lost = vm->left_here = false;
 	return 0;
 }
