@@ -37,6 +37,7 @@ bench: ## Lodge beside its peers: figures as JSON and SVG
 	@bench/run --build $(BUILD)
 	@LODGE_BUILD=$(BUILD) bench/migrate --rates 0,100,400
 	@LODGE_BUILD=$(BUILD) bench/update
+	@LODGE_BUILD=$(BUILD) bench/announce
 
 check: build ## the rules of the house: tools/check and its own tests
 	@tools/check --build $(BUILD)
