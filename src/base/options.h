@@ -128,7 +128,7 @@ int options_check(const struct opt *opts, struct err *e);
 int options_defaults(const struct opt *opts, void *obj, struct err *e);
 void options_free(const struct opt *opts, void *obj);
 
-/* Options by name; NULL when there is none. */
+/* Options by name; NULL when there is none. Keys have dashes, as flags do; an underscore is taken for one. */
 const struct opt *options_by_flag(const struct opt *opts, const char *flag);
 const struct opt *options_by_key(const struct opt *opts, const char *key);
 

@@ -49,20 +49,24 @@ static void engine_kvm(struct finding *f)
 		"kvm_amd, and membership of the group kvm; riscv64 guests do not need it";
 }
 
-/* What is not there has another way, which --json names. */
+/* What is not there has another way, which --json names: nothing to mend. */
 static void kvm_features(struct finding *f)
 {
 	f->good = engine_features("kvm", f->text, sizeof(f->text), &f->list);
 	f->remedy = "";
 }
 
-static void cpu_features(struct finding *f)
+/* What the translator's code is made of: all of it, or there is none. */
+static void jit_features(struct finding *f)
 {
-	f->good = __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx2");
-	snprintf(f->text, sizeof(f->text), "FMA %s, AVX2 %s",
-		__builtin_cpu_supports("fma") ? "yes" : "no: fused multiply-add is slower",
-		__builtin_cpu_supports("avx2") ? "yes" : "no");
-	f->remedy = "a CPU of 2013 or later; where this host is a guest, its CPU model host";
+	const json_t *one;
+	size_t i;
+
+	f->good = engine_features("rv64", f->text, sizeof(f->text), &f->list);
+	json_array_foreach(f->list, i, one)
+		f->good &= json_integer_value(json_object_get(one, "value")) != 0;
+	f->remedy = "a CPU of 2013 or later (x86-64-v3); where this host is a guest, its CPU model "
+		    "host; without, guest code is only interpreted";
 }
 
 static void userfaultfd(struct finding *f)
@@ -193,9 +197,9 @@ static const struct {
 	void (*look)(struct finding *f);
 } checks[] = {
 	{"engine rv64", engine_rv64},
+	{"rv64 JIT", jit_features},
 	{"engine kvm", engine_kvm},
 	{"kvm features", kvm_features},
-	{"CPU", cpu_features},
 	{"io_uring", uring},
 	{"userfaultfd", userfaultfd},
 	{"huge pages", huge_pages},

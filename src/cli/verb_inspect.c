@@ -90,29 +90,16 @@ static int run(void *o, const struct args *a)
 {
 	const struct inspect *in = o;
 	cleanup(client_close) struct client c;
-	cleanup(json_drop) json_t *st = NULL;
 	cleanup(json_drop) json_t *all = NULL;
 	struct err e = {0};
-	bool running;
 	int rc = client_open(&c, a->v[0], &e);
 
 	if (!rc && in->acpi)
 		return write_tables(&c, in->acpi, &e) ? fail(&e) : EXIT_DONE;
 	if (!rc)
-		rc = client_call(&c, "status", NULL, &st, &e);
-	if (rc)
-		return fail(&e);
-	/* Registers are read while they stand still: a running machine is paused for that moment. */
-	running = !strcmp(json_string_value(json_object_get(st, "state")) ?: "", "running");
-	if (running)
-		rc = client_call(&c, "pause", NULL, NULL, &e);
-	if (!rc)
 		rc = client_call(&c, "inspect", NULL, &all, &e);
-	if (running && client_call(&c, "resume", NULL, NULL, rc ? NULL : &e) && !rc)
-		rc = -1;
 	if (rc)
 		return fail(&e);
-	json_object_update(json_object_get(all, "status"), st);
 	if (in->json) {
 		json_dumpf(all, stdout, JSON_INDENT(1));
 		putchar('\n');

@@ -26,6 +26,19 @@ static const struct opt opts[] = {
 };
 static const struct opt_group groups[] = {{"Options", opts, 0}, {0}};
 
+struct events {
+	bool json, follow;
+};
+
+static const struct opt events_opts[] = {
+	{"follow", 'f', .type = OPT_FLAG, OPT_AT(struct events, follow),
+		.help = "and what happens from now on, as it does, until the machine ends"},
+	{"json", .type = OPT_FLAG, OPT_AT(struct events, json),
+		.help = "one JSON object a line, which is how they are printed anyhow"},
+	OPT_DONE,
+};
+static const struct opt_group events_groups[] = {{"Options", events_opts, 0}, {0}};
+
 static double num(const json_t *o, const char *key)
 {
 	return json_number_value(json_object_get(o, key));
@@ -98,7 +111,7 @@ static void print(const json_t *now, const json_t *before, const struct stats *s
 	if (s->exits)
 		print_exits(now, before);
 	if (s->jit && !json_object_size(engine))
-		printf("  translator: off (--engine interp, or the host lacks x86-64-v3)\n");
+		printf("  translator: off (--engine interp, or see `lodge doctor`: rv64 JIT)\n");
 	if (s->jit)
 		json_object_foreach((json_t *)engine, id, d)
 			printf("  %-24s %'14.0f\n", id, json_number_value(d));
@@ -137,7 +150,7 @@ static int run(void *o, const struct args *a)
 
 static int run_events(void *o, const struct args *a)
 {
-	const struct stats *s = o;
+	const struct events *s = o;
 	cleanup(client_close) struct client c;
 	cleanup(json_drop) json_t *past = NULL;
 	struct err e = {0};
@@ -172,7 +185,7 @@ const struct verb verbs_stats[] = {
 		.cmd.max_args = 1, .cmd.groups = groups, .cmd.names = "names machines",
 		.size = sizeof(struct stats), .run = run},
 	{VERB("events", "NAME", "show what happened to a machine, one JSON object a line"),
-		.cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = groups,
-		.cmd.names = "names machines", .size = sizeof(struct stats), .run = run_events},
+		.cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = events_groups,
+		.cmd.names = "names machines", .size = sizeof(struct events), .run = run_events},
 	VERBS_END,
 };

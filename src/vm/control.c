@@ -44,6 +44,12 @@ static bool flag(const json_t *params, const char *key)
 	return json_is_true(json_object_get(params, key));
 }
 
+static void name_us(const struct control *c, json_t *status)
+{
+	json_object_set_new(status, "name", json_string(c->name));
+	json_object_set_new(status, "pid", json_integer(getpid()));
+}
+
 static int m_status(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
 {
 	struct control *c = ctx;
@@ -51,8 +57,7 @@ static int m_status(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **
 	if (need_vm(c, e))
 		return -EBUSY;
 	*res = vm_status(c->vm);
-	json_object_set_new(*res, "name", json_string(c->name));
-	json_object_set_new(*res, "pid", json_integer(getpid()));
+	name_us(c, *res);
 	return 0;
 }
 
@@ -129,8 +134,11 @@ static int m_exits(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **r
 static int m_inspect(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
 {
 	struct control *c = ctx;
+	int rc = need_vm(c, e) ?: vm_inspect(c->vm, res, e);
 
-	return need_vm(c, e) ?: vm_inspect(c->vm, res, e);
+	if (!rc)
+		name_us(c, json_object_get(*res, "status"));
+	return rc;
 }
 
 static int m_acpi(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
@@ -471,13 +479,14 @@ static const struct rpc_method methods[] = {
 		"ask "
 		"every second or so",
 		"{\"types\": text, \"stop\": bool}", m_exits},
-	{"inspect", "every register and device field by name; the machine must be paused", NULL,
-		m_inspect},
+	{"inspect",
+		"topology, and every register and device field by name, of one moment in which the "
+		"machine stands still",
+		NULL, m_inspect},
 	{"acpi", "the machine's ACPI tables by signature, in hexadecimal digits", NULL, m_acpi},
 	{"console", "turns this connection into the console", "{\"history\": bool}", m_console},
 	{"events", "what happened, and with follow what happens", "{\"follow\": bool}", m_events},
-	{"save", "writes the paused machine to a descriptor that was passed at the start",
-		"{\"fd\": int}", m_save},
+	{"save", "writes the paused machine to the descriptor of --save-to", NULL, m_save},
 	{"snapshot_create",
 		"starts a snapshot into a file that is passed with the request, and answers when "
 		"the "
@@ -494,7 +503,8 @@ static const struct rpc_method methods[] = {
 		"cancels it",
 		"{\"bandwidth\": bytes a second, \"downtime_us\": number, \"dry_run\": bool, "
 		"\"throttle\": bool, \"post_copy\": \"after-round\" or \"at-once\", "
-		"\"recover\": bool, \"tls\": {\"cert\", \"key\", \"ca\", \"peer\"}}",
+		"\"recover\": bool, \"copy_disks\": bool, \"shared\": [id of a disk that both "
+		"hosts have], \"tls\": {\"cert\", \"key\", \"ca\", \"peer\"}}",
 		m_migrate_start},
 	{"migrate_status", "how far the present migration is, or how the last one went", NULL,
 		m_migrate_status},

@@ -9,6 +9,7 @@
 #include "base/util.h"
 #include "vm/build.h"
 #include "vm/internal.h"
+#include "machine/topology.h"
 #include "vm/migrate/migrate.h"
 #include "vm/nets.h"
 #include "vm/snapshot/restore.h"
@@ -757,26 +758,19 @@ int vm_acpi(struct vm *vm, json_t **out, struct err *e)
 	return rc;
 }
 
-int vm_inspect(struct vm *vm, json_t **out, struct err *e)
+/* The vCPUs stand still. */
+static int look_inside(struct vm *vm, json_t **out, struct err *e)
 {
 	cleanup(free_ptr) struct state_obj *objs = NULL;
-	json_t *about = json_object();
+	json_t *about;
 	unsigned n;
-	int rc;
+	int rc = board_quiesce(vm->board, e);
 
-	if (!vm->held) {
-		json_decref(about);
-		return err_set(e, -EBUSY,
-			"machine is running: pause it first, its registers change while they are "
-			"read");
-	}
-	rc = board_quiesce(vm->board, e);
 	if (!rc)
 		rc = board_state(vm->board, &objs, &n);
-	if (rc) {
-		json_decref(about);
+	if (rc)
 		return err_wrap(e, "inspect");
-	}
+	about = json_object();
 	for (unsigned i = 0; i < vm->board->ndevices; i++) {
 		struct device *d = vm->board->devices[i];
 		json_t *dj = json_object();
@@ -786,8 +780,22 @@ int vm_inspect(struct vm *vm, json_t **out, struct err *e)
 			d->cls->describe(d, dj);
 		json_object_set_new(about, d->id, dj);
 	}
-	*out = json_pack("{s:o, s:o, s:o}", "status", vm_status(vm), "about", about, "state",
-		state_json(objs, n));
+	*out = json_pack("{s:o, s:o, s:o, s:o}", "status", vm_status(vm), "topology",
+		topology_json(vm->board->topology), "about", about, "state", state_json(objs, n));
 	board_resume(vm->board);
 	return 0;
+}
+
+int vm_inspect(struct vm *vm, json_t **out, struct err *e)
+{
+	int rc;
+
+	if (!vm->held && vm->state != VM_RUNNING)
+		return err_set(e, -EBUSY, "machine is %s", vm_state_name(vm->state));
+	if (!vm->held && (vm_migrate_idle(vm, e) || vm_migrate_whole(vm, true, e)))
+		return -EBUSY;
+	vm_stand_still(vm);
+	rc = look_inside(vm, out, e);
+	vm_go_on(vm);
+	return rc;
 }

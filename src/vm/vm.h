@@ -97,7 +97,10 @@ struct json_t *vm_stats(struct vm *vm);
  */
 int vm_trace_exits(struct vm *vm, const void *who, const char *types, bool stop,
 	struct json_t **out, struct err *e);
-/* Every register and device field by name; the machine must be paused (-EBUSY). */
+/*
+ * The topology, and every register and device field by name, of one moment: a running machine stands still meanwhile, and
+ * devices are quiesced. -EBUSY: it has ended, or is on its way to another process.
+ */
 int vm_inspect(struct vm *vm, struct json_t **out, struct err *e);
 /* ACPI tables by signature, as hexadecimal text. -ENOTSUP: the board has none. New reference. */
 int vm_acpi(struct vm *vm, struct json_t **out, struct err *e);

@@ -33,10 +33,17 @@ const struct opt *options_by_flag(const struct opt *opts, const char *flag)
 	return NULL;
 }
 
+static bool is_key(const char *key, const char *written)
+{
+	while (*key && (*written == *key || (*written == '_' && *key == '-')))
+		key++, written++;
+	return *key == *written;
+}
+
 const struct opt *options_by_key(const struct opt *opts, const char *key)
 {
 	for (; opts->type != OPT_END; opts++)
-		if (opts->key && !strcmp(opts->key, key))
+		if (opts->key && is_key(opts->key, key))
 			return opts;
 	return NULL;
 }
@@ -383,6 +390,8 @@ int options_check(const struct opt *opts, struct err *e)
 
 		if ((!o->flag && !o->key) || !o->help)
 			return err_set(e, -EINVAL, "option %s: no name or no help", name);
+		if (o->key && strchr(o->key, '_'))
+			return err_set(e, -EINVAL, "option %s: keys are written with dashes", name);
 		if (o->type > OPT_LIST || o->width != widths[o->type])
 			return err_set(
 				e, -EINVAL, "option %s: the member does not fit the type", name);

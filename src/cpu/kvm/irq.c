@@ -173,7 +173,7 @@ int kvm_doorbell_add(struct cpu_vm *v, const struct cpu_doorbell *d, struct err 
 	if (d->size & (d->size - 1) || d->size > 8 || (!d->size && d->match))
 		return err_set(e, -EINVAL, "doorbell at %#llx: width %u",
 			(unsigned long long)d->addr, d->size);
-	if (!d->size && !kvm_has(&vm->caps, KC_IOEVENTFD_ANY))
+	if (!kvm_has(&vm->caps, d->size ? KC_IOEVENTFD : KC_IOEVENTFD_ANY))
 		return -EOPNOTSUPP;
 	rc = kvm_vm_ioctl(vm, KVM_IOEVENTFD, KVM_PTR(&b));
 	/* The kernel has a table of 1000; what does not fit comes out as an exit. */
@@ -203,6 +203,8 @@ int kvm_irqfd_add(struct cpu_vm *v, const struct cpu_irqfd *f, struct err *e)
 	unsigned gsi = f->gsi;
 	int rc = 0;
 
+	if (!kvm_has(&vm->caps, KC_IRQFD))
+		return -EOPNOTSUPP;
 	if (f->wired) {
 		/* Of the split irqchip's pins the kernel knows only what they would send now. */
 		if (vm->split || gsi >= KVM_PINS)

@@ -47,6 +47,19 @@ static int available(struct err *e)
 	return 0; /* runs on every host that Lodge is built for */
 }
 
+static int features(void (*each)(void *ctx, const char *name, int value, const char *serves,
+			    const char *without),
+	void *ctx, struct err *e)
+{
+	const char *name;
+	bool there;
+
+	for (unsigned i = 0; i < jit_needs(i, &name, &there); i++)
+		each(ctx, name, there, "translation of guest code (JIT)",
+			"guest code is only interpreted");
+	return 0;
+}
+
 /* ---- the ISA of this VM ---- */
 
 /* Every extension that an ISA string names, beside the base. Order: RISC-V unprivileged specification, "ISA Extension Naming Conventions". */
@@ -245,6 +258,7 @@ void rv64_set_causes(struct rv64_vm *vm, const struct rv64_causes *t)
 
 static int vm_create(struct cpu_vm **out, const struct cpu_vm_opts *o, struct err *e)
 {
+	struct err why = {0};
 	struct rv64_vm *vm;
 	int rc;
 
@@ -266,8 +280,12 @@ static int vm_create(struct cpu_vm **out, const struct cpu_vm_opts *o, struct er
 	}
 	vm->o.cpu_model = NULL;
 	make_isa_string(vm);
-	if (o->jit == CPU_JIT_AUTO && !jit_available(NULL)) {
-		rc = start_jit(vm, e);
+	if (o->jit == CPU_JIT_AUTO) {
+		rc = jit_available(&why);
+		if (rc)
+			log_warn(o->log, "rv64", "guest code is only interpreted: %s",
+				err_msg(&why));
+		rc = rc ? 0 : start_jit(vm, e);
 		if (rc) {
 			free(vm);
 			return rc;
@@ -845,6 +863,7 @@ const struct cpu_engine_ops rv64_engine = {
 	.name = "rv64",
 	.isa = "riscv64",
 	.available = available,
+	.features = features,
 	.vm_create = vm_create,
 	.vm_destroy = vm_destroy,
 	.vcpu_create = vcpu_create,

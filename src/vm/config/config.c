@@ -208,7 +208,7 @@ static const char *const irqchip_names[] = {"auto", "full", "split", NULL};
 static const char *const dirty_names[] = {"bitmap", "ring", NULL};
 static const char *const tiers_names[] = {"all", "first", "at-once", NULL};
 static const char *const console_names[] = {"uart", "virtio", NULL};
-static const char *const clock_names[] = {"host", "model", NULL};
+static const char *const clock_names[] = {"host", NULL};
 static const char *const format_names[] = {"", "raw", "qcow2", "lodgefs", NULL};
 static const char *const cache_names[] = {"writeback", "none", "writethrough", NULL};
 static const char *const io_names[] = {"auto", "uring", "threads", NULL};
@@ -274,7 +274,7 @@ const struct opt vm_disk_opts[] = {
 		.max = 1000000000,
 		.help = "at most so many requests a second"},
 	{.flag = "iops-burst",
-		.key = "iops_burst",
+		.key = "iops-burst",
 		.type = OPT_U64,
 		D(iops_burst),
 		.arg = "N",
@@ -287,13 +287,13 @@ const struct opt vm_disk_opts[] = {
 		.arg = "SIZE",
 		.help = "at most so many bytes a second"},
 	{.flag = "bps-burst",
-		.key = "bps_burst",
+		.key = "bps-burst",
 		.type = OPT_SIZE,
 		D(bps_burst),
 		.arg = "SIZE",
 		.help = "so many at once after a pause"},
 	{.flag = "on-error",
-		.key = "on_error",
+		.key = "on-error",
 		.type = OPT_ENUM,
 		D(on_error),
 		.values = on_error_names,
@@ -469,8 +469,8 @@ const struct opt vm_config_opts[] = {
 	{BOTH("console"), .type = OPT_ENUM, C(console), .values = console_names, .dflt = "uart",
 		.help = "which device the console is"},
 	{BOTH("clock"), .type = OPT_ENUM, C(clock), .values = clock_names, .dflt = "host",
-		.help = "what drives the guest's counters: host time or a repeatable model of "
-			"cycles"},
+		.help = "what drives the guest's counters; a repeatable model of cycles is not "
+			"there yet"},
 	{BOTH("seed"), .type = OPT_U64, C(seed), .set_offset = offsetof(struct vm_config, has_seed),
 		.arg = "NUMBER", .help = "make random numbers and made-up addresses repeatable"},
 	{BOTH("balloon"), .type = OPT_BOOL, C(balloon), .dflt = "on",

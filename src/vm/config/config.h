@@ -44,7 +44,7 @@ struct json_t;
 
 enum vm_engine { VM_ENGINE_AUTO, VM_ENGINE_RV64, VM_ENGINE_INTERP, VM_ENGINE_KVM };
 enum vm_console { VM_CONSOLE_UART, VM_CONSOLE_VIRTIO };
-enum vm_clock { VM_CLOCK_HOST, VM_CLOCK_MODEL };
+enum vm_clock { VM_CLOCK_HOST };
 enum vm_format { VM_FORMAT_NONE, VM_FORMAT_RAW, VM_FORMAT_QCOW2, VM_FORMAT_LODGEFS };
 enum vm_cache {
 	VM_CACHE_WRITEBACK, /* host page cache; guest flushes reach the medium */

@@ -100,7 +100,7 @@ static const char *const every_flag[] = {"run", "--name", "box", "--memory", "2G
 	"kernel", "--disk", "a.raw:raw,readonly,cache=none,id=root,discard=off,queues=3", "--disk",
 	"x,,y:z:raw", "--net",
 	"user,hostfwd=tcp::2222-:22,hostfwd=udp:0.0.0.0:53-10.0.2.15:5353,mac=52:54:00:12:34:56",
-	"--net", "tap=tap0,id=lan", "--console", "virtio", "--clock", "model", "--seed",
+	"--net", "tap=tap0,id=lan", "--console", "virtio", "--clock", "host", "--seed",
 	"18446744073709551615", "--balloon", "off", "--rng", "off", "--vsock", "off", "--sandbox",
 	"off", "--workers", "2", "--log", "l", "--log-level", "debug"};
 
@@ -119,7 +119,7 @@ static const char same_yaml[] =
 	"- {user: yes, hostfwd: ['tcp::2222-:22', 'udp:0.0.0.0:53-10.0.2.15:5353'], mac: "
 	"'52:54:00:12:34:56'}\n"
 	"- tap: tap0\n  id: lan\n"
-	"console: virtio\nclock: model\nseed: 18446744073709551615\nballoon: off\nvsock: off\nrng: "
+	"console: virtio\nclock: host\nseed: 18446744073709551615\nballoon: off\nvsock: off\nrng: "
 	"false\nsandbox: no\n"
 	"workers: 2\nlog: l\nlog-level: debug\n";
 
@@ -144,10 +144,11 @@ static void all_writings_mean_the_same(void **state)
 	memcpy(argv, every_flag, sizeof(every_flag));
 	if (parse(&r, &e, ARRAY_SIZE(every_flag), argv))
 		fail_msg("%s", e.msg);
-	/* every key but `image`, which has no flag, was given */
+	/* every key but `image`, which has no flag, and `clock`, which has one value, was given */
 	j = vm_config_to_json(&r.c);
 	for (const struct opt *o = vm_config_opts; o->type != OPT_END; o++)
-		if (o->key && strcmp(o->key, "image") && !json_object_get(j, o->key))
+		if (o->key && strcmp(o->key, "image") && strcmp(o->key, "clock") &&
+			!json_object_get(j, o->key))
 			fail_msg("%s is not in the JSON", o->key);
 	assert_int_equal(r.c.ndisks, 2);
 	assert_string_equal(r.c.disks[1].file, "x,y:z");
@@ -179,6 +180,39 @@ static void all_writings_mean_the_same(void **state)
 	assert_string_equal(a, d);
 	json_decref(j);
 	command_free(&run, &r);
+}
+
+/* Keys are the names of flags; what was written with underscores is read for ever. */
+static void keys_are_spelled_as_flags(void **state)
+{
+	static const char text[] = "log_level: debug\njit-tiers: first\ndisks:\n"
+				   "- {file: a.raw, format: raw, iops_burst: 7, bps-burst: 1M, "
+				   "on_error: pause}\n";
+	static const char *const names[] = {"log-level", "jit-tiers"};
+	static const char *const of_disk[] = {"iops-burst", "bps-burst", "on-error"};
+	cleanup(vm_config_free) struct vm_config c, back;
+	struct err e = {0};
+	json_t *j, *d;
+
+	for (const struct opt *o = vm_disk_opts; o->type != OPT_END; o++)
+		assert_true(!o->flag || !strcmp(o->flag, o->key));
+	assert_int_equal(vm_config_init(&c, &e), 0);
+	if (vm_config_parse_yaml(&c, text, strlen(text), "vm.yaml", &e))
+		fail_msg("%s", e.msg);
+	assert_int_equal(c.disks[0].on_error, VM_ERROR_PAUSE);
+	j = vm_config_to_json(&c);
+	d = json_array_get(json_object_get(j, "disks"), 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(names); i++)
+		assert_non_null(json_object_get(j, names[i]));
+	for (unsigned i = 0; i < ARRAY_SIZE(of_disk); i++)
+		assert_non_null(json_object_get(d, of_disk[i]));
+	json_object_set(d, "on_error", json_object_get(d, "on-error"));
+	json_object_del(d, "on-error");
+	assert_int_equal(vm_config_init(&back, &e), 0);
+	if (vm_config_from_json(&back, j, &e))
+		fail_msg("%s", e.msg);
+	assert_int_equal(back.disks[0].on_error, VM_ERROR_PAUSE);
+	json_decref(j);
 }
 
 static void flags_go_over_the_file(void **state)
@@ -247,6 +281,7 @@ static void each_bad_flag_names_the_remedy(void **state)
 	    "or digit, at "
 	    "most 63",
 		"--name", "../x");
+	BAD("--clock: \"model\" is not known: give host", "--clock", "model");
 	BAD("--append: the text is not UTF-8", "--append", "\xff");
 	BAD("--kernel: the file name is empty", "--kernel", "");
 }
@@ -505,6 +540,7 @@ int main(void)
 		cmocka_unit_test(tables_are_well_formed),
 		cmocka_unit_test(defaults),
 		cmocka_unit_test(all_writings_mean_the_same),
+		cmocka_unit_test(keys_are_spelled_as_flags),
 		cmocka_unit_test(flags_go_over_the_file),
 		cmocka_unit_test(each_bad_flag_names_the_remedy),
 		cmocka_unit_test(forwardings),

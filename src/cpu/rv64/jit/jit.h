@@ -61,7 +61,9 @@ struct jit_opts {
 	void *ctx;
 };
 
-/* -ENOTSUP: this host lacks an instruction set that code is made of (AVX, BMI1, BMI2, FMA, LZCNT, MOVBE): says which. */
+/* What of the host's instructions code is made of: the name of the i-th, and whether the host has it; answers how many there are. */
+unsigned jit_needs(unsigned i, const char **name, bool *there);
+/* -ENOTSUP: this host lacks some of them: says which. */
 int jit_available(struct err *e);
 int jit_create(struct jit **out, const struct jit_opts *o, struct err *e);
 void jit_destroy(struct jit *j); /* no hart runs */

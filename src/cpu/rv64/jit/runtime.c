@@ -3,11 +3,13 @@
  */
 #include <cpuid.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/util.h"
 #include "cpu/rv64/jit/inside.h"
 #include "cpu/rv64/priv.h"
 
@@ -32,23 +34,38 @@ static bool has_lzcnt(void)
 	return __get_cpuid(0x80000001, &a, &b, &c, &d) && c >> 5 & 1;
 }
 
-int jit_available(struct err *e)
+unsigned jit_needs(unsigned i, const char **name, bool *there)
 {
-	const char *missing = NULL;
+	static const char *const names[] = {"AVX", "BMI1", "BMI2", "FMA", "LZCNT", "POPCNT"};
 
 	__builtin_cpu_init();
-	if (!__builtin_cpu_supports("avx"))
-		missing = "AVX";
-	else if (!__builtin_cpu_supports("bmi") || !__builtin_cpu_supports("bmi2"))
-		missing = "BMI1 and BMI2";
-	else if (!__builtin_cpu_supports("fma"))
-		missing = "FMA";
-	else if (!has_lzcnt() || !__builtin_cpu_supports("popcnt"))
-		missing = "LZCNT and POPCNT";
-	return missing ? err_set(e, -ENOTSUP,
-				 "the translator makes code for x86-64-v3, and this host has no %s",
-				 missing)
-		       : 0;
+	if (i < ARRAY_SIZE(names)) {
+		const bool have[ARRAY_SIZE(names)] = {!!__builtin_cpu_supports("avx"),
+			!!__builtin_cpu_supports("bmi"), !!__builtin_cpu_supports("bmi2"),
+			!!__builtin_cpu_supports("fma"), has_lzcnt(),
+			!!__builtin_cpu_supports("popcnt")};
+
+		*name = names[i];
+		*there = have[i];
+	}
+	return ARRAY_SIZE(names);
+}
+
+int jit_available(struct err *e)
+{
+	const char *name;
+	char missing[64] = "";
+	size_t n = 0;
+	bool there;
+
+	for (unsigned i = 0; i < jit_needs(i, &name, &there); i++)
+		if (!there)
+			n += (size_t)snprintf(
+				missing + n, sizeof(missing) - n, "%s%s", n ? ", " : "", name);
+	return n ? err_set(e, -ENOTSUP,
+			   "the translator makes code for x86-64-v3, and this host has no %s",
+			   missing)
+		 : 0;
 }
 
 int jit_create(struct jit **out, const struct jit_opts *o, struct err *e)
