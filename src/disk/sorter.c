@@ -139,9 +139,14 @@ void sorter_elem_read(const struct sorter_elem *el, uint64_t at, void *to, uint6
 
 /* ---- transactions and batches ---- */
 
+static unsigned hash(uint64_t block)
+{
+	return (unsigned)((block * 0x9e3779b97f4a7c15ull) >> (64 - SORTER_HASH_BITS));
+}
+
 static struct sorter_tx **bucket(struct sorter *s, uint64_t block)
 {
-	return &s->hash[(block * 0x9e3779b97f4a7c15ull) >> (64 - SORTER_HASH_BITS)];
+	return &s->hash[hash(block)];
 }
 
 static struct sorter_tx *find_tx(struct sorter *s, uint64_t block)
@@ -165,6 +170,7 @@ static void free_tx(struct sorter *s, struct sorter_tx *tx)
 	while (*p != tx)
 		p = &(*p)->hash_next;
 	*p = tx->hash_next;
+	s->lane[hash(tx->block)].copies -= tx->copies;
 	for (unsigned i = 0; i < tx->nfill; i++)
 		free(tx->fill[i].buf);
 	free(tx->fill);
@@ -311,7 +317,9 @@ static bool may_join(struct sorter_job *j, struct sorter_batch **b, unsigned *ne
 	for (unsigned i = 0; i < j->nsets; i++) {
 		struct sorter_tx *tx = find_tx(s, j->set[i].block);
 
-		/* What is plain may go in any case: what it meets there overlaps, or is quarantined. */
+		if (s->lane[hash(j->set[i].block)].copies)
+			return false;
+		/* What a tx writes at the same time, and copies nothing, overlaps with what is plain, or is beside it. What it frees is quarantined. */
 		if (!has_meta(&j->set[i])) {
 			if (tx && tx->batch == s->committing && s->o.early)
 				return false;
@@ -584,16 +592,58 @@ void sorter_submit(struct sorter *s, struct disk_req *r)
 	s->in_submit = nested;
 }
 
+/* ---- lanes: what is written in place, and what is copied ---- */
+
+static void fills_start(struct sorter_batch *b);
+
+/* Nothing is on its way to the places of some block any more. */
+static void lane_quiet(struct sorter *s)
+{
+	if (s->writing && s->writing->quiet)
+		fills_start(s->writing);
+}
+
+static bool lane_leave(struct sorter *s, uint64_t block)
+{
+	struct sorter_lane *l = &s->lane[hash(block)];
+
+	return !--l->plain && l->copies;
+}
+
+void sorter_plain_sent(struct sorter_job *j)
+{
+	for (unsigned i = 0; !j->plain && i < j->nsets; i++)
+		j->s->lane[hash(j->set[i].block)].plain++;
+	j->plain++;
+}
+
+void sorter_plain_arrived(struct sorter_job *j)
+{
+	bool quiet = false;
+
+	if (--j->plain)
+		return;
+	for (unsigned i = 0; i < j->nsets; i++)
+		quiet |= lane_leave(j->s, j->set[i].block);
+	if (quiet)
+		lane_quiet(j->s);
+}
+
 bool sorter_bypass(struct sorter *s, uint64_t off, uint64_t len)
 {
 	uint64_t first = off / s->o.block_size, n = blocks_of(s, off, len);
 
+	for (uint64_t i = 0; i < n; i++)
+		if (s->lane[hash(first + i)].copies)
+			return false;
 	for (uint64_t i = 0; s->committing && s->o.early && i < n; i++) {
 		const struct sorter_tx *tx = find_tx(s, first + i);
 
 		if (tx && tx->batch == s->committing)
 			return false;
 	}
+	for (uint64_t i = 0; i < n; i++)
+		s->lane[hash(first + i)].plain++;
 	s->stats.requests++;
 	s->stats.elements += n;
 	s->stats.sets += n;
@@ -601,6 +651,17 @@ bool sorter_bypass(struct sorter *s, uint64_t off, uint64_t len)
 	s->stats.data_writes++;
 	s->stats.data_bytes += len;
 	return true;
+}
+
+void sorter_bypassed(struct sorter *s, uint64_t off, uint64_t len)
+{
+	uint64_t first = off / s->o.block_size, n = blocks_of(s, off, len);
+	bool quiet = false;
+
+	for (uint64_t i = 0; i < n; i++)
+		quiet |= lane_leave(s, first + i);
+	if (quiet)
+		lane_quiet(s);
 }
 
 /* ---- a batch on its way ---- */
@@ -791,10 +852,15 @@ void sorter_data_done(struct sorter_batch *b)
 }
 
 /* Prepare, fills and data: each ends in the next when its last part is done. */
-static void prepared_all(struct sorter_batch *b)
+static void fills_start(struct sorter_batch *b)
 {
 	struct sorter *s = b->sorter;
 
+	b->quiet = false;
+	for (const struct sorter_tx *tx = b->first; tx && !b->quiet; tx = tx->next)
+		b->quiet = tx->copies && s->lane[hash(tx->block)].plain;
+	if (b->quiet) /* lane_quiet() comes back */
+		return;
 	b->pending = 1;
 	for (struct sorter_tx *tx = b->first; tx; tx = tx->next) {
 		for (unsigned i = 0; i < tx->nfill && !tx->error; i++) {
@@ -814,6 +880,16 @@ static void prepared_all(struct sorter_batch *b)
 	}
 	if (!--b->pending)
 		sorter_data_out(b);
+}
+
+static void prepared_all(struct sorter_batch *b)
+{
+	for (struct sorter_tx *tx = b->first; tx; tx = tx->next) {
+		for (unsigned i = 0; i < tx->nfill && !tx->error; i++)
+			tx->copies |= tx->fill[i].copy;
+		b->sorter->lane[hash(tx->block)].copies += tx->copies;
+	}
+	fills_start(b);
 }
 
 void sorter_filled(struct sorter_fill *f, int rc)

@@ -21,7 +21,11 @@
  *   - In a set and in a tx the elements are sorted by offset and do not overlap: of overlapping elements of one request the last wins,
  *     of different requests the one that was submitted last.
  *   - All txs of a request are in one batch: what commit() makes all-or-nothing is so for each request.
- *   - A block with a tx that is prepared or committing is left alone: requests for it wait and are resolved again after.
+ *   - Of a block with a tx that is sealed (preparing, writing or committing) requests with META elements wait, and are resolved again after. PLAIN ones
+ *     go on: the tx moves nothing that they are written to, unless it copies.
+ *   - A tx that copies (a fill of read_old()) has its block for itself: read_old() is called when all that was on its way to the block in place has
+ *     arrived, and until the tx is committed or aborted nothing more goes there in place; requests wait and are resolved again. (A few blocks share
+ *     that: sorter_priv.h, lanes.) So it does not matter which bytes beside those of a request a tx takes along, nor when the disk comes to own a place.
  *   - Data is written before commit() is called, unless unordered() has said that this need not be.
  *   - A tx is either committed, or aborted, or neither prepared. When one fails (prepare, fill or data write), each request in it fails with
  *     its error, and other txs of these requests are aborted; requests that shared those are started again from resolve().
@@ -120,7 +124,7 @@ struct sorter_tx {
 	struct sorter_tx *hash_next;
 	unsigned cap, fill_cap, pending;
 	int error;
-	bool prepared;
+	bool prepared, copies;
 };
 
 /* Memory with the data of a batch (sorter_opts.stable). */
@@ -144,6 +148,7 @@ struct sorter_batch {
 	struct sorter_piece *piece;
 	unsigned npieces;
 	struct sorter_copy copy;
+	bool quiet; /* it waits for what is on its way to the blocks that it copies */
 	bool ready; /* its data is written */
 	bool both; /* data and metadata are written at once; then: */
 	bool data_done, commit_done;
@@ -205,9 +210,11 @@ void sorter_destroy(struct sorter *s);
 void sorter_submit(struct sorter *s, struct disk_req *r);
 /*
  * For a format that has found by itself that all of [off, off + len) may be written in place: true when it may do so now, without a
- * request of the sorter's; counted as plain. The format brackets the write by sorter_enter() and sorter_leave().
+ * request of the sorter's; counted as plain. Then sorter_bypassed() says that it is written; the format brackets the write by sorter_enter() and
+ * sorter_leave(), too.
  */
 bool sorter_bypass(struct sorter *s, uint64_t off, uint64_t len);
+void sorter_bypassed(struct sorter *s, uint64_t off, uint64_t len);
 /* Do not wait for the end of the turn: seal what has collected. For drain. */
 void sorter_kick(struct sorter *s);
 bool sorter_busy(const struct sorter *s);

@@ -92,10 +92,12 @@ static void out_done(struct file_req *r)
 	if (j && r->result && !j->error)
 		j->error = r->result;
 	free(o);
-	if (j)
+	if (j) {
+		sorter_plain_arrived(j);
 		sorter_job_part_done(j);
-	else if (!--b->pending)
+	} else if (!--b->pending) {
 		sorter_data_done(b);
+	}
 }
 
 /* Sends pieces [from, to), which lie one behind the other, as one request. */
@@ -129,6 +131,8 @@ static int send_out(struct sorter *s, struct sorter_piece *p, unsigned from, uns
 	}
 	o->req.niov = join_iov(o->iov, o->req.niov);
 	*(j ? &j->pending : &b->pending) += 1;
+	if (j)
+		sorter_plain_sent(j);
 	if (o->req.op == FILE_WRITE) {
 		s->stats.data_writes++;
 		s->stats.data_bytes += o->req.len;

@@ -13,6 +13,14 @@ struct sorter_frame {
 	bool again, gone;
 };
 
+/*
+ * Blocks with the same hash share a lane: what is on its way in place to one of them, and sealed txs that copy from one of them, keep each other out.
+ * The latter wait until `plain` is 0 and let no more in meanwhile, so that they need not wait for ever.
+ */
+struct sorter_lane {
+	uint32_t plain, copies;
+};
+
 /* A request on its way; a large discard is one window of blocks after the other. */
 struct sorter_job {
 	struct sorter *s;
@@ -20,6 +28,7 @@ struct sorter_job {
 	struct sorter_elem *elem; /* memory of all sets that have none of their own */
 	struct sorter_set *set;
 	unsigned nsets, unresolved, pending;
+	unsigned plain; /* writes in place that are on their way: all of its blocks' lanes know */
 	uint64_t at, end; /* WRITE_ZEROES, DISCARD: next window */
 	uint64_t epoch, seq;
 	int error;
@@ -40,6 +49,7 @@ struct sorter {
 	struct sorter_batch *open, *writing,
 		*committing; /* open: a queue; the last takes what is new */
 	struct sorter_tx *hash[1 << SORTER_HASH_BITS];
+	struct sorter_lane lane[1 << SORTER_HASH_BITS];
 	struct sorter_job *blocked, **blocked_last;
 	struct sorter_turn *turn;
 	uint64_t seq; /* commits so far: what was looked up before one is looked up again */
@@ -56,6 +66,9 @@ struct sorter {
 
 /* One thing that the job waited for is done. It may be gone afterwards. */
 void sorter_job_part_done(struct sorter_job *j);
+/* A write of its plain elements is sent; it has arrived. */
+void sorter_plain_sent(struct sorter_job *j);
+void sorter_plain_arrived(struct sorter_job *j);
 /* Writes the plain elements of a job; each write is a part of it. */
 void sorter_plain_out(struct sorter_job *j);
 /* Writes data and fills of all good txs of a batch, then sorter_data_done(), never at once unless there is nothing to write. */

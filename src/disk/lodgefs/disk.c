@@ -431,8 +431,10 @@ static void submit_read(struct lf_disk *l, struct disk_req *r)
 static void in_place_done(struct file_req *f)
 {
 	struct disk_req *r = container_of(f, struct disk_req, file);
+	struct lf_disk *l = r->disk->priv;
 
-	sorter_leave(((struct lf_disk *)r->disk->priv)->sorter, r->cookie);
+	sorter_bypassed(l->sorter, r->offset, r->len);
+	sorter_leave(l->sorter, r->cookie);
 	disk_done(r, f->result);
 }
 

@@ -192,8 +192,11 @@ static void read_after(void *arg)
 static void plain_done(struct file_req *f)
 {
 	struct disk_req *r = container_of(f, struct disk_req, file);
+	struct qcow2 *q = r->disk->priv;
 
-	q_leave(r->disk->priv, r->cookie);
+	if (f->op == FILE_WRITE)
+		sorter_bypassed(q->sorter, r->offset, r->len);
+	q_leave(q, r->cookie);
 	disk_done(r, f->result);
 }
 

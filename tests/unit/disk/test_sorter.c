@@ -1,6 +1,7 @@
 /*
  * test_sorter.c: the sorter under a format that is as small as can be (a table of clusters at the start of a file) on devices in memory: what goes
- * out at once, what is batched, what happens when something fails, and random requests against an oracle.
+ * out at once, what is batched, what happens when something fails, and random requests against an oracle. Parts of a cluster may be frozen, as what
+ * others share is: a write to one moves the cluster, and all that is beside it comes along.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -24,11 +25,14 @@
 #define CLUSTERS 256u
 #define SIZE (CLUSTERS * CLUSTER)
 #define TABLE (CLUSTERS * 8)
+#define PARTS 16u /* of a cluster, which may be frozen one by one */
+#define PART (CLUSTER / PARTS)
 
 struct toy {
 	struct file *file;
 	struct sorter *s;
 	uint64_t map[CLUSTERS]; /* address or 0 */
+	uint16_t frozen[CLUSTERS];
 	uint64_t end, freed[CLUSTERS];
 	unsigned nfree;
 	bool full;
@@ -75,17 +79,37 @@ struct later {
 	struct toy *t;
 };
 
+static bool frozen(const struct toy *t, uint64_t off)
+{
+	return t->frozen[off / CLUSTER] >> (off % CLUSTER / PART) & 1;
+}
+
+/* Cuts off what of the element is not as its beginning is. */
+static void cut_at_thaw(struct toy *t, struct sorter_set *set, unsigned i)
+{
+	const struct sorter_elem *el = &set->elem[i];
+	uint64_t at = el->off, end = el->off + el->len;
+
+	while (at < end && frozen(t, at) == frozen(t, el->off))
+		at = (at / PART + 1) * PART;
+	if (at < end)
+		assert_int_equal(sorter_cut(set, i, at - el->off), 0);
+}
+
 static void look_up(struct toy *t, struct sorter_set *set)
 {
 	uint64_t at = t->map[set->block];
 
 	for (unsigned i = 0; i < set->n; i++) {
-		struct sorter_elem *el = &set->elem[i];
+		struct sorter_elem *el;
 
+		if (set->elem[i].kind == SORT_DATA)
+			cut_at_thaw(t, set, i);
+		el = &set->elem[i];
 		el->file = t->file;
 		el->addr = at + el->off % CLUSTER;
 		if (el->kind == SORT_DATA)
-			el->where = at ? SORT_PLAIN : SORT_META;
+			el->where = at && !frozen(t, el->off) ? SORT_PLAIN : SORT_META;
 		else if (el->kind == SORT_ZERO)
 			el->where = at ? SORT_PLAIN : SORT_NOTHING;
 		else
@@ -122,7 +146,7 @@ static void toy_prepare(void *ctx, struct sorter_tx *tx)
 {
 	struct toy *t = ctx;
 	struct resv *v;
-	uint64_t at = tx->block * CLUSTER;
+	uint64_t at = tx->block * CLUSTER, end = at + CLUSTER, old = t->map[tx->block];
 
 	tx->priv = NULL;
 	if (tx->elem[0].kind == SORT_DISCARD && tx->n == 1) {
@@ -133,7 +157,7 @@ static void toy_prepare(void *ctx, struct sorter_tx *tx)
 		sorter_prepared(tx, -ENOSPC);
 		return;
 	}
-	assert_true(t->map[tx->block] == 0);
+	assert_true(!old == !t->frozen[tx->block]);
 	v = calloc(1, sizeof(*v));
 	if (t->nfree) {
 		v->addr = t->freed[--t->nfree];
@@ -150,21 +174,39 @@ static void toy_prepare(void *ctx, struct sorter_tx *tx)
 			continue;
 		el->file = t->file;
 		el->addr = v->addr + el->off % CLUSTER;
-		assert_int_equal(sorter_add_fill(tx, at, el->off - at, rnd(2), t->file,
-					 v->addr + at % CLUSTER, 0),
+		assert_int_equal(sorter_add_fill(tx, at, el->off - at, old || rnd(2), t->file,
+					 v->addr + at % CLUSTER, old ? old + at % CLUSTER : 0),
 			0);
 		at = el->off + el->len;
 	}
-	assert_int_equal(sorter_add_fill(tx, at, (tx->block + 1) * CLUSTER - at, false, t->file,
-				 v->addr + at % CLUSTER, 0),
+	assert_int_equal(sorter_add_fill(tx, at, end - at, old, t->file, v->addr + at % CLUSTER,
+				 old ? old + at % CLUSTER : 0),
 		0);
 	sorter_prepared(tx, 0);
 }
 
+static void old_read(struct file_req *r)
+{
+	sorter_filled(container_of(r, struct sorter_fill, req), r->result);
+}
+
 static void toy_read_old(void *ctx, struct sorter_fill *f)
 {
-	memset(f->buf, 0, f->len);
-	sorter_filled(f, 0);
+	struct toy *t = ctx;
+
+	if (!f->tag) {
+		memset(f->buf, 0, f->len);
+		sorter_filled(f, 0);
+		return;
+	}
+	f->iov = (struct iovec){f->buf, f->len};
+	f->req = (struct file_req){.op = FILE_READ,
+		.off = f->tag,
+		.len = f->len,
+		.iov = &f->iov,
+		.niov = 1,
+		.done = old_read};
+	file_submit(t->file, &f->req);
 }
 
 struct commit {
@@ -192,16 +234,17 @@ static void commit_done(struct file_req *r)
 	for (struct sorter_tx *tx = c->b->first; tx; tx = tx->next) {
 		struct resv *v = tx->priv;
 
-		if (!rc && !v) {
+		if (!rc && t->map[tx->block]) {
 			struct gone *g = calloc(1, sizeof(*g));
 
 			*g = (struct gone){
 				.q.free = unquarantine, .t = t, .addr = t->map[tx->block]};
 			sorter_quarantine(t->s, &g->q);
 		}
-		if (!rc)
+		if (!rc) {
 			t->map[tx->block] = v ? v->addr : 0;
-		else if (v)
+			t->frozen[tx->block] = 0;
+		} else if (v)
 			t->freed[t->nfree++] = v->addr;
 		free(v);
 	}
@@ -714,6 +757,64 @@ static void random_requests(void **state)
 	}
 }
 
+/*
+ * Many in a few clusters of which parts are frozen: what goes out in place, and what comes along with a cluster that moves, are the same parts at the same
+ * time, with delays here and there. They share parts, not sectors: each sector is what was written to it last.
+ */
+static void moving_clusters(void **state)
+{
+	enum { DEPTH = 24, AREA = 4 * CLUSTER, SLOT = 3 * 512, SLOTS = AREA / SLOT };
+	cleanup(free_ptr) char *want = calloc(1, AREA), *got = malloc(AREA);
+	struct call *c = calloc(DEPTH, sizeof(*c)), rd = {0};
+	uint64_t moved = 0;
+
+	rig.slow = true;
+	rig.devs.seed = 11;
+	start();
+	for (unsigned round = 0; round < 400; round++) {
+		unsigned first = (unsigned)rnd(SLOTS);
+
+		for (unsigned i = 0; i < AREA / CLUSTER; i++)
+			if (rig.t->map[i])
+				rig.t->frozen[i] = rnd(2) ? (uint16_t)rnd(65536) : 0;
+		for (unsigned i = 0; i < AREA / CLUSTER; i++)
+			moved += rig.t->frozen[i] != 0;
+		rig.devs.nfaults = 1;
+		rig.devs.fault[0] = (struct memdev_fault){
+			.ops = 1u << (rnd(2) ? FILE_WRITE : FILE_READ),
+			.after = (unsigned)rnd(12),
+			.count = 1 + (unsigned)rnd(4),
+			.turns = 1 + (unsigned)rnd(60)};
+		memset(c, 0, DEPTH * sizeof(*c));
+		for (unsigned i = 0; i < DEPTH; i++) { /* near each other, or far */
+			uint64_t slot = (first + i * (round % 2 ? 7 : 1)) % SLOTS;
+			bool zero = !rnd(8);
+
+			make(&c[i], zero ? DISK_WRITE_ZEROES : DISK_WRITE, slot * SLOT, SLOT,
+				(int)(1 + rnd(250)));
+			memset(want + slot * SLOT, zero ? 0 : c[i].buf[0], SLOT);
+			send_call(&c[i]);
+			if (!rnd(3))
+				uv_run(&rig.loop, UV_RUN_NOWAIT);
+		}
+		wait_all(c, DEPTH);
+		for (unsigned i = 0; i < DEPTH; i++) {
+			assert_int_equal(c[i].r.result, 0);
+			free(c[i].buf);
+		}
+		rd = (struct call){.iov = {{got, AREA}}};
+		rd.r = (struct disk_req){.op = DISK_READ, .len = AREA, .iov = rd.iov, .niov = 1};
+		send_call(&rd);
+		wait_all(&rd, 1);
+		for (unsigned s = 0; s < AREA / 512; s++)
+			if (memcmp(got + 512 * s, want + 512 * s, 512))
+				fail_msg("round %u, sector %u: %d, not %d", round, s, got[512 * s],
+					want[512 * s]);
+	}
+	assert_true(moved > 400 && stats().plain > 1000 && stats().fill_bytes > MiB);
+	free(c);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -728,6 +829,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(quarantine, setup, teardown),
 		cmocka_unit_test_setup_teardown(large_discard, setup, teardown),
 		cmocka_unit_test_setup_teardown(random_requests, setup, teardown),
+		cmocka_unit_test_setup_teardown(moving_clusters, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
