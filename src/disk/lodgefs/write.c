@@ -879,6 +879,7 @@ int lf_writer_create(struct lf_disk *l, bool one_by_one, struct err *e)
 		.ctx = l,
 		.stable = l->late && !l->fs->sums ? LF_CHECKED : UINT64_MAX,
 		.one_by_one = one_by_one,
+		.early = !l->late,
 		.max_txs = (unsigned)MAX(1ull, MIN(txs, 256ull))};
 
 	return sorter_create(&l->sorter, &o, e);

@@ -1,5 +1,6 @@
 /*
- * test_lodgefs_races.c: requests of which one overtakes the other: what is written in place while a transaction copies what was there. Each has its order made by delays, and looks whether what was acknowledged is there.
+ * test_lodgefs_races.c: requests of which one overtakes the other: what is written in place while a transaction copies what was there, what is written on
+ * what a record says that is not written yet. Each has its order made by delays, and looks whether what was acknowledged is there.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -224,12 +225,51 @@ static void becomes_own_behind_a_copy(void **state)
 	end(f);
 }
 
+/* commit=batch: nothing is acknowledged on top of what a record says that may fail yet. */
+static void written_on_what_fails(void **state)
+{
+	struct fix *f = begin(64 * MiB, (struct disk_kv[]){{"journal", "2M"}, {0}});
+	struct call *w = calloc(2, sizeof(*w));
+	struct err e = {0};
+	struct disk *d;
+	int rc;
+
+	(void)state;
+	f->devs.seed = 7;
+	ok(make(f, "store/a", 4 * MiB, NULL, NULL, &e), &e, "a");
+	d = get_batch(f, "store/a");
+	f->devs.fault[0] = (struct memdev_fault){.ops = 1u << FILE_WRITE,
+		.off = 16384,
+		.len = 2 * MiB,
+		.count = 1,
+		.error = -EIO,
+		.turns = 2000};
+	f->devs.nfaults = 1;
+	write_soon(d, &w[0], 0, SECTOR, 1);
+	until_delayed(f);
+	write_soon(d, &w[1], SECTOR, SECTOR, 2);
+	while (!w[1].done || !w[0].done)
+		uv_run(&f->loop, UV_RUN_ONCE);
+	f->devs.nfaults = 0;
+	assert_int_equal(w[0].r.result, -EIO);
+	rc = w[1].r.result;
+	usleep(120000);
+	ok(disk_rw(d, DISK_FLUSH, 0, NULL, 0, &e), &e, "flush");
+	if (!rc)
+		is_now(d, SECTOR, SECTOR, 2);
+	put(f, d);
+	check_in(f, &f->devs, true);
+	free(w);
+	end(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(written_behind_a_copy),
 		cmocka_unit_test(written_before_a_copy),
 		cmocka_unit_test(becomes_own_behind_a_copy),
+		cmocka_unit_test(written_on_what_fails),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
