@@ -120,7 +120,7 @@ class Store:
         need(struct.unpack_from("<I", b, 0)[0] == 0x736c664c and crc32c(without(b, 4)) == struct.unpack_from("<I", b, 4)[0], "the lease")
         self.fence, self.held = struct.unpack_from("<QQ", b, 8)
         theirs = b[120:160].split(b"\0")[0].decode("ascii", "replace")
-        self.unbroken = theirs != "" and theirs == boot and struct.unpack_from("<Q", b, 160)[0] == self.run
+        self.unbroken = theirs != "" and theirs == boot and self.run in struct.unpack_from("<QQ", b, 160)
 
     # ---- journal ----
 

@@ -263,18 +263,20 @@ static void look_at_lease(struct lf *fs, const struct lf_lease *l)
 
 	boot_id(boot);
 	fs->unbroken = l->magic == LF_LEASE_MAGIC && l->crc == lease_crc(l) && *boot &&
-		       !memcmp(l->boot, boot, sizeof(boot)) && l->run == fs->s.run;
+		       !memcmp(l->boot, boot, sizeof(boot)) &&
+		       (l->run == fs->s.run || l->from == fs->s.run);
 }
 
 static void fill_lease(const struct lf *fs, struct lf_lease *l)
 {
-
 	*l = (struct lf_lease){.magic = LF_LEASE_MAGIC,
 		.fence = fs->fence,
 		.held = 1,
 		.since = (uint64_t)time(NULL),
 		.pid = (uint64_t)getpid(),
-		.run = fs->s.run + 1};
+		.run = fs->s.run + 1,
+		/* Who comes after us, when we do not get to the end of recovery, knows what we know. */
+		.from = fs->unbroken ? fs->s.run : 0};
 	memcpy(l->owner, fs->owner, 16);
 	boot_id(l->boot);
 	gethostname(l->host, sizeof(l->host) - 1);
@@ -312,6 +314,17 @@ static int lease_take(struct lf *fs, const struct lf_open *o, struct err *e)
 		rc = lf_lease_check(fs);
 	fs->failed = 0;
 	return rc ? err_sys(e, rc, "store %s: its lease", fs->path) : 0;
+}
+
+/* Our records get another run, as they are loaded anew. */
+static int lease_again(struct lf *fs)
+{
+	struct lf_lease l;
+	int rc = lease_io(fs, FILE_READ, &l);
+
+	l.from = fs->s.run;
+	l.run = fs->s.run + 1;
+	return rc ?: lease_io(fs, FILE_WRITE, &l);
 }
 
 void lf_lease_doubt(struct lf *fs)
@@ -418,7 +431,10 @@ static bool data_there(struct lf *fs, const uint8_t *rec)
 }
 
 struct journal {
-	uint8_t **rec;
+	struct found {
+		uint8_t *rec;
+		uint64_t next, used; /* where the one behind it is; bytes from the tail to there */
+	} * found;
 	unsigned n, cap;
 	uint64_t durable;
 };
@@ -426,22 +442,22 @@ struct journal {
 static void journal_end(struct journal *j)
 {
 	for (unsigned i = 0; i < j->n; i++)
-		free(j->rec[i]);
-	free(j->rec);
+		free(j->found[i].rec);
+	free(j->found);
 }
 
-static int keep(struct journal *j, uint8_t *rec)
+static int keep(struct journal *j, const struct found *f)
 {
 	if (j->n == j->cap) {
 		unsigned cap = MAX(64u, 2 * j->cap);
-		uint8_t **p = realloc(j->rec, cap * sizeof(uint8_t *));
+		struct found *p = realloc(j->found, cap * sizeof(*p));
 
 		if (!p)
 			return -ENOMEM;
-		j->rec = p;
+		j->found = p;
 		j->cap = cap;
 	}
-	j->rec[j->n++] = rec;
+	j->found[j->n++] = *f;
 	return 0;
 }
 
@@ -499,7 +515,7 @@ static int scan(struct lf *fs, struct journal *j, struct err *e)
 		}
 		j->durable = MAX(j->durable, h->durable);
 		seq++;
-		if (keep(j, rec)) {
+		if (keep(j, &(struct found){rec, at, seen})) {
 			free(rec);
 			return err_set(e, -ENOMEM, "out of memory");
 		}
@@ -517,19 +533,24 @@ static int replay(struct lf *fs, struct err *e)
 	if (!rc && !fs->overlay_hash)
 		rc = err_set(e, -ENOMEM, "out of memory");
 	fs->seq = fs->s.seq;
+	fs->head = fs->s.tail;
 	for (unsigned i = 0; i < j.n && !rc; i++) {
-		const struct lf_rec_head *h = (const void *)j.rec[i];
+		const struct found *f = &j.found[i];
+		const struct lf_rec_head *h = (const void *)f->rec;
+		bool known = fs->unbroken || h->seq <= fs->trust;
 
-		if (!fs->unbroken && h->seq > MAX(j.durable, fs->trust) &&
-			!data_there(fs, j.rec[i])) {
+		if (h->seq > j.durable && !known && !data_there(fs, f->rec)) {
 			fs->stats.dropped = j.n - i;
 			break;
 		}
-		rc = walk_record(fs, j.rec[i], true, &at, e);
+		fs->unmarked |= h->seq > j.durable && known && h->kind == LF_R_CHANGE;
+		rc = walk_record(fs, f->rec, true, &at, e);
 		if (rc == -EUCLEAN)
 			err_set(e, rc, "store %s: record %llu of the journal is damaged", fs->path,
 				(unsigned long long)h->seq);
 		fs->seq = h->seq + 1;
+		fs->head = f->next;
+		fs->used = f->used;
 		fs->stats.replayed++;
 	}
 	fs->written = fs->flushed = fs->marked = fs->seq - 1;
@@ -933,9 +954,16 @@ static int load(struct lf *fs, struct err *e)
 /* From here on the journal is ours and empty. */
 static int begin_run(struct lf *fs, struct err *e)
 {
-	/* What was replayed was verified where we read it: that need not be the medium. */
-	int rc = fs->dirty ? lf_io(fs, FILE_FLUSH, 0, NULL, 0) : 0;
+	int rc;
 
+	/*
+	 * From the first page that goes to its place on, every record that was taken has to be taken again, whatever ends us, and wherever the store is
+	 * opened then. Those whose data we have looked at are, when that is on the medium: what we read need not be. Of the others the journal says so.
+	 */
+	if (fs->unmarked)
+		rc = lf_mark(fs);
+	else
+		rc = fs->dirty ? lf_io(fs, FILE_FLUSH, 0, NULL, 0) : 0;
 	fs->s.run++;
 	fs->head = fs->used = 0;
 	if (!rc)
@@ -1019,6 +1047,8 @@ int lf_reload(struct lf **out, struct lf *old, struct err *e)
 		err_sys(e, rc, "store %s", old->path);
 	else
 		rc = super_read(fs, e);
+	if (!rc)
+		rc = lease_again(fs);
 	if (!rc)
 		rc = load(fs, e);
 	if (!rc)

@@ -96,6 +96,8 @@ struct lf_lease {
 	uint8_t owner[16]; /* of this opening */
 	char host[64], boot[40]; /* boot: of the host's kernel, as text; "" not known */
 	uint64_t run; /* that the holder's records have */
+	uint64_t
+		from; /* or, until it has begun: the run that it recovers and that was written under this boot; 0: none */
 };
 
 /* Begins every page of directory, bitmap and pointers. */
@@ -259,6 +261,7 @@ struct lf {
 	uint64_t
 		trust; /* loading again: records up to here are ours and need no proof by their data */
 	bool unbroken; /* the kernel that the records were given to still runs: what it was given is there */
+	bool unmarked; /* loading: records count that are not known to be durable, and whose data was not looked at */
 	struct lf_super s;
 	uint8_t owner[16];
 	uint64_t fence; /* of our lease */
