@@ -60,6 +60,7 @@ static const struct rule rules[] = {
 	ALLOW(fdatasync, "disk flush"),
 	ALLOW(fsync, "disk flush"),
 	ALLOW(sync_file_range, "a snapshot hands what it has written to the host's writeback"),
+	ALLOW(getpriority, "the threads of a snapshot give way to vCPUs"),
 	ALLOW(setpriority, "the threads of a snapshot give way to vCPUs"),
 	ALLOW(ftruncate, "a saved machine replaces the one before"),
 	ALLOW(fstat, "disk size after a resize"),

@@ -25,7 +25,7 @@
 #define BATCH 64u /* pages that the sweep takes at a time */
 #define FLUSH_BYTES (16 * MiB) /* so much is handed to the host's writeback at a time */
 #define WORKING_SET_MAX 65536u /* pages */
-#define NICENESS 10 /* of the two threads: they give way to vCPUs */
+#define NICENESS 10 /* of the two threads beside the machine's own: they give way to vCPUs */
 #define PACK_LEVEL 1
 
 enum phase { PHASE_BUILT, PHASE_ARMED, PHASE_RUNNING, PHASE_OVER };
@@ -213,8 +213,10 @@ static void pack_one(struct snaplive *l, struct snapfile_pack *p)
 
 static void lower_priority(const char *name)
 {
+	id_t me = (id_t)syscall(SYS_gettid);
+
 	pthread_setname_np(pthread_self(), name);
-	setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), NICENESS);
+	setpriority(PRIO_PROCESS, me, getpriority(PRIO_PROCESS, me) + NICENESS);
 }
 
 static void *packer_main(void *arg)
