@@ -30,6 +30,21 @@ static int parse_unix(struct address *a, const char *path, struct err *e)
 	return 0;
 }
 
+/* Only what nobody could resolve is wrong usage: a name server may be there again, a name be made. */
+static int gai_code(int rc)
+{
+	switch (rc) {
+	case EAI_NONAME:
+		return -ENOENT;
+	case EAI_AGAIN:
+		return -EAGAIN;
+	case EAI_SERVICE:
+		return -EINVAL;
+	default:
+		return -EIO;
+	}
+}
+
 static int parse_tcp(struct address *a, const char *text, struct err *e)
 {
 	struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *ai = NULL;
@@ -51,7 +66,7 @@ static int parse_tcp(struct address *a, const char *text, struct err *e)
 		return err_set(e, -EINVAL, "%s: a port is a number up to %u", a->text, UINT16_MAX);
 	rc = getaddrinfo(a->host, colon + 1, &hints, &ai);
 	if (rc)
-		return err_set(e, -EINVAL, "%s: %s", a->text, gai_strerror(rc));
+		return err_set(e, gai_code(rc), "%s: %s", a->text, gai_strerror(rc));
 	memcpy(&a->sa, ai->ai_addr, ai->ai_addrlen);
 	a->len = ai->ai_addrlen;
 	freeaddrinfo(ai);
@@ -112,7 +127,7 @@ int address_connect(const struct address *a, int *fd, struct err *e)
 	return 0;
 }
 
-/* What a receiver that was killed has left. A socket that answers stays. */
+/* What a receiver that was killed has left. A socket that answers stays, also one that has no time to. */
 static void remove_dead(const struct address *a)
 {
 	const struct sockaddr_un *un = (const struct sockaddr_un *)&a->sa;
@@ -121,7 +136,8 @@ static void remove_dead(const struct address *a)
 
 	if (a->sa.ss_family != AF_UNIX || stat(un->sun_path, &st) || !S_ISSOCK(st.st_mode))
 		return;
-	if (address_connect(a, &fd, NULL) == -ECONNREFUSED)
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd >= 0 && connect(fd, (const struct sockaddr *)un, a->len) && errno == ECONNREFUSED)
 		unlink(un->sun_path);
 }
 
@@ -139,9 +155,11 @@ int address_listen(struct address *a, int *fd, struct err *e)
 	if (*fd < 0 || bind(*fd, (struct sockaddr *)&a->sa, a->len) || listen(*fd, BACKLOG))
 		rc = errno == EADDRINUSE
 			     ? err_set(e, -EBUSY,
-				       "%s: somebody has it already: choose another address, or "
-				       "remove a file of that name",
-				       a->text)
+				       "%s: somebody has it already: choose another address%s",
+				       a->text,
+				       a->sa.ss_family == AF_UNIX ? ", or remove a file of that "
+								    "name"
+								  : "")
 			     : err_sys(e, -errno, "%s", a->text);
 	umask(was);
 	if (rc) {
