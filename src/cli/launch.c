@@ -61,14 +61,20 @@ static int definition_fd(const struct vm_config *cfg, struct err *e)
 	return steal_fd(&fd);
 }
 
-/* What goes over the leash. Its end without a word: who launched the machine has died. */
+/* What goes over the leash. Its end without the first: who launched the machine has died. */
 enum { LET_GO = 'd', END = 'e' };
+
+#define WORD_MAX 2048 /* the line that says whether the machine runs */
 
 /* What the keeper knows of its machine. */
 struct keeper {
 	const struct launch *l;
 	pid_t vm;
 	int leash, signals, pidfd;
+	int word, ready; /* where lodge-vm says it, and to whom it goes */
+	char said[WORD_MAX];
+	size_t nsaid;
+	bool runs; /* it was said */
 	uint64_t kill_at; /* 0: nobody has asked it to end */
 	bool alone; /* who launched it died, and has not let it go */
 	struct successor next;
@@ -96,13 +102,25 @@ static unsigned add_receive(
 	return n;
 }
 
+static const int ending[] = {SIGINT, SIGTERM, SIGHUP};
+
+/* What was ignored here (nohup, a job in the background of a script) ends the child all the same: it is asked to end by these. None is lost: they are still held back. */
+void launch_child_signals(void)
+{
+	sigset_t none;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(ending); i++)
+		signal(ending[i], SIG_DFL);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
 static void exec_vm(const struct launch *l, int def_fd, int ready_fd)
 {
 	char config[40], ready[16], listener[16], console[PATH_MAX], program[PATH_MAX + 32];
 	const char *argv[24 + 2 * VM_MAX_DISKS] = {
 		"lodge-vm", "--ready-fd", ready, "--console-log", console, "--config", config};
 	unsigned n = 7;
-	sigset_t none;
 
 	if (l->receive)
 		n = add_receive(l, argv, 5, config, listener);
@@ -114,8 +132,7 @@ static void exec_vm(const struct launch *l, int def_fd, int ready_fd)
 	}
 	argv[n] = NULL;
 
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
+	launch_child_signals();
 	snprintf(config, sizeof(config), "/proc/self/fd/%d", def_fd);
 	snprintf(ready, sizeof(ready), "%d", ready_fd);
 	fcntl(ready_fd, F_SETFD, 0);
@@ -147,14 +164,42 @@ static void end_machine(struct keeper *k)
 	k->kill_at = clock_mono_ns() + KILL_AFTER_NS;
 }
 
-/* A machine that comes from elsewhere may be here by now, and nowhere else: it knows. */
-static void lost_leash(struct keeper *k, bool died)
+/* True: there is more to come. */
+static bool hear_leash(struct keeper *k)
 {
-	k->alone = died;
+	char ch = 0;
+	bool died = read(k->leash, &ch, 1) != 1;
+
+	if (ch == LET_GO)
+		return false;
+	k->alone |= died;
+	/* A machine that comes from elsewhere may be here by now, and nowhere else: it knows. */
 	if (k->l->receive)
 		kill(k->vm, SIGHUP);
 	else
 		end_machine(k);
+	return !died;
+}
+
+/* All of its one line at once: what comes in pieces must not be cut by somebody's end. */
+static void pass_on_word(struct keeper *k)
+{
+	ssize_t n = read(k->word, k->said + k->nsaid, sizeof(k->said) - k->nsaid);
+	json_t *j;
+
+	if (n < 0 && errno == EINTR)
+		return;
+	k->nsaid += n > 0 ? (size_t)n : 0;
+	if (n > 0 && k->nsaid < sizeof(k->said) && !memchr(k->said, '\n', k->nsaid))
+		return;
+	j = json_loadb(k->said, k->nsaid, JSON_DISABLE_EOF_CHECK, NULL);
+	k->runs = json_is_true(json_object_get(j, "ok"));
+	json_decref(j);
+	if (write(k->ready, k->said, k->nsaid) < 0)
+		k->nsaid = 0; /* nobody waits any more */
+	close(k->ready);
+	close(k->word);
+	k->word = -1;
 }
 
 /* Another process has the machine: that one is waited for from now on. The old one may serve networks for a while. */
@@ -195,30 +240,26 @@ static bool wants_end(struct keeper *k)
 /* Until lodge-vm has ended; its wait status. */
 static int watch(struct keeper *k)
 {
-	struct pollfd p[3 + SUCCESSOR_POLLS] = {
-		{k->pidfd, POLLIN, 0}, {k->leash, POLLIN, 0}, {k->signals, POLLIN, 0}};
+	struct pollfd p[4 + SUCCESSOR_POLLS] = {{k->pidfd, POLLIN, 0}, {k->leash, POLLIN, 0},
+		{k->signals, POLLIN, 0}, {k->word, POLLIN, 0}};
 	int status = 0;
 
 	for (;;) {
-		char ch;
-
 		p[0].fd = k->pidfd;
-		successor_poll(&k->next, p + 3);
+		successor_poll(&k->next, p + 4);
 		poll(p, ARRAY_SIZE(p), k->kill_at ? 100 : -1);
+		if (p[3].revents)
+			pass_on_word(k);
+		p[3].fd = k->word;
 		if (p[0].revents && !handed_over(k, true))
 			break;
-		successor_serve(&k->next, p + 3);
+		successor_serve(&k->next, p + 4);
 		handed_over(k, false);
 		reap_old(k);
 		if (k->kill_at && clock_mono_ns() > k->kill_at)
 			kill(k->vm, SIGKILL);
-		if (p[1].revents) {
-			bool died = read(k->leash, &ch, 1) != 1;
-
-			if (died || ch != LET_GO)
-				lost_leash(k, died);
-			p[1].fd = -1; /* released, or its end is on the way */
-		}
+		if (p[1].revents && !hear_leash(k))
+			p[1].fd = -1;
 		if (p[2].revents && wants_end(k))
 			end_machine(k);
 	}
@@ -240,15 +281,15 @@ static void clear_up(const struct keeper *k, int status)
 	}
 	if (place_is_temporary(l->place))
 		place_remove(l->place, NULL);
-	else if (k->alone && l->receive)
+	else if (k->alone && l->receive && !k->runs)
 		place_undo_logs(l->place);
 }
 
 static void keep(const struct launch *l, int def_fd, int ready_fd, int leash)
 {
-	struct keeper k = {.l = l, .leash = leash};
+	struct keeper k = {.l = l, .leash = leash, .ready = ready_fd};
 	sigset_t set;
-	int status;
+	int word[2], status;
 
 	setsid(); /* Ctrl-C in the terminal is the guest's, or this program's; never the machine's */
 	prctl(PR_SET_NAME, "lodge-keeper");
@@ -258,19 +299,23 @@ static void keep(const struct launch *l, int def_fd, int ready_fd, int leash)
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGCHLD); /* of processes that are only reaped */
 	k.signals = signalfd(-1, &set, SFD_CLOEXEC);
-	/* Held back, not ignored: that of lost_leash() must reach a child that is not lodge-vm yet. */
+	/* Held back, not ignored: that of hear_leash() must reach a child that is not lodge-vm yet. */
 	sigaddset(&set, SIGHUP);
 	sigprocmask(SIG_SETMASK, &set, NULL);
-	k.vm = fork();
+	signal(SIGPIPE, SIG_IGN); /* who waits for the ready line may have gone */
+	k.vm = pipe2(word, O_CLOEXEC) ? -1 : fork();
 	if (k.vm == 0)
-		exec_vm(l, def_fd, ready_fd);
-	close(ready_fd);
+		exec_vm(l, def_fd, word[1]);
 	close(def_fd);
 	if (k.vm < 0)
 		_exit(127); /* forked child */ /* who waits for the ready line sees it end */
+	close(word[1]);
+	k.word = word[0];
 	k.pidfd = (int)syscall(SYS_pidfd_open, k.vm, 0);
 	successor_open(&k.next, l->place->lock);
 	status = watch(&k);
+	while (k.word >= 0 && poll(&(struct pollfd){k.word, POLLIN, 0}, 1, 0) > 0)
+		pass_on_word(&k); /* it came with its end */
 	clear_up(&k, status);
 	status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 	_exit(status); /* forked child */
@@ -293,23 +338,32 @@ static int died(const struct launch *l, struct err *e)
 		last ?: "");
 }
 
-/* The leash is let go when a signal comes first. What the machine says then still counts: it may have come meanwhile. */
+/*
+ * A signal that comes first ends the machine. One that comes from elsewhere may have come meanwhile: then what it says still counts. It is not
+ * ended by force for the same reason: who does not want to wait until it has gone ends this program by a second signal.
+ */
 static void await_word(int fd, const struct launch *l, struct launched *m)
 {
-	struct pollfd p[2] = {{fd, POLLIN, 0}, {m->leash < 0 ? -1 : l->signals, POLLIN, 0}};
+	struct pollfd p[2] = {{fd, POLLIN, 0}, {m->ended ? -1 : l->signals, POLLIN, 0}};
+	struct signalfd_siginfo s;
 
 	while (poll(p, l->signals ? 2 : 1, -1) < 0 && errno == EINTR)
 		;
-	if (p[1].revents && !p[0].revents)
-		launch_end(m);
+	if (!p[1].revents || (p[0].revents && l->receive) ||
+		read(l->signals, &s, sizeof(s)) != sizeof(s))
+		return;
+	launch_end(m);
+	if (l->receive)
+		launch_signals_end();
 }
 
 /* Its one line of JSON; end of file without one: it died. */
 static int await_ready(int fd, const struct launch *l, struct launched *m, struct err *e)
 {
-	char line[2048];
+	cleanup(json_drop) json_t *j = NULL;
+	char line[WORD_MAX];
 	size_t n = 0;
-	json_t *j;
+	bool ok;
 	int rc;
 
 	while (n < sizeof(line) - 1) {
@@ -326,21 +380,18 @@ static int await_ready(int fd, const struct launch *l, struct launched *m, struc
 			break;
 	}
 	j = json_loadb(line, n, JSON_DISABLE_EOF_CHECK, NULL);
-	if (m->leash < 0 && !json_is_true(json_object_get(j, "ok"))) {
-		json_decref(j);
+	ok = json_is_true(json_object_get(j, "ok"));
+	m->coming = json_is_true(json_object_get(j, "coming"));
+	m->again = json_is_true(json_object_get(j, "again"));
+	if (m->ended && !(ok && l->receive))
 		return err_set(e, -ECANCELED, "stopped; there is no machine %s", l->cfg->name);
-	}
+	if (ok)
+		return 0;
 	if (!j)
 		return died(l, e);
-	if (json_is_true(json_object_get(j, "ok"))) {
-		json_decref(j);
-		return 0;
-	}
 	rc = -(int)json_integer_value(json_object_get(j, "errno"));
-	rc = err_set(e, rc < 0 ? rc : -EIO, "%s",
+	return err_set(e, rc < 0 ? rc : -EIO, "%s",
 		json_string_value(json_object_get(j, "error")) ?: "failed");
-	json_decref(j);
-	return rc;
 }
 
 int launch_machine(const struct launch *l, struct launched *out, struct err *e)
@@ -349,6 +400,7 @@ int launch_machine(const struct launch *l, struct launched *out, struct err *e)
 	cleanup(close_fd) int ready = -1;
 	int pipe_fd[2], leash[2], rc;
 
+	*out = (struct launched){.leash = -1};
 	if (def_fd < 0)
 		return def_fd;
 	if (pipe2(pipe_fd, O_CLOEXEC))
@@ -358,7 +410,8 @@ int launch_machine(const struct launch *l, struct launched *out, struct err *e)
 		close(pipe_fd[1]);
 		return err_sys(e, -errno, "pipe");
 	}
-	*out = (struct launched){fork(), leash[1]};
+	out->leash = leash[1];
+	out->keeper = fork();
 	if (out->keeper == 0) {
 		close(leash[1]);
 		close(ready);
@@ -378,12 +431,15 @@ int launch_machine(const struct launch *l, struct launched *out, struct err *e)
 	return rc;
 }
 
+/* One that is ignored (nohup) would be held back all the same, and seen. */
 static void ending_signals(sigset_t *set)
 {
+	struct sigaction how;
+
 	sigemptyset(set);
-	sigaddset(set, SIGINT);
-	sigaddset(set, SIGTERM);
-	sigaddset(set, SIGHUP);
+	for (unsigned i = 0; i < ARRAY_SIZE(ending); i++)
+		if (sigaction(ending[i], NULL, &how) || how.sa_handler != SIG_IGN)
+			sigaddset(set, ending[i]);
 }
 
 int launch_signals(int *fd, struct err *e)
@@ -411,18 +467,26 @@ static void say(struct launched *m, char word)
 	signal(SIGPIPE, SIG_IGN);
 	while (write(m->leash, &word, 1) < 0 && errno == EINTR)
 		;
-	close(m->leash);
+}
+
+static void drop_leash(struct launched *m)
+{
+	if (m->leash >= 0)
+		close(m->leash);
 	m->leash = -1;
 }
 
 void launch_end(struct launched *m)
 {
-	say(m, END);
+	if (!m->ended)
+		say(m, END);
+	m->ended = true; /* the leash stays: that we die before it has ended is to be seen */
 }
 
 void launch_release(struct launched *m)
 {
 	say(m, LET_GO);
+	drop_leash(m);
 }
 
 int launch_wait(struct launched *m)
@@ -432,6 +496,6 @@ int launch_wait(struct launched *m)
 	while (waitpid(m->keeper, &status, 0) < 0)
 		if (errno != EINTR)
 			return 1;
-	launch_end(m);
+	drop_leash(m);
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }

@@ -40,12 +40,15 @@ struct launch {
 	const char *restore; /* a snapshot to go on from; NULL: boot */
 	bool paused; /* the guest waits for the method `resume` */
 	const struct launch_receive *receive; /* NULL: it begins here */
-	int signals; /* a signalfd: one that comes before the machine runs ends it: -ECANCELED; 0: none */
+	int signals; /* a signalfd: one that comes before the machine runs ends it: -ECANCELED, unless it was on its way here and has come; 0: none */
 };
 
 struct launched {
 	pid_t keeper;
 	int leash;
+	bool ended; /* by launch_end(), or by a signal while it was launched */
+	bool coming; /* from elsewhere: it runs, and memory of it is still to come */
+	bool again; /* it failed since it was no more than a dry run */
 };
 
 /*
@@ -53,10 +56,12 @@ struct launched {
  * nothing is left of it, and the message is the machine's own.
  */
 int launch_machine(const struct launch *l, struct launched *out, struct err *e);
-/* Signals that end a program wait from now on: *fd is for struct launch. Only before a launch that has to be undone, or takes long. */
+/* Signals that end this program wait from now on (not those that it ignores): *fd is for struct launch. Only before a launch that has to be undone, or takes long. */
 int launch_signals(int *fd, struct err *e);
 /* They end this program again, also those that have waited. */
 void launch_signals_end(void);
+/* For a child that becomes another program: no signal is held back, or ignored because it is here. */
+void launch_child_signals(void);
 /* Ends the machine at once, as when this process died. launch_wait() then says when it has gone. */
 void launch_end(struct launched *m);
 /* The machine goes on without this process. */

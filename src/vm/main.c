@@ -138,20 +138,32 @@ static const struct command command = {
 	.groups = groups,
 };
 
-static void tell_ready(struct process *p, const struct err *e)
+/* To who started this machine, once: cli/launch.c. Takes j. */
+static void tell(struct process *p, json_t *j)
 {
-	json_t *j;
-
-	if (!p->ready_fd)
+	if (!p->ready_fd) {
+		json_decref(j);
 		return;
-	j = e ? json_pack("{s:b, s:i, s:s}", "ok", 0, "errno", -e->code, "error", err_msg(e))
-	      : json_pack("{s:b, s:s, s:i}", "ok", 1, "name", p->name, "pid", (int)getpid());
+	}
 	json_dumpfd(j, (int)p->ready_fd, JSON_COMPACT);
 	json_decref(j);
 	if (write((int)p->ready_fd, "\n", 1) < 0)
 		log_warn(&p->log, "lodge-vm", "who started this machine is not listening");
 	close((int)p->ready_fd);
 	p->ready_fd = 0;
+}
+
+static void tell_ready(struct process *p)
+{
+	tell(p, json_pack("{s:b, s:s, s:i, s:b}", "ok", 1, "name", p->name, "pid", (int)getpid(),
+			"coming", receive_is_coming(p->receive)));
+}
+
+/* again: it was a dry run, the machine itself may be the next to come. */
+static void tell_failed(struct process *p, const struct err *e, bool again)
+{
+	tell(p, json_pack("{s:b, s:i, s:s, s:b}", "ok", 0, "errno", -e->code, "error", err_msg(e),
+			"again", again));
 }
 
 static void on_event(void *ctx, const char *name, json_t *params)
@@ -563,23 +575,20 @@ static void on_received(void *ctx, const struct err *why)
 	struct process *p = ctx;
 
 	if (why) {
-		struct err e = *why;
-
-		if (json_is_true(json_object_get(receive_hello(p->receive), "dry_run")))
-			e.code = -EAGAIN;
-		tell_ready(p, &e);
+		tell_failed(p, why,
+			json_is_true(json_object_get(receive_hello(p->receive), "dry_run")));
 		log_error(&p->log, "receive", "%s", err_msg(why));
 		vm_end(p->vm, VM_CAUSE_ERROR, 1, err_msg(why));
 		return;
 	}
 	if (receive_is_coming(p->receive)) {
-		tell_ready(p, NULL);
+		tell_ready(p);
 		return; /* with the socket, to which a new connection comes when this one breaks */
 	}
 	receive_free(steal_ptr(p->receive));
 	disks_in_free(steal_ptr(p->disks)); /* its images have their names: who waits finds them */
 	close((int)p->receive_fd);
-	tell_ready(p, NULL); /* after post-copy it was said long ago */
+	tell_ready(p); /* after post-copy it was said long ago */
 }
 
 static int start(struct process *p, struct err *e)
@@ -589,7 +598,7 @@ static int start(struct process *p, struct err *e)
 	if (!rc && p->receive)
 		return receive_start(p->receive, p->vm, p->disks, on_received, p, e);
 	if (!rc)
-		tell_ready(p, NULL);
+		tell_ready(p);
 	return rc;
 }
 
@@ -654,7 +663,7 @@ static int read_args(struct process *p, int argc, char **argv, struct args *a, s
 /* 2: wrong usage. 1: failed. */
 static int finish(struct process *p, const struct err *e, int code)
 {
-	tell_ready(p, e);
+	tell_failed(p, e, false);
 	if (p->taker)
 		update_take_failed(p->taker, e);
 	fprintf(stderr, "lodge-vm: %s\n", err_msg(e));

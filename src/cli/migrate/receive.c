@@ -78,7 +78,7 @@ static int wait_for_it(const struct launch *l, struct launched *m, struct err *e
 
 	do
 		rc = launch_machine(l, m, e);
-	while (rc == -EAGAIN);
+	while (rc && m->again);
 	return rc;
 }
 
@@ -119,8 +119,6 @@ static int receive(const struct receive *o, const char *name, struct address *a,
 	}
 	if (fd >= 0 && rc)
 		remove_socket(a);
-	if (!rc)
-		launch_signals_end(); /* what follows may be left alone at any time */
 	return rc;
 }
 
@@ -225,7 +223,13 @@ static int run_receive(void *opts, const struct args *a)
 	launch_release(&m);
 	printf("%s runs here\n", a->v[0]);
 	fflush(stdout);
-	rc = wait_for_rest(a->v[0], &e);
+	/* The socket is the machine's until all of it is here; who waits for that may leave at any time. */
+	if (m.coming && m.ended)
+		return EXIT_DONE;
+	if (m.coming) {
+		launch_signals_end();
+		rc = wait_for_rest(a->v[0], &e);
+	}
 	remove_socket(&at);
 	return rc ? (int)fail(&e) : EXIT_DONE;
 }

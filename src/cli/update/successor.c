@@ -20,6 +20,7 @@
 #include "base/fsutil.h"
 #include "base/json.h"
 #include "base/util.h"
+#include "cli/launch.h"
 #include "vm/update/channel.h"
 
 /* A Unix socket's path is short, a place's may be long: by the descriptor of its directory. */
@@ -73,10 +74,8 @@ static bool may_ask(int conn)
 static void exec_new(int program, int sock)
 {
 	char arg[16], *argv[] = {(char[]){"lodge-vm"}, (char[]){"--take-over"}, arg, NULL};
-	sigset_t none;
 
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
+	launch_child_signals();
 	snprintf(arg, sizeof(arg), "%d", sock);
 	fcntl(sock, F_SETFD, 0);
 	fexecve(program, argv, environ);
