@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-# time-limit: 120
+# time-limit: 300
 """What a newcomer may get wrong with every verb (for `lodge run`: errors.py): one line that says what and why, the right exit code, nothing left behind;
 also when standard output is closed or full, and when it is ended by a signal."""
 import hashlib
 import os
 import re
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import time
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
 from cli import ENV, SLOW, gone, lodge, pid
 from machine import HOME, LODGE, TMP, VM, check
+from migration import rpc
 
 VMS = os.path.join(HOME, "data", "vms")
 USAGE, MISSING, LOCKED = 2, 3, 4
@@ -26,11 +28,18 @@ def files():
 def bad(code, cause, *args, **kw):
     """`cause`: a regular expression that its one line must have."""
     before = files()
-    p = lodge(*args, ok=False, seconds=20, **kw)
+    p = lodge(*args, ok=False, seconds=60, **kw)
     what = "lodge " + " ".join(map(repr, args))[:120]
     line = p.stderr.rstrip("\n")
     good = p.returncode == code and "\n" not in line and line.isprintable() and re.search(cause, line) and not p.stdout
     check(what, good and files() == before, (p.returncode, p.stderr, p.stdout, set(files()) ^ set(before)))
+
+
+def of_process(p, file):
+    try:
+        return open(f"/proc/{p}/{file}").read()
+    except OSError:
+        return ""
 
 
 with open("spin.bin", "wb") as f:
@@ -80,6 +89,8 @@ bad(MISSING, "there is no snapshot nosuch", "restore", "nosuch")
 bad(MISSING, "no machine nosuch is running, and there is no snapshot", "clone", "nosuch")
 
 # ---- addresses ----
+bad(USAGE, "[Ss]ervname", "migrate", "a", "tcp:127.0.0.1:nosuchservice")
+bad(MISSING, "not known", "migrate", "a", "tcp:a..b:7")
 bad(USAGE, "'b' is no address: unix:PATH or tcp:HOST:PORT", "migrate", "a", "b")
 bad(USAGE, "a path of 1 to 107 bytes", "receive", "a", "unix:" + "x" * 200)
 for verb in ("migrate", "receive"):
@@ -92,22 +103,68 @@ bad(MISSING, "--tls-cert: .*/nonexistent", "receive", "a", "tcp:127.0.0.1:0", *(
 bad(MISSING, "/nonexistent", "receive", "a", "unix:s", "--config", "/nonexistent")
 
 # ---- waiting, and being ended ----
-for sig in signal.SIGINT, signal.SIGTERM, signal.SIGKILL:
-    r = subprocess.Popen([LODGE, "receive", "w", f"unix:{TMP}/w.sock"], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def waits(ignored=()):
+    """A receiver that somebody watches."""
+    r = subprocess.Popen([LODGE, "receive", "w", f"unix:{TMP}/w.sock"], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                         preexec_fn=lambda: [signal.signal(s, signal.SIG_IGN) for s in ignored])
     r.stdout.readline()
-    end = time.monotonic() + 20 * SLOW
+    end = time.monotonic() + 60 * SLOW
     while not os.path.exists(os.path.join(VMS, "w", "machine.log")) and time.monotonic() < end:
-        time.sleep(0.02)  # until somebody watches it
+        time.sleep(0.02)
+    return r
+
+
+def ended(what, r, sig):
     r.send_signal(sig)
-    err = r.communicate(timeout=20 * SLOW)[1]
+    err = r.communicate(timeout=60 * SLOW)[1]
     if sig == signal.SIGKILL:
         os.unlink("w.sock")  # which nobody could
     else:
-        check(f"{sig.name} of lodge receive is said", r.returncode == 1 and err == "lodge: stopped; there is no machine w\n", (r.returncode, err))
-    end = time.monotonic() + 20 * SLOW
+        check(f"{what} is said", r.returncode == 1 and err == "lodge: stopped; there is no machine w\n", (r.returncode, err))
+    end = time.monotonic() + 60 * SLOW
     while os.listdir(VMS) and time.monotonic() < end:
         time.sleep(0.05)
-    check(f"{sig.name} of lodge receive: nothing is left", not os.listdir(VMS) and not os.path.exists("w.sock"), (os.listdir(VMS), os.listdir(TMP)))
+    check(f"{what}: nothing is left", not os.listdir(VMS) and not os.path.exists("w.sock"), (os.listdir(VMS), os.listdir(TMP)))
+
+
+for sig in signal.SIGINT, signal.SIGTERM, signal.SIGKILL:
+    ended(f"{sig.name} of lodge receive", waits(), sig)
+# As by nohup, and from a script in the background: what is ignored stays so, the rest ends it, and its process.
+for sig in signal.SIGTERM, signal.SIGKILL:
+    ended(f"{sig.name} of nohup lodge receive &", waits((signal.SIGHUP, signal.SIGINT)), sig)
+r = waits((signal.SIGHUP, signal.SIGINT))
+for sig in signal.SIGHUP, signal.SIGINT:
+    r.send_signal(sig)
+try:
+    r.wait(0.5)  # a moment in which it would end: never too short for who is right
+except subprocess.TimeoutExpired:
+    pass
+check("nohup lodge receive & does not hear a hangup, nor Ctrl-C", r.poll() is None, r.returncode)
+ended("nohup lodge receive & at last", r, signal.SIGTERM)
+# Somebody has the address, and no time.
+with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as first:
+    busy.bind("busy.sock")
+    busy.listen(0)
+    first.connect("busy.sock")
+    bad(LOCKED, "somebody has it already", "receive", "w", "unix:busy.sock")
+os.unlink("busy.sock")
+# A process that does not end cannot be waited for by force: it may have the machine. A second Ctrl-C leaves it.
+r = waits()
+child = next(int(p) for p in os.listdir("/proc") if p.isdigit() and "--receive" in (c := of_process(p, "cmdline")) and f"{VMS}/w/" in c)
+os.kill(child, signal.SIGSTOP)
+r.send_signal(signal.SIGINT)
+end = time.monotonic() + 60 * SLOW
+while not re.search("ShdPnd:.*1$", of_process(child, "status"), re.M) and time.monotonic() < end:
+    time.sleep(0.02)  # until it was told, and so we are done with the first one
+r.send_signal(signal.SIGINT)
+r.communicate(timeout=60 * SLOW)
+check("a second Ctrl-C leaves a receiver that does not end", r.returncode == -signal.SIGINT, r.returncode)
+os.kill(child, signal.SIGCONT)
+os.unlink("w.sock")
+end = time.monotonic() + 60 * SLOW
+while os.listdir(VMS) and time.monotonic() < end:
+    time.sleep(0.05)
+check("and when it does, it takes its place along", not os.listdir(VMS), os.listdir(VMS))
 
 os.mkdir(os.path.join(VMS, "begun"))  # by one that was killed at once
 lodge("run", "-d", "--firmware", "spin.bin", "--memory", "16M", "--name", "m", "--disk", "d.qcow2:qcow2")
@@ -144,9 +201,11 @@ bad(1, "a file without a name", "snapshot", "export", "s", "")
 bad(MISSING, "folder /nonexistent", "snapshot", "export", "s", "/nonexistent/x")
 bad(LOCKED, "is running: end it first", "rm", "m")
 t = subprocess.Popen([LODGE, "migrate", "m", f"unix:{HOME}/run/raw/control.sock"], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-time.sleep(0.3)
+end = time.monotonic() + 60 * SLOW
+while rpc("m", "migrate_status")["phase"] == "none" and time.monotonic() < end:
+    time.sleep(0.02)  # until it listens to signals
 t.send_signal(signal.SIGINT)
-err = t.communicate(timeout=20 * SLOW)[1]
+err = t.communicate(timeout=60 * SLOW)[1]
 check("what answers no migration is left by Ctrl-C", t.returncode == 1 and "goes on here" in err, err)
 
 # ---- standard output ----
@@ -161,19 +220,19 @@ was = digest()
 for args in (("--help",), ("ps",), ("ps", "--json"), ("snapshot", "ls"), ("image", "show", "--help"), ("cpu", "show"), ("disk", "info", "d2.qcow2:qcow2"),
              ("disk", "check", "--json", "d2.qcow2:qcow2"), ("inspect", "m"), ("stats", "m"), ("logs", "m", "--machine")):
     with open("/dev/full", "w") as full:
-        p = subprocess.run([LODGE, *args], env=ENV, stdout=full, stderr=subprocess.PIPE, text=True, timeout=20)
+        p = subprocess.run([LODGE, *args], env=ENV, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60 * SLOW)
     empty = not subprocess.run([LODGE, *args], env=ENV, capture_output=True).stdout
     check(f"lodge {' '.join(args)}: a full standard output is an error", p.returncode == (not empty) and ("standard output" in p.stderr) == (not empty), p)
-    p = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", LODGE, *args], env=ENV, stderr=subprocess.PIPE, text=True, timeout=20)
+    p = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", LODGE, *args], env=ENV, stderr=subprocess.PIPE, text=True, timeout=60 * SLOW)
     check(f"lodge {' '.join(args)}: a closed one as well", p.returncode == (not empty) and ("standard output" in p.stderr) == (not empty), p)
 check("nothing was written into the disk instead", digest() == was)
 for closed in "<&- >&-", "<&- >&- 2>&-":
     p = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", LODGE, "run", "-d", "--firmware", "spin.bin", "--memory", "16M", "--name", "c", "--disk", "d2.qcow2:qcow2"],
-                       env=ENV, timeout=20)
+                       env=ENV, timeout=60 * SLOW)
     lodge("kill", "c")
     lodge("rm", "c")
     p = subprocess.run(["sh", "-c", f'timeout 1 "$@" {closed}', "sh", VM, "--firmware", "spin.bin", "--memory", "16M", "--name", "c", "--disk", "d2.qcow2:qcow2"],
-                       env=ENV, timeout=20)
+                       env=ENV, timeout=60 * SLOW)
 check("nor by a machine", lodge("disk", "check", "d2.qcow2:qcow2").returncode == 0 and digest() == was)
 for name in "m", "raw":
     gone_pid = pid(name)
