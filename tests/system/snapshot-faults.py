@@ -189,6 +189,31 @@ def is_kept():
     return "lodge-before-restore" in lodge("disk", "snapshot", f"{disk}:qcow2").stdout
 
 
+def lives_on():
+    """A machine whose lodge restore has died ends with it, or has been let go: then it ticks on, for more than a second."""
+    n = None
+    while "m" in lodge("ps").stdout.split():
+        now = lodge("logs", "m").stdout.count("gap")
+        n = now if n is None else min(n, now)
+        if now > n + 12:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def stopped(what, sig, said):
+    """lodge restore has died. Also where that was before it held signals back."""
+    if lives_on():
+        return
+    kept, has = is_kept(), holds()
+    if (kept or has != 2) if sig == signal.SIGINT else (has != 2 and not kept):
+        check(f"{what}: no machine, and the disk is put back, or after SIGKILL keeps what it had", False, (kept, has, said))
+
+
+def apply(name):
+    lodge("disk", "snapshot", f"{disk}:qcow2", "--apply", name)
+
+
 lodge("disk", "create", f"{disk}:qcow2", "-s", str(SIZE >> 20) + "M")
 fill(1)
 lodge("run", "--firmware", STAMP, "--memory", "64M", "--smp", "2", "--name", "m", "-d", "--disk", f"{disk}:qcow2")
@@ -203,22 +228,47 @@ for sig in signal.SIGKILL, signal.SIGINT:
         lodge("kill", "m", ok=False)
         fill(2)
         p = subprocess.Popen([LODGE, "restore", "disk", "--name", "m", "-d"], env=ENV, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        time.sleep(rnd.uniform(0, took * 1.1))
+        time.sleep(wait := rnd.uniform(0, took * 1.1))
         p.send_signal(sig)
         err = p.communicate(timeout=30 * SLOW)[1]
         if p.returncode == 0:
             came += 1
         else:
-            end = time.monotonic() + 30 * SLOW
-            while "m" in lodge("ps").stdout.split() and time.monotonic() < end:
-                time.sleep(0.05)
-            time.sleep(0.05)
-            if sig == signal.SIGINT and p.returncode == 1 and (is_kept() or holds() != 2):
-                check("Ctrl-C: the disk is put back", False, (is_kept(), holds(), err))
-            holds()
+            stopped(f"{sig.name} after {wait:.3f} s", sig, err)
+            lodge("kill", "m", ok=False)
             lodge("restore", "disk", "--name", "m", "-d")
         goes_on("m", f"{sig.name}, number {i + 1}")
         lodge("kill", "m")
         if is_kept() or holds() != 1:
             check(f"{sig.name}: what comes next has the snapshot's disk, and nothing else is left on it", False, (is_kept(), holds()))
     check(f"{N} restores with a disk, {sig.name}: {came} were done by then; else the disk held the one or the other, and the next one goes through", True)
+
+# ---- after it was let go, whatever becomes of lodge restore ----
+debugger = shutil.which("gdb") or shutil.which("gdb-multiarch")
+if debugger:
+    fill(2)
+    p = subprocess.run([debugger, "-batch", "-nx", "-ex", "break launch_signals_end", "-ex", "run", "-ex", "delete", "-ex", "signal SIGINT", "--args", LODGE, "restore", "disk", "--name", "m", "-d"],
+                       env=ENV, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100 * SLOW)
+    check("Ctrl-C when its machine runs: lodge restore was there", "Breakpoint 1" in p.stdout and "SIGINT" in p.stdout, p)
+    check("Ctrl-C when its machine runs: it goes on", lives_on(), p.stdout)
+    lodge("kill", "m")
+    check("and has the snapshot's disk, and nothing else on it", not is_kept() and holds() == 1, holds())
+else:
+    print("PASS: Ctrl-C when the machine of a restore runs was not tried: no gdb")
+
+# ---- a restore that was killed, and one that fails then: what was there before the first is not lost ----
+fill(2)
+lodge("disk", "snapshot", f"{disk}:qcow2", "--create", "lodge-before-restore")
+apply("disk")
+log = os.path.join(HOME, "data", "vms", "m", "console.log")
+os.unlink(log)
+os.mkdir(log)
+p = lodge("restore", "disk", "--name", "m", "-d", ok=False)
+check("a restore behind one that was killed fails", p.returncode == 1 and "console.log" in p.stderr, p.stderr)
+check("and has put the disk back", holds() == 1)
+os.rmdir(log)
+apply("lodge-before-restore")
+check("what the disk had before the first is still there", holds() == 2)
+lodge("restore", "disk", "--name", "m", "-d")
+lodge("kill", "m")
+check("and goes when one comes through", not is_kept() and holds() == 1, (is_kept(), holds()))

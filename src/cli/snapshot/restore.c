@@ -3,7 +3,7 @@
  *
  *   open the container | definition, name, place | disks go back (each keeps what it had, until the machine runs) | lodge-vm --restore
  *
- * When a step fails the disks are what they were before.
+ * When a step fails the disks are what they were before. What a restore that was killed has left stays, beside what this one keeps, until one has come through.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -50,6 +50,8 @@ static const struct opt_group restore_groups[] = {{"Options", restore_opts}, {0}
 	30000000000ull /* a guest that has much to do answers late, and a connection may break on the way */
 #define GONE_TRIES 10
 #define KEPT "lodge-before-restore"
+#define KEPT_MAX 9
+#define AGAIN_NS 100000000l
 
 static const char *text_of(const json_t *d, const char *key)
 {
@@ -70,38 +72,61 @@ static int on_disk(const json_t *d, enum disk_snap_op op, const char *name, stru
 	return rc ?: disk_snapshot(disk, op, name, e);
 }
 
+struct kept {
+	char name[sizeof(KEPT) + 16];
+};
+
+static struct kept kept_name(unsigned i)
+{
+	struct kept k = {KEPT};
+
+	if (i > 1)
+		snprintf(k.name, sizeof(k.name), KEPT "-%u", i);
+	return k;
+}
+
+/* By which number it keeps what it had: its last one. */
+static unsigned kept_of(const json_t *d)
+{
+	return (unsigned)json_integer_value(json_object_get(d, "kept"));
+}
+
 static void put_back(const json_t *disks, size_t n)
 {
 	while (n--) {
 		const json_t *d = json_array_get(disks, n);
+		struct kept k = kept_name(kept_of(d));
 
 		if (!json_is_string(json_object_get(d, "snapshot")))
 			continue;
-		if (!on_disk(d, DISK_SNAP_APPLY, KEPT, NULL))
-			on_disk(d, DISK_SNAP_DELETE, KEPT, NULL);
+		if (!on_disk(d, DISK_SNAP_APPLY, k.name, NULL))
+			on_disk(d, DISK_SNAP_DELETE, k.name, NULL);
 		else
 			fprintf(stderr,
 				"lodge: disk %s could not be put back: what it had is in its "
-				"snapshot " KEPT "\n",
-				text_of(d, "file"));
+				"snapshot %s\n",
+				text_of(d, "file"), k.name);
 	}
 }
 
-/* What a restore that was killed has left is from before it, and of no use to this one. */
-static int keep_disk(const json_t *d, struct err *e)
+/* What a restore that was killed has left may be all that there is of what was before it: it stays beside. */
+static int keep_disk(json_t *d, struct err *e)
 {
-	int rc = on_disk(d, DISK_SNAP_CREATE, KEPT, e);
+	int rc = -EEXIST;
 
-	return rc != -EEXIST ? rc
-			     : on_disk(d, DISK_SNAP_DELETE, KEPT, e)
-				       ?: on_disk(d, DISK_SNAP_CREATE, KEPT, e);
+	for (unsigned i = 1; rc == -EEXIST && i <= KEPT_MAX; i++) {
+		rc = on_disk(d, DISK_SNAP_CREATE, kept_name(i).name, e);
+		if (!rc)
+			rc = json_object_set_new(d, "kept", json_integer(i));
+	}
+	return rc;
 }
 
 /* Each disk to the snapshot; all or none. */
 static int revert_disks(const json_t *disks, struct err *e)
 {
 	for (size_t i = 0; i < json_array_size(disks); i++) {
-		const json_t *d = json_array_get(disks, i);
+		json_t *d = json_array_get(disks, i);
 		const char *snap = json_string_value(json_object_get(d, "snapshot"));
 		int rc;
 
@@ -111,7 +136,7 @@ static int revert_disks(const json_t *disks, struct err *e)
 		if (!rc) {
 			rc = on_disk(d, DISK_SNAP_APPLY, snap, e);
 			if (rc)
-				on_disk(d, DISK_SNAP_DELETE, KEPT, NULL);
+				on_disk(d, DISK_SNAP_DELETE, kept_name(kept_of(d)).name, NULL);
 		}
 		if (rc) {
 			put_back(disks, i);
@@ -119,6 +144,16 @@ static int revert_disks(const json_t *disks, struct err *e)
 		}
 	}
 	return 0;
+}
+
+static void let_go(struct client *c, const char *disk, const char *name)
+{
+	struct err e = {0};
+
+	if (client_call(c, "disk_snapshot",
+		    json_pack("{s:s, s:s, s:b}", "id", disk, "name", name, "delete", 1), NULL, &e))
+		fprintf(stderr, "lodge: disk %s keeps its snapshot %s: %s\n", disk, name,
+			err_msg(&e));
 }
 
 /* The machine runs: what the disks had before is no longer needed. The disks are the machine's now, so it does that. */
@@ -132,15 +167,8 @@ static void let_go_of_kept(const char *machine, const json_t *disks)
 		return;
 	json_array_foreach(disks, i, d)
 	{
-		struct err e = {0};
-
-		if (json_is_string(json_object_get(d, "snapshot")) &&
-			client_call(&c, "disk_snapshot",
-				json_pack("{s:s, s:s, s:b}", "id", text_of(d, "id"), "name", KEPT,
-					"delete", 1),
-				NULL, &e))
-			fprintf(stderr, "lodge: disk %s keeps its snapshot " KEPT ": %s\n",
-				text_of(d, "id"), err_msg(&e));
+		for (unsigned k = kept_of(d); k; k--)
+			let_go(&c, text_of(d, "id"), kept_name(k).name);
 	}
 }
 
@@ -223,6 +251,9 @@ int restore_start(struct snapopen *s, struct vm_config *c, enum restore_how how,
 		place_undo(&p);
 		return rc;
 	}
+	/* From here on it goes on, whatever becomes of us: what the disks had is let go of after that. */
+	if (how == RESTORE_DETACHED)
+		launch_release(m);
 	let_go_of_kept(c->name, disks);
 	launch_signals_end();
 	return 0;
@@ -243,11 +274,12 @@ static void tell_guest(const char *name, unsigned wait_s)
 {
 	uint64_t end = clock_mono_ns() + TELL_NS;
 	struct err e = {0};
-	int rc;
+	int rc = tell_once(name, wait_s, &e);
 
-	do
+	while ((rc == -ECONNRESET || rc == -ETIMEDOUT) && clock_mono_ns() < end) {
+		nanosleep(&(struct timespec){0, AGAIN_NS}, NULL);
 		rc = tell_once(name, wait_s, &e);
-	while ((rc == -ECONNRESET || rc == -ETIMEDOUT) && clock_mono_ns() < end);
+	}
 	if (rc == -ECONNRESET || rc == -ETIMEDOUT)
 		fprintf(stderr,
 			"lodge: the guest's clock was not set: %s. Later: lodge agent time %s\n",
@@ -281,7 +313,6 @@ static int run_restore(void *opts, const struct args *a)
 	if (!o->detach)
 		return foreground(c.name, &m);
 	tell_guest(c.name, 0);
-	launch_release(&m);
 	printf("%s\n", c.name);
 	return EXIT_DONE;
 }
