@@ -318,6 +318,6 @@ finally:
         subprocess.run([LODGE, "kill", name], env=env, stderr=subprocess.DEVNULL)
     for name in ("right", "left", "core"):
         lodge("switch", "stop", name)
-p = subprocess.run([os.path.join(TOP, "bench/announce"), "--runs", "3", "--seed", "23"], capture_output=True, text=True, timeout=200 * SLOW)
+p = subprocess.run([os.path.join(TOP, "bench/announce"), "--runs", "3", "--seed", "8"], capture_output=True, text=True, timeout=200 * SLOW)
 print("".join(x for x in p.stdout.splitlines(True) if not x.startswith("{")), flush=True)
 check("70 % lost: confirmed in each of three moves, heard with the first that came through, fewer frames than five blind RARPs each", p.returncode == 0, p.stdout[-500:] + p.stderr)
