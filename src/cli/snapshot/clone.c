@@ -39,7 +39,7 @@ struct clone {
 
 static const struct opt clone_opts[] = {
 	{"count", 'n', .type = OPT_UINT, OPT_AT(struct clone, n), .arg = "N", .dflt = "1", .min = 1,
-		.max = 1000, .help = "how many"},
+		.max = 1000, .help = "how many; what they are called is --name"},
 	{"name", .type = OPT_TEXT, OPT_AT(struct clone, name), .arg = "NAME",
 		.help = "they are called NAME-1, NAME-2 ...; without it SOURCE-1 ..."},
 	{"keep-ip", .type = OPT_FLAG, OPT_AT(struct clone, keep_ip),
