@@ -24,7 +24,7 @@ run: ## set up, build, pull debian:mini and boot it to a shell
 		BUILD=$(BUILD) SETUP_SECONDS=$$(($$(date +%s) - start)) tools/first-run
 
 # Optional tools come before the build, which has to find them.
-test: ## all tests: unit, guest, fuzz seeds, system
+test: ## all tests: unit, fuzz seeds, system
 	@tools/setup --test --reconfigure $(BUILD) || \
 		echo "test: going on without what is missing; its tests say SKIP or are left out"
 	@$(MAKE) --no-print-directory build

@@ -1,7 +1,7 @@
 /*
  * log.h: lines for people who run Lodge.
  *
- * A logger is an object that its owner passes down (no globals, D11). Lines go to one file
+ * A logger is an object that its owner passes down (no globals: decision D11). Lines go to one file
  * descriptor as "<time> <level> <part>: <text>\n" in one write(2), so lines of several threads do
  * not mix. Thread-safe. A NULL logger drops everything, which is what most unit tests want.
  */

@@ -22,7 +22,7 @@
 
 #include "base/options.h"
 
-/* Exit codes of `lodge` (docs: DESIGN section 6). */
+/* Exit codes of `lodge` (docs/cli.md). */
 enum exit_code {
 	EXIT_DONE = 0,
 	EXIT_FAILED = 1,

@@ -1,5 +1,5 @@
 /*
- * exit.h: the one exit syndrome (decisions D3, system S09).
+ * exit.h: the one exit syndrome (decision D3).
  *
  * A vCPU leaves the guest for a reason. Each engine turns what its ISA reports into this struct, in the terms
  * of the primary ISA (x86: the VMX basic exit reasons are the model), and keeps the raw code beside it. One table of handlers above

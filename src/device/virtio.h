@@ -1,5 +1,5 @@
 /*
- * virtio.h: what every virtio device is made of: the one virtqueue walker (D7) and the PCI transport.
+ * virtio.h: what every virtio device is made of: the one virtqueue walker (decision D7) and the PCI transport.
  *
  *   guest driver --doorbell (vCPU thread, no lock)--> async --event loop, device lock--> class->queue(v, n)
  *                                                                                         |

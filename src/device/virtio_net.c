@@ -26,7 +26,6 @@ enum { RX, TX, CTRL, QUEUES };
 
 #define F_CSUM (1ull << 0)
 #define F_GUEST_CSUM (1ull << 1)
-#define F_MTU (1ull << 3)
 #define F_MAC (1ull << 5)
 #define F_GUEST_TSO4 (1ull << 7)
 #define F_GUEST_TSO6 (1ull << 8)
@@ -42,7 +41,7 @@ enum { RX, TX, CTRL, QUEUES };
 #define F_GUEST_ANNOUNCE (1ull << 21)
 #define F_CTRL_MAC_ADDR (1ull << 23)
 
-enum { CFG_MAC = 0, CFG_STATUS = 6, CFG_PAIRS = 8, CFG_MTU = 10, CFG_LEN = 12 };
+enum { CFG_MAC = 0, CFG_STATUS = 6, CFG_PAIRS = 8, CFG_LEN = 12 };
 enum { S_LINK_UP = 1, S_ANNOUNCE = 2 };
 
 /* Control commands (section 5.1.6.5). */
@@ -389,7 +388,7 @@ static uint64_t offered(const struct virtio_net_opts *o)
 	     (tx & NET_OFF_TSO6 ? F_HOST_TSO6 : 0) | (tx & NET_OFF_ECN ? F_HOST_ECN : 0);
 	f |= (rx & NET_OFF_CSUM ? F_GUEST_CSUM : 0) | (rx & NET_OFF_TSO4 ? F_GUEST_TSO4 : 0) |
 	     (rx & NET_OFF_TSO6 ? F_GUEST_TSO6 : 0) | (rx & NET_OFF_ECN ? F_GUEST_ECN : 0);
-	return f | (o->mtu ? F_MTU : 0);
+	return f;
 }
 
 static int realize(struct device *d, const void *opts, struct err *e)
@@ -403,7 +402,6 @@ static int realize(struct device *d, const void *opts, struct err *e)
 	n->net = o->net;
 	memcpy(n->first_mac, o->mac, 6);
 	put_le16(n->config + CFG_PAIRS, 1);
-	put_le16(n->config + CFG_MTU, o->mtu);
 	set_link(n);
 	stopped(&n->v);
 	rc = virtio_realize(&n->v, &net_virtio, QUEUES, offered(o), n->config, CFG_LEN, e);

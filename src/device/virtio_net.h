@@ -15,7 +15,6 @@ struct net_backend;
 struct virtio_net_opts {
 	struct net_backend *net;
 	uint8_t mac[6];
-	uint16_t mtu; /* told to the guest; 0: it decides itself */
 };
 
 struct device;

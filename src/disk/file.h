@@ -3,9 +3,9 @@
  *
  *   format (raw, qcow2, lodgefs) --file_submit()--> back end --done(), in the loop's thread--> format
  *                                                     |
- *             host (file_host.c: io.h, direct I/O)  --+-- memory with a record of every write (crash.h), rules that make it fail
+ *             host (file_host.c: io.h, direct I/O)  --+-- memory with a record of every write (memdev.h), rules that make it fail
  *
- * A format never knows which back end it works on, so that what a test drives over the crash device is the code that runs.
+ * A format never knows which back end it works on, so that what a test drives over the memory device is the code that runs.
  *
  * Files belong to a `struct files`, one for a disk with all its backing files (or for a store): the loop, the way of doing I/O and the
  * place where tests put their devices. Everything is opened when the disk is opened; afterwards nothing is (sandbox).

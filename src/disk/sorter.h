@@ -40,7 +40,7 @@
  *     `fua` requests do not come here unless the format says that it does fua itself: then batch.fua asks for it, and plain
  *     elements are written with fua.
  *
- * Threads: the loop's. Source: the system "Write I/O optimization for virtual disks" (S32).
+ * Threads: the loop's. docs/disk.md, "The sorter".
  */
 #ifndef LODGE_DISK_SORTER_H
 #define LODGE_DISK_SORTER_H

@@ -12,7 +12,7 @@
  *                               +--> write tracking: marks the page before it is written
  *
  * Write tracking. Each writer announces a write *before* it makes it. While a tracker is on, the first announced write to a page
- * since the tracker last looked at that page calls its `before` hook (which may copy the old contents: S38) and sets the page's bit.
+ * since the tracker last looked at that page calls its `before` hook (which may copy the old contents, for a snapshot) and sets the page's bit.
  * An engine may keep writing through a cached translation only when space_page() said so; when a tracker starts or re-arms
  * pages, space_invalidate() makes engines drop cached write permission, and returns when they have.
  *

@@ -85,7 +85,7 @@ struct vm {
 /* What the scheduler is to do after an exit; EXIT_GO_ON re-enters the guest. */
 enum exit_verdict { EXIT_GO_ON, EXIT_AGAIN, EXIT_YIELD, EXIT_IDLE, EXIT_PARK };
 
-/* The one table of handlers (D3). In the worker's thread. */
+/* The one table of handlers (decision D3). In the worker's thread. */
 enum exit_verdict exit_handle(struct vm_vcpu *vc, struct cpu_exit *x);
 
 /* From any thread: halts the vCPUs and gets the loop to act. */

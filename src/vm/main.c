@@ -1,5 +1,5 @@
 /*
- * main.c: lodge-vm: one process, one machine (D2).
+ * main.c: lodge-vm: one process, one machine (decision D2).
  *
  *   flags, --config --> definition --> name and lock (rundir) --> control socket --> build --> sandbox --> run the event loop
  *

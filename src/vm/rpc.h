@@ -1,5 +1,5 @@
 /*
- * rpc.h: JSON-RPC 2.0, one object a line, on a Unix socket (DESIGN section 6).
+ * rpc.h: JSON-RPC 2.0, one object a line, on a Unix socket (docs/control.md).
  *
  * The transport only: which methods there are is the caller's table (control.c). Everything runs in the event loop
  * thread. A connection may turn into one of two other things for good:

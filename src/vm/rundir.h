@@ -4,7 +4,7 @@
  *   lock          held (flock) by the lodge-vm as long as it lives; two machines of one name exclude each other by it
  *   pid           of that lodge-vm, as text
  *   control.sock  vm/control.h
- *   vsock.sock    device/vsock_host.h; programs that serve the guest listen on vsock.sock_PORT beside it
+ *   vsock.sock    device/vsock/vsock_host.h; programs that serve the guest listen on vsock.sock_PORT beside it
  *   config.json   the definition it was started with
  *
  * Who finds a directory whose lock is free may take it over: it is what a dead machine left.

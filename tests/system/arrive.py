@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # time-limit: 120
-"""Memory is ready for the guest when it arrives (S18): the host's tables are filled before it runs, the second-level map has as large leaves as it had. bench/arrive has
+"""Memory is ready for the guest when it arrives: the host's tables are filled before it runs, the second-level map has as large leaves as it had. bench/arrive has
 the figures, beside a destination where nothing is mapped; tests/system/balloon.py what must not be mapped."""
 import json
 import os

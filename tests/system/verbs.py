@@ -66,6 +66,12 @@ for verb in ("kill", "pause", "stats", "inspect", "console"):
 bad(1, "machine name .a.b.", "kill", "a\nb")
 bad(1, "machine name .a.\\[31mb.", "kill", "a\033[31mb")
 
+# ---- documents ----
+page = open(os.path.join(os.environ["LODGE_TOP"], "docs/cli.md")).read()
+verbs = [m.group(1) for m in re.finditer(r"(?m)^  ([a-z]+(?: [a-z]+)?)(?= [A-Z|\[]|  |$)", lodge("help").stdout)]
+verbs = [v for v in verbs if not v.startswith("names ")]
+check("docs/cli.md has every verb", len(verbs) > 50 and all(f"lodge {v}" in page for v in verbs), [v for v in verbs if f"lodge {v}" not in page])
+
 # ---- files ----
 bad(1, "^lodge: disk d.qcow2: is there already", "disk", "create", "d.qcow2:qcow2", "-s", "1M")
 bad(1, "^lodge: disk x y.z.raw: is there already", "disk", "create", "x y\nz.raw:raw", "-s", "1M")

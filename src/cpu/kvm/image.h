@@ -1,5 +1,5 @@
 /*
- * image.h: a vCPU's whole state as plain fields (D5), and the machine's that no single vCPU owns.
+ * image.h: a vCPU's whole state as plain fields (decision D5), and the machine's that no single vCPU owns.
  *
  * What KVM hands out in its own structs is taken apart here, so that a saved machine does not depend on the layout of a kernel's interface
  * or of a processor's XSAVE area. Names follow the Intel SDM (volumes 1 and 3) and, for controllers, their data sheets.

@@ -1,5 +1,5 @@
 /*
- * state.c: the tables of what image.h holds (D5).
+ * state.c: the tables of what image.h holds (decision D5).
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -1,8 +1,8 @@
 /*
  * decode.h: from instruction words to rows of the one table (insn.def).
  *
- *   word --rv64_decode()--> struct rv64_insn --block.c--> struct rv64_op     (what runs)
- *                                            --disasm.c--> text
+ *   word --rv64_decode()--> struct rv64_insn -- block.c --> struct rv64_op     (what runs)
+ *                                            -- disasm.c --> text
  *
  * A decoder is an index over the table for one set of extensions; it is built once for each VM or hart, constant after that, and
  * may be shared by threads. Decoding looks at nothing but the word: what depends on the hart's state (mode, mstatus.FS, frm) is

@@ -3,7 +3,7 @@
  *
  *   engine.c   the cpu_engine_ops; vcpu_run(): interrupts? -> blocks -> exits
  *   isa half   insn.def (the one instruction table, D9) -> decode.c -> block.c (decoded-block cache) -> interp_*.c
- *   priv half  mmu.c (software TLB, walks, PMP) csr.c trap.c imsic.c sbi.c timer.c
+ *   priv half  mmu.c (software TLB, walks, PMP) csr.c trap.c imsic.c sbi.c irq.c (and timers)
  *
  * Data flow of one step, all in the vCPU's thread:
  *   run loop: if (h->poll) serve interrupts, kicks, time

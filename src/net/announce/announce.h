@@ -1,5 +1,5 @@
 /*
- * announce.h: a machine that has moved tells the network where it is now, and hears whether the network has understood (S16).
+ * announce.h: a machine that has moved tells the network where it is now, and hears whether the network has understood.
  *
  *   virtio-net -- net_announcer_open(): snoops both ways; asks; matches answers -- wire.c or tap.c -- switches -- gateway, peers
  *

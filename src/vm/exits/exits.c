@@ -1,5 +1,5 @@
 /*
- * exits.c: the one table of exit handlers, for every engine (D3, S09).
+ * exits.c: the one table of exit handlers, for every engine (decision D3).
  */
 #include <stdio.h>
 

@@ -1,5 +1,5 @@
 /*
- * trace.h: what vCPUs leave their guests for, and what the guests are given without that, one by one (system S09).
+ * trace.h: what vCPUs leave their guests for, and what the guests are given without that, one by one.
  *
  *   worker: exit, note --> the vCPU's buffer --trace_take(), event loop--> JSON --> control socket --> lodge trace
  *

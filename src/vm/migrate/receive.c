@@ -220,7 +220,7 @@ static int get_late(void *ctx, uint64_t page, void *out)
 }
 
 /*
- * The second-level tables of what has come are filled while more comes, so that the guest's first touches do not fault (S18). What has not come
+ * The second-level tables of what has come are filled while more comes, so that the guest's first touches do not fault. What has not come
  * stays empty. Without memory, or an engine that has such tables, it is left to the first touch.
  */
 static void prefill(struct receive *r)

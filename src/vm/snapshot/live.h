@@ -1,5 +1,5 @@
 /*
- * live.h: copies guest memory of one moment into a container while the guest runs on (S38).
+ * live.h: copies guest memory of one moment into a container while the guest runs on.
  *
  *   vCPU, virtio, balloon --first write to a page--> hook: copies it --> queue (bounded, in RAM) --+
  *                                                                          | when half full       |

@@ -1,5 +1,5 @@
 /*
- * test_batches.c: what the sorter is for, on lodgefs and on qcow2 alike (S32): one scattered write is one transaction; what is there already needs none; the
+ * test_batches.c: what the sorter is for, on lodgefs and on qcow2 alike: one scattered write is one transaction; what is there already needs none; the
  * last of overlapping elements counts; no space, a full journal and a power cut in the middle leave nothing half done and lose no block.
  */
 #include <errno.h>

@@ -1,6 +1,6 @@
 /*
  * test_lodgefs.c: stores against an oracle in memory: everything that changes a disk, in random order, with reopening and power cuts in between; and
- * one by one what S32 promises, and what goes wrong: no space, I/O errors, a lease that is taken, two openers.
+ * one by one what the sorter promises, and what goes wrong: no space, I/O errors, a lease that is taken, two openers.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -276,7 +276,7 @@ static void model_sums(void **state)
 	model_of((struct disk_kv[]){{"journal", "2M"}, {"entries", "200"}, {"sums", "on"}, {0}});
 }
 
-/* ---- S32 ---- */
+/* ---- the sorter ---- */
 
 static void write_scattered(
 	struct fix *f, struct disk *d, unsigned n, uint64_t step, uint64_t at, uint8_t byte)

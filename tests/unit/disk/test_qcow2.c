@@ -262,7 +262,7 @@ static struct disk *open_with(const char *name, const char *key, const char *val
 	return d;
 }
 
-/* S32: one write of 64 places is one transaction, which with commit=batch is in the file when it is acknowledged. */
+/* The sorter: one write of 64 places is one transaction, which with commit=batch is in the file when it is acknowledged. */
 static void one_transaction(void **state)
 {
 	struct sorter_stats s;

@@ -1,5 +1,5 @@
 /*
- * exits.h: how an rv64 hart's reasons to leave the guest reach the machine monitor (system S09).
+ * exits.h: how an rv64 hart's reasons to leave the guest reach the machine monitor.
  *
  *   secondary side (the hart's run loop)            |  primary side (the monitor)
  *   rv64_leave(): status registers of the hart      |

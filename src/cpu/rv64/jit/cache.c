@@ -1,7 +1,7 @@
 /*
  * cache.c: memory for code, how it is found, and how it goes away.
  *
- *   one piece of shared memory, mapped twice (D10): rw for the translator, rx for the harts
+ *   one piece of shared memory, mapped twice (decision D10): rw for the translator, rx for the harts
  *   | stubs, segment 0 | segment 1 | ... | the last quarter: the second tier's |
  *
  * Segments are filled in turn. When one is nearly full the next is emptied, a few regions with each that is made: they can

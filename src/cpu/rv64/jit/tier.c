@@ -476,6 +476,7 @@ static void *work(void *arg)
 	struct jit_hot *hot = arg;
 	struct jit *j = hot->j;
 
+	pthread_setname_np(pthread_self(), "translator");
 	_mm_setcsr(0x1f80); /* made by a vCPU's thread, it has the guest's */
 	pthread_mutex_lock(&hot->lock);
 	while (!hot->stop) {
