@@ -361,6 +361,7 @@ static void await_word(int fd, const struct launch *l, struct launched *m)
 static int await_ready(int fd, const struct launch *l, struct launched *m, struct err *e)
 {
 	cleanup(json_drop) json_t *j = NULL;
+	const char *warning;
 	char line[WORD_MAX];
 	size_t n = 0;
 	bool ok;
@@ -383,6 +384,9 @@ static int await_ready(int fd, const struct launch *l, struct launched *m, struc
 	ok = json_is_true(json_object_get(j, "ok"));
 	m->coming = json_is_true(json_object_get(j, "coming"));
 	m->again = json_is_true(json_object_get(j, "again"));
+	warning = json_string_value(json_object_get(j, "warning"));
+	if (warning)
+		fprintf(stderr, "lodge: %s\n", warning);
 	if (m->ended && !(ok && l->receive))
 		return err_set(e, -ECANCELED, "stopped; there is no machine %s", l->cfg->name);
 	if (ok)

@@ -153,10 +153,11 @@ static void tell(struct process *p, json_t *j)
 	p->ready_fd = 0;
 }
 
-static void tell_ready(struct process *p)
+static void tell_ready(struct process *p, const struct err *but)
 {
-	tell(p, json_pack("{s:b, s:s, s:i, s:b}", "ok", 1, "name", p->name, "pid", (int)getpid(),
-			"coming", receive_is_coming(p->receive)));
+	tell(p, json_pack("{s:b, s:s, s:i, s:b, s:s*}", "ok", 1, "name", p->name, "pid",
+			(int)getpid(), "coming", receive_is_coming(p->receive), "warning",
+			but ? err_msg(but) : NULL));
 }
 
 /* again: it was a dry run, the machine itself may be the next to come. */
@@ -570,6 +571,19 @@ static int wait_for_machine(struct process *p, struct err *e)
 	return rc ?: adopt_definition(p, e);
 }
 
+/* Its images have their names: who waits finds them. */
+static void on_named(void *ctx, const struct err *why)
+{
+	struct process *p = ctx;
+
+	if (why) {
+		log_error(&p->log, "receive", "%s", err_msg(why));
+		on_event(p, "error", json_pack("{s:s}", "text", err_msg(why)));
+	}
+	disks_in_free(steal_ptr(p->disks));
+	tell_ready(p, why); /* after post-copy it was said long ago */
+}
+
 static void on_received(void *ctx, const struct err *why)
 {
 	struct process *p = ctx;
@@ -582,13 +596,15 @@ static void on_received(void *ctx, const struct err *why)
 		return;
 	}
 	if (receive_is_coming(p->receive)) {
-		tell_ready(p);
+		tell_ready(p, NULL);
 		return; /* with the socket, to which a new connection comes when this one breaks */
 	}
 	receive_free(steal_ptr(p->receive));
-	disks_in_free(steal_ptr(p->disks)); /* its images have their names: who waits finds them */
 	close((int)p->receive_fd);
-	tell_ready(p); /* after post-copy it was said long ago */
+	if (p->disks)
+		disks_in_end(p->disks, on_named, p);
+	else
+		tell_ready(p, NULL); /* after post-copy it was said long ago */
 }
 
 static int start(struct process *p, struct err *e)
@@ -598,7 +614,7 @@ static int start(struct process *p, struct err *e)
 	if (!rc && p->receive)
 		return receive_start(p->receive, p->vm, p->disks, on_received, p, e);
 	if (!rc)
-		tell_ready(p);
+		tell_ready(p, NULL);
 	return rc;
 }
 

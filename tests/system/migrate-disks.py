@@ -152,6 +152,16 @@ p = lodge("receive", "no", f"unix:{TMP}/no.sock", "--overwrite", ok=False)
 check("--overwrite of what the other side names: refused", p.returncode == 2 and "--disk" in p.stderr, p.stderr)
 refused("a folder that is not there, with --overwrite", "no such folder", *over[:-1], "disk3=/nonexistent/x:raw", gone=gone_of_over)
 refused("a disk in a store, with --overwrite", "of a store is not overwritten", *over[:-1], f"disk3={first}/one:lodgefs", gone=gone_of_over)
+mounted = os.path.join(TMP, "mounted.raw")
+with open(mounted, "wb") as f:
+    f.write(b"mine" * 1024)
+if os.geteuid() == 0 and subprocess.run(["mount", "--bind", mounted, mounted], capture_output=True).returncode == 0:
+    try:
+        refused("a file that is mounted by itself, with --overwrite", "is mounted by itself", *over[:-1], f"disk3={mounted}:raw", gone=gone_of_over)
+    finally:
+        subprocess.run(["umount", mounted], check=True)
+else:
+    print("PASS: a file that is mounted by itself was not tried: nothing can be mounted here")
 untouched("refused")
 refused("a folder that is not there", "no such folder", *args[:-1], "disk3=/nonexistent/x:raw")
 refused("a disk that it has not", "no disk of this id", "--disk", "disk9=/tmp/x:raw")

@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
+#include <libgen.h>
+#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -15,6 +17,7 @@
 #include <unistd.h>
 #include <uv.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/fsutil.h"
 #include "base/json.h"
@@ -54,7 +57,7 @@ struct image {
 	char *path;
 	char *file; /* whose place it takes, by its real path; NULL: nothing is there */
 	char *at; /* where it lies until then; NULL: it is made as `path` */
-	int old; /* `file`, locked: nobody begins to use what will make way; -1 */
+	int old; /* `file`, locked: nobody begins to use what will make way; -1. The guard holds it, too, and longer */
 	bool overwrite, device; /* device: a block device, which is written to as it is */
 	const char *format;
 	uint64_t size;
@@ -69,6 +72,15 @@ struct disks_in {
 	struct uv_loop_s *loop;
 	uv_async_t async;
 	bool has_async, keep;
+	uv_poll_t answer; /* of the guard */
+	uv_timer_t patience;
+	unsigned handles; /* that are not closed yet */
+	bool freed;
+	void (*named)(void *ctx, const struct err *why);
+	void *ctx;
+	uint8_t code
+		[MIG_DISKS_MAX]; /* an errno for each image that takes a file's place, in order; 0: it has */
+	unsigned ncodes;
 	struct image image[MIG_DISKS_MAX];
 	const char *place[VM_MAX_DISKS]; /* `at`, by number in the definition */
 	unsigned n;
@@ -103,6 +115,39 @@ static void drop_image(const struct image *m)
 	(void)disk_remove(m->format, m->path, &loop, NULL);
 }
 
+/* But what makes way: it is the last to close them, since to give back the room of a large file may take seconds. */
+static void close_others(const struct disks_in *in)
+{
+	unsigned from = STDIN_FILENO + 1, next = 0;
+
+	for (; next != ~0u; from = next + 1) {
+		next = ~0u;
+		for (unsigned i = 0; i < in->n; i++)
+			if (in->image[i].old >= (int)from)
+				next = MIN(next, (unsigned)in->image[i].old);
+		if (next > from)
+			close_range(from, next - 1, 0);
+	}
+}
+
+/* Each image gets its name; how that went is said. */
+static void guard_name(struct disks_in *in)
+{
+	for (unsigned i = 0; i < in->n; i++) {
+		const struct image *m = &in->image[i];
+		uint8_t code;
+
+		if (!m->at)
+			continue;
+		code = rename(m->at, m->file) ? (uint8_t)errno : 0;
+		(void)send(STDIN_FILENO, &code, 1, MSG_NOSIGNAL);
+	}
+	close(STDIN_FILENO); /* who waits need not wait for the rest */
+	for (unsigned i = 0; i < in->n; i++)
+		if (in->image[i].at)
+			(void)fs_sync_parent(in->image[i].file, NULL);
+}
+
 static void guard_main(struct disks_in *in, int fd)
 {
 	bool made[MIG_DISKS_MAX] = {false}, keep = false;
@@ -110,7 +155,7 @@ static void guard_main(struct disks_in *in, int fd)
 	ssize_t n;
 
 	dup2(fd, STDIN_FILENO);
-	close_range(STDIN_FILENO + 1, ~0u, 0);
+	close_others(in);
 	setsid(); /* Ctrl-C in the terminal is not for us */
 	prctl(PR_SET_NAME, "lodge-guard");
 	while ((n = read(STDIN_FILENO, &c, 1)) == 1 || (n < 0 && errno == EINTR)) {
@@ -123,15 +168,11 @@ static void guard_main(struct disks_in *in, int fd)
 		if (c == GUARD_SETTLE)
 			break;
 	}
-	for (unsigned i = 0; i < in->n; i++)
-		if (made[i] && !keep)
+	for (unsigned i = 0; i < in->n && !keep; i++)
+		if (made[i])
 			drop_image(&in->image[i]);
-		else if (made[i] && in->image[i].at)
-			(void)rename(in->image[i].at, in->image[i].file);
-	close(STDIN_FILENO); /* who waits need not wait for the rest */
-	for (unsigned i = 0; i < in->n; i++)
-		if (made[i] && in->image[i].at)
-			(void)fs_sync_parent(in->image[i].file, NULL);
+	if (keep)
+		guard_name(in);
 	_exit(0); /* forked child */
 }
 
@@ -206,6 +247,35 @@ static int look_there(struct image *m)
 	return -ENOMEM;
 }
 
+static int no_way(const struct image *m, const char *why, struct err *e)
+{
+	return err_set(e, -EPERM,
+		"disk %s: %s %s, so that no other file can take its place: name another one", m->id,
+		m->file, why);
+}
+
+/* What can be known of it before the machine runs here: after that it would be too late. */
+static int can_make_way(const struct image *m, struct err *e)
+{
+	struct statx x;
+	char dir[PATH_MAX];
+	struct stat st;
+
+	if (!m->at)
+		return 0;
+	if (statx(AT_FDCWD, m->file, AT_SYMLINK_NOFOLLOW, STATX_UID, &x))
+		return err_sys(e, -errno, "disk %s: %s", m->id, m->file);
+	if (x.stx_attributes & STATX_ATTR_MOUNT_ROOT)
+		return no_way(m, "is mounted by itself", e);
+	if (x.stx_attributes & (STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND))
+		return no_way(m, "has an attribute (chattr)", e);
+	snprintf(dir, sizeof(dir), "%s", m->file);
+	if (!stat(dirname(dir), &st) && st.st_mode & S_ISVTX && geteuid() &&
+		st.st_uid != geteuid() && x.stx_uid != geteuid())
+		return no_way(m, "is somebody else's, in a folder for all (sticky)", e);
+	return 0;
+}
+
 static int plan(struct disks_in *in, const struct disks_in_opts *o, const char *id, struct err *e)
 {
 	struct image *m = &in->image[in->n];
@@ -235,7 +305,7 @@ static int plan(struct disks_in *in, const struct disks_in_opts *o, const char *
 	in->n++;
 	rc = m->path ? look_there(m) : -ENOMEM;
 	in->place[i] = m->at;
-	return rc ? err_set(e, rc, "receive: out of memory") : 0;
+	return rc ? err_set(e, rc, "receive: out of memory") : can_make_way(m, e);
 }
 
 static int there_already(const struct image *m, struct err *e)
@@ -245,7 +315,8 @@ static int there_already(const struct image *m, struct err *e)
 	if (m->at)
 		return err_set(e, -EEXIST,
 			"disk %s: %s is there already: another machine is coming to this place, or "
-			"one did not come before the host went down: then remove it",
+			"one did not come before the host went down: then remove it; where it ran "
+			"here by then it is its disk, and is to be renamed",
 			m->id, m->at);
 	if (m->overwrite && stat(m->path, &st))
 		return err_set(e, -EEXIST,
@@ -263,12 +334,40 @@ static int there_already(const struct image *m, struct err *e)
 /* Whose the old one was is its owner, if we may say so; nobody else may read what only he could. */
 static int inherit(const struct image *m, struct err *e)
 {
+	cleanup(close_fd) int fd = open(m->at, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
 	struct stat st;
 
-	if (fstat(m->old, &st) || (chown(m->at, st.st_uid, st.st_gid) && errno != EPERM) ||
-		chmod(m->at, st.st_mode & 0777))
+	if (fd < 0 || fstat(m->old, &st) || (fchown(fd, st.st_uid, st.st_gid) && errno != EPERM) ||
+		fchmod(fd, st.st_mode & 0777))
 		return err_sys(e, -errno, "disk %s: %s", m->id, m->at);
 	return 0;
+}
+
+static int hold_old(struct image *m, struct err *e)
+{
+	if (!m->at)
+		return 0;
+	m->old = open(m->file, O_RDWR | O_CLOEXEC);
+	return m->old < 0 ? err_sys(e, -errno, "disk %s", m->path)
+			  : disk_lock(m->old, m->path, true, e);
+}
+
+/* What takes a file's place is nobody else's until it is known who may read that. */
+static int create(struct disks_in *in, const struct image *m, struct err *e)
+{
+	mode_t was = umask(0177);
+	int rc;
+
+	if (!m->at)
+		umask(was);
+	rc = disk_create(m->format,
+		&(struct disk_create_opts){.path = m->at ?: m->path,
+			.size = m->size,
+			.loop = in->loop,
+			.overwrite = m->device},
+		e);
+	umask(was);
+	return rc;
 }
 
 static int make(struct disks_in *in, unsigned i, struct err *e)
@@ -276,23 +375,12 @@ static int make(struct disks_in *in, unsigned i, struct err *e)
 	struct image *m = &in->image[i];
 	int rc = 0;
 
-	if (m->at) {
-		m->old = open(m->file, O_RDWR | O_CLOEXEC);
-		rc = m->old < 0 ? err_sys(e, -errno, "disk %s", m->path)
-				: disk_lock(m->old, m->path, true, e);
-	}
 	if (m->device && strcmp(m->format, "raw"))
 		rc = err_set(e, -EOPNOTSUPP,
 			"%s is a block device: what it holds would be lost before it is known "
 			"whether the machine comes: receive to a file, or as raw",
 			m->path);
-	if (!rc)
-		rc = disk_create(m->format,
-			&(struct disk_create_opts){.path = m->at ?: m->path,
-				.size = m->size,
-				.loop = in->loop,
-				.overwrite = m->device},
-			e);
+	rc = rc ?: create(in, m, e);
 	if (rc == -EEXIST)
 		return there_already(m, e);
 	if (rc)
@@ -328,6 +416,8 @@ int disks_in_create(struct disks_in **out, const struct disks_in_opts *o, struct
 	{
 		rc = rc ?: plan(in, o, json_string_value(j) ?: "", e);
 	}
+	for (unsigned k = 0; !rc && k < in->n; k++)
+		rc = hold_old(&in->image[k], e);
 	rc = rc ?: guard_start(in, e);
 	for (unsigned k = 0; !rc && k < in->n; k++)
 		rc = make(in, k, e);
@@ -472,6 +562,7 @@ int disks_in_open(struct disks_in *in, struct err *e)
 	if (uv_async_init(in->loop, &in->async, on_async))
 		return err_set(e, -ENOMEM, "receive: out of memory");
 	in->has_async = true;
+	in->handles++;
 	uv_unref((uv_handle_t *)&in->async);
 	for (unsigned i = 0; !rc && i < in->n; i++) {
 		rc = disk_open(&in->image[i].d,
@@ -642,10 +733,21 @@ void disks_in_keep(struct disks_in *in, bool keep)
 	guard_tell(in, keep ? GUARD_KEEP : GUARD_DROP);
 }
 
+static void let_old_go(struct disks_in *in)
+{
+	for (unsigned i = 0; i < in->n; i++) {
+		if (in->image[i].old >= 0)
+			close(in->image[i].old);
+		in->image[i].old = -1;
+	}
+}
+
 void disks_in_settle(struct disks_in *in)
 {
-	if (in)
-		guard_tell(in, GUARD_SETTLE);
+	if (!in)
+		return;
+	let_old_go(in); /* the guard is to be the last */
+	guard_tell(in, GUARD_SETTLE);
 }
 
 static void forget(struct disks_in *in)
@@ -657,47 +759,155 @@ static void forget(struct disks_in *in)
 
 static void closed(uv_handle_t *h)
 {
-	forget(container_of((uv_async_t *)h, struct disks_in, async));
+	struct disks_in *in = h->data;
+
+	if (!--in->handles && in->freed)
+		forget(in);
 }
 
-void disks_in_free(struct disks_in *in)
+static void close_handle(struct disks_in *in, uv_handle_t *h)
+{
+	h->data = in;
+	uv_close(h, closed);
+}
+
+static void close_files(struct disks_in *in)
 {
 	struct job *j, *next;
-	bool wait;
 
-	if (!in)
-		return;
-	wait = !in->keep;
 	/* A round that nobody waits for any more must not go on: what ends at one disk would begin a flush of another, which is closed. */
 	disks_in_cancel(in);
 	for (unsigned i = 0; i < in->n; i++)
 		if (in->image[i].d)
 			disk_drain(in->image[i].d);
 	for (unsigned i = 0; i < in->n; i++)
-		disk_close(in->image[i].d);
-	for (j = in->first; j; j = next) {
+		disk_close(steal_ptr(in->image[i].d));
+	for (j = steal_ptr(in->first); j; j = next) {
 		next = j->next;
 		free_job(j);
 	}
 	disk_stores_clear(&in->stores);
-	if (in->guard >= 0) {
+	mig_unblock_free(steal_ptr(in->unblock));
+	if (in->has_async)
+		close_handle(in, (uv_handle_t *)&in->async);
+	in->has_async = false;
+	let_old_go(in);
+	if (in->guard >= 0)
 		shutdown(in->guard, SHUT_WR);
-		for (unsigned i = 0; i < in->n; i++)
-			wait |= in->image[i].at != NULL;
-		if (wait)
-			poll(&(struct pollfd){in->guard, POLLIN, 0}, 1, GUARD_MS);
+}
+
+static bool makes_way(const struct disks_in *in)
+{
+	for (unsigned i = 0; i < in->n; i++)
+		if (in->image[i].at)
+			return true;
+	return false;
+}
+
+/* ---- the names ---- */
+
+static void close_answer(struct disks_in *in)
+{
+	if (in->named) {
+		close_handle(in, (uv_handle_t *)&in->answer);
+		close_handle(in, (uv_handle_t *)&in->patience);
+	}
+	in->named = NULL;
+}
+
+/* The first that has not got its name. */
+static int names(const struct disks_in *in, struct err *e)
+{
+	unsigned k = 0;
+
+	for (unsigned i = 0; i < in->n; i++) {
+		const struct image *m = &in->image[i];
+
+		if (!m->at || (k < in->ncodes && !in->code[k++]))
+			continue;
+		return err_set(e, -EIO,
+			"disk %s: its image is %s, which could not take the place of %s (%s): when "
+			"this machine has ended, and before it is started again, do that by hand",
+			m->id, m->at, m->file,
+			k <= in->ncodes && k ? strerrordesc_np(in->code[k - 1]) ?: "?"
+					     : "who was to do it does not answer");
+	}
+	return 0;
+}
+
+static void end_names(struct disks_in *in)
+{
+	void (*named)(void *ctx, const struct err *why) = in->named;
+	struct err e = {0};
+
+	close_answer(in);
+	close(in->guard);
+	in->guard = -1;
+	named(in->ctx, names(in, &e) ? &e : NULL);
+}
+
+static void on_answer(uv_poll_t *h, int status, int events)
+{
+	struct disks_in *in = h->data;
+	ssize_t n = recv(
+		in->guard, in->code + in->ncodes, sizeof(in->code) - in->ncodes, MSG_DONTWAIT);
+
+	if (n > 0)
+		in->ncodes += (unsigned)n;
+	else if (n == 0 || (errno != EAGAIN && errno != EINTR))
+		end_names(in);
+}
+
+static void on_patience(uv_timer_t *h)
+{
+	end_names(h->data);
+}
+
+void disks_in_end(struct disks_in *in, void (*named)(void *ctx, const struct err *why), void *ctx)
+{
+	close_files(in);
+	in->ctx = ctx;
+	if (!makes_way(in) || uv_poll_init(in->loop, &in->answer, in->guard)) {
+		named(ctx, NULL);
+		return;
+	}
+	in->named = named;
+	uv_timer_init(in->loop, &in->patience);
+	uv_update_time(in->loop); /* closing may have taken a while */
+	in->answer.data = in->patience.data = in;
+	in->handles += 2;
+	uv_poll_start(&in->answer, UV_READABLE, on_answer);
+	uv_timer_start(&in->patience, on_patience, GUARD_MS, 0);
+}
+
+static void wait_for_guard(const struct disks_in *in)
+{
+	uint64_t end = clock_mono_ns() + GUARD_MS * 1000000ull, now;
+	struct pollfd p = {in->guard, POLLIN, 0};
+	uint8_t code;
+
+	while ((now = clock_mono_ns()) < end && poll(&p, 1, (int)((end - now) / 1000000)) > 0 &&
+		recv(in->guard, &code, 1, 0) > 0)
+		;
+}
+
+void disks_in_free(struct disks_in *in)
+{
+	if (!in)
+		return;
+	close_files(in);
+	close_answer(in);
+	if (in->guard >= 0) {
+		if (!in->keep || makes_way(in))
+			wait_for_guard(in);
 		close(in->guard);
 	}
-	mig_unblock_free(in->unblock);
 	for (unsigned i = 0; i < in->n; i++) {
 		free(in->image[i].path);
 		free(in->image[i].file);
 		free(in->image[i].at);
-		if (in->image[i].old >= 0)
-			close(in->image[i].old);
 	}
-	if (in->has_async)
-		uv_close((uv_handle_t *)&in->async, closed);
-	else
+	in->freed = true;
+	if (!in->handles)
 		forget(in);
 }

@@ -9,7 +9,7 @@
  *   "receive":   disks_in_keep()     the machine is ours: the images stay; disks_in_settle(): it runs
  *
  * The guard is a process of one purpose: it was forked before the sandbox, knows which images were made, and removes them when this process closes its end
- * without having kept them, or was killed. It holds nothing else open.
+ * without having kept them, or was killed. It holds nothing else open but what makes way.
  *
  * An image that is to take the place of a file is made beside it, as FILE.incoming, and the guard gives it the name when the machine is ours: until then, and
  * whatever fails, FILE is as it was. Its machine knows it as FILE from the beginning (disk_opts.at). Of a block device this cannot be: what comes is written to
@@ -59,8 +59,13 @@ void disks_in_cancel(struct disks_in *in);
 int disks_in_sleep(struct disks_in *in, struct err *e);
 /* Whether the images stay when this process ends. NULL is nothing. */
 void disks_in_keep(struct disks_in *in, bool keep);
-/* They stay, and get their names now: nothing changes that any more. NULL is nothing. */
+/* They stay, and get their names from now on: nothing changes that any more. NULL is nothing. */
 void disks_in_settle(struct disks_in *in);
+/*
+ * After that, in the loop, when the machine goes on with them: `named` is called once all have their names, perhaps at once. `why`: one has not. Then, or
+ * before it, disks_in_free().
+ */
+void disks_in_end(struct disks_in *in, void (*named)(void *ctx, const struct err *why), void *ctx);
 /*
  * Nothing waits in it, and the machine has let go of its disks or goes on with them. Waits until the images are gone, or have their names. NULL is
  * nothing.

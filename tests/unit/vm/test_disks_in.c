@@ -4,8 +4,10 @@
  */
 #include <errno.h>
 #include <jansson.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -26,13 +28,16 @@
 #define OLD "what was here before"
 
 struct rig {
-	char dir[32], file[2][64], beside[2][80];
+	char dir[32], file[2][64], beside[2][80], other[2][80];
 	uv_loop_t loop;
 	struct vm_config cfg;
 	json_t *hello;
 	struct disks_in_opts o;
 	struct disks_in *in;
 	struct mig_blocks *blocks;
+	unsigned named;
+	struct err why;
+	atomic_bool looked, seen;
 };
 
 static void put_file(const char *path, const char *text)
@@ -54,6 +59,7 @@ static int setup(void **state)
 	assert_non_null(mkdtemp(r->dir));
 	for (unsigned i = 0; i < 2; i++) {
 		snprintf(r->file[i], sizeof(r->file[i]), "%s/%u.raw", r->dir, i);
+		snprintf(r->other[i], sizeof(r->other[i]), "%s.other", r->file[i]);
 		snprintf(r->beside[i], sizeof(r->beside[i]), "%s.incoming", r->file[i]);
 		put_file(r->file[i], OLD);
 	}
@@ -177,6 +183,115 @@ static void test_comes(void **state)
 	}
 }
 
+static unsigned open_here(const char *path)
+{
+	struct stat want, st;
+	unsigned n = 0;
+
+	assert_int_equal(stat(path, &want), 0);
+	for (int fd = 3; fd < 256; fd++)
+		n += !fstat(fd, &st) && st.st_ino == want.st_ino && st.st_dev == want.st_dev;
+	return n;
+}
+
+static void on_named(void *ctx, const struct err *why)
+{
+	struct rig *r = ctx;
+
+	r->named++;
+	if (why)
+		r->why = *why;
+	disks_in_free(r->in);
+}
+
+/* Nobody waits in the loop's thread: not for names, nor for the room of what made way, which whoever closes it last gives back. */
+static void test_end(void **state)
+{
+	struct rig *r = *state;
+
+	begin(r);
+	assert_int_equal(open_here(r->file[0]), 1);
+	disks_in_keep(r->in, true);
+	disks_in_settle(r->in);
+	disks_in_end(r->in, on_named, r);
+	uv_run(&r->loop, UV_RUN_DEFAULT);
+	assert_int_equal(r->named, 1);
+	assert_int_equal(r->why.code, 0);
+	assert_false(is_old(r->file[0]) || is_old(r->file[1]));
+}
+
+static void test_is_the_last(void **state)
+{
+	struct rig *r = *state;
+
+	begin(r);
+	for (unsigned i = 0; i < 2; i++) { /* other names for what makes way */
+		assert_int_equal(link(r->file[i], r->other[i]), 0);
+		assert_int_equal(open_here(r->other[i]), 1);
+	}
+	disks_in_keep(r->in, true);
+	disks_in_settle(r->in);
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(open_here(r->other[i]), 0);
+		assert_int_equal(unlink(r->other[i]), 0);
+	}
+	disks_in_free(r->in);
+}
+
+/* It runs, and that its disk has not the name that it should have is said. */
+static void test_no_way(void **state)
+{
+	struct rig *r = *state;
+
+	begin(r);
+	assert_int_equal(unlink(r->file[0]), 0);
+	assert_int_equal(mkdir(r->file[0], 0700), 0);
+	disks_in_keep(r->in, true);
+	disks_in_settle(r->in);
+	disks_in_end(r->in, on_named, r);
+	uv_run(&r->loop, UV_RUN_DEFAULT);
+	assert_int_equal(r->named, 1);
+	assert_int_equal(r->why.code, -EIO);
+	assert_non_null(strstr(err_msg(&r->why), "disk0"));
+	assert_non_null(strstr(err_msg(&r->why), r->beside[0]));
+	assert_non_null(strstr(err_msg(&r->why), "Is a directory"));
+	assert_false(is_old(r->file[1]));
+	assert_int_equal(access(r->beside[0], F_OK), 0);
+	assert_int_equal(unlink(r->beside[0]), 0);
+	assert_int_equal(rmdir(r->file[0]), 0);
+}
+
+static void *look_at(void *arg)
+{
+	struct rig *r = arg;
+	struct stat st;
+
+	while (!atomic_load(&r->looked))
+		if (!stat(r->beside[0], &st) && st.st_mode & 077)
+			atomic_store(&r->seen, true);
+	return NULL;
+}
+
+/* What only he could read nobody else can, at no moment. */
+static void test_private(void **state)
+{
+	struct rig *r = *state;
+	struct err e = {0};
+	mode_t was = umask(0);
+	pthread_t t;
+
+	assert_int_equal(chmod(r->file[0], 0600), 0);
+	assert_int_equal(pthread_create(&t, NULL, look_at, r), 0);
+	for (unsigned i = 0; i < 20; i++) {
+		assert_int_equal(disks_in_create(&r->in, &r->o, &e), 0);
+		disks_in_free(r->in);
+	}
+	atomic_store(&r->looked, true);
+	pthread_join(t, NULL);
+	assert_false(r->seen);
+	assert_int_equal(umask(was), 0);
+}
+
 /* Whose path the other side chose stays; what is named here may go. */
 static void test_named(void **state)
 {
@@ -226,6 +341,10 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_does_not_come, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_comes, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_named, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_end, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_is_the_last, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_no_way, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_private, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_ends_in_a_round, setup, teardown),
 	};
 
