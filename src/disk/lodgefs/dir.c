@@ -204,6 +204,11 @@ static struct lf_record *find_source(struct lf *fs, const char *text, struct err
 	return r;
 }
 
+static int too_large(const char *what, struct err *e)
+{
+	return err_set(e, -EINVAL, "disk %s: a disk has at most 64 PiB", what);
+}
+
 struct part {
 	struct lf_record *from; /* NULL: empty */
 	uint64_t at, len; /* MiB */
@@ -232,6 +237,7 @@ static int part_size(const char *text, uint64_t *mib, struct err *e)
 static int parse_part(struct lf *fs, char *text, struct part *p, struct err *e)
 {
 	char *save, *name = strtok_r(text, "/", &save);
+	uint64_t have;
 	int rc;
 
 	*p = (struct part){0};
@@ -252,7 +258,8 @@ static int parse_part(struct lf *fs, char *text, struct part *p, struct err *e)
 	p->readonly = name && !strcmp(name, "ro");
 	if (name && !p->readonly)
 		return err_set(e, -EINVAL, "compose: '%s' is not 'ro'", name);
-	if (p->from && (p->at + p->len) * MiB > align_up(p->from->size, MiB))
+	have = p->from ? align_up(p->from->size, MiB) / MiB : 0;
+	if (p->from && (p->len > have || p->at > have - p->len))
 		return err_set(e, -ERANGE, "compose: '%s' has only %llu bytes", p->from->name,
 			(unsigned long long)p->from->size);
 	return 0;
@@ -276,6 +283,11 @@ static int parse_parts(
 		rc = parse_part(fs, one, p, e);
 		if (rc)
 			return rc;
+		if (p->len > LF_SIZE_MAX / MiB - out->mib)
+			return too_large(one, e);
+		if (p->readonly && out->mib + p->len > UINT32_MAX)
+			return err_set(e, -E2BIG,
+				"compose: what may only be read lies within the first 4 PiB");
 		if (p->readonly && r->nranges == LF_RANGES)
 			return err_set(e, -E2BIG,
 				"compose: more than %u parts that may only be read", LF_RANGES);
@@ -288,32 +300,54 @@ static int parse_parts(
 	return out->n ? 0 : err_set(e, -EINVAL, "compose: no parts");
 }
 
-/* In a transaction: the entries of all parts, shared. */
-static void share_parts(struct lf *fs, struct lf_record *r, const struct parts *parts)
+/* The first entry that refers to something, from *i and *m on, which say where it is: MiB *m of part *i. 0: none. */
+static int next_entry(
+	struct lf *fs, const struct parts *parts, unsigned *i, uint64_t *m, struct lf_entry *out)
 {
-	uint64_t to = 0;
+	for (; *i < parts->n; ++*i, *m = 0) {
+		const struct part *p = &parts->part[*i];
 
-	for (unsigned i = 0; i < parts->n; i++) {
-		const struct part *p = &parts->part[i];
-
-		for (uint64_t m = 0; p->from && m < p->len && !fs->failed; m++) {
-			int rc = lf_bring(fs, p->from, p->at + m);
+		for (uint64_t hole; p->from && *m < p->len; *m += MAX(hole, 1ull)) {
+			int rc = lf_bring(fs, p->from, p->at + *m);
 			const struct lf_entry *x;
-			struct lf_entry copy;
 			bool own;
 
-			if (rc) {
-				fs->failed = fs->failed ?: rc;
-				return;
-			}
-			x = lf_find(fs, p->from, p->at + m, &own);
+			if (rc)
+				return rc;
+			hole = MIN(lf_hole(fs, p->from, p->at + *m), p->len);
+			x = hole ? NULL : lf_find(fs, p->from, p->at + *m, &own);
 			if (!x || (!x->own && !x->base))
 				continue;
-			copy = *x;
-			lf_set_entry(fs, r, to + m, &copy);
+			*out = *x;
+			return 1;
 		}
-		to += p->len;
 	}
+	return 0;
+}
+
+/* The entries of all parts, shared: in a transaction. r NULL: only counts the pages that a tree of that height wants for them. */
+static int share_parts(struct lf *fs, struct lf_record *r, unsigned height,
+	const struct parts *parts, uint64_t *pages)
+{
+	uint64_t to = 0, last[LF_HEIGHT_MAX + 1], m = 0;
+	unsigned i = 0, in = 0;
+	struct lf_entry x;
+	int rc;
+
+	memset(last, 0xff, sizeof(last));
+	for (*pages = 0; (rc = next_entry(fs, parts, &i, &m, &x)) > 0; m++) {
+		while (in < i)
+			to += parts->part[in++].len;
+		for (unsigned h = 0; h <= height; h++) {
+			*pages += (to + m) / lf_span(h) != last[h];
+			last[h] = (to + m) / lf_span(h);
+		}
+		if (r)
+			lf_set_entry(fs, r, to + m, &x);
+		if (fs->failed)
+			return fs->failed;
+	}
+	return rc;
 }
 
 /* In a transaction. slot[1]: NULL, or for the record of changes. */
@@ -332,7 +366,7 @@ static int compose(struct lf *fs, struct lf_record **slot, struct lf_record *r, 
 	struct err *e)
 {
 	struct parts parts = {.n = 0};
-	unsigned pages;
+	uint64_t pages;
 	int rc = parse_parts(fs, text, &parts, r, e);
 
 	if (rc)
@@ -341,19 +375,25 @@ static int compose(struct lf *fs, struct lf_record **slot, struct lf_record *r, 
 		return err_set(e, -EINVAL, "compose: the parts have %llu MiB, more than the disk",
 			(unsigned long long)parts.mib);
 	r->size = r->size ?: parts.mib * MiB;
+	if (r->size > LF_SIZE_MAX)
+		return too_large(r->name, e);
 	while (lf_span(r->height) < (r->size + MiB - 1) / MiB)
 		r->height++;
-	pages = (unsigned)MIN(parts.mib / LF_LEAF_ENTRIES * 2 + 8 * LF_HEIGHT_MAX, UINT32_MAX / 2);
-	rc = at_rest(fs, e) ?: lf_fail(fs, lf_reserve(fs, pages), e);
+	rc = at_rest(fs, e) ?: lf_fail(fs, share_parts(fs, NULL, r->height, &parts, &pages), e);
+	if (!rc && pages > LF_PAGES_MAX)
+		rc = lf_fail(fs, -ENOSPC, e);
+	rc = rc ?: lf_fail(fs, lf_reserve(fs, (unsigned)pages), e);
 	if (rc)
 		return rc;
-	rc = lf_fail(fs, lf_begin(fs, need_put(fs) + lf_need(pages)), e);
+	rc = lf_fail(fs, lf_begin(fs, need_put(fs) + lf_need((unsigned)pages)), e);
 	if (!rc) {
 		put_disk(fs, slot, r);
-		share_parts(fs, slot[0], &parts);
+		rc = share_parts(fs, slot[0], r->height, &parts, &(uint64_t){0});
+		if (rc)
+			fs->failed = fs->failed ?: rc;
 		rc = finish(fs, e);
 	}
-	lf_unreserve(fs, pages);
+	lf_unreserve(fs, (unsigned)pages);
 	return rc;
 }
 
@@ -397,8 +437,8 @@ static int make_disk(
 		r.nranges = from->nranges;
 		memcpy(r.ranges, from->ranges, sizeof(r.ranges));
 	}
-	if (r.size > 1ull << 56)
-		return err_set(e, -EINVAL, "disk %s: a disk has at most 64 PiB", o->path);
+	if (r.size > LF_SIZE_MAX)
+		return too_large(o->path, e);
 	rc = (from ? at_rest(fs, e) : 0) ?: lf_fail(fs, lf_reserve(fs, LF_HEIGHT_MAX), e);
 	if (!rc)
 		rc = lf_fail(fs, lf_begin(fs, lf_need(16)), e);
@@ -450,7 +490,7 @@ static bool is_open(const struct lf *fs, const struct lf_record *r)
 int lf_disk_remove(struct lf *fs, const char *name, struct err *e)
 {
 	struct lf_record *r = lf_rec_find(fs, LF_DISK, 0, name), *s;
-	uint64_t id, n = 0;
+	uint64_t id, n = 1, last = UINT64_MAX;
 	int rc;
 
 	if (!r)
@@ -464,9 +504,13 @@ int lf_disk_remove(struct lf *fs, const char *name, struct err *e)
 			return err_set(e, -EBUSY, "disk %s/%s: its snapshot '%s' is open here",
 				fs->path, name, s->name);
 	}
-	for (uint64_t i = 0; i < fs->nrec; i++)
-		n += fs->rec[i]->type > LF_DISK && fs->rec[i]->owner == id;
-	n = MIN(n + 1, fs->s.dir_pages);
+	for (uint64_t i = 0; i < fs->nrec; i++) {
+		if (fs->rec[i]->type <= LF_DISK || fs->rec[i]->owner != id ||
+			i / LF_DIR_RECORDS == last)
+			continue;
+		last = i / LF_DIR_RECORDS;
+		n++; /* pages */
+	}
 	rc = lf_fail(fs, lf_begin(fs, need_put(fs) + n * (LF_PAGE + 32)), e);
 	if (rc)
 		return rc;
@@ -508,7 +552,7 @@ int lf_resize(struct disk *d, uint64_t size, struct err *e)
 
 	if (!size || size == d->size)
 		return 0;
-	if (size > 1ull << 56)
+	if (size > LF_SIZE_MAX)
 		return err_set(e, -EFBIG, "disk %s: is not made larger than 64 PiB", d->o.path);
 	/* What is cut off does not come back when it grows again. */
 	if (size < d->size)

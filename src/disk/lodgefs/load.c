@@ -767,11 +767,6 @@ static int by_name(const void *a, const void *b)
 	return strcmp(x->name, y->name);
 }
 
-static uint64_t span_of(const struct lf_record *r)
-{
-	return r->type == LF_TRACK ? lf_track_span(r->height) : lf_span(r->height);
-}
-
 static const char *record_wrong(struct lf *fs, const struct lf_record *r)
 {
 	if (r->type > LF_TRACK || !r->id || r->id == UINT64_MAX)
@@ -779,7 +774,7 @@ static const char *record_wrong(struct lf *fs, const struct lf_record *r)
 	if (!memchr(r->name, 0, sizeof(r->name)) || !r->name[0] || strchr(r->name, '/'))
 		return "has no proper name";
 	if (r->height > LF_HEIGHT_MAX || r->size % DISK_SECTOR || r->size > 1ull << 60 ||
-		span_of(r) < (r->size + LF_BLOCK - 1) / LF_BLOCK || r->nranges > LF_RANGES)
+		lf_rec_span(r) < (r->size + LF_BLOCK - 1) / LF_BLOCK || r->nranges > LF_RANGES)
 		return "has a wrong size";
 	if (r->type == LF_CBT && r->root)
 		return "has a tree";

@@ -48,6 +48,7 @@ struct err;
 #define LF_DIR_RECORDS 7u
 #define LF_BITS 32256u /* in a bitmap page */
 #define LF_HEIGHT_MAX 4u /* 56 MiB x 504^3: more than 16 EiB are not addressed */
+#define LF_SIZE_MAX (1ull << 56) /* of a disk */
 #define LF_NAME 255u
 #define LF_RANGES 12u
 #define LF_VERSION 1u
@@ -543,6 +544,9 @@ void lf_page_may_go(struct lf *fs, struct lf_page *p);
  * than fits into the journal. Whoever calls it loses what he has not pinned, as if he had waited.
  */
 void lf_make_way(struct lf *fs);
+uint64_t lf_rec_span(const struct lf_record *r); /* MiB */
+/* How many MiB from that one on are in no leaf. 0: it is in one, or that is not known: lf_bring() first. */
+uint64_t lf_hole(const struct lf *fs, const struct lf_record *r, uint64_t mib);
 /* Is the way to that MiB in memory? */
 bool lf_here(const struct lf *fs, const struct lf_record *r, uint64_t mib);
 /* Brings it; may wait. It is there until somebody waits again. */

@@ -171,14 +171,14 @@ void lf_pins_drop(struct lf_pins *pins)
 	*pins = (struct lf_pins){0};
 }
 
-static uint64_t span_of(const struct lf_record *r)
+uint64_t lf_rec_span(const struct lf_record *r)
 {
 	return r->type == LF_TRACK ? lf_track_span(r->height) : lf_span(r->height);
 }
 
 int lf_pins_way(struct lf *fs, struct lf_pins *pins, const struct lf_record *r, uint64_t mib)
 {
-	uint64_t at = r->root, span = span_of(r);
+	uint64_t at = r->root, span = lf_rec_span(r);
 	int level = r->height;
 
 	for (; at && mib < span; level--) {
@@ -200,7 +200,7 @@ int lf_pins_way(struct lf *fs, struct lf_pins *pins, const struct lf_record *r, 
 
 bool lf_here(const struct lf *fs, const struct lf_record *r, uint64_t mib)
 {
-	uint64_t at = r->root, span = span_of(r);
+	uint64_t at = r->root, span = lf_rec_span(r);
 
 	while (at && mib < span) {
 		struct lf_page *p = lf_page_at(fs, at);
@@ -227,6 +227,24 @@ int lf_bring(struct lf *fs, const struct lf_record *r, uint64_t mib)
 		rc = lf_pins_way(fs, &pins, r, mib);
 	}
 	return rc;
+}
+
+uint64_t lf_hole(const struct lf *fs, const struct lf_record *r, uint64_t mib)
+{
+	uint64_t at = r->root, span = lf_rec_span(r), in = mib;
+
+	if (mib >= span)
+		return UINT64_MAX - mib;
+	while (at) {
+		const struct lf_page *p = lf_page_at(fs, at);
+
+		if (!p || !p->data || !p->level)
+			return 0;
+		span /= LF_NODE_ENTRIES;
+		at = *((const uint64_t *)lf_body(p) + in / span);
+		in %= span;
+	}
+	return span - in;
 }
 
 /* ---- room for pages ---- */

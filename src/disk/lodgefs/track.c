@@ -170,8 +170,12 @@ static int clear_sums(struct lf *fs, const struct lf_ahead *some)
 /* No room for the pages: then all of these disks counts as changed, and what is there can be written nevertheless. */
 static int record_all(struct lf *fs, struct lf_ahead *some, unsigned others)
 {
-	int rc = lf_begin(fs, lf_need((unsigned)fs->s.dir_pages + others));
+	unsigned disks = 0;
+	int rc;
 
+	for (const struct lf_disk *l = fs->disks; l; l = l->next) /* a record of each */
+		disks++;
+	rc = lf_begin(fs, lf_need((unsigned)MIN(fs->s.dir_pages, disks) + others));
 	if (rc)
 		return rc;
 	for (struct lf_ahead *a = some; a; a = a->next)

@@ -1,0 +1,138 @@
+/*
+ * test_lodgefs_limits.c: what is too large is refused, and nothing else is: sizes, composed disks, a small journal beside a large directory; what is asked of
+ * disks with more places than anybody can look at.
+ */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <cmocka.h>
+#include <uv.h>
+
+#include "base/err.h"
+#include "base/util.h"
+#include "disk/format.h"
+#include "disk/memdev.h"
+#include "disk/tool.h"
+#include "expect.h"
+#include "store.h"
+
+#define SUB 4096u
+
+/* A disk of a size that there is not is refused however it is asked for: its record would make the store one that does not open. */
+static void sizes(void **state)
+{
+	struct fix *f = begin(64 * MiB, NULL);
+	static const uint64_t large[] = {
+		(1ull << 56) + 512, 1ull << 57, 1ull << 61, 1ull << 62, INT64_MAX / 512 * 512};
+	struct err e = {0};
+	struct disk *d;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(large); i++) {
+		assert_int_equal(make(f, "store/x", large[i], NULL, NULL, &e), -EINVAL);
+		assert_int_equal(make(f, "store/x", large[i], "compose", "-/1M", &e), -EINVAL);
+		assert_non_null(strstr(err_msg(&e), "64 PiB"));
+	}
+	assert_int_equal(make(f, "store/x", 0, "compose", "-/65536T+-/1M", &e), -EINVAL);
+	assert_int_equal(make(f, "store/x", 0, "compose", "-/8388608T+-/8388608T", &e), -EINVAL);
+	ok(make(f, "store/a", 4 * MiB, NULL, NULL, &e), &e, "a");
+	/* 1 + 2^44 - 1 MiB are none, in 64 bits. */
+	assert_int_equal(
+		make(f, "store/x", 0, "compose", "a/1M/18446744073708503040B", &e), -ERANGE);
+	assert_int_equal(make(f, "store/x", 0, "compose", "a/3M/2M", &e), -ERANGE);
+	assert_int_equal(make(f, "store/x", 0, "compose", "-/8192T+a/0/1M/ro", &e), -E2BIG);
+	ok(make(f, "store/b", 1ull << 56, "compose", "a/3M/1M", &e), &e, "64 PiB");
+	d = get(f, "store/b");
+	assert_int_equal(disk_size(d), 1ull << 56);
+	assert_int_equal(disk_resize(d, (1ull << 56) + 512, &e), -EFBIG);
+	write_now(d, (1ull << 56) - SUB, SUB, 1);
+	put(f, d);
+	check_in(f, &f->devs, true);
+	end(f);
+}
+
+/* What is composed costs what is in it, not how large it is. */
+static void composed(void **state)
+{
+	struct fix *f = begin(4 * GiB, NULL);
+	struct err e = {0};
+	struct disk *d;
+
+	(void)state;
+	ok(make(f, "store/a", 16384 * GiB, NULL, NULL, &e), &e, "a");
+	ok(make(f, "store/empty", 1ull << 50, NULL, NULL, &e), &e, "empty");
+	d = get(f, "store/a");
+	for (unsigned i = 0; i < 16; i++)
+		write_now(d, i * 1024 * GiB + MiB, SUB, (uint8_t)(i + 1));
+	put(f, d);
+	ok(make(f, "store/b", 0, "compose", "a/0/200G+-/100T+a/1T/15T+empty/0/1024T", &e), &e,
+		"compose");
+	d = get(f, "store/b");
+	is_now(d, MiB, SUB, 1);
+	for (unsigned i = 1; i < 16; i++)
+		is_now(d, 200 * GiB + 100 * 1024 * GiB + (i - 1) * 1024 * GiB + MiB, SUB,
+			(uint8_t)(i + 1));
+	write_now(d, 200 * GiB + 50 * 1024 * GiB, SUB, 99);
+	put(f, d);
+	check_in(f, &f->devs, true);
+	end(f);
+}
+
+/* A directory with more pages than the journal has room for: only those count that are changed. Also where there is no page left to record changes in. */
+static void large_directory(void **state)
+{
+	struct fix *f = begin(
+		48 * MiB, (struct disk_kv[]){{"journal", "1M"}, {"entries", "4000"}, {0}});
+	struct files fs = {
+		.loop = &f->loop, .io = IO_THREADS, .open = memdevs_open, .open_ctx = &f->devs};
+	struct err e = {0};
+	struct disk *d;
+	char *buf = calloc(1, MiB), name[16];
+	struct disk_generation g;
+	uint64_t n = 0, len = MiB;
+	bool dirty;
+
+	(void)state;
+	ok(make(f, "store/b", MiB, "track", "on", &e), &e, "b");
+	d = get(f, "store/b");
+	write_now(d, 0, SUB, 1);
+	put(f, d);
+	ok(make(f, "store/a", 56 * MiB, NULL, NULL, &e), &e, "a");
+	d = get(f, "store/a");
+	while (!disk_rw(d, DISK_WRITE, n * MiB, buf, MiB, &e))
+		n++;
+	for (unsigned i = 0; i < 500; i++) { /* each takes a page, while there are any */
+		snprintf(name, sizeof(name), "s%u", i);
+		ok(disk_snapshot(d, DISK_SNAP_CREATE, name, &e), &e, "snapshot");
+		(void)disk_rw(d, DISK_DISCARD, i % 200 * SUB + i / 200 * MiB, NULL, SUB, &e);
+	}
+	put(f, d);
+	d = get(f, "store/b");
+	ok(disk_generation(d, true, &g, &e), &e, "generation");
+	write_now(d, 0, SUB, 2);
+	ok(disk_changed(d, g.now, 0, &len, &dirty, &e), &e, "changed");
+	assert_true(dirty && len == MiB); /* all of it counts as changed */
+	put(f, d);
+	/* 500 records lie in 72 pages. */
+	ok(disk_store_lodgefs.remove(&fs, "store", "a", &e), &e, "remove");
+	check_in(f, &f->devs, true);
+	free(buf);
+	end(f);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(sizes),
+		cmocka_unit_test(composed),
+		cmocka_unit_test(large_directory),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
