@@ -74,6 +74,7 @@ struct disk_snapshot {
 enum disk_snap_op { DISK_SNAP_CREATE, DISK_SNAP_DELETE, DISK_SNAP_APPLY };
 
 /* Changed-block bitmaps. */
+#define DISK_DIRTY_UNKNOWN UINT64_MAX /* a machine's disk has more to look at than that is worth */
 struct disk_bitmap {
 	char name[256];
 	uint64_t granularity, generation, dirty; /* dirty: bytes */

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/util.h"
 
@@ -280,20 +281,40 @@ int disk_changed(
 	return d->format->changed(d, since, off, len, dirty, e);
 }
 
-int disk_changes_json(struct disk *d, uint64_t since, json_t **out, struct err *e)
+#define CHANGES_NS 20000000ull
+#define CHANGES_MAX 4096u
+
+static void add_range(json_t *list, uint64_t at, uint64_t len)
+{
+	json_t *last = json_array_get(list, json_array_size(list) - 1);
+	json_int_t start = json_integer_value(json_object_get(last, "start")),
+		   n = json_integer_value(json_object_get(last, "length"));
+
+	if (last && (uint64_t)(start + n) == at)
+		json_object_set_new(last, "length", json_integer(n + (json_int_t)len));
+	else
+		json_array_append_new(list, json_pack("{s:I, s:I}", "start", (json_int_t)at,
+						    "length", (json_int_t)len));
+}
+
+int disk_changes_json(struct disk *d, uint64_t since, uint64_t from, json_t **out, struct err *e)
 {
 	struct disk_generation g;
 	int rc = disk_generation(d, false, &g, e);
+	uint64_t begun = clock_mono_ns(), at = from, len;
 	json_t *list = json_array();
 	char id[20];
 	bool dirty;
 
-	for (uint64_t at = 0, len; at < d->size && !rc; at += len) {
+	for (; at < d->size && !rc; at += len) {
+		if (!d->o.offline && at > from &&
+			(json_array_size(list) >= CHANGES_MAX ||
+				clock_mono_ns() - begun > CHANGES_NS))
+			break;
 		len = d->size - at;
 		rc = disk_changed(d, since, at, &len, &dirty, e);
 		if (!rc && dirty)
-			json_array_append_new(list, json_pack("{s:I, s:I}", "start", (json_int_t)at,
-							    "length", (json_int_t)len));
+			add_range(list, at, len);
 	}
 	if (rc) {
 		json_decref(list);
@@ -303,6 +324,8 @@ int disk_changes_json(struct disk *d, uint64_t since, json_t **out, struct err *
 	*out = json_pack("{s:I, s:I, s:s, s:I, s:I, s:o}", "generation", (json_int_t)g.now, "first",
 		(json_int_t)g.first, "id", id, "granularity", (json_int_t)g.granularity, "since",
 		(json_int_t)since, "changed", list);
+	if (at < d->size)
+		json_object_set_new(*out, "more", json_integer((json_int_t)at));
 	return 0;
 }
 
@@ -330,12 +353,15 @@ static json_t *bitmaps_json(struct disk *d)
 
 	if (disk_bitmaps(d, &b, &n, NULL))
 		return list;
-	for (unsigned i = 0; i < n; i++)
-		json_array_append_new(
-			list, json_pack("{s:s, s:I, s:I, s:I, s:b, s:b}", "name", b[i].name,
-				      "granularity", (json_int_t)b[i].granularity, "generation",
-				      (json_int_t)b[i].generation, "dirty", (json_int_t)b[i].dirty,
-				      "enabled", b[i].enabled, "busy", b[i].busy));
+	for (unsigned i = 0; i < n; i++) {
+		json_t *o = json_pack("{s:s, s:I, s:I, s:b, s:b}", "name", b[i].name, "granularity",
+			(json_int_t)b[i].granularity, "generation", (json_int_t)b[i].generation,
+			"enabled", b[i].enabled, "busy", b[i].busy);
+
+		if (b[i].dirty != DISK_DIRTY_UNKNOWN)
+			json_object_set_new(o, "dirty", json_integer((json_int_t)b[i].dirty));
+		json_array_append_new(list, o);
+	}
 	return list;
 }
 

@@ -48,8 +48,11 @@ int disk_bitmap_status(
 int disk_generation(struct disk *d, bool next, struct disk_generation *out, struct err *e);
 int disk_changed(
 	struct disk *d, uint64_t since, uint64_t off, uint64_t *len, bool *dirty, struct err *e);
-/* {"generation", "first", "id", "granularity", "since", "changed": [{"start", "length"} ...]}. */
-int disk_changes_json(struct disk *d, uint64_t since, json_t **out, struct err *e);
+/*
+ * {"generation", "first", "id", "granularity", "since", "changed": [{"start", "length"} ...]} from byte `from` on. Of a machine's disk (not offline) as much as is
+ * found in 20 ms, 4096 ranges at most; then "more" says where to go on.
+ */
+int disk_changes_json(struct disk *d, uint64_t since, uint64_t from, json_t **out, struct err *e);
 
 /* {"file", "format", "size", "host_size", "allocated", "backing": {...}, and what the format adds}. */
 int disk_describe(struct disk *d, json_t **out, struct err *e);

@@ -427,7 +427,10 @@ static int m_disk_changes(
 
 	if (!rc)
 		rc = disk_generation(d, json_is_true(json_object_get(p, "next")), &g, e);
-	return rc ?: disk_changes_json(d, since > 0 ? (uint64_t)since : g.now, res, e);
+	return rc
+		       ?: disk_changes_json(d, since > 0 ? (uint64_t)since : g.now,
+				  (uint64_t)json_integer_value(json_object_get(p, "offset")), res,
+				  e);
 }
 
 static int m_announce(
@@ -531,7 +534,8 @@ static const struct rpc_method methods[] = {
 		"{\"id\": text, \"name\": text, \"op\": text, \"granularity\": bytes}",
 		m_disk_bitmap},
 	{"disk_changes", "what has changed in a disk since a generation, while the guest runs",
-		"{\"id\": text, \"since\": number, \"next\": bool: begins a new one first}",
+		"{\"id\": text, \"since\": number, \"next\": bool: begins a new one first, "
+		"\"offset\": bytes: where the answer before said \"more\"}",
 		m_disk_changes},
 	{"announce",
 		"tells switches and neighbours where the guest's addresses are, until they have "

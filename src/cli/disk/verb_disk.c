@@ -656,7 +656,7 @@ static int map_changes(struct disk *d, const struct map *o, struct err *e)
 	const json_t *x;
 	json_t *all;
 	size_t i;
-	int rc = disk_changes_json(d, o->since, &all, e);
+	int rc = disk_changes_json(d, o->since, 0, &all, e);
 
 	if (rc)
 		return rc;

@@ -449,16 +449,26 @@ int lf_bitmap(struct disk *d, enum disk_bitmap_op op, const char *name, uint64_t
 
 /* ---- asking ---- */
 
-static bool is_dirty(const struct lf_record *t, const uint32_t *g, uint64_t chunk, uint64_t since)
+#define LOOK_MAX 16u /* leaves of a machine's disk at once, which may have to be read */
+
+/* Where it is not any more as it is at `off`, in this MiB. *is: how that is. */
+static uint64_t alike(
+	const struct lf_record *t, const uint32_t *g, uint64_t off, uint64_t since, bool *is)
 {
-	return t->parent >= since || (g && g[chunk % LF_TRACK_CHUNKS] >= since);
+	uint64_t c = off / LF_CHUNK, end = align_up(c + 1, LF_TRACK_CHUNKS);
+
+	*is = t->parent >= since || (g && g[c % LF_TRACK_CHUNKS] >= since);
+	while (++c < end && *is == (t->parent >= since || (g && g[c % LF_TRACK_CHUNKS] >= since)))
+		;
+	return c * LF_CHUNK;
 }
 
 int lf_changed(
 	struct disk *d, uint64_t since, uint64_t off, uint64_t *len, bool *dirty, struct err *e)
 {
 	struct lf_disk *l = d->priv;
-	uint64_t end = off + *len, at = off;
+	uint64_t end = off + *len, at = off, next;
+	unsigned looks = 0;
 
 	if (!l->track)
 		return err_set(e, -ENODATA,
@@ -472,22 +482,27 @@ int lf_changed(
 			"everything counts as changed",
 			d->o.path, (unsigned long long)l->track->generation,
 			(unsigned long long)l->rec->generation, (unsigned long long)since);
-	while (at < end) {
-		uint64_t c = at / LF_CHUNK;
+	for (; at < end; at = MIN(end, next)) {
+		uint64_t mib = at / LF_BLOCK, hole;
 		bool is;
-		int rc = lf_bring(l->fs, l->track, at / LF_BLOCK);
+		int rc;
 
+		looks += at == off || !(mib % LF_TRACK_ENTRIES);
+		if (looks > LOOK_MAX && !d->o.offline)
+			break;
+		rc = lf_bring(l->fs, l->track, mib);
 		if (rc)
 			return lf_fail(l->fs, rc, e);
-		is = is_dirty(l->track, look(l->fs, l->track, at / LF_BLOCK), c, since);
-
+		hole = lf_hole(l->fs, l->track, mib);
+		next = alike(l->track, look(l->fs, l->track, mib), at, since, &is);
+		if (hole)
+			next = mib + hole < end / LF_BLOCK + 1 ? (mib + hole) * LF_BLOCK : end;
 		if (at == off)
 			*dirty = is;
 		else if (is != *dirty)
 			break;
-		at = MIN(end, (c + 1) * LF_CHUNK);
 	}
-	*len = at - off;
+	*len = MIN(at, end) - off;
 	return 0;
 }
 
@@ -548,7 +563,7 @@ int lf_bitmaps(struct disk *d, struct disk_bitmap **out, unsigned *n, struct err
 		b->granularity = LF_CHUNK;
 		b->generation = r->generation;
 		b->enabled = b->persistent = true;
-		b->dirty = count_dirty(d, r->generation);
+		b->dirty = d->o.offline ? count_dirty(d, r->generation) : DISK_DIRTY_UNKNOWN;
 	}
 	return 0;
 }

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 #include <cmocka.h>
+#include <jansson.h>
 #include <uv.h>
 
 #include "base/err.h"
@@ -126,12 +127,89 @@ static void large_directory(void **state)
 	end(f);
 }
 
+/* As a machine has it. */
+static struct disk *get_running(struct fix *f, const char *path)
+{
+	struct disk *d;
+	struct err e = {0};
+
+	ok(disk_open(&d,
+		   &(struct disk_opts){.path = path,
+			   .format = "lodgefs",
+			   .discard = true,
+			   .loop = &f->loop,
+			   .open_file = memdevs_open,
+			   .open_ctx = &f->devs},
+		   &e),
+		&e, path);
+	return d;
+}
+
+/* All ranges of the disk that have changed; as many answers as that takes. */
+static json_t *changes(struct disk *d, uint64_t since, unsigned *answers)
+{
+	json_t *all = json_array(), *one, *more;
+	struct err e = {0};
+	uint64_t from = 0;
+
+	for (*answers = 0, more = all; more; ++*answers) {
+		ok(disk_changes_json(d, since, from, &one, &e), &e, "changes");
+		json_array_extend(all, json_object_get(one, "changed"));
+		more = json_object_get(one, "more");
+		if (more)
+			assert_true((uint64_t)json_integer_value(more) > from);
+		from = (uint64_t)json_integer_value(more);
+		json_decref(one);
+	}
+	return all;
+}
+
+/* What has changed in a disk of which there is little, and much of that. A machine is told in pieces. */
+static void changes_of_much(void **state)
+{
+	struct fix *f = begin(2 * GiB, NULL);
+	struct disk_bitmap *b;
+	struct err e = {0};
+	unsigned n, answers;
+	json_t *all, *same;
+	struct disk *d;
+
+	(void)state;
+	ok(make(f, "store/a", 1ull << 55, NULL, NULL, &e), &e, "a");
+	d = get(f, "store/a");
+	ok(disk_bitmap(d, DISK_BITMAP_ADD, "b", 64 * KiB, &e), &e, "bitmap");
+	write_now(d, (1ull << 55) - 2 * SUB, SUB, 1);
+	for (unsigned i = 0; i < 5000; i++)
+		write_now(d, i * 2 * 64 * KiB + SUB, SUB, 1);
+	all = changes(d, 2, &answers);
+	assert_int_equal(answers, 1);
+	assert_int_equal(json_array_size(all), 5001);
+	ok(disk_bitmaps(d, &b, &n, &e), &e, "bitmaps");
+	assert_int_equal(b[0].dirty, 5001 * 64 * KiB);
+	free(b);
+	put(f, d);
+	d = get_running(f, "store/a");
+	same = changes(d, 2, &answers);
+	assert_true(answers > 1);
+	for (unsigned i = 0; i < json_array_size(same); i++)
+		assert_true(json_equal(json_array_get(same, i), json_array_get(all, i)));
+	assert_int_equal(json_array_size(same), 5001);
+	ok(disk_bitmaps(d, &b, &n, &e), &e, "bitmaps");
+	assert_true(b[0].dirty == DISK_DIRTY_UNKNOWN);
+	free(b);
+	put(f, d);
+	json_decref(all);
+	json_decref(same);
+	end(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(sizes),
 		cmocka_unit_test(composed),
 		cmocka_unit_test(large_directory),
+		cmocka_unit_test(changes_of_much),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
