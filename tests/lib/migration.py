@@ -136,11 +136,11 @@ class Link:
     """
     Connections in between, to the Unix socket or "HOST:PORT" `to`. cut(): all break. stall(): all stand still, the first one in the middle of the next PAGES
     to the destination (not when it is TLS). `drop`: of the first one, the message of that type from the destination, and all after it, do not come
-    through.
+    through. `idle`: behind each one, as many more connect and say nothing.
     """
 
-    def __init__(self, to, drop=0):
-        self.to, self.drop, self.open, self.bytes, self.limit = to, drop, [], 0, 1 << 62
+    def __init__(self, to, drop=0, idle=0):
+        self.to, self.drop, self.open, self.bytes, self.limit, self.idle, self.silent = to, drop, [], 0, 1 << 62, idle, []
         self.half, self.still = False, threading.Event()  # half: asked to stand still
         self.s = socket.create_server(("127.0.0.1", 0))
         self.at = "tcp:127.0.0.1:%d" % self.s.getsockname()[1]
@@ -165,6 +165,7 @@ class Link:
                 a.close()
                 continue
             first = not self.open
+            self.silent += [self.connect() for _ in range(self.idle)]
             self.open += [a, b]
             for x, y, back in (a, b, False), (b, a, True):
                 threading.Thread(target=self.copy, args=(x, y, first, back), daemon=True).start()

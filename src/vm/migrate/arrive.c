@@ -264,27 +264,24 @@ static int wait_for_source(struct receive *r)
 	uint64_t end = clock_mono_ns() + ADIEU_NS;
 
 	for (;;) {
-		struct pollfd p[] = {{r->listener, POLLIN, 0}, {post_take_fd(r->post), POLLIN, 0},
-			{r->wake, POLLIN, 0}, {r->cancel, POLLIN, 0}};
+		struct pollfd p[] = {{post_take_fd(r->post), POLLIN, 0}, {r->wake, POLLIN, 0},
+			{r->cancel, POLLIN, 0}};
+		cleanup(close_fd) int fd = -1;
 		struct err e = {0};
-		int fd;
+		int rc = chan_lobby_turn(
+			&r->lobby, r->listener, p, ARRAY_SIZE(p), TURN_MS, &fd, NULL);
 
-		if (poll(p, ARRAY_SIZE(p), TURN_MS) < 0 && errno != EINTR)
-			return -errno;
 		if (!post_take_left(r->post) && clock_mono_ns() > end)
 			return -ETIMEDOUT;
-		if (p[3].revents)
-			return -ECANCELED;
 		if (p[2].revents)
-			drain(r->wake);
+			return -ECANCELED;
 		if (p[1].revents)
+			drain(r->wake);
+		if (p[0].revents)
 			(void)post_take_faults(r->post, NULL, NULL);
-		if (!p[0].revents)
-			continue;
-		fd = accept4(r->listener, NULL, NULL, SOCK_CLOEXEC);
-		if (fd < 0)
-			continue;
-		if (!take_up(r, fd, &e))
+		if (rc <= 0)
+			continue; /* also where nobody can be let in: the guest waits here, and nowhere else */
+		if (!take_up(r, steal_fd(&fd), &e))
 			return 0;
 		end_streams(r);
 	}

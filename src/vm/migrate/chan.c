@@ -20,6 +20,8 @@
 #include "base/err.h"
 #include "base/util.h"
 
+#define LAST_WORD_NS 1000000000ull
+
 struct chan {
 	struct chan_opts o;
 	SSL *ssl;
@@ -309,11 +311,13 @@ void chan_refuse(struct chan *c, const struct err *why)
 
 int chan_last_word(struct chan *c, int rc, struct err *e)
 {
+	uint64_t end = clock_mono_ns() + LAST_WORD_NS;
+
 	if (rc != -EPIPE && rc != -ECONNRESET)
 		return rc;
 	c->o.cancel = -1;
-	c->o.stall_ns = 1000000000;
-	for (int got = 0; !got;) {
+	c->o.until_ns = end;
+	for (int got = 0; !got && clock_mono_ns() < end;) {
 		cleanup(free_ptr) void *payload = NULL;
 		struct mig_head head;
 		struct err why = {0};
@@ -361,6 +365,64 @@ void chan_serve(struct chan *c, const struct chan_beside *b)
 void chan_stat(const struct chan *c, struct chan_stat *out)
 {
 	*out = c->st;
+}
+
+/* ---- who has not said anything ---- */
+
+static int lobby_take(struct chan_lobby *l, unsigned i)
+{
+	int fd = l->fd[i];
+
+	memmove(l->fd + i, l->fd + i + 1, (--l->n - i) * sizeof(l->fd[0]));
+	return fd;
+}
+
+static int lobby_admit(struct chan_lobby *l, int listener, struct err *e)
+{
+	int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+
+	if (fd < 0 && (errno == EINTR || errno == ECONNABORTED))
+		return 0;
+	if (fd < 0 && !l->n)
+		return err_sys(e, -errno, "migration: who connects cannot be let in");
+	if (fd < 0 || l->n == CHAN_LOBBY_MAX)
+		close(lobby_take(l, 0));
+	if (fd >= 0)
+		l->fd[l->n++] = fd;
+	return 0;
+}
+
+int chan_lobby_turn(struct chan_lobby *l, int listener, struct pollfd *more, unsigned n, int ms,
+	int *fd, struct err *e)
+{
+	struct pollfd p[CHAN_LOBBY_MAX + 1 + CHAN_MORE];
+	unsigned k = l->n;
+
+	n = MIN(n, CHAN_MORE);
+	for (unsigned i = 0; i < k; i++)
+		p[i] = (struct pollfd){l->fd[i], POLLIN, 0};
+	p[k] = (struct pollfd){listener, POLLIN, 0};
+	for (unsigned i = 0; i < n; i++)
+		p[k + 1 + i] = more[i];
+	if (poll(p, k + 1 + n, ms) < 0) {
+		for (unsigned i = 0; i < n; i++)
+			more[i].revents = 0;
+		return errno == EINTR ? 0 : err_sys(e, -errno, "migration: poll");
+	}
+	for (unsigned i = 0; i < n; i++)
+		more[i] = p[k + 1 + i];
+	for (unsigned i = 0; i < k; i++)
+		if (p[i].revents) {
+			*fd = lobby_take(l, i);
+			return 1;
+		}
+	return p[k].revents ? lobby_admit(l, listener, e) : 0;
+}
+
+void chan_lobby_clear(struct chan_lobby *l)
+{
+	while (l->n)
+		close(l->fd[--l->n]);
 }
 
 /* ---- life ---- */

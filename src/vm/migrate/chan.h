@@ -71,9 +71,22 @@ struct pollfd;
 int chan_poll(struct chan *c, struct pollfd *more, unsigned n, int ms);
 /* Tells the other side why, as well as it goes. */
 void chan_refuse(struct chan *c, const struct err *why);
+/* Who has connected to a listening socket, and has said nothing yet: oldest first. He costs nobody any time. */
+#define CHAN_LOBBY_MAX 16u
+struct chan_lobby {
+	int fd[CHAN_LOBBY_MAX];
+	unsigned n;
+};
+/*
+ * One look at it, as by poll() with `more` (at most CHAN_MORE): 1: *fd has something to say, or has gone, and is the caller's; 0: look around, and come
+ * again. In a full one the newest takes the place of the oldest.
+ */
+int chan_lobby_turn(struct chan_lobby *l, int listener, struct pollfd *more, unsigned n, int ms,
+	int *fd, struct err *e);
+void chan_lobby_clear(struct chan_lobby *l);
 /*
  * Who writes to somebody who has gone gets -EPIPE or -ECONNRESET (`rc`, `e`), and what that one said before it went may wait unread: a reason is
- * worth more. Returns -EREMOTEIO with it in `e`, or `rc`. The last thing that is done with a connection.
+ * worth more. Returns -EREMOTEIO with it in `e`, or `rc`. The last thing that is done with a connection; it takes a second at most.
  */
 int chan_last_word(struct chan *c, int rc, struct err *e);
 /*

@@ -85,12 +85,12 @@ static int first_connection(struct receive *r, struct err *e)
 {
 	for (;;) {
 		cleanup(chan_drop) struct chan *c = NULL;
-		int fd = accept4(r->listener, NULL, NULL, SOCK_CLOEXEC);
+		int fd, rc = chan_lobby_turn(&r->lobby, r->listener, NULL, 0, -1, &fd, e);
 
-		if (fd < 0 && (errno == EINTR || errno == ECONNABORTED))
+		if (rc < 0)
+			return rc;
+		if (!rc)
 			continue;
-		if (fd < 0)
-			return err_sys(e, -errno, "receive");
 		if (receive_connection(r, fd, clock_mono_ns() + STRANGER_NS,
 			    mig_payload_max(MIG_HELLO), &c, e))
 			continue;
@@ -373,34 +373,32 @@ static int take_stream(struct receive *r, int fd, uint64_t until_ns, struct err 
 
 int receive_streams(struct receive *r, struct err *e)
 {
-	uint64_t end = clock_mono_ns() +
-		       STRANGER_NS; /* of the next one; whoever else comes in between */
+	uint64_t end = clock_mono_ns() + STRANGER_NS; /* of the next one */
 	unsigned left = r->nstreams - 1;
 
 	while (left) {
-		struct pollfd p[] = {{r->listener, POLLIN, 0}, {r->cancel, POLLIN, 0},
-			{r->late ? post_take_fd(r->post) : -1, POLLIN, 0}};
+		struct pollfd more[] = {
+			{r->cancel, POLLIN, 0}, {r->late ? post_take_fd(r->post) : -1, POLLIN, 0}};
 		uint64_t now = clock_mono_ns();
-		int n = poll(p, ARRAY_SIZE(p), now < end ? (int)((end - now) / 1000000) + 1 : 0),
-		    fd, rc;
+		int fd, rc;
 
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0 || now > end)
+		if (now > end)
 			return err_set(e, -ETIMEDOUT, "%u further streams did not come", left);
-		if (p[1].revents)
-			return err_set(e, -ECANCELED, "cancelled");
-		if (p[2].revents)
-			(void)arrive_serve(r, NULL);
-		fd = p[0].revents ? accept4(r->listener, NULL, NULL, SOCK_CLOEXEC) : -1;
-		if (fd < 0)
-			continue;
-		rc = take_stream(r, fd, end, e);
+		rc = chan_lobby_turn(&r->lobby, r->listener, more, ARRAY_SIZE(more),
+			(int)((end - now) / 1000000) + 1, &fd, e);
 		if (rc < 0)
 			return rc;
-		if (rc)
-			end = clock_mono_ns() + STRANGER_NS;
+		now = clock_mono_ns();
+		rc = rc ? take_stream(r, fd, now + STRANGER_NS, e) : 0;
+		if (rc < 0)
+			return rc;
+		if (more[0].revents)
+			return err_set(e, -ECANCELED, "cancelled");
+		if (more[1].revents)
+			(void)arrive_serve(r, NULL);
 		left -= (unsigned)rc;
+		/* What somebody else took is not its fault. */
+		end = rc ? clock_mono_ns() + STRANGER_NS : end + (clock_mono_ns() - now);
 	}
 	return 0;
 }
@@ -748,6 +746,7 @@ void receive_free(struct receive *r)
 		close(r->wake);
 	post_take_free(r->post);
 	chan_tls_free(r->tls);
+	chan_lobby_clear(&r->lobby);
 	json_decref(r->hello);
 	free(r->state);
 	free(r->hot);

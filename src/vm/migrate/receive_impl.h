@@ -17,7 +17,7 @@
 #include "vm/migrate/ram.h"
 #include "vm/migrate/receive.h"
 
-#define STRANGER_NS 10000000000ull /* for who connects to say who he is */
+#define STRANGER_NS 10000000000ull /* for who begins to speak to say who he is */
 #define WAIT_STALL_NS \
 	60000000000ull /* a source that waits for its bandwidth is silent for a while */
 #define PUSH_STALL_NS \
@@ -45,6 +45,7 @@ struct stream {
 struct receive {
 	int listener, cancel;
 	int wake; /* eventfd: the first stream looks around */
+	struct chan_lobby lobby; /* of the listener */
 	struct chan_tls *tls;
 	json_t *hello;
 	unsigned version; /* of the stream */

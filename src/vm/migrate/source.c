@@ -955,11 +955,11 @@ static void *source_main(void *arg)
 
 	pthread_setname_np(pthread_self(), "migrate");
 	rc = run(s, &lost, &e);
-	if (rc && s->snd[0].c && !lost && !s->away)
-		rc = chan_last_word(s->snd[0].c, rc, &e);
 	s->o.throttle(s->o.ctx, 0);
 	tracker_stop(s->t);
 	s->t = NULL;
+	if (rc && s->snd[0].c && !lost && !s->away)
+		rc = chan_last_word(s->snd[0].c, rc, &e);
 	if (rc && s->snd[0].c && rc != -EREMOTEIO && !lost && !s->away)
 		chan_refuse(s->snd[0].c, &e);
 	pthread_mutex_lock(&s->lock);

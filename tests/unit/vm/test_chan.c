@@ -3,6 +3,7 @@
  */
 #include <errno.h>
 #include <poll.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,6 +12,7 @@
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
+#include <sys/un.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -195,6 +197,93 @@ static void test_last_word(void **state)
 	}
 }
 
+/* Who is written to no more, and talks on and on without a reason, is not heard out. */
+static void *talk(void *arg)
+{
+	struct rig *r = arg;
+	struct err e = {0};
+
+	while (!chan_send(r->other, MIG_READY, 0, NULL, 0, &e))
+		;
+	return NULL;
+}
+
+static void test_last_word_ends(void **state)
+{
+	struct rig r = {.fd = -1};
+	struct err e = {0};
+	pthread_t t;
+	int rc;
+
+	make(&r, (struct chan_opts){.stall_ns = LONG_NS}, true);
+	assert_int_equal(shutdown(r.raw, SHUT_RD), 0);
+	assert_int_equal(pthread_create(&t, NULL, talk, &r), 0);
+	rc = chan_send(r.c, MIG_STATE, 0, "more", 4, &e);
+	assert_int_equal(rc, -EPIPE);
+	assert_int_equal(chan_last_word(r.c, rc, &e), rc);
+	assert_int_equal(shutdown(r.raw, SHUT_RDWR), 0);
+	pthread_join(t, NULL);
+	unmake(&r);
+}
+
+static int knock(struct sockaddr_un *sa, socklen_t len)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	assert_int_equal(connect(fd, (struct sockaddr *)sa, len), 0);
+	return fd;
+}
+
+/* Who is silent keeps nobody waiting, however many they are; who speaks is next. */
+static void test_lobby(void **state)
+{
+	int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), fd, speaks, rc = 0;
+	int silent[2 * CHAN_LOBBY_MAX];
+	struct pollfd more = {eventfd(0, 0), POLLIN, 0};
+	struct sockaddr_un sa = {.sun_family = AF_UNIX};
+	socklen_t len = sizeof(sa);
+	struct chan_lobby l = {0};
+	struct err e = {0};
+	char ch = 0;
+
+	assert_int_equal(bind(listener, (struct sockaddr *)&sa, sizeof(sa_family_t)), 0);
+	assert_int_equal(getsockname(listener, (struct sockaddr *)&sa, &len), 0);
+	assert_int_equal(listen(listener, 2 * CHAN_LOBBY_MAX), 0);
+	for (unsigned i = 0; i < 2 * CHAN_LOBBY_MAX; i++)
+		silent[i] = knock(&sa, len);
+	for (unsigned i = 0; i < 2 * CHAN_LOBBY_MAX; i++)
+		assert_int_equal(chan_lobby_turn(&l, listener, &more, 1, 1000, &fd, &e), 0);
+	assert_int_equal(l.n, CHAN_LOBBY_MAX);
+	assert_int_equal(chan_lobby_turn(&l, listener, &more, 1, 0, &fd, &e), 0);
+	/* The oldest had to go. */
+	assert_int_equal(recv(silent[0], &ch, 1, MSG_DONTWAIT), 0);
+	assert_int_equal(recv(silent[CHAN_LOBBY_MAX], &ch, 1, MSG_DONTWAIT), -1);
+	speaks = knock(&sa, len);
+	assert_int_equal(write(speaks, "x", 1), 1);
+	while (!rc)
+		rc = chan_lobby_turn(&l, listener, &more, 1, -1, &fd, &e);
+	assert_int_equal(rc, 1);
+	assert_int_equal(read(fd, &ch, 1), 1);
+	assert_int_equal(ch, 'x');
+	close(fd);
+	/* What else is waited for; and who has gone is not kept. */
+	assert_int_equal(eventfd_write(more.fd, 1), 0);
+	assert_int_equal(chan_lobby_turn(&l, listener, &more, 1, -1, &fd, &e), 0);
+	assert_int_equal(more.revents, POLLIN);
+	close(silent[CHAN_LOBBY_MAX + 3]);
+	assert_int_equal(chan_lobby_turn(&l, listener, &more, 1, -1, &fd, &e), 1);
+	assert_int_equal(read(fd, &ch, 1), 0);
+	close(fd);
+	chan_lobby_clear(&l);
+	assert_int_equal(recv(silent[CHAN_LOBBY_MAX + 5], &ch, 1, MSG_DONTWAIT), 0);
+	for (unsigned i = 0; i < 2 * CHAN_LOBBY_MAX; i++)
+		if (i != CHAN_LOBBY_MAX + 3)
+			close(silent[i]);
+	close(speaks);
+	close(listener);
+	close(more.fd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -203,6 +292,8 @@ int main(void)
 		cmocka_unit_test(test_limit),
 		cmocka_unit_test(test_await),
 		cmocka_unit_test(test_last_word),
+		cmocka_unit_test(test_last_word_ends),
+		cmocka_unit_test(test_lobby),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
