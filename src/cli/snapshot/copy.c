@@ -62,7 +62,7 @@ static int take(void *ctx, uint64_t index, const void *page, struct err *e)
 	if (c->o->progress && ++c->done % 256 == 0 && !c->o->progress(c->o->ctx, c->done, c->of))
 		return err_set(e, -ECANCELED, "stopped; nothing was made");
 	if (!c->pack)
-		return snapfile_put(c->w, index, 1, page, e);
+		return snapfile_put(c->w, index, 1, &page, false, e);
 	memcpy(c->pages + (size_t)c->n * SNAPFILE_PAGE, page, SNAPFILE_PAGE);
 	c->index[c->n++] = index;
 	return c->n == SNAPFILE_PACK_MAX ? flush(c, e) : 0;

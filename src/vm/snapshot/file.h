@@ -10,7 +10,7 @@
  *
  * Pages are numbered from 0 over all ranges of RAM, in address order.
  *
- * Threads: a writer or a reader belongs to one thread at a time. Descriptors are borrowed. Errors: -EBADMSG (not ours, cut, damaged,
+ * Threads: a writer or a reader belongs to one thread at a time, but for what is said at snapfile_put(). Descriptors are borrowed. Errors: -EBADMSG (not ours, cut, damaged,
  * never finished), -ENOTSUP (newer), -ENOMEM, what the host says of the file.
  */
 #ifndef LODGE_VM_SNAPSHOT_FILE_H
@@ -26,6 +26,7 @@
 #define SNAPFILE_ID 16
 #define SNAPFILE_DIGEST 16 /* of a page: the first half of its SHA-256 */
 #define SNAPFILE_PACK_MAX 64 /* pages in one packed record */
+#define SNAPFILE_PUT_MAX 64 /* pages in one call */
 #define SNAPFILE_STORE_ALIGN (2ull << 20)
 
 struct err;
@@ -85,12 +86,16 @@ void snapfile_writer_free(struct snapfile_writer *w);
 uint64_t snapfile_writer_pages(const struct snapfile_writer *w);
 const uint8_t *snapfile_writer_id(const struct snapfile_writer *w);
 
-/* n pages from number `first` on; those that are zero become holes. Each page at most once. */
-int snapfile_put(
-	struct snapfile_writer *w, uint64_t first, unsigned n, const void *pages, struct err *e);
+/*
+ * n pages from number `first` on; those that are zero become holes. Each page at most once. Any number of threads at a time. `later`: their
+ * digests are made by snapfile_finish(), which reads the pages back; for callers that somebody waits for.
+ */
+int snapfile_put(struct snapfile_writer *w, uint64_t first, unsigned n, const void *const *pages,
+	bool later, struct err *e);
 /*
  * A packed record in two steps, which may be in two threads: pack compresses (returns the bytes of *rec that are used, or
- * a negative errno), put_packed writes. Pages that are zero are left out. `rec` has snapfile_pack_bound() bytes.
+ * a negative errno), put_packed writes (one thread, beside those in snapfile_put()). Pages that are zero are left out. `rec` has
+ * snapfile_pack_bound() bytes.
  */
 size_t snapfile_pack_bound(void);
 struct snapfile_pack;
@@ -106,7 +111,6 @@ int snapfile_put_section(struct snapfile_writer *w, enum snapfile_section type, 
 	size_t len, struct err *e);
 /* Index, digests, then everything to the medium, then the header, to the medium as well. */
 int snapfile_finish(struct snapfile_writer *w, struct err *e);
-void snapfile_writer_stat(const struct snapfile_writer *w, struct snapfile_stat *st);
 
 /* ---- reading ---- */
 

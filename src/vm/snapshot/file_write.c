@@ -2,6 +2,7 @@
 #include <openssl/evp.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/uio.h>
 #include <unistd.h>
 #include <zstd.h>
 
@@ -9,6 +10,8 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "vm/snapshot/file_priv.h"
+
+#define KIND_LATER SNAPFILE_KINDS /* in the page store; its digest is still to be made */
 
 struct entry {
 	unsigned type;
@@ -26,28 +29,39 @@ struct snapfile_writer {
 	uint8_t (*digest)[SNAPFILE_DIGEST];
 	uint64_t at; /* end of the file so far */
 	uint64_t packed_off;
-	EVP_MD_CTX *packed_sha, *page_sha;
+	EVP_MD_CTX *packed_sha;
 	EVP_MD *sha256;
 	struct entry sections[HEAD_TABLE_MAX];
 	unsigned nsections;
 	bool no_store;
-	struct snapfile_stat stat;
 };
+
+/* From many places; changes iov. */
+static int write_from(struct snapfile_writer *w, uint64_t off, struct iovec *iov, unsigned n)
+{
+	while (n) {
+		ssize_t got = pwritev(w->fd, iov, (int)n, (off_t)off);
+
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got <= 0)
+			return got ? -errno : -ENOSPC;
+		off += (uint64_t)got;
+		for (; n && (size_t)got >= iov->iov_len; iov++, n--)
+			got -= (ssize_t)iov->iov_len;
+		if (n) {
+			iov->iov_base = (char *)iov->iov_base + got;
+			iov->iov_len -= (size_t)got;
+		}
+	}
+	return 0;
+}
 
 static int write_at(struct snapfile_writer *w, uint64_t off, const void *buf, uint64_t len)
 {
-	for (const char *p = buf; len;) {
-		ssize_t n = pwrite(w->fd, p, len, (off_t)off);
+	struct iovec iov = {(void *)(uintptr_t)buf, len};
 
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n ? -errno : -ENOSPC;
-		p += n;
-		off += (uint64_t)n;
-		len -= (uint64_t)n;
-	}
-	return 0;
+	return write_from(w, off, &iov, len != 0);
 }
 
 static int failed(int rc, const char *what, struct err *e)
@@ -79,8 +93,7 @@ int snapfile_writer_create(
 	w->digest = calloc(w->pages ?: 1, SNAPFILE_DIGEST);
 	w->sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
 	w->packed_sha = EVP_MD_CTX_new();
-	w->page_sha = EVP_MD_CTX_new();
-	if (!w->kind || !w->digest || !w->sha256 || !w->packed_sha || !w->page_sha ||
+	if (!w->kind || !w->digest || !w->sha256 || !w->packed_sha ||
 		!EVP_DigestInit_ex(w->packed_sha, w->sha256, NULL))
 		goto no_memory;
 	w->store = align_up(HEAD_SIZE, o->store_align ?: SNAPFILE_STORE_ALIGN);
@@ -98,7 +111,6 @@ void snapfile_writer_free(struct snapfile_writer *w)
 	if (!w)
 		return;
 	EVP_MD_CTX_free(w->packed_sha);
-	EVP_MD_CTX_free(w->page_sha);
 	EVP_MD_free(w->sha256);
 	free(w->kind);
 	free(w->digest);
@@ -115,13 +127,6 @@ const uint8_t *snapfile_writer_id(const struct snapfile_writer *w)
 	return w->id;
 }
 
-void snapfile_writer_stat(const struct snapfile_writer *w, struct snapfile_stat *st)
-{
-	*st = w->stat;
-	st->pages[SNAPFILE_ZERO] = w->pages - st->pages[SNAPFILE_RAW] - st->pages[SNAPFILE_PACKED] -
-				   st->pages[SNAPFILE_PARENT];
-}
-
 static bool is_zero(const uint8_t *p)
 {
 	const uint64_t *q = (const uint64_t *)(const void *)p;
@@ -129,53 +134,76 @@ static bool is_zero(const uint8_t *p)
 	return !q[0] && !memcmp(p, p + 8, SNAPFILE_PAGE - 8);
 }
 
-static void take(struct snapfile_writer *w, uint64_t i, enum snapfile_kind kind, const void *page)
+static bool digest_page(
+	EVP_MD_CTX *md, const EVP_MD *sha256, const void *page, uint8_t digest[SNAPFILE_DIGEST])
 {
 	uint8_t sha[32];
 
-	if (EVP_DigestInit_ex(w->page_sha, w->sha256, NULL) &&
-		EVP_DigestUpdate(w->page_sha, page, SNAPFILE_PAGE) &&
-		EVP_DigestFinal_ex(w->page_sha, sha, NULL))
-		memcpy(w->digest[i], sha, SNAPFILE_DIGEST);
-	w->kind[i] = (uint8_t)kind;
-	w->stat.pages[kind]++;
+	if (!EVP_DigestInit_ex(md, sha256, NULL) || !EVP_DigestUpdate(md, page, SNAPFILE_PAGE) ||
+		!EVP_DigestFinal_ex(md, sha, NULL))
+		return false;
+	memcpy(digest, sha, SNAPFILE_DIGEST);
+	return true;
 }
 
-int snapfile_put(
-	struct snapfile_writer *w, uint64_t first, unsigned n, const void *pages, struct err *e)
+int snapfile_put(struct snapfile_writer *w, uint64_t first, unsigned n, const void *const *pages,
+	bool later, struct err *e)
 {
-	const uint8_t *p = pages;
+	EVP_MD_CTX *md = later ? NULL : EVP_MD_CTX_new();
+	struct iovec iov[SNAPFILE_PUT_MAX];
+	int rc = md || later ? 0 : -ENOMEM;
 
-	if (w->no_store || first > w->pages || n > w->pages - first)
+	if (w->no_store || n > SNAPFILE_PUT_MAX || first > w->pages || n > w->pages - first) {
+		EVP_MD_CTX_free(md);
 		return err_set(e, -EINVAL, "snapshot: page %llu has no place in this file",
 			(unsigned long long)first);
-	for (unsigned i = 0; i < n;) {
-		unsigned run = 0;
-		int rc;
-
-		for (; i + run < n && !is_zero(p + (size_t)(i + run) * SNAPFILE_PAGE); run++)
-			take(w, first + i + run, SNAPFILE_RAW,
-				p + (size_t)(i + run) * SNAPFILE_PAGE);
-		if (!run) {
-			i++;
-			continue;
-		}
-		rc = write_at(w, w->store + (first + i) * SNAPFILE_PAGE,
-			p + (size_t)i * SNAPFILE_PAGE, (uint64_t)run * SNAPFILE_PAGE);
-		if (rc)
-			return failed(rc, "pages", e);
-		i += run;
 	}
-	return 0;
+	for (uint64_t i = 0, run; !rc && i < n; i += run + 1) {
+		for (run = 0; i + run < n && !is_zero(pages[i + run]); run++) {
+			uint64_t page = first + i + run;
+
+			iov[run] = (struct iovec){(void *)(uintptr_t)pages[i + run], SNAPFILE_PAGE};
+			w->kind[page] = later ? KIND_LATER : SNAPFILE_RAW;
+			if (md && !digest_page(md, w->sha256, pages[i + run], w->digest[page]))
+				rc = -ENOMEM;
+		}
+		rc = rc ?: write_from(w, w->store + (first + i) * SNAPFILE_PAGE, iov, run);
+	}
+	EVP_MD_CTX_free(md);
+	return rc ? failed(rc, "pages", e) : 0;
+}
+
+/* What snapfile_put() left for later. */
+static int digest_later(struct snapfile_writer *w, struct err *e)
+{
+	cleanup(free_ptr) uint8_t *buf = malloc((size_t)SNAPFILE_PUT_MAX * SNAPFILE_PAGE);
+	EVP_MD_CTX *md = EVP_MD_CTX_new();
+	int rc = buf && md ? 0 : -ENOMEM;
+
+	for (uint64_t i = 0, run; !rc && i < w->pages; i += run + 1) {
+		for (run = 0; i + run < w->pages && run < SNAPFILE_PUT_MAX &&
+			      w->kind[i + run] == KIND_LATER;)
+			run++;
+		if (run && pread(w->fd, buf, run * SNAPFILE_PAGE,
+				   (off_t)(w->store + i * SNAPFILE_PAGE)) !=
+				   (ssize_t)(run * SNAPFILE_PAGE))
+			rc = -EIO;
+		for (uint64_t k = 0; !rc && k < run; k++) {
+			if (!digest_page(md, w->sha256, buf + k * SNAPFILE_PAGE, w->digest[i + k]))
+				rc = -ENOMEM;
+			w->kind[i + k] = SNAPFILE_RAW;
+		}
+		run -= run == SNAPFILE_PUT_MAX;
+	}
+	EVP_MD_CTX_free(md);
+	return rc ? failed(rc, "digests of pages", e) : 0;
 }
 
 void snapfile_put_parent(struct snapfile_writer *w, uint64_t first, uint64_t n)
 {
 	for (uint64_t i = first; i < first + n && i < w->pages; i++)
-		if (w->kind[i] == SNAPFILE_ZERO) {
+		if (w->kind[i] == SNAPFILE_ZERO)
 			w->kind[i] = SNAPFILE_PARENT;
-			w->stat.pages[SNAPFILE_PARENT]++;
-		}
 }
 
 /* ---- packed records ---- */
@@ -236,7 +264,6 @@ int snapfile_pack(struct snapfile_pack *p, const uint64_t *index, const void *co
 {
 	struct rec *r = out;
 	uint8_t *at = r->data + PACK_HEAD;
-	uint8_t sha[32];
 	size_t z, whole;
 
 	if (n > SNAPFILE_PACK_MAX)
@@ -245,11 +272,8 @@ int snapfile_pack(struct snapfile_pack *p, const uint64_t *index, const void *co
 	for (unsigned i = 0; i < n; i++) {
 		if (is_zero(pages[i]))
 			continue;
-		if (!EVP_DigestInit_ex(p->md, p->sha256, NULL) ||
-			!EVP_DigestUpdate(p->md, pages[i], SNAPFILE_PAGE) ||
-			!EVP_DigestFinal_ex(p->md, sha, NULL))
+		if (!digest_page(p->md, p->sha256, pages[i], r->digest[r->n]))
 			return -ENOMEM;
-		memcpy(r->digest[r->n], sha, SNAPFILE_DIGEST);
 		memcpy(p->flat + (size_t)r->n * SNAPFILE_PAGE, pages[i], SNAPFILE_PAGE);
 		put_le64(at + 8 * r->n, index[i]);
 		r->n++;
@@ -280,7 +304,6 @@ int snapfile_put_packed(struct snapfile_writer *w, const void *rec, size_t len, 
 		return failed(rc, "packed pages", e);
 	EVP_DigestUpdate(w->packed_sha, r->data, r->len);
 	w->at += r->len;
-	w->stat.packed_bytes += r->len;
 	for (unsigned i = 0; i < r->n; i++) {
 		uint64_t page = get_le64(r->data + PACK_HEAD + 8 * (size_t)i);
 
@@ -288,7 +311,6 @@ int snapfile_put_packed(struct snapfile_writer *w, const void *rec, size_t len, 
 			return err_set(e, -EINVAL, "snapshot: packed page out of range");
 		memcpy(w->digest[page], r->digest[i], SNAPFILE_DIGEST);
 		w->kind[page] = SNAPFILE_PACKED;
-		w->stat.pages[SNAPFILE_PACKED]++;
 	}
 	return 0;
 }
@@ -356,15 +378,23 @@ static int put_pagemap(struct snapfile_writer *w, struct err *e)
 	return snapfile_put_section(w, SNAPFILE_S_PAGEMAP, runs, n * RUN_SIZE, e);
 }
 
+static bool has_digest(const struct snapfile_writer *w, uint64_t i)
+{
+	return w->kind[i] == SNAPFILE_RAW || w->kind[i] == SNAPFILE_PACKED;
+}
+
 static int put_digests(struct snapfile_writer *w, struct err *e)
 {
-	uint64_t n = w->stat.pages[SNAPFILE_RAW] + w->stat.pages[SNAPFILE_PACKED], at = 0;
-	cleanup(free_ptr) uint8_t *buf = malloc(n * SNAPFILE_DIGEST + 1);
+	cleanup(free_ptr) uint8_t *buf = NULL;
+	uint64_t n = 0, at = 0;
 
+	for (uint64_t i = 0; i < w->pages; i++)
+		n += has_digest(w, i);
+	buf = malloc(n * SNAPFILE_DIGEST + 1);
 	if (!buf)
 		return err_set(e, -ENOMEM, "snapshot: out of memory for its digests");
 	for (uint64_t i = 0; i < w->pages; i++)
-		if (w->kind[i] == SNAPFILE_RAW || w->kind[i] == SNAPFILE_PACKED)
+		if (has_digest(w, i))
 			memcpy(buf + SNAPFILE_DIGEST * at++, w->digest[i], SNAPFILE_DIGEST);
 	return snapfile_put_section(w, SNAPFILE_S_DIGESTS, buf, at * SNAPFILE_DIGEST, e);
 }
@@ -394,7 +424,7 @@ static void make_header(struct snapfile_writer *w, uint8_t *h)
 int snapfile_finish(struct snapfile_writer *w, struct err *e)
 {
 	uint8_t head[HEAD_SIZE];
-	int rc = put_ranges(w, e) ?: put_pagemap(w, e) ?: put_digests(w, e);
+	int rc = digest_later(w, e) ?: put_ranges(w, e) ?: put_pagemap(w, e) ?: put_digests(w, e);
 
 	if (rc)
 		return rc;

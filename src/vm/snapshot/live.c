@@ -3,12 +3,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/bytes.h"
@@ -20,20 +22,23 @@
 
 #define QUEUE_DEFAULT (64 * MiB)
 #define QUEUE_MIN 64u /* pages */
+#define BATCH SNAPFILE_PUT_MAX /* pages that are written, or swept, at a time */
 #define PACK_BATCH 32u
-#define PACKED_MAX 16u /* records that wait for the writer */
-#define BATCH 64u /* pages that the sweep takes at a time */
-#define FLUSH_BYTES (16 * MiB) /* so much is handed to the host's writeback at a time */
+#define PACK_LEVEL 1
+#define FLUSH_PAGES (16 * MiB / PAGE_SIZE) /* so much is handed to the host's writeback at a time */
 #define WORKING_SET_MAX 65536u /* pages */
 #define NICENESS 10 /* of the two threads beside the machine's own: they give way to vCPUs */
-#define PACK_LEVEL 1
+#define BUSY_NS 50000 /* all slots are in other hands: how long until the next look */
+#define NO_SLOT UINT32_MAX
 
 enum phase { PHASE_BUILT, PHASE_ARMED, PHASE_RUNNING, PHASE_OVER };
 
-struct packed {
-	int len;
-	unsigned pages;
-	void *rec;
+/*
+ * Slots that many threads put on and take off without a lock: a thread that is niced and has been put aside in the middle must not hold up a
+ * vCPU. The lower half is the topmost slot + 1, the upper half counts changes: the same slot on top may be another stack.
+ */
+struct stack {
+	_Atomic uint64_t top;
 };
 
 struct snaplive {
@@ -47,31 +52,30 @@ struct snaplive {
 
 	pthread_t writer, packer;
 	bool have_writer, have_packer;
-	pthread_mutex_t lock; /* all below, unless said */
-	pthread_cond_t work, room; /* for the two threads; for writers that wait */
-	enum phase phase;
-	bool packing, sweep_done;
-	int rc;
+	sem_t work, pack; /* something for the writer, for the packer */
+	_Atomic enum phase phase;
+	_Atomic bool pack_asked;
+	_Atomic bool giving_up; /* hooks do not copy any more */
+	_Atomic int rc;
+	pthread_mutex_t lock; /* of `e`; taken by who fails */
 	struct err e;
-	struct snaplive_stat st;
 
-	/* The queue: a ring of slots; slot k holds page pool_page[k]. */
+	/* The queue: slot k holds page pool_page[k]; next[] links the slots of a stack. */
 	uint8_t *pool;
 	uint64_t *pool_page;
-	uint32_t *ring, *free_slots;
-	unsigned slots, nfree, head, queued;
-	struct packed out[PACKED_MAX];
-	unsigned nout, out_head;
-	struct packed spare[PACKED_MAX];
-	unsigned nspare;
+	_Atomic uint32_t *next;
+	unsigned slots;
+	struct stack empty, full;
+	_Atomic uint64_t used; /* slots that are not empty */
 
-	uint64_t *first_writes; /* pages in the order of their first write */
-	unsigned nfirst;
-	_Atomic bool giving_up; /* hooks do not copy any more */
+	_Atomic uint64_t *first_writes; /* pages in the order of their first write */
+	_Atomic uint64_t caught, swept, untouched, packed, done;
+	_Atomic uint64_t queue_max, throttled, throttled_ns, throttled_max_ns, file_bytes;
 
 	/* The writer's own. */
-	uint64_t sweep_at, unflushed;
+	uint64_t sweep_at, flushed;
 	unsigned sweep_range;
+	bool sweep_done;
 	uint8_t *batch;
 	char *manifest;
 	uint8_t *state;
@@ -97,161 +101,49 @@ static gpa_t page_gpa(const struct snaplive *l, uint64_t n)
 	return gpa(l->range[k].gpa + (n - l->first_page[k]) * PAGE_SIZE);
 }
 
-/* ---- the hook: in the thread of who writes ---- */
-
-static void wait_for_room(struct snaplive *l)
+static void raise_to(_Atomic uint64_t *max, uint64_t v)
 {
-	uint64_t began = clock_mono_ns(), ns;
+	uint64_t was = atomic_load_explicit(max, memory_order_relaxed);
 
-	while (!l->nfree && !atomic_load(&l->giving_up))
-		pthread_cond_wait(&l->room, &l->lock);
-	ns = clock_mono_ns() - began;
-	l->st.throttled++;
-	l->st.throttled_ns += ns;
-	l->st.throttled_max_ns = MAX(l->st.throttled_max_ns, ns);
+	while (was < v && !atomic_compare_exchange_weak(max, &was, v))
+		;
 }
-
-static void before(void *ctx, gpa_t page, const void *host)
-{
-	struct snaplive *l = ctx;
-	uint64_t n = page_number(l, page.v);
-	uint32_t slot;
-
-	if (atomic_load(&l->giving_up))
-		return;
-	pthread_mutex_lock(&l->lock);
-	if (!l->nfree)
-		wait_for_room(l);
-	if (atomic_load(&l->giving_up)) {
-		pthread_mutex_unlock(&l->lock);
-		return;
-	}
-	slot = l->free_slots[--l->nfree];
-	pthread_mutex_unlock(&l->lock);
-	memcpy(l->pool + (size_t)slot * PAGE_SIZE, host, PAGE_SIZE);
-	l->pool_page[slot] = n;
-	pthread_mutex_lock(&l->lock);
-	l->ring[(l->head + l->queued++) % l->slots] = slot;
-	l->st.caught++;
-	l->st.queue_max = MAX(l->st.queue_max, (uint64_t)(l->slots - l->nfree));
-	if (l->nfirst < WORKING_SET_MAX)
-		l->first_writes[l->nfirst++] = n;
-	if (l->phase == PHASE_RUNNING)
-		pthread_cond_broadcast(&l->work);
-	pthread_mutex_unlock(&l->lock);
-}
-
-/* ---- locked helpers ---- */
 
 static void fail(struct snaplive *l, int rc, const struct err *e)
 {
-	if (l->rc)
-		return;
-	l->rc = rc;
-	l->e = *e;
+	pthread_mutex_lock(&l->lock);
+	if (!l->rc) {
+		l->e = *e;
+		atomic_store(&l->rc, rc);
+	}
+	pthread_mutex_unlock(&l->lock);
 	atomic_store(&l->giving_up, true);
-	pthread_cond_broadcast(&l->room);
-	pthread_cond_broadcast(&l->work);
+	sem_post(&l->work);
+	sem_post(&l->pack);
 }
 
-static unsigned take_slots(struct snaplive *l, uint32_t *slot, unsigned max)
-{
-	unsigned n = MIN(l->queued, max);
+/* ---- the queue ---- */
 
-	for (unsigned i = 0; i < n; i++)
-		slot[i] = l->ring[(l->head + i) % l->slots];
-	l->head = (l->head + n) % l->slots;
-	l->queued -= n;
-	return n;
+static void put(struct snaplive *l, struct stack *s, uint32_t slot)
+{
+	uint64_t was = atomic_load(&s->top);
+
+	do
+		atomic_store_explicit(&l->next[slot], (uint32_t)was, memory_order_relaxed);
+	while (!atomic_compare_exchange_weak(&s->top, &was, ((was >> 32) + 1) << 32 | (slot + 1)));
 }
 
-static void give_slots(struct snaplive *l, const uint32_t *slot, unsigned n)
+static uint32_t get(struct snaplive *l, struct stack *s)
 {
-	for (unsigned i = 0; i < n; i++)
-		l->free_slots[l->nfree++] = slot[i];
-	pthread_cond_broadcast(&l->room);
-}
+	uint64_t was = atomic_load(&s->top);
+	uint32_t next;
 
-/* Enough waits for the disk that compressing it is worth the time. */
-static bool want_pack(const struct snaplive *l)
-{
-	return l->queued >= PACK_BATCH && l->nspare &&
-	       (uint64_t)l->queued * 100 >= (uint64_t)l->slots * l->o.pack_percent;
-}
-
-/* ---- the packer ---- */
-
-static void pack_one(struct snaplive *l, struct snapfile_pack *p)
-{
-	struct packed rec = l->spare[--l->nspare];
-	const void *pages[PACK_BATCH];
-	uint64_t index[PACK_BATCH];
-	uint32_t slot[PACK_BATCH];
-	unsigned n = take_slots(l, slot, PACK_BATCH);
-	struct err e = {0};
-
-	l->packing = true;
-	pthread_mutex_unlock(&l->lock);
-	for (unsigned i = 0; i < n; i++) {
-		pages[i] = l->pool + (size_t)slot[i] * PAGE_SIZE;
-		index[i] = l->pool_page[slot[i]];
-	}
-	rec.len = snapfile_pack(p, index, pages, n, rec.rec);
-	rec.pages = n;
-	pthread_mutex_lock(&l->lock);
-	l->packing = false;
-	give_slots(l, slot, n);
-	if (rec.len < 0) {
-		l->spare[l->nspare++] = rec;
-		err_set(&e, rec.len, "snapshot: cannot compress");
-		fail(l, rec.len, &e);
-		return;
-	}
-	l->out[(l->out_head + l->nout++) % PACKED_MAX] = rec;
-	pthread_cond_broadcast(&l->work);
-}
-
-static void lower_priority(const char *name)
-{
-	id_t me = (id_t)syscall(SYS_gettid);
-
-	pthread_setname_np(pthread_self(), name);
-	setpriority(PRIO_PROCESS, me, getpriority(PRIO_PROCESS, me) + NICENESS);
-}
-
-static void *packer_main(void *arg)
-{
-	struct snaplive *l = arg;
-	struct snapfile_pack *p = NULL;
-	struct err e = {0};
-	int rc;
-
-	lower_priority("snap-packer");
-	rc = snapfile_pack_create(&p, PACK_LEVEL, &e);
-	pthread_mutex_lock(&l->lock);
-	if (rc)
-		fail(l, rc, &e);
-	while (l->phase != PHASE_OVER && !l->rc) {
-		if (l->phase == PHASE_RUNNING && want_pack(l))
-			pack_one(l, p);
-		else
-			pthread_cond_wait(&l->work, &l->lock);
-	}
-	pthread_mutex_unlock(&l->lock);
-	snapfile_pack_free(p);
-	return NULL;
-}
-
-/* ---- the writer ---- */
-
-/* Hands what was written to the host's writeback, so that it does not all come at the end, or stop us in the middle. */
-static void written(struct snaplive *l, uint64_t bytes)
-{
-	l->unflushed += bytes;
-	if (l->unflushed < FLUSH_BYTES)
-		return;
-	l->unflushed = 0;
-	sync_file_range(l->o.fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+	do {
+		if (!(uint32_t)was)
+			return NO_SLOT;
+		next = atomic_load_explicit(&l->next[(uint32_t)was - 1], memory_order_relaxed);
+	} while (!atomic_compare_exchange_weak(&s->top, &was, ((was >> 32) + 1) << 32 | next));
+	return (uint32_t)was - 1;
 }
 
 struct item {
@@ -272,69 +164,198 @@ static void sort(struct item *v, unsigned n)
 	}
 }
 
-/* Called with the lock, which is let go meanwhile. */
-static void write_queued(struct snaplive *l)
+/* Takes at most `max` of what waits, the latest first: of who writes in a row that is a row, too. */
+static unsigned take(struct snaplive *l, struct item *item, unsigned max)
+{
+	unsigned n = 0;
+	uint32_t slot;
+
+	while (n < max && (slot = get(l, &l->full)) != NO_SLOT) {
+		item[max - 1 - n].slot = slot;
+		item[max - 1 - n++].page = l->pool_page[slot];
+	}
+	memmove(item, item + max - n, n * sizeof(*item));
+	sort(item, n);
+	return n;
+}
+
+/* It is in the file, or fail() was called. */
+static void settle(struct snaplive *l, const struct item *item, unsigned n)
+{
+	atomic_fetch_sub(&l->used, n);
+	for (unsigned i = 0; i < n; i++)
+		put(l, &l->empty, item[i].slot);
+	atomic_fetch_add(&l->done, n);
+	sem_post(&l->work);
+}
+
+static const void *slot_at(const struct snaplive *l, uint32_t slot)
+{
+	return l->pool + (size_t)slot * PAGE_SIZE;
+}
+
+/* Some of what waits goes into the file as it is. Any thread; false: nothing waits. */
+static bool write_queued(struct snaplive *l)
 {
 	struct item item[BATCH];
-	uint32_t slot[BATCH];
-	unsigned n = take_slots(l, slot, BATCH);
+	const void *pages[BATCH];
+	unsigned n = take(l, item, BATCH);
 	struct err e = {0};
 	int rc = 0;
 
-	pthread_mutex_unlock(&l->lock);
-	for (unsigned i = 0; i < n; i++) {
-		item[i].slot = slot[i];
-		item[i].page = l->pool_page[slot[i]];
-	}
-	sort(item, n);
 	for (unsigned i = 0, run; !rc && i < n; i += run) {
 		for (run = 0; i + run < n && item[i + run].page == item[i].page + run; run++)
-			memcpy(l->batch + (size_t)run * PAGE_SIZE,
-				l->pool + (size_t)item[i + run].slot * PAGE_SIZE, PAGE_SIZE);
-		rc = snapfile_put(l->w, item[i].page, run, l->batch, &e);
+			pages[run] = slot_at(l, item[i + run].slot);
+		rc = snapfile_put(l->w, item[i].page, run, pages, true, &e);
 	}
-	written(l, n * PAGE_SIZE);
-	pthread_mutex_lock(&l->lock);
-	give_slots(l, slot, n);
-	l->st.done += n;
 	if (rc)
 		fail(l, rc, &e);
+	if (n)
+		settle(l, item, n);
+	return n;
 }
 
-static void write_packed(struct snaplive *l)
+/* ---- the hook: in the thread of who writes ---- */
+
+/*
+ * Who fills the queue empties it: the guest then writes at the pace of the file, and not at that of a thread which is niced and
+ * waits for a processor.
+ */
+static uint32_t make_room(struct snaplive *l)
 {
-	struct packed rec = l->out[l->out_head];
+	static const struct timespec busy = {.tv_nsec = BUSY_NS};
+	uint64_t began = clock_mono_ns(), ns;
+	uint32_t slot;
+
+	while ((slot = get(l, &l->empty)) == NO_SLOT && !atomic_load(&l->giving_up))
+		if (!write_queued(l))
+			nanosleep(&busy, NULL);
+	ns = clock_mono_ns() - began;
+	atomic_fetch_add(&l->throttled, 1);
+	atomic_fetch_add(&l->throttled_ns, ns);
+	raise_to(&l->throttled_max_ns, ns);
+	return slot;
+}
+
+/* Enough waits for the file that compressing it is worth the time. */
+static bool want_pack(struct snaplive *l)
+{
+	return atomic_load(&l->used) * 100 >= (uint64_t)l->slots * l->o.pack_percent;
+}
+
+static void before(void *ctx, gpa_t page, const void *host)
+{
+	struct snaplive *l = ctx;
+	uint64_t n = page_number(l, page.v), k;
+	uint32_t slot;
+
+	if (atomic_load(&l->giving_up))
+		return;
+	slot = get(l, &l->empty);
+	if (slot == NO_SLOT)
+		slot = make_room(l);
+	if (slot == NO_SLOT)
+		return;
+	raise_to(&l->queue_max, atomic_fetch_add(&l->used, 1) + 1);
+	memcpy(l->pool + (size_t)slot * PAGE_SIZE, host, PAGE_SIZE);
+	l->pool_page[slot] = n;
+	put(l, &l->full, slot);
+	k = atomic_fetch_add(&l->caught, 1);
+	if (k < WORKING_SET_MAX)
+		l->first_writes[k] = n;
+	if (l->have_packer && want_pack(l) && !l->pack_asked &&
+		!atomic_exchange(&l->pack_asked, true))
+		sem_post(&l->pack);
+}
+
+/* ---- the packer ---- */
+
+/* False: nothing waits. */
+static bool pack_queued(struct snaplive *l, struct snapfile_pack *p, void *rec)
+{
+	struct item item[PACK_BATCH];
+	const void *pages[PACK_BATCH];
+	uint64_t index[PACK_BATCH];
+	unsigned n = take(l, item, PACK_BATCH);
 	struct err e = {0};
 	int rc;
 
-	l->out_head = (l->out_head + 1) % PACKED_MAX;
-	l->nout--;
-	pthread_mutex_unlock(&l->lock);
-	rc = snapfile_put_packed(l->w, rec.rec, (size_t)rec.len, &e);
-	written(l, (uint64_t)rec.len);
-	pthread_mutex_lock(&l->lock);
-	l->spare[l->nspare++] = rec;
-	pthread_cond_broadcast(&l->work);
-	l->st.packed += rec.pages;
-	l->st.done += rec.pages;
+	if (!n)
+		return false;
+	for (unsigned i = 0; i < n; i++) {
+		pages[i] = slot_at(l, item[i].slot);
+		index[i] = item[i].page;
+	}
+	rc = snapfile_pack(p, index, pages, n, rec);
+	rc = rc < 0 ? err_set(&e, rc, "snapshot: cannot compress")
+		    : snapfile_put_packed(l->w, rec, (size_t)rc, &e);
+	atomic_fetch_add(&l->packed, n);
 	if (rc)
 		fail(l, rc, &e);
+	settle(l, item, n);
+	return true;
+}
+
+static void lower_priority(const char *name)
+{
+	id_t me = (id_t)syscall(SYS_gettid);
+
+	pthread_setname_np(pthread_self(), name);
+	setpriority(PRIO_PROCESS, me, getpriority(PRIO_PROCESS, me) + NICENESS);
+}
+
+static void *packer_main(void *arg)
+{
+	cleanup(free_ptr) void *rec = malloc(snapfile_pack_bound());
+	struct snaplive *l = arg;
+	struct snapfile_pack *p = NULL;
+	struct err e = {0};
+	int rc;
+
+	lower_priority("snap-packer");
+	rc = rec ? snapfile_pack_create(&p, PACK_LEVEL, &e)
+		 : err_set(&e, -ENOMEM, "snapshot: out of memory");
+	if (rc)
+		fail(l, rc, &e);
+	while (atomic_load(&l->phase) != PHASE_OVER && !atomic_load(&l->giving_up)) {
+		sem_wait(&l->pack);
+		atomic_store(&l->pack_asked, false);
+		while (want_pack(l) && !atomic_load(&l->giving_up) && pack_queued(l, p, rec))
+			;
+	}
+	snapfile_pack_free(p);
+	return NULL;
+}
+
+/* ---- the writer ---- */
+
+/* Hands what was written to the host's writeback, so that it does not all come at the end, or stop us in the middle. */
+static void flush_written(struct snaplive *l)
+{
+	uint64_t done = atomic_load(&l->done);
+
+	if (done - l->flushed < FLUSH_PAGES)
+		return;
+	l->flushed = done;
+	sync_file_range(l->o.fd, 0, 0, SYNC_FILE_RANGE_WRITE);
 }
 
 struct sweep {
 	struct snaplive *l;
 	uint64_t first; /* page number of batch[0] */
 	unsigned n;
-	uint64_t claimed, untouched;
 	int rc;
 	struct err *e;
 };
 
 static void flush_batch(struct sweep *s)
 {
+	const void *pages[BATCH];
+
+	for (unsigned i = 0; i < s->n; i++)
+		pages[i] = s->l->batch + (size_t)i * PAGE_SIZE;
 	if (s->n && !s->rc)
-		s->rc = snapfile_put(s->l->w, s->first, s->n, s->l->batch, s->e);
-	written(s->l, s->n * PAGE_SIZE);
+		s->rc = snapfile_put(s->l->w, s->first, s->n, pages, false, s->e);
 	s->n = 0;
 }
 
@@ -353,10 +374,10 @@ static void skip_page(void *ctx, gpa_t page, const void *host)
 {
 	struct sweep *s = ctx;
 
-	s->untouched++;
+	atomic_fetch_add(&s->l->untouched, 1);
 }
 
-/* Some pages of the sweep, in the writer's thread without the lock. True at the end. */
+/* True at the end. */
 static bool sweep_some(struct snaplive *l, struct sweep *s)
 {
 	uint64_t budget = 16 * BATCH;
@@ -382,7 +403,10 @@ static bool sweep_some(struct snaplive *l, struct sweep *s)
 				budget = n;
 				break;
 			}
-			s->claimed += rc > 0;
+			if (rc > 0) {
+				atomic_fetch_add(&l->swept, 1);
+				atomic_fetch_add(&l->done, 1);
+			}
 			/* A hole in the batch: what was collected goes first. */
 			if (rc <= 0 && !empty)
 				flush_batch(s);
@@ -403,15 +427,8 @@ static void sweep(struct snaplive *l)
 {
 	struct err e = {0};
 	struct sweep s = {.l = l, .e = &e};
-	bool end;
 
-	pthread_mutex_unlock(&l->lock);
-	end = sweep_some(l, &s);
-	pthread_mutex_lock(&l->lock);
-	l->st.swept += s.claimed;
-	l->st.untouched += s.untouched;
-	l->st.done += s.claimed;
-	l->sweep_done = end;
+	l->sweep_done = sweep_some(l, &s);
 	if (s.rc)
 		fail(l, s.rc, &e);
 }
@@ -419,15 +436,14 @@ static void sweep(struct snaplive *l)
 /* Copies of what is written come before the sweep: somebody may be waiting for room. */
 static void copy_all(struct snaplive *l)
 {
-	while (!l->rc) {
-		if (l->nout)
-			write_packed(l);
-		else if (l->queued)
-			write_queued(l);
-		else if (!l->sweep_done)
+	while (!atomic_load(&l->rc)) {
+		flush_written(l);
+		if (write_queued(l))
+			continue;
+		if (!l->sweep_done)
 			sweep(l);
-		else if (l->packing)
-			pthread_cond_wait(&l->work, &l->lock);
+		else if (atomic_load(&l->done) < l->pages)
+			sem_wait(&l->work); /* the rest is in other hands */
 		else
 			return;
 	}
@@ -439,24 +455,24 @@ static void copy_all(struct snaplive *l)
  */
 static int put_working_set(struct snaplive *l, struct err *e)
 {
-	cleanup(free_ptr) uint8_t *buf = malloc((size_t)l->nfirst * 16 + 1);
+	uint64_t count = MIN(atomic_load(&l->caught), (uint64_t)WORKING_SET_MAX);
+	cleanup(free_ptr) uint8_t *buf = malloc((size_t)count * 16 + 1);
 	size_t n = 0;
 
 	if (!buf)
 		return err_set(e, -ENOMEM, "snapshot: out of memory");
-	for (unsigned i = 0, k; i < l->nfirst; i = k) {
-		uint64_t gone;
+	for (uint64_t i = 0, k; i < count; i = k) {
+		uint64_t gone, first = l->first_writes[i];
 
-		for (k = i + 1;
-			k < l->nfirst && l->first_writes[k] == l->first_writes[i] + (k - i);)
+		for (k = i + 1; k < count && l->first_writes[k] == first + (k - i);)
 			k++;
-		gone = space_untouched(l->o.space, page_gpa(l, l->first_writes[i]), k - i);
+		gone = space_untouched(l->o.space, page_gpa(l, first), k - i);
 		if (gone) {
-			k = i + (unsigned)gone;
+			k = i + gone;
 			continue;
 		}
-		put_le64(buf + n * 16, l->first_writes[i]);
-		put_le32(buf + n * 16 + 8, k - i);
+		put_le64(buf + n * 16, first);
+		put_le32(buf + n * 16 + 8, (uint32_t)(k - i));
 		put_le32(buf + n * 16 + 12, 1);
 		n++;
 	}
@@ -485,7 +501,7 @@ static int finish(struct snaplive *l, struct err *e)
 	if (!rc)
 		rc = snapfile_finish(l->w, e);
 	if (!rc && !fstat(l->o.fd, &st))
-		l->st.file_bytes = (uint64_t)st.st_blocks * 512;
+		l->file_bytes = (uint64_t)st.st_blocks * 512;
 	return rc;
 }
 
@@ -496,26 +512,18 @@ static void *writer_main(void *arg)
 	int rc;
 
 	lower_priority("snap-writer");
-	pthread_mutex_lock(&l->lock);
-	while (l->phase < PHASE_RUNNING && !l->rc)
-		pthread_cond_wait(&l->work, &l->lock);
+	while (atomic_load(&l->phase) < PHASE_RUNNING && !atomic_load(&l->rc))
+		sem_wait(&l->work);
 	copy_all(l);
-	rc = l->rc;
-	pthread_mutex_unlock(&l->lock);
 	/* Whatever came of it: from here on the guest's writes are its own again. */
 	atomic_store(&l->giving_up, true);
 	tracker_stop(l->t);
 	l->t = NULL;
-	if (!rc)
-		rc = finish(l, &e);
-	pthread_mutex_lock(&l->lock);
+	rc = atomic_load(&l->rc) ? 0 : finish(l, &e);
 	if (rc)
 		fail(l, rc, &e);
-	l->st.failed = l->rc != 0;
-	l->st.finished = true;
-	l->phase = PHASE_OVER;
-	pthread_cond_broadcast(&l->work);
-	pthread_mutex_unlock(&l->lock);
+	atomic_store(&l->phase, PHASE_OVER);
+	sem_post(&l->pack);
 	l->o.done(l->o.ctx);
 	return NULL;
 }
@@ -530,22 +538,14 @@ static int make_queue(struct snaplive *l)
 	if (l->pool == MAP_FAILED)
 		l->pool = NULL;
 	l->pool_page = calloc(l->slots, sizeof(*l->pool_page));
-	l->ring = calloc(l->slots, sizeof(*l->ring));
-	l->free_slots = calloc(l->slots, sizeof(*l->free_slots));
+	l->next = calloc(l->slots, sizeof(*l->next));
 	l->first_writes = calloc(WORKING_SET_MAX, sizeof(*l->first_writes));
 	l->batch = malloc((size_t)BATCH * PAGE_SIZE);
-	for (unsigned i = 0; i < PACKED_MAX; i++) {
-		l->spare[i].rec = malloc(snapfile_pack_bound());
-		if (!l->spare[i].rec)
-			return -ENOMEM;
-		l->nspare++;
-	}
-	if (!l->pool || !l->pool_page || !l->ring || !l->free_slots || !l->first_writes ||
-		!l->batch)
+	if (!l->pool || !l->pool_page || !l->next || !l->first_writes || !l->batch)
 		return -ENOMEM;
-	/* The lowest first, so that a short snapshot touches little of it. */
-	for (l->nfree = 0; l->nfree < l->slots; l->nfree++)
-		l->free_slots[l->nfree] = l->slots - 1 - l->nfree;
+	/* The lowest on top, so that a short snapshot touches little of it. */
+	for (unsigned i = l->slots; i-- > 0;)
+		put(l, &l->empty, i);
 	return 0;
 }
 
@@ -580,15 +580,14 @@ int snaplive_create(struct snaplive **out, const struct snaplive_opts *o, struct
 	l->o.queue_bytes = o->queue_bytes ?: QUEUE_DEFAULT;
 	l->o.pack_percent = o->pack_percent ?: 50;
 	pthread_mutex_init(&l->lock, NULL);
-	pthread_cond_init(&l->work, NULL);
-	pthread_cond_init(&l->room, NULL);
+	sem_init(&l->work, 0, 0);
+	sem_init(&l->pack, 0, 0);
 	for (unsigned i = 0; (ram = space_ram(o->space, i)) && i < SNAPFILE_RANGES_MAX; i++) {
 		l->range[i] = (struct snapfile_range){ram->base.v, ram->len};
 		l->first_page[i] = l->pages;
 		l->pages += ram->len / PAGE_SIZE;
 		l->nranges++;
 	}
-	l->st.pages = l->pages;
 	wo.ranges = l->range;
 	wo.nranges = l->nranges;
 	rc = make_queue(l) ? err_set(e, -ENOMEM, "snapshot: out of memory for its queue") : 0;
@@ -617,15 +616,13 @@ int snaplive_arm(struct snaplive *l, struct err *e)
 void snaplive_run(struct snaplive *l, char *manifest, uint8_t *state, size_t state_len,
 	uint64_t *hot, size_t nhot)
 {
-	pthread_mutex_lock(&l->lock);
 	l->manifest = manifest;
 	l->state = state;
 	l->state_len = state_len;
 	l->hot = hot;
 	l->nhot = nhot;
-	l->phase = PHASE_RUNNING;
-	pthread_cond_broadcast(&l->work);
-	pthread_mutex_unlock(&l->lock);
+	atomic_store(&l->phase, PHASE_RUNNING);
+	sem_post(&l->work);
 }
 
 void snaplive_cancel(struct snaplive *l)
@@ -633,17 +630,25 @@ void snaplive_cancel(struct snaplive *l)
 	struct err e = {0};
 
 	err_set(&e, -ECANCELED, "snapshot: was cancelled");
-	pthread_mutex_lock(&l->lock);
-	if (l->phase != PHASE_OVER)
+	if (atomic_load(&l->phase) != PHASE_OVER)
 		fail(l, -ECANCELED, &e);
-	pthread_mutex_unlock(&l->lock);
 }
 
 void snaplive_stat(struct snaplive *l, struct snaplive_stat *st)
 {
-	pthread_mutex_lock(&l->lock);
-	*st = l->st;
-	pthread_mutex_unlock(&l->lock);
+	*st = (struct snaplive_stat){.pages = l->pages,
+		.swept = l->swept,
+		.caught = l->caught,
+		.packed = l->packed,
+		.untouched = l->untouched,
+		.done = l->done,
+		.queue_max = l->queue_max,
+		.throttled = l->throttled,
+		.throttled_ns = l->throttled_ns,
+		.throttled_max_ns = l->throttled_max_ns,
+		.file_bytes = l->file_bytes,
+		.finished = l->phase == PHASE_OVER,
+		.failed = l->rc != 0};
 }
 
 int snaplive_result(struct snaplive *l, struct err *e)
@@ -665,21 +670,16 @@ void snaplive_free(struct snaplive *l)
 	snapfile_writer_free(l->w);
 	if (l->pool)
 		munmap(l->pool, (size_t)l->slots * PAGE_SIZE);
-	for (unsigned i = 0; i < l->nspare; i++)
-		free(l->spare[i].rec);
-	for (unsigned i = 0; i < l->nout; i++)
-		free(l->out[(l->out_head + i) % PACKED_MAX].rec);
 	free(l->pool_page);
-	free(l->ring);
-	free(l->free_slots);
-	free(l->first_writes);
+	free((void *)l->next);
+	free((void *)l->first_writes);
 	free(l->batch);
 	free(l->manifest);
 	free(l->state);
 	free(l->hot);
 	close(l->o.fd);
-	pthread_cond_destroy(&l->work);
-	pthread_cond_destroy(&l->room);
+	sem_destroy(&l->work);
+	sem_destroy(&l->pack);
 	pthread_mutex_destroy(&l->lock);
 	free(l);
 }

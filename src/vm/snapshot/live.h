@@ -1,14 +1,18 @@
 /*
  * live.h: copies guest memory of one moment into a container while the guest runs on.
  *
- *   vCPU, virtio, balloon --first write to a page--> hook: copies it --> queue (bounded, in RAM) --+
- *                                                                          | when half full       |
- *                                                                          v                      v
- *                                                          packer thread: zstd --> packed --> writer thread --> file
- *   writer thread, when both queues are empty: sweeps pages that nobody has written yet ------------^
+ *   vCPU, virtio, balloon --first write to a page--> hook: copies it --> queue (bounded, in RAM)
+ *                                                                           |
+ *              +-------------------------+----------------------------------+
+ *              | always                  | from half full on                | full
+ *        writer thread          packer thread: zstd             who writes to memory itself
+ *              +-------------------------+----------------------------------+--> file
+ *
+ *   writer thread, when the queue is empty: sweeps pages that nobody has written yet
  *
  * arm() is the moment: it costs the time in which vCPUs drop cached write permission, whatever the size of memory. After it each page is
- * copied exactly once, by its first writer or by the sweep. A full queue makes writers wait for room; nothing is dropped.
+ * copied exactly once, by its first writer or by the sweep. Nothing is dropped: who finds the queue full writes some of it to the file itself. No
+ * lock is held on the way of a page: the threads are niced, and a vCPU must not wait for one that waits for a processor.
  * When the target fails, tracking goes off, writers that wait go on, and nothing of the guest has changed.
  *
  * Threads: calls belong to one thread (the event loop's). Two threads of its own; `done` is called in one of them, once.
@@ -39,7 +43,7 @@ struct snaplive_stat {
 	uint64_t untouched; /* of swept: known to be zero without a look */
 	uint64_t done; /* pages that are accounted for */
 	uint64_t queue_max; /* pages */
-	uint64_t throttled, throttled_ns, throttled_max_ns; /* writers that waited for room */
+	uint64_t throttled, throttled_ns, throttled_max_ns; /* writers that made room first */
 	uint64_t file_bytes;
 	bool finished, failed;
 };

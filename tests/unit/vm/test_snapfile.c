@@ -33,12 +33,18 @@ static void fill(uint8_t *p, unsigned page)
 static void put_pages(struct snapfile_writer *w, struct err *e)
 {
 	uint8_t *buf = calloc(10, 4096);
+	const void *at[10];
 
-	for (unsigned i = 3; i < 10; i++)
-		fill(buf + i * 4096, i);
-	assert_int_equal(snapfile_put(w, 0, 10, buf, e), 0);
+	/* Anywhere in memory, in a row in the file. */
+	for (unsigned i = 0; i < 10; i++) {
+		at[i] = buf + (9 - i) * 4096;
+		if (i >= 3)
+			fill(buf + (9 - i) * 4096, i);
+	}
+	assert_int_equal(snapfile_put(w, 0, 10, at, true, e), 0);
 	fill(buf, 40);
-	assert_int_equal(snapfile_put(w, 40, 1, buf, e), 0);
+	at[0] = buf;
+	assert_int_equal(snapfile_put(w, 40, 1, at, false, e), 0);
 	free(buf);
 }
 
@@ -199,9 +205,10 @@ static void test_full(void **state)
 	struct snapfile_writer *w;
 	struct err e = {0};
 	uint8_t page[4096] = {1};
+	const void *at = page;
 
 	assert_int_equal(snapfile_writer_create(&w, &o, &e), 0);
-	assert_int_equal(snapfile_put(w, 0, 1, page, &e), -ENOSPC);
+	assert_int_equal(snapfile_put(w, 0, 1, &at, false, &e), -ENOSPC);
 	assert_non_null(strstr(e.msg, "No space"));
 	snapfile_writer_free(w);
 	close(fd);
