@@ -5,12 +5,13 @@ the figures, beside a destination where nothing is mapped; tests/system/balloon.
 import json
 import os
 import re
+import subprocess
 import sys
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
 from cli import SLOW, lodge, pid
-from machine import BUILD, check, skip
+from machine import BUILD, LODGE, TMP, check, skip
 from migration import Receive, start_move
 
 SWEEP = os.path.join(BUILD, "guest", "beat-sweep.elf")
@@ -54,4 +55,29 @@ lodge("resume", "b")
 wait_sweeps("b", 4)
 found = faults("b") - before
 check(f"a guest that reads its {MIB * 256} pages three times finds them mapped: {found} faults", found < MIB * 256 // 64, found)
-lodge("kill", "b")
+
+# ---- a host that is short of memory: after two calls it makes nothing ahead any more ----
+SHORT = os.path.join(TMP, "short.so")
+text = """#include <errno.h>
+#include <stddef.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+int madvise(void *at, size_t n, int what)
+{
+	static int calls;
+	if (what != 23 || __atomic_add_fetch(&calls, 1, __ATOMIC_RELAXED) < 3) /* MADV_POPULATE_WRITE */
+		return (int)syscall(SYS_madvise, at, n, what);
+	errno = ENOMEM;
+	return -1;
+}
+"""
+subprocess.run(["cc", "-shared", "-fPIC", "-o", SHORT, "-xc", "-"], input=text, text=True, check=True)
+r = Receive("c", program=("env", f"LD_PRELOAD={SHORT}", LODGE))
+p = start_move("b", r.at)
+out, err = p.communicate(timeout=60 * SLOW)
+check("short of memory: it moves", p.returncode == 0 and r.end()[0] == 0, err)
+wait_sweeps("c", sweeps("c") + 2)
+said = lodge("logs", "c", "--machine").stdout
+check("short of memory: it runs, and its log says so once", said.count("Cannot allocate memory: the rest is left to the first touch") == 1, said)
+check("short of memory: the map is as it was", leaves("c") == had, (had, leaves("c")))
+lodge("kill", "c")

@@ -84,13 +84,14 @@ int mig_ram_zero(const struct mig_ram *r, uint64_t first, uint64_t n)
 	return rc;
 }
 
-void mig_ram_populate(const struct mig_ram *r, uint64_t first, unsigned n)
+int mig_ram_populate(const struct mig_ram *r, uint64_t first, unsigned n)
 {
 	unsigned in = space_hold(r->space);
 	struct view_leaf l;
 	uint64_t left, k;
+	int rc = 0;
 
-	for (; n; first += k, n -= (unsigned)k) {
+	for (; !rc && n; first += k, n -= (unsigned)k) {
 		gpa_t a = mig_ram_gpa(r, first, &left);
 
 		if (view_lookup(space_view(r->space, 0), a, &l))
@@ -98,10 +99,12 @@ void mig_ram_populate(const struct mig_ram *r, uint64_t first, unsigned n)
 		k = (1ull << l.order) - (a.v / PAGE_SIZE & ((1ull << l.order) - 1));
 		k = MIN(k, left);
 		k = MIN(k, (uint64_t)n);
-		(void)madvise(frames_ptr(space_frames(r->space), l.mfn), k * PAGE_SIZE,
-			MADV_POPULATE_WRITE);
+		if (madvise(frames_ptr(space_frames(r->space), l.mfn), k * PAGE_SIZE,
+			    MADV_POPULATE_WRITE))
+			rc = -errno;
 	}
 	space_release(r->space, in);
+	return rc;
 }
 
 uint64_t mig_ram_untouched(const struct mig_ram *r, uint64_t page, uint64_t max)

@@ -178,6 +178,21 @@ static int zero(void *ctx, uint64_t first, uint64_t n)
 	return mig_ram_zero(&r->ram, first, n);
 }
 
+/* Memory is short: said once, and no more is made ahead. */
+static void leave_to_touch(struct receive *r, const char *why)
+{
+	if (!atomic_exchange(&r->prefill_failed, true))
+		log_warn(r->vm->o.log, "receive", "%s: the rest is left to the first touch", why);
+}
+
+static void populate(struct receive *r, uint64_t first, unsigned n)
+{
+	int rc = atomic_load(&r->prefill_failed) ? 0 : mig_ram_populate(&r->ram, first, n);
+
+	if (rc)
+		leave_to_touch(r, strerrordesc_np(-rc));
+}
+
 static int put(void *ctx, uint64_t first, unsigned n, const void *pages)
 {
 	struct receive *r = ctx;
@@ -186,7 +201,7 @@ static int put(void *ctx, uint64_t first, unsigned n, const void *pages)
 		!(atomic_load_explicit(&r->fresh[first / 64], memory_order_relaxed) >>
 				(first % 64) &
 			1))
-		mig_ram_populate(&r->ram, first, n);
+		populate(r, first, n);
 	for (uint64_t i = first; i < first + n; i++)
 		atomic_fetch_or_explicit(&r->fresh[i / 64], 1ull << (i % 64), memory_order_relaxed);
 	return mig_ram_write(&r->ram, first, n, pages);
@@ -229,7 +244,9 @@ static void prefill(struct receive *r)
 	struct err e = {0};
 	int rc = 0;
 
-	for (uint64_t w = 0; !rc && ops->vcpu_prefill && w < r->words; w++) {
+	if (!ops->vcpu_prefill || atomic_load(&r->prefill_failed))
+		return;
+	for (uint64_t w = 0; !rc && w < r->words; w++) {
 		uint64_t bits = atomic_exchange(&r->fresh[w], 0), left;
 
 		for (unsigned i = 0, n; !rc && bits; bits = n < 64 ? bits >> n : 0, i += n) {
@@ -243,10 +260,8 @@ static void prefill(struct receive *r)
 			rc = ops->vcpu_prefill(r->vm->board->vcpus[0], a, n * PAGE_SIZE, &e);
 		}
 	}
-	if (rc && !r->prefill_failed)
-		log_warn(r->vm->o.log, "receive", "%s: the rest is left to the first touch",
-			err_msg(&e));
-	r->prefill_failed |= rc != 0;
+	if (rc)
+		leave_to_touch(r, err_msg(&e));
 }
 
 static int take_pages(struct stream *st, const void *payload, uint32_t len, struct err *e)

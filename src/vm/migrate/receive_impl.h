@@ -63,7 +63,7 @@ struct receive {
 	bool was_paused;
 	_Atomic uint64_t *fresh; /* pages that came since tables were filled last: a bit each */
 	uint64_t words;
-	bool prefill_failed; /* it was said */
+	_Atomic bool prefill_failed; /* it was said */
 
 	void (*over)(void *ctx, const struct err *why);
 	void *ctx;
