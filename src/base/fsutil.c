@@ -94,8 +94,10 @@ int fs_sync_parent(const char *path, struct err *e)
 	return 0;
 }
 
-static int write_all(int fd, const char *data, size_t len)
+int fs_write_all(int fd, const void *buf, size_t len)
 {
+	const char *data = buf;
+
 	while (len) {
 		ssize_t n = write(fd, data, len);
 
@@ -121,7 +123,7 @@ static int replace(
 	fd = mkostemp(tmp, O_CLOEXEC);
 	if (fd < 0)
 		return err_sys(e, -errno, "write %s", path);
-	r = fchmod(fd, mode) ? -errno : write_all(fd, data, len);
+	r = fchmod(fd, mode) ? -errno : fs_write_all(fd, data, len);
 	if (!r && durable && fsync(fd))
 		r = -errno;
 	if (!r && rename(tmp, path))

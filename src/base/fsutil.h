@@ -20,6 +20,8 @@ struct err;
  */
 int fs_read_file(const char *path, size_t max, char **out, size_t *len, struct err *e);
 
+/* All of it, whatever interrupts. A negative errno. */
+int fs_write_all(int fd, const void *buf, size_t len);
 /*
  * Replaces the file in one step: a reader, or the next start after a crash, sees the old content or
  * the new one. Written beside it, synced, renamed, directory synced. What went wrong leaves no

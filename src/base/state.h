@@ -167,11 +167,9 @@ struct state_desc {
 		.name = #f, .type = st, .offset = offsetof(T, f), .size = STATE_SZ(T, f, w), \
 		.count = 1, .since = 1, .absent = (uint64_t)(dflt), .optional = true \
 	}
-#define STATE_U32_OPT(T, f, dflt) STATE_INT_OPT(T, f, STATE_T_U32, 4, dflt)
 #define STATE_U64_OPT(T, f, dflt) STATE_INT_OPT(T, f, STATE_T_U64, 8, dflt)
 #define STATE_BYTES(T, f, since) STATE_F(T, f, STATE_T_BYTES, sizeof(((T *)0)->f), 1, since, 0)
 #define STATE_TEXT(T, f, since) STATE_F(T, f, STATE_T_TEXT, sizeof(((T *)0)->f), 1, since, 0)
-#define STATE_U8S(T, f, since) STATE_BYTES(T, f, since)
 #define STATE_U16S(T, f, since) STATE_F(T, f, STATE_T_U16S, 2, STATE_MULT(T, f, 2), since, 0)
 #define STATE_U32S(T, f, since) STATE_F(T, f, STATE_T_U32S, 4, STATE_MULT(T, f, 4), since, 0)
 #define STATE_U64S(T, f, since) STATE_F(T, f, STATE_T_U64S, 8, STATE_MULT(T, f, 8), since, 0)

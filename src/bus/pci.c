@@ -549,13 +549,6 @@ void pci_host_reset(struct pci_host *h)
 	pci_func_reset(&h->bridge);
 }
 
-void pci_host_each(struct pci_host *h, void (*fn)(void *ctx, struct pci_func *f), void *ctx)
-{
-	for (unsigned n = 0; n < PCI_FUNCS; n++)
-		if (h->func[n] && h->func[n]->published)
-			fn(ctx, h->func[n]);
-}
-
 /* Described state. */
 
 static void func_pre_save(void *obj)

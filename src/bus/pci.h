@@ -224,8 +224,6 @@ int pci_host_create(
 	struct pci_host **out, struct bus *b, const struct pci_host_opts *o, struct err *e);
 void pci_host_destroy(struct pci_host *h); /* every function must be removed */
 void pci_host_reset(struct pci_host *h); /* the bridge itself; devices reset their functions */
-/* Calls fn for each published function by rising rid (inspection, tests). */
-void pci_host_each(struct pci_host *h, void (*fn)(void *ctx, struct pci_func *f), void *ctx);
 /* Config access as ECAM makes it: any width 1..8 and alignment. For tests and for x86's port pair. */
 uint64_t pci_host_read(struct pci_host *h, uint64_t off, unsigned size);
 void pci_host_write(struct pci_host *h, uint64_t off, unsigned size, uint64_t v);

@@ -12,6 +12,7 @@
 #include "base/json.h"
 #include "base/size.h"
 #include "base/util.h"
+#include "cli/progress.h"
 #include "cli/verb.h"
 #include "image/image.h"
 
@@ -49,20 +50,10 @@ static const struct opt_group pull_groups[] = {{"Options", pull_opts}, {0}};
 /* What a pull shows, and how Ctrl-C reaches it. */
 struct watch {
 	int sigfd;
-	bool tty, json;
+	bool json;
 	char stage[16];
-	uint64_t shown; /* when, ns */
-	uint64_t begun; /* of this stage, ns */
-	uint64_t first; /* bytes that were there when the stage began */
-	bool line; /* something is on the line */
+	struct progress bar;
 };
-
-static void end_line(struct watch *w)
-{
-	if (w->line)
-		fputs("\r\033[K", stderr);
-	w->line = false;
-}
 
 static const char *stage_text(const char *stage)
 {
@@ -84,20 +75,15 @@ static const char *stage_text(const char *stage)
 	return stage;
 }
 
-static void draw(struct watch *w, uint64_t done, uint64_t total, bool bytes, uint64_t now)
+static void draw(struct watch *w, uint64_t done, uint64_t total, bool bytes)
 {
-	static const char full[] = "##############################";
-	int cells = total ? (int)(30 * MIN(done, total) / total) : 0;
-	double s = (double)(now - w->begun) / 1e9;
-
-	fprintf(stderr, "\r\033[K%-24s [%-30.*s] ", stage_text(w->stage), cells, full);
 	if (bytes)
-		fprintf(stderr, "%.1f / %.1f MiB", (double)done / MiB, (double)total / MiB);
+		progress_bytes(&w->bar, stage_text(w->stage), done, total);
 	else if (total)
-		fprintf(stderr, "%" PRIu64 " / %" PRIu64, done, total);
-	if (bytes && s > 0.5 && done > w->first)
-		fprintf(stderr, "  %.1f MiB/s", (double)(done - w->first) / MiB / s);
-	w->line = true;
+		progress_bar(&w->bar, stage_text(w->stage), (double)done / (double)total,
+			"%" PRIu64 " / %" PRIu64, done, total);
+	else
+		progress_bar(&w->bar, stage_text(w->stage), 0, "%s", "");
 }
 
 static void print_json(const struct watch *w, uint64_t done, uint64_t total, bool bytes)
@@ -112,20 +98,17 @@ static int on_progress(void *ctx, const char *stage, uint64_t done, uint64_t tot
 {
 	struct watch *w = ctx;
 	struct pollfd p = {w->sigfd, POLLIN, 0};
-	uint64_t now = clock_mono_ns();
 	bool fresh = strcmp(stage, w->stage) != 0;
 
 	if (fresh) {
 		snprintf(w->stage, sizeof(w->stage), "%s", stage);
-		w->begun = now;
-		w->first = done;
+		progress_begin(&w->bar, done);
 	}
-	if (fresh || now - w->shown > 200000000ull) {
-		w->shown = now;
+	if (fresh || progress_due(&w->bar)) {
 		if (w->json)
 			print_json(w, done, total, bytes);
-		else if (w->tty)
-			draw(w, done, total, bytes, now);
+		else if (w->bar.tty)
+			draw(w, done, total, bytes);
 		else if (fresh)
 			fprintf(stderr, "%s\n", stage_text(stage));
 	}
@@ -179,7 +162,7 @@ static int run_pull(void *opts, const struct args *a)
 	cleanup(image_dirs_free) struct image_dirs d = {0};
 	struct err e = {0};
 	char pw[256];
-	struct watch w = {.sigfd = -1, .tty = isatty(2), .json = p->json};
+	struct watch w = {.sigfd = -1, .json = p->json};
 	uint64_t t0 = clock_mono_ns();
 	enum image_pulled how;
 	struct image_pull o = {
@@ -200,7 +183,7 @@ static int run_pull(void *opts, const struct args *a)
 		return fail(&e);
 	w.sigfd = watch_signals();
 	r = image_pull(&d, &o, &how, &e);
-	end_line(&w);
+	progress_clear(&w.bar);
 	if (w.sigfd >= 0)
 		close(w.sigfd);
 	if (r)

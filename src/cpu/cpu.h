@@ -10,6 +10,9 @@
  * vCPU. Everything else belongs to the thread that runs the vCPU.
  *
  * Ownership. The engine owns cpu_vm and vcpu; the space must outlive them.
+ *
+ * Not called yet above the seam, by tests only: what a debugger will want (vcpu_debug, vcpu_translate, vcpu_reg_*, vcpu_nmi,
+ * cpu_vm_opts.intercept), further views (vm_view), and devices in other processes (doorbell_*, irqfd_*).
  */
 #ifndef LODGE_CPU_CPU_H
 #define LODGE_CPU_CPU_H
@@ -49,9 +52,9 @@ enum cpu_irqchip { CPU_IRQCHIP_AUTO, CPU_IRQCHIP_FULL, CPU_IRQCHIP_SPLIT };
 enum cpu_dirty { CPU_DIRTY_BITMAP, CPU_DIRTY_RING };
 
 /* Translation of guest code, for engines that interpret. AUTO: where the host can. */
-/* Hot code is translated again, by a thread; it is not; everything is, at once: for tests. */
-enum cpu_tiers { CPU_TIERS_ALL, CPU_TIERS_FIRST, CPU_TIERS_AT_ONCE };
 enum cpu_jit { CPU_JIT_AUTO, CPU_JIT_OFF };
+/* ALL: hot code is translated again, better, by a thread. FIRST: it is not. AT_ONCE: everything is, at its first translation: for tests. */
+enum cpu_tiers { CPU_TIERS_ALL, CPU_TIERS_FIRST, CPU_TIERS_AT_ONCE };
 
 struct cpu_vm_opts {
 	struct space *space;

@@ -19,7 +19,6 @@
 #define GED_POWER_BUTTON 0x02u
 #define GED_GENERATION 0x10000u /* Lodge's own: the VM generation identifier has changed */
 #define GED_SLEEP_CONTROL 0x200u
-#define GED_SLEEP_STATUS 0x201u
 #define GED_RESET 0x202u
 #define GED_RESET_VALUE 0x42u
 

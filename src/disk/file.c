@@ -276,13 +276,6 @@ int file_zero(struct file *f, uint64_t off, uint64_t len, bool unmap, struct err
 	return len ? wait_for(f, &w, e) : 0;
 }
 
-int file_discard(struct file *f, uint64_t off, uint64_t len, struct err *e)
-{
-	struct waited w = {.r = {.op = FILE_DISCARD, .off = off, .len = len}};
-
-	return len ? wait_for(f, &w, e) : 0;
-}
-
 int file_flush(struct file *f, struct err *e)
 {
 	struct waited w = {.r = {.op = FILE_FLUSH}};
@@ -291,15 +284,6 @@ int file_flush(struct file *f, struct err *e)
 }
 
 /* ---- iovecs ---- */
-
-uint64_t iov_bytes(const struct iovec *iov, unsigned niov)
-{
-	uint64_t n = 0;
-
-	for (unsigned i = 0; i < niov; i++)
-		n += iov[i].iov_len;
-	return n;
-}
 
 unsigned iov_slice(struct iovec *out, unsigned max, const struct iovec *iov, unsigned niov,
 	uint64_t off, uint64_t len)

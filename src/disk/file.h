@@ -156,7 +156,6 @@ bool files_drain(struct files *fs);
 int file_read(struct file *f, uint64_t off, void *buf, uint64_t len, struct err *e);
 int file_write(struct file *f, uint64_t off, const void *buf, uint64_t len, struct err *e);
 int file_zero(struct file *f, uint64_t off, uint64_t len, bool unmap, struct err *e);
-int file_discard(struct file *f, uint64_t off, uint64_t len, struct err *e);
 int file_flush(struct file *f, struct err *e);
 
 /* For back ends: fills the common part; ends a request. */
@@ -166,7 +165,6 @@ void file_done(struct file_req *r, int result);
 
 /* ---- iovecs ---- */
 
-uint64_t iov_bytes(const struct iovec *iov, unsigned niov);
 /* What of [off, off + len) of `iov` fits into `max` iovecs at `out`; returns how many. */
 unsigned iov_slice(struct iovec *out, unsigned max, const struct iovec *iov, unsigned niov,
 	uint64_t off, uint64_t len);

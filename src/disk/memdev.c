@@ -663,16 +663,6 @@ uint64_t memdev_size(struct memdevs *d, const char *path)
 	return m ? m->size : 0;
 }
 
-uint64_t memdev_allocated(struct memdevs *d, const char *path)
-{
-	const struct memdev *m = find(d, path);
-	uint64_t n = 0;
-
-	for (uint64_t i = 0; m && i < m->npages; i++)
-		n += m->page[i] ? PAGE : 0;
-	return n;
-}
-
 int memdev_save(struct memdevs *d, const char *path, const char *to, struct err *e)
 {
 	cleanup(close_fd) int fd = open(to, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
@@ -687,21 +677,4 @@ int memdev_save(struct memdevs *d, const char *path, const char *to, struct err 
 			return err_sys(e, -errno, "%s", to);
 	}
 	return 0;
-}
-
-int memdev_load(struct memdevs *d, const char *path, const char *from, struct err *e)
-{
-	cleanup(close_fd) int fd = open(from, O_RDONLY | O_CLOEXEC);
-	char buf[PAGE];
-	ssize_t n;
-	off_t at = 0;
-
-	if (fd < 0)
-		return err_sys(e, -errno, "%s", from);
-	while ((n = pread(fd, buf, sizeof(buf), at)) > 0) {
-		if (memdev_poke(d, path, (uint64_t)at, buf, (uint64_t)n))
-			return err_set(e, -ENOMEM, "%s: out of memory", from);
-		at += n;
-	}
-	return n ? err_sys(e, -errno, "%s", from) : 0;
 }

@@ -183,11 +183,6 @@ unsigned view_tag(const struct view *v)
 	return v->tag;
 }
 
-mfn_t view_root(const struct view *v)
-{
-	return v->root;
-}
-
 int view_lookup(const struct view *v, gpa_t a, struct view_leaf *out)
 {
 	pte_t *t = table(v, v->root);

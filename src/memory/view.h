@@ -41,7 +41,6 @@ struct view_leaf {
 int view_create(struct view **out, struct frames *f, int node, unsigned tag, struct err *e);
 void view_destroy(struct view *v); /* frees tables, never the frames they map */
 unsigned view_tag(const struct view *v);
-mfn_t view_root(const struct view *v);
 
 /* Maps [a, a+len) to the frames from m on, with the largest leaves that alignment allows. All or nothing. */
 int view_map(struct view *v, gpa_t a, mfn_t m, uint64_t len, unsigned perm, struct err *e);

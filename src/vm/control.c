@@ -8,6 +8,7 @@
 
 #include "base/err.h"
 #include "base/fdlist.h"
+#include "base/fsutil.h"
 #include "base/hex.h"
 #include "base/util.h"
 #include "disk/tool.h"
@@ -169,19 +170,7 @@ static int m_events(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **
 
 static int send_chunk(void *ctx, const void *buf, uint64_t len)
 {
-	int fd = *(const int *)ctx;
-
-	for (const char *p = buf; len;) {
-		ssize_t n = write(fd, p, len);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		p += n;
-		len -= (uint64_t)n;
-	}
-	return 0;
+	return fs_write_all(*(const int *)ctx, buf, len);
 }
 
 static int m_save(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)

@@ -29,7 +29,6 @@ void peer_error(struct peer *p, int err, const char *what, const char *path);
 _Noreturn void peer_bad(struct peer *p, const char *what);
 /* The request had more, or less, than it should. */
 void peer_check(struct peer *p);
-void peer_stat(struct peer *p, uint32_t mode, uint64_t size, uint64_t mtime, const char *target);
 
 void serve_exec(struct peer *p);
 void serve_put(struct peer *p);

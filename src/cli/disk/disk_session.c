@@ -10,11 +10,8 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-#include "base/clock.h"
 #include "base/err.h"
 #include "base/util.h"
-
-#define CELLS 30
 
 const char *session_size(char text[SESSION_SIZE], uint64_t bytes)
 {
@@ -39,9 +36,7 @@ void session_print(json_t *j)
 
 void session_clear(struct session *s)
 {
-	if (s->line)
-		fputs("\r\033[K", stderr);
-	s->line = false;
+	progress_clear(&s->bar);
 }
 
 int session_usage(const struct err *e)
@@ -58,27 +53,19 @@ int session_failed(struct session *s, const struct err *e)
 
 static bool progress(void *ctx, uint64_t done, uint64_t of)
 {
-	static const char full[] = "##############################";
 	struct session *s = ctx;
 	struct pollfd p = {s->sigfd, POLLIN, 0};
-	uint64_t now = clock_mono_ns();
-	char a[SESSION_SIZE], b[SESSION_SIZE];
 
 	if (s->sigfd >= 0 && poll(&p, 1, 0) > 0)
 		return false;
-	/* What is quick needs no bar. */
-	if (now - s->begun < 300000000ull || now - s->shown < 200000000ull)
+	if (!progress_due(&s->bar))
 		return true;
-	s->shown = now;
 	if (s->json) {
 		printf("{\"event\":\"progress\",\"done\":%" PRIu64 ",\"total\":%" PRIu64 "}\n",
 			done, of);
 		fflush(stdout);
-	} else if (s->tty) {
-		fprintf(stderr, "\r\033[K%-12s [%-30.*s] %s / %s", s->doing,
-			of ? (int)((double)done / (double)of * CELLS) : 0, full,
-			session_size(a, done), session_size(b, of));
-		s->line = true;
+	} else {
+		progress_bytes(&s->bar, s->doing, done, of);
 	}
 	return true;
 }
@@ -102,9 +89,8 @@ void session_begin(struct session *s, bool json, const char *doing)
 	memset(s, 0, sizeof(*s));
 	uv_loop_init(&s->loop);
 	s->json = json;
-	s->tty = isatty(2);
 	s->doing = doing;
-	s->begun = clock_mono_ns();
+	progress_begin(&s->bar, 0);
 	s->found = json_array();
 	s->watch = (struct disk_watch){progress, found, s};
 	/* Ctrl-C is looked at between steps, so that nothing stops half way through a change. */
@@ -124,7 +110,7 @@ void session_close(struct session *s)
 
 void session_end(struct session *s)
 {
-	if (!s->begun)
+	if (!s->bar.begun)
 		return;
 	session_clear(s);
 	while (s->n)

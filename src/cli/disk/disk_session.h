@@ -12,6 +12,7 @@
 
 #include <uv.h>
 
+#include "cli/progress.h"
 #include "cli/verb.h"
 #include "disk/tool.h"
 
@@ -23,9 +24,9 @@ struct session {
 	struct disk *open[SESSION_DISKS]; /* closed at the end, last first */
 	unsigned n;
 	int sigfd;
-	bool json, tty, line;
+	bool json;
 	const char *doing; /* in front of the bar */
-	uint64_t shown, begun;
+	struct progress bar;
 	struct disk_watch watch; /* pass this to what takes long */
 	json_t *found; /* what a check has found */
 };

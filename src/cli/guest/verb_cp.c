@@ -16,6 +16,7 @@
 #include "base/size.h"
 #include "base/util.h"
 #include "cli/guest/guest.h"
+#include "cli/progress.h"
 #include "cli/verb.h"
 
 struct cp {
@@ -37,17 +38,22 @@ static const struct opt_group groups[] = {{"Options", opts, 0}, {0}};
 
 struct copy {
 	struct agent_client *agent;
-	bool recursive, show;
+	struct progress bar;
+	bool recursive, quiet;
 	uint64_t done, files;
 };
 
-static void show(struct copy *k, const char *name, uint64_t size, bool end)
+static void begin_file(struct copy *k)
 {
-	if (!k->show)
-		return;
-	fprintf(stderr, "\r\033[K%.60s  %llu of %llu KiB%s", name,
-		(unsigned long long)(k->done >> 10), (unsigned long long)(size >> 10),
-		end ? "\r\033[K" : "");
+	k->done = 0;
+	progress_begin(&k->bar, 0);
+	k->bar.tty &= !k->quiet;
+}
+
+static void show(struct copy *k, const char *name, uint64_t size)
+{
+	if (progress_due(&k->bar))
+		progress_bytes(&k->bar, name, k->done, size);
 }
 
 static int split_time(uint64_t ns, struct timespec t[2])
@@ -101,19 +107,19 @@ static int put_file(struct copy *k, const char *from, const char *to, struct err
 	agent_put_u32(&k->agent->out, st.st_mode & 07777);
 	agent_put_u64(&k->agent->out, join_time(st.st_mtim));
 	rc = agent_send(k->agent, AGENT_F_FILES, e);
-	k->done = 0;
+	begin_file(k);
 	while (!rc && (n = read(fd, buf, sizeof(buf))) > 0) {
 		agent_begin(&k->agent->out, AGENT_DATA);
 		agent_put_rest(&k->agent->out, buf, (size_t)n);
 		rc = agent_send(k->agent, 0, e);
 		k->done += (uint64_t)n;
-		show(k, from, (uint64_t)st.st_size, false);
+		show(k, from, (uint64_t)st.st_size);
 	}
 	/* Without END the guest throws away what it has. */
 	if (!rc && n < 0)
 		return err_sys(e, -errno, "%s", from);
 	agent_begin(&k->agent->out, AGENT_END);
-	show(k, from, 0, true);
+	progress_clear(&k->bar);
 	k->files++;
 	return rc ?: agent_call(k->agent, 0, NULL, e);
 }
@@ -248,7 +254,7 @@ static int get_file(struct copy *k, const char *from, const char *to, struct err
 	fd = open_hidden(to, temp, &named, e);
 	if (fd < 0)
 		return fd;
-	k->done = 0;
+	begin_file(k);
 	for (;;) {
 		rc = agent_receive(k->agent, k->agent->timeout_ms, e);
 		if (rc || k->agent->in.type == AGENT_END)
@@ -268,9 +274,9 @@ static int get_file(struct copy *k, const char *from, const char *to, struct err
 		if (rc)
 			break;
 		k->done += k->agent->in.left;
-		show(k, from, size, false);
+		show(k, from, size);
 	}
-	show(k, from, 0, true);
+	progress_clear(&k->bar);
 	/* The guest's set-user-id bits mean nothing here, and must not. */
 	if (!rc && (fchmod(fd, mode & 0777) || futimens(fd, t)))
 		rc = err_sys(e, -errno, "%s", to);
@@ -472,7 +478,7 @@ static int run(void *o, const struct args *a)
 	const struct cp *c = o;
 	char *from = guest_path(a->v[0]), *to = guest_path(a->v[1]);
 	cleanup(agent_closep) struct agent_client *agent = NULL;
-	struct copy k = {.recursive = c->recursive, .show = !c->quiet && isatty(STDERR_FILENO)};
+	struct copy k = {.recursive = c->recursive, .quiet = c->quiet};
 	struct err e = {0};
 
 	if (!from == !to) {

@@ -15,12 +15,12 @@
 #include "cli/client.h"
 #include "cli/migrate/address.h"
 #include "cli/migrate/tls.h"
+#include "cli/progress.h"
 #include "cli/verb.h"
 #include "vm/rundir.h"
 
 #define TICK_MS 100
 #define END_MS 3000 /* how long the process of a machine that has gone may take to end */
-#define BAR 24
 
 struct migrate {
 	unsigned streams, downtime;
@@ -77,7 +77,8 @@ struct run {
 	const struct migrate *o;
 	struct client c, events;
 	int sigfd;
-	bool tty, line, said, cancelled, there /* it runs there, and that was said */;
+	struct progress bar;
+	bool said, cancelled, there /* it runs there, and that was said */;
 	uint64_t said_disks; /* bit i: the prediction for disk i was printed */
 	json_t *st; /* the last status */
 };
@@ -104,24 +105,6 @@ static double left_s(const json_t *st)
 	return num(st, "left") * 4096 / rate / (dirty < rate * 0.95 ? 1 - dirty / rate : 0.05);
 }
 
-static void clear_line(struct run *r)
-{
-	if (r->line)
-		fprintf(stderr, "\r\033[K");
-	r->line = false;
-}
-
-static void draw_bar(double done)
-{
-	char bar[BAR + 1];
-	int n = (int)(done * BAR + 0.5);
-
-	memset(bar, ' ', BAR);
-	memset(bar, '#', (size_t)(n < 0 ? 0 : n > BAR ? BAR : n));
-	bar[BAR] = 0;
-	fprintf(stderr, "\r\033[K[%s] ", bar);
-}
-
 /* Post-copy: it runs there already. */
 static void draw_rest(struct run *r)
 {
@@ -130,18 +113,17 @@ static void draw_rest(struct run *r)
 	if (strcmp(phase_of(r->st), "postcopy"))
 		return;
 	if (!r->there && !r->o->json) {
-		clear_line(r);
+		progress_clear(&r->bar);
 		fprintf(stderr, "%s runs at the destination; %.0f MiB follow\n", r->c.name,
 			MB(of * 4096));
 	}
 	r->there = true;
-	if (!r->tty)
+	if (!r->bar.tty)
 		return;
-	draw_bar(of > 0 ? 1 - left / of : 1);
 	s = num(r->st, "page_rate") > 0 ? left / num(r->st, "page_rate") : 0;
-	fprintf(stderr, "%.0f MiB left, %.0f MiB/s: %.0f s; the guest waited for %.0f pages",
+	progress_bar(&r->bar, NULL, of > 0 ? 1 - left / of : 1,
+		"%.0f MiB left, %.0f MiB/s: %.0f s; the guest waited for %.0f pages",
 		MB(left * 4096), MB(num(r->st, "page_rate") * 4096), s, num(r->st, "asked"));
-	r->line = true;
 }
 
 /* The disk that is being read. */
@@ -157,12 +139,10 @@ static void draw_disk(struct run *r)
 
 		if (left <= 0)
 			continue;
-		draw_bar(1 - left / size);
-		fprintf(stderr, "%s: %.0f MiB sent, %.0f MiB to go",
+		progress_bar(&r->bar, NULL, 1 - left / size, "%s: %.0f MiB sent, %.0f MiB to go",
 			json_string_value(json_object_get(j, "id")), MB(num(j, "sent")), MB(left));
 		if (rate > 0)
 			fprintf(stderr, ", %.0f MiB/s, about %.1f s", MB(rate), left / rate);
-		r->line = true;
 		return;
 	}
 }
@@ -173,21 +153,20 @@ static void draw(struct run *r)
 	double of = num(st, "of"), done = of > 0 ? 1 - num(st, "left") / of : 0;
 
 	draw_rest(r);
-	if (!r->tty || strcmp(phase_of(st), "copying"))
+	if (!r->bar.tty || strcmp(phase_of(st), "copying"))
 		return;
 	if (json_is_true(json_object_get(st, "at_disks"))) {
 		draw_disk(r);
 		return;
 	}
-	draw_bar(done);
-	fprintf(stderr, "round %d: %.0f MiB left, %.0f MiB/s; the guest writes %.0f MiB/s",
+	progress_bar(&r->bar, NULL, done,
+		"round %d: %.0f MiB left, %.0f MiB/s; the guest writes %.0f MiB/s",
 		(int)num(st, "round"), MB(num(st, "left") * 4096), MB(num(st, "page_rate") * 4096),
 		MB(num(st, "dirty")));
 	if (num(st, "round") > 0)
 		fprintf(stderr, "; pause now %.0f ms", num(st, "predicted_us") / 1000);
 	if (num(st, "throttle") > 0)
 		fprintf(stderr, "; slowed down by %.1f %%", num(st, "throttle") / 10);
-	r->line = true;
 }
 
 /* For each disk once, when it is seen how fast it goes. */
@@ -203,7 +182,7 @@ static void predict_disks(struct run *r)
 		if (r->said_disks >> i & 1 || num(j, "left") <= 0)
 			continue;
 		r->said_disks |= 1ull << i;
-		clear_line(r);
+		progress_clear(&r->bar);
 		fprintf(stderr, "%s: %.0f MiB of %.0f have data, %.0f MiB/s: about %.1f s\n",
 			json_string_value(json_object_get(j, "id")), MB(num(j, "data")),
 			MB(num(j, "size")), MB(num(r->st, "disk_rate")),
@@ -221,7 +200,7 @@ static void predict(struct run *r)
 		num(r->st, "total_ms") < 200)
 		return;
 	r->said = true;
-	clear_line(r);
+	progress_clear(&r->bar);
 	fprintf(stderr,
 		"%.0f MiB of %.0f in use, %.0f MiB/s over the connection, the guest writes %.0f "
 		"MiB/s: about %.1f s\n",
@@ -238,7 +217,7 @@ static void ask_cancel(struct run *r)
 		;
 	r->cancelled = true;
 	if (r->there) {
-		clear_line(r);
+		progress_clear(&r->bar);
 		fprintf(stderr, "%s runs at the destination already, and needs the rest\n",
 			r->c.name);
 	}
@@ -483,11 +462,12 @@ static int move(const struct migrate *o, const char *vm, const char *dest)
 	if (rc)
 		return fail_args(&e);
 	rc = client_open(&r.c, vm, &e) ?: client_open(&r.events, vm, &e);
-	r.tty = isatty(STDERR_FILENO) && !o->json;
+	progress_begin(&r.bar, 0);
+	r.bar.tty &= !o->json;
 	rc = rc ?: begin(&r, &to, &e) ?: follow(&r, &e);
 	if (!rc && !strcmp(phase_of(r.st), "done"))
 		wait_for_end(&r);
-	clear_line(&r);
+	progress_clear(&r.bar);
 	rc = rc ? (int)fail(&e) : print_end(&r, to.text);
 	json_decref(r.st);
 	client_close(&r.c);

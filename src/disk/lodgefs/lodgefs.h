@@ -316,7 +316,6 @@ struct lf {
 	/* While loading and checking: */
 	struct lf_page *overlay; /* pages from the journal, a list */
 	struct lf_page **overlay_hash;
-	uint64_t overlay_size;
 	const struct disk_watch *watch;
 	struct disk_check *check; /* or NULL: the first finding ends it */
 	uint64_t *

@@ -85,46 +85,6 @@ int q_sync(struct qcow2 *q)
 	return q_wait_all(&w);
 }
 
-struct backing_read {
-	struct disk_req r;
-	struct iovec iov;
-	struct co *co;
-	bool done;
-};
-
-static void backing_done(struct disk_req *r)
-{
-	struct backing_read *b = container_of(r, struct backing_read, r);
-
-	b->done = true;
-	if (b->co)
-		co_wake(b->co);
-}
-
-int q_backing_read(struct qcow2 *q, uint64_t off, void *buf, uint64_t len)
-{
-	struct backing_read b = {
-		.r = {.op = DISK_READ, .offset = off, .len = len, .done = backing_done}};
-	struct disk *d = q->d;
-
-	if (!d->backing || off >= disk_size(d->backing)) {
-		memset(buf, 0, len);
-		return 0;
-	}
-	b.iov = (struct iovec){buf, len};
-	b.r.iov = &b.iov;
-	b.r.niov = 1;
-	disk_read_backing(d, &b.r);
-	b.co = co_self(&q->cs);
-	while (!b.done) {
-		if (b.co)
-			co_wait(&q->cs);
-		else
-			disk_drain(d->backing);
-	}
-	return b.r.result;
-}
-
 void q_pause(struct qcow2 *q, struct co_queue *wait)
 {
 	if (co_self(&q->cs))

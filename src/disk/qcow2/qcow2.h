@@ -48,8 +48,6 @@ struct err;
 #define Q_ZERO 1ull
 #define Q_OFFSET 0x00fffffffffffe00ull
 #define Q_L1_RESERVED 0x7f000000000001ffull
-#define Q_L2_RESERVED 0x3f000000000001feull
-#define Q_SUBCLUSTERS 32u
 
 #define Q_SLICE_MAX (64u << 10) /* tables are cached in pieces of up to this */
 #define Q_GRAIN 4096u /* and written in pieces of this */
@@ -196,8 +194,6 @@ int q_pwrite(struct qcow2 *q, struct file *f, uint64_t off, const void *buf, uin
 int q_make_zero(struct qcow2 *q, struct file *f, uint64_t off, uint64_t len, bool unmap);
 int q_punch(struct qcow2 *q, struct file *f, uint64_t off, uint64_t len);
 int q_sync(struct qcow2 *q);
-/* What the backing file shows there; zeroes without one. */
-int q_backing_read(struct qcow2 *q, uint64_t off, void *buf, uint64_t len);
 /* Lets others run until something has happened. */
 void q_pause(struct qcow2 *q, struct co_queue *wait);
 

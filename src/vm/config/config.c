@@ -400,7 +400,7 @@ const struct opt vm_config_opts[] = {
 	{BOTH("jit-tiers"), .type = OPT_ENUM, C(jit_tiers), .values = tiers_names, .dflt = "all",
 		.help = "all: hot code is translated again, better, by a thread; first: it is not; "
 			"at-once: everything is, which is for tests"},
-	{BOTH("jit-pairs"), .type = OPT_BOOL, C(jit_pairs), .dflt = "on",
+	{BOTH("jit-pairs"), .type = OPT_BOOL, C(jit_pairs), .dflt = "off",
 		.help = "translate code together with what it branches to far away"},
 	{BOTH("kvm-irqchip"), .type = OPT_ENUM, C(kvm_irqchip), .values = irqchip_names,
 		.dflt = "auto",

@@ -1124,11 +1124,6 @@ void source_stat(struct source *s, struct source_stat *out)
 					    (double)(clock_mono_ns() - began + 1));
 }
 
-const char *source_welcome(struct source *s)
-{
-	return s->welcome;
-}
-
 void source_free(struct source *s)
 {
 	if (!s)

@@ -103,8 +103,6 @@ void source_disks_free(struct source *s, int rc, const struct err *why);
 /* Ends soon, if it still can; ask_end is called as always. Not once it runs at the destination, unless the machine `ends` here. */
 void source_cancel(struct source *s, bool ends);
 void source_stat(struct source *s, struct source_stat *out);
-/* What the other side answered to the hello; JSON text, borrowed, or NULL. Valid after MIG_CONNECTING. */
-const char *source_welcome(struct source *s);
 /* Waits for the threads. */
 void source_free(struct source *s);
 

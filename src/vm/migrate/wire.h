@@ -26,7 +26,6 @@ struct err;
 #define MIG_PAGE 4096u
 #define MIG_PAYLOAD_MAX (64u << 20) /* of STATE; see mig_payload_max() */
 #define MIG_BATCH 64u /* pages of data in one PAGES message, at most */
-#define MIG_PAGES_MAX (1ull << 38)
 #define MIG_VERSION_POST 2u /* from here on there is post-copy */
 #define MIG_MAP_MAX (64u << 10) /* bytes of MIG_LACK's map */
 #define MIG_WANT_MAX 64u /* pages of one MIG_WANT */

@@ -84,7 +84,6 @@ int snapfile_writer_create(
 	struct snapfile_writer **out, const struct snapfile_writer_opts *o, struct err *e);
 void snapfile_writer_free(struct snapfile_writer *w);
 uint64_t snapfile_writer_pages(const struct snapfile_writer *w);
-const uint8_t *snapfile_writer_id(const struct snapfile_writer *w);
 
 /*
  * n pages from number `first` on; those that are zero become holes. Each page at most once. Any number of threads at a time. `later`: their

@@ -122,11 +122,6 @@ uint64_t snapfile_writer_pages(const struct snapfile_writer *w)
 	return w->pages;
 }
 
-const uint8_t *snapfile_writer_id(const struct snapfile_writer *w)
-{
-	return w->id;
-}
-
 static bool is_zero(const uint8_t *p)
 {
 	const uint64_t *q = (const uint64_t *)(const void *)p;

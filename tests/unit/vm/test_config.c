@@ -94,7 +94,7 @@ static void defaults(void **state)
 
 static const char *const every_flag[] = {"run", "--name", "box", "--memory", "2G", "--smp", "4",
 	"--nodes", "2", "--engine", "rv64", "--jit-cache", "8M", "--jit-tiers", "first",
-	"--jit-pairs", "off", "--kvm-irqchip", "split", "--kvm-dirty", "ring", "--kvm-halt-poll",
+	"--jit-pairs", "on", "--kvm-irqchip", "split", "--kvm-dirty", "ring", "--kvm-halt-poll",
 	"200000", "--kvm-own-cpus", "on", "--perf-map", "-", "--cpu", "rv64,zbb=off,v=on",
 	"--kernel", "kernel", "--initrd", "a.raw", "--append", "console=ttyS0 quiet", "--firmware",
 	"kernel", "--disk", "a.raw:raw,readonly,cache=none,id=root,discard=off,queues=3", "--disk",
@@ -107,7 +107,7 @@ static const char *const every_flag[] = {"run", "--name", "box", "--memory", "2G
 static const char same_yaml[] =
 	"# a comment\n"
 	"name: box\nmemory: 2G\nsmp: 4\nnodes: 2\nengine: rv64\njit-cache: 8M\njit-tiers: "
-	"first\njit-pairs: off\nkvm-irqchip: split\nkvm-dirty: ring\nkvm-halt-poll: "
+	"first\njit-pairs: on\nkvm-irqchip: split\nkvm-dirty: ring\nkvm-halt-poll: "
 	"200000\nkvm-own-cpus: on\nperf-map: '-'\ncpu: "
 	"'rv64,zbb=off,v=on'\n"
 	"kernel: kernel\ninitrd: a.raw\nappend: console=ttyS0 quiet\nfirmware: kernel\n"
