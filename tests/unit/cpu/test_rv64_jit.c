@@ -197,6 +197,72 @@ static void lines_take_their_targets_along(void **state)
 	assert_false(comes_along(FAR_FN, false, false));
 }
 
+/* ---- tables of jumps ---- */
+
+#define FNS 256u
+#define FN(i) (RAM + 0x100000 + (i) * 0x1010ull) /* a page each, and a place of its own in the table */
+#define TABLE (RAM + 0x80000)
+
+/* Turns of a loop that calls all functions by their addresses; each adds one to a2. */
+static struct bare *calling_all(void)
+{
+	const uint32_t code[] = {
+		enc(RV_addi, 5, 8, 0), /* t0 = s0 */
+		enc(RV_ld, 6, 5, 0), /* back: t1 = [t0] */
+		enc(RV_jalr, 1, 6, 0), /* call t1 */
+		enc(RV_addi, 5, 5, 8), /* t0 += 8 */
+		0xfeb29ae3, /* bne t0, a1, back */
+		0xfff48493, /* addi s1, s1, -1 */
+		0xfe0494e3, /* bnez s1, to the start */
+		ECALL,
+	};
+	struct bare *b = translating();
+
+	for (unsigned i = 0; i < ARRAY_SIZE(code); i++)
+		bare_put(b, CODE + 4 * i, code[i]);
+	for (unsigned i = 0; i < FNS; i++) {
+		bare_put64(b, TABLE + 8 * i, FN(i));
+		bare_put(b, FN(i), enc(RV_addi, 12, 12, 1));
+		bare_put(b, FN(i) + 4, enc(RV_jalr, 0, 1, 0));
+	}
+	jit_of(b)->o.tiers = JIT_TIERS_ONE;
+	b->h->x[8] = TABLE;
+	b->h->x[11] = TABLE + 8 * FNS;
+	return b;
+}
+
+/* So many turns with FP registers in use or not: each has a table of its own. Returns how often it did not know; *sum: what was added. */
+static uint64_t unknown(struct bare *b, uint64_t n, bool fp, uint64_t *sum)
+{
+	uint64_t before = b->h->j.lookups;
+
+	b->h->fs = fp ? 3 : 0;
+	b->h->x[12] = 0;
+	turns(b, n);
+	*sum = b->h->x[12];
+	return b->h->j.lookups - before;
+}
+
+/* Code that is removed is forgotten, and what else the tables know is not. */
+static void removal_forgets_what_was_removed(void **state)
+{
+	struct bare *b = calling_all();
+	uint64_t sum;
+
+	for (unsigned fp = 0; fp < 2; fp++)
+		assert_true(unknown(b, 100, fp, &sum) >= FNS);
+	for (unsigned i = 0; i < 8; i++) {
+		bare_put(b, FN(i), enc(RV_addi, 12, 12, 2));
+		jit_drop(jit_of(b), FN(i) & ~(uint64_t)PAGE_MASK, PAGE_SIZE);
+		assert_null(jit_find(jit_of(b), FN(i), 0));
+		for (unsigned fp = 0; fp < 2; fp++) {
+			assert_true(unknown(b, 100, (fp + i) & 1, &sum) < FNS / 2);
+			assert_int_equal(sum, 100 * (FNS + i + 1));
+		}
+	}
+	bare_free(b);
+}
+
 /* ---- memory ---- */
 
 /* How the address is mapped: "rw-s". */
@@ -444,6 +510,7 @@ int main(void)
 		cmocka_unit_test(cold_code_ends_a_slice),
 		cmocka_unit_test(hotness_outlives_the_code),
 		cmocka_unit_test(lines_take_their_targets_along),
+		cmocka_unit_test(removal_forgets_what_was_removed),
 		cmocka_unit_test(writable_xor_executable),
 		cmocka_unit_test(csrs_are_the_interpreters),
 		cmocka_unit_test(constants_are_the_interpreters),

@@ -56,7 +56,8 @@ int jit_cache_create(struct jit *j, struct err *e)
 	j->nsegs = (unsigned)MAX((uint64_t)JIT_SEGMENTS, j->size / JIT_SEGMENT_MAX);
 	j->nfirst = j->nown = j->nsegs - j->nsegs / 4;
 	j->seg = calloc(j->nsegs, sizeof(*j->seg));
-	if (!j->seg) {
+	j->gone = calloc(j->size / (16 * 64) + 1, sizeof(*j->gone));
+	if (!j->seg || !j->gone) {
 		j->nsegs = 0;
 		return err_set(e, -ENOMEM, "code cache: out of memory");
 	}
@@ -96,6 +97,7 @@ void jit_cache_destroy(struct jit *j)
 			free(p);
 		}
 	free(j->seg);
+	free(j->gone);
 	free(j->written);
 	if (j->rw && j->rw != MAP_FAILED)
 		munmap(j->rw, j->size);
@@ -269,6 +271,15 @@ static bool same(const struct jit_region *r)
 	return true;
 }
 
+/* Under the lock; harts read. */
+static void set_gone(struct jit *j, const struct jit_entry *e, bool gone)
+{
+	uint64_t at = (uint64_t)(e->code - j->rx) / 16, *word = &j->gone[at / 64];
+	uint64_t bit = 1ull << at % 64;
+
+	__atomic_store_n(word, gone ? *word | bit : *word & ~bit, __ATOMIC_RELAXED);
+}
+
 void jit_publish(struct jit *j, struct jit_region *r, uint64_t code_len)
 {
 	struct jit_segment *s = &j->seg[j->cur[r->lane]];
@@ -286,6 +297,7 @@ void jit_publish(struct jit *j, struct jit_region *r, uint64_t code_len)
 
 		__atomic_fetch_or(&j->lines[jit_page_hash(r->page)],
 			1ull << (r->entries[i].key & PAGE_MASK) / 64, __ATOMIC_RELAXED);
+		set_gone(j, &r->entries[i], false);
 		atomic_store_explicit(&r->entries[i].next, *b, memory_order_relaxed);
 		atomic_store_explicit(b, &r->entries[i], memory_order_release);
 	}
@@ -312,8 +324,10 @@ void jit_remove(struct jit *j, struct jit_region *r)
 	while (*p != r)
 		p = &(*p)->next_in_page;
 	*p = r->next_in_page;
-	for (unsigned i = 0; i < r->nentries; i++)
+	for (unsigned i = 0; i < r->nentries; i++) {
 		hide(j, &r->entries[i]);
+		set_gone(j, &r->entries[i], true);
+	}
 	while (r->in) {
 		struct jit_link *l = r->in;
 
@@ -338,7 +352,10 @@ static void sweep(struct jit *j, struct jit_segment *s)
 		jit_remove(j, s->sweep);
 	if (s->sweep)
 		return;
-	s->drained_at = atomic_fetch_add(&j->removals, 1) + 1;
+	/* Before it is counted: whoever has seen that many removals knows that they were the last of a segment. */
+	s->drained_at = atomic_load(&j->removals) + 1;
+	atomic_store(&j->drained, s->drained_at);
+	atomic_fetch_add(&j->removals, 1);
 	j->st.evictions++;
 	if (s >= &j->seg[j->nfirst])
 		return;

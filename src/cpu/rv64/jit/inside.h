@@ -97,7 +97,7 @@ struct jit_ctx {
 	uint64_t gen; /* of hart.code_gen */
 	uint32_t fp;
 	uint32_t used; /* for the choice of the one to give up; 0: never */
-	uint64_t seen; /* removals when it was last emptied */
+	uint64_t seen; /* removals of which it names no more */
 	struct jit_jump *
 		jumps; /* JIT_JUMPS; apart, because all contexts are looked through at each system call */
 };
@@ -261,6 +261,13 @@ struct jit {
 	unsigned nwritten, written_room;
 	_Atomic bool lost; /* no memory to remember one: look at everything */
 	_Atomic uint64_t removals;
+	/*
+	 * What tables of jumps may still name, for whoever sees that `removals` has moved: a bit for each 16 bytes of the cache in which an entry of a
+	 * removed region lies, until other code is published there; and the removals when a segment was last ready to be used again: who
+	 * has not looked since then cannot tell.
+	 */
+	uint64_t *gone;
+	_Atomic uint64_t drained;
 	_Atomic uint64_t fence_asked, fence_done; /* numbers of fences: jit_settle() */
 	uint16_t heat[JIT_HEAT]; /* times that a block was interpreted, and which (jit_heat()) */
 	struct hart *harts[CPU_MAX_VCPUS];
@@ -305,6 +312,14 @@ void jit_remove(struct jit *j, struct jit_region *r);
 static inline const uint8_t *jit_rx(const struct jit *j, const uint8_t *rw)
 {
 	return j->rx + (rw - j->rw);
+}
+
+/* Code of regions begins at multiples of 16: no two share a bit. */
+static inline bool jit_is_gone(const struct jit *j, const void *code)
+{
+	uint64_t at = (uint64_t)((const uint8_t *)code - j->rx) / 16;
+
+	return __atomic_load_n(&j->gone[at / 64], __ATOMIC_RELAXED) >> at % 64 & 1;
 }
 
 static inline uint32_t jit_page_hash(uint64_t page)

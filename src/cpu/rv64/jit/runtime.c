@@ -307,6 +307,22 @@ static void forget_jumps(struct jit_ctx *c, uint64_t removals)
 	memset(c->jumps, 0xff, JIT_JUMPS * sizeof(*c->jumps)); /* no pc is odd */
 }
 
+/*
+ * Translations were removed since c was last in use: it may name them. Where a segment was emptied since, its memory may be other code
+ * by now, of which the bits speak. Not so when none was: what is emptied from now on is not used again before this hart has been here once more.
+ */
+static void forget_removed(const struct jit *j, struct jit_ctx *c, uint64_t removals)
+{
+	if (c->seen < atomic_load(&j->drained)) {
+		forget_jumps(c, removals);
+		return;
+	}
+	c->seen = removals;
+	for (struct jit_jump *i = c->jumps; i < c->jumps + JIT_JUMPS; i++)
+		if (i->va != UINT64_MAX && jit_is_gone(j, i->code))
+			i->va = UINT64_MAX;
+}
+
 static void choose_context(struct hart *h)
 {
 	uint32_t fp = jit_fp_of(h);
@@ -324,9 +340,8 @@ static void choose_context(struct hart *h)
 		c->fp = fp;
 		forget_jumps(c, h->j.seen);
 	}
-	/* Some translations were removed since it was last used: it may name them. */
 	if (c->seen != h->j.seen)
-		forget_jumps(c, h->j.seen);
+		forget_removed(h->j.jit, c, h->j.seen);
 	c->used = ++h->j.ctx_clock;
 	h->j.ctx_gen = h->map_gen;
 	h->j.ctx_fp = fp;
