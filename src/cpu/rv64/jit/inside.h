@@ -107,6 +107,12 @@ static inline unsigned jit_jump_slot(uint64_t pc)
 	return (unsigned)((pc ^ pc >> 10) >> 1) & (JIT_JUMPS - 1);
 }
 
+/* The only other slot that pc may be in, whichever of the two this one is. */
+static inline unsigned jit_jump_other(uint64_t pc, unsigned slot)
+{
+	return slot ^ (((uint32_t)(pc >> 12) * 0x9e3779b1u >> 20 & (JIT_JUMPS - 1)) | 1);
+}
+
 /* fp context: 0: FP instructions trap or dirty the state; else 8 | frm */
 static inline uint32_t jit_fp_of(const struct hart *h)
 {
@@ -276,8 +282,8 @@ struct jit {
 	struct jit_stats st;
 	/* stubs.c */
 	void (*enter)(void); /* struct jit_link *(struct hart *, const void *code) */
-	const uint8_t *leave_pc, *leave_fuel, *leave_link, *look_link, *leave_va, *jump_va,
-		*slow_mem, *slow_op;
+	const uint8_t *leave_pc, *leave_fuel, *leave_link, *look_again, *look_link, *leave_va,
+		*jump_va, *slow_mem, *slow_op;
 	struct jit_tr *tr; /* workspace, under the lock */
 	struct branch_table *branches; /* the same */
 	struct jit_perf *perf; /* NULL: nobody wants names */
@@ -366,6 +372,8 @@ void jit_make_stubs(struct jit *j, struct x86 *a);
  * was).
  */
 void jit_emit_lookup(struct x86 *a, uint8_t **miss);
+/* Out of line, at *miss: the other slot. Goes back when it is there, and on when it is not, with rax as it was. */
+void jit_emit_look_again(struct jit *j, struct x86 *a, uint8_t *miss);
 
 /* ---- form.c and translate.c ---- */
 

@@ -351,6 +351,26 @@ static void choose_context(struct hart *h)
 
 /* ---- finding code ---- */
 
+static const void *known(const struct hart *h, uint64_t va)
+{
+	unsigned slot = jit_jump_slot(va);
+
+	if (h->j.jumps[slot].va != va)
+		slot = jit_jump_other(va, slot);
+	return h->j.jumps[slot].va == va ? h->j.jumps[slot].code : NULL;
+}
+
+/* Into its first slot; what was there goes to its other one. */
+static void know(struct hart *h, uint64_t va, const void *code)
+{
+	unsigned slot = jit_jump_slot(va);
+	struct jit_jump old = h->j.jumps[slot];
+
+	h->j.jumps[slot] = (struct jit_jump){va, code};
+	if (old.va != UINT64_MAX)
+		h->j.jumps[jit_jump_other(old.va, slot)] = old;
+}
+
 /* One region, formed from va's place; under the lock. */
 static bool make(struct hart *h, const struct rv64_code_at *at, uint64_t va, uint32_t fp)
 {
@@ -385,12 +405,11 @@ static void make_pairs(struct hart *h, const int64_t *pairs, unsigned n, uint32_
 
 	for (unsigned i = 0; i < n && insns < JIT_PASS_INSNS; i++) {
 		uint64_t va = page + (uint64_t)pairs[i];
-		struct jit_jump *slot = &h->j.jumps[jit_jump_slot(va)];
 		struct rv64_code_at at;
 		struct jit_entry *e;
 		uint8_t heat;
 
-		if (slot->va == va || !rv64_code_known(h, va, &at) ||
+		if (known(h, va) || !rv64_code_known(h, va, &at) ||
 			at.left < PAGE_SIZE - (at.pa & PAGE_MASK))
 			continue;
 		e = jit_find(j, at.pa, fp);
@@ -402,8 +421,7 @@ static void make_pairs(struct hart *h, const int64_t *pairs, unsigned n, uint32_
 		}
 		if (!e)
 			continue;
-		slot->va = va;
-		slot->code = e->code;
+		know(h, va, e->code);
 		j->st.pairs_found++;
 	}
 }
@@ -433,15 +451,15 @@ static void translate(struct hart *h, const struct rv64_code_at *at, uint32_t fp
 /* The code at h->pc; NULL: there is none, h->pc is cold, or a trap was taken (*trapped). *entries is 0 when time has passed. */
 static const void *find(struct hart *h, bool *trapped, uint64_t *entries)
 {
-	struct jit_jump *slot = &h->j.jumps[jit_jump_slot(h->pc)];
+	const void *code = known(h, h->pc);
 	struct jit *j = h->j.jit;
 	struct rv64_code_at at;
 	struct jit_entry *e;
 	uint8_t heat;
 
 	*trapped = false;
-	if (slot->va == h->pc)
-		return slot->code;
+	if (code)
+		return code;
 	if (!rv64_code_where(h, &at)) {
 		*trapped = true;
 		return NULL;
@@ -464,8 +482,7 @@ static const void *find(struct hart *h, bool *trapped, uint64_t *entries)
 		if (!e)
 			return NULL;
 	}
-	slot->va = h->pc;
-	slot->code = e->code;
+	know(h, h->pc, e->code);
 	return e->code;
 }
 

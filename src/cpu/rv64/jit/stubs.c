@@ -3,6 +3,7 @@
  *
  *   enter       C --> a block
  *   leave_*     a block --> C: pc known by offset; by link; by address
+ *   look_again  an address is not in its first slot of the table of jumps: in the other?
  *   jump_va     an indirect jump that could not be predicted: forget the calls on the host's stack, look up, or leave
  *   slow_mem, slow_op   a block --> C --> the same block, or leave
  *
@@ -95,6 +96,18 @@ void jit_make_stubs(struct jit *j, struct x86 *a)
 	j->leave_link = a->p; /* rax: struct jit_link */
 	x86_jmp(a, leave);
 
+	/* rax: address, rcx: its slot, times two. jit_jump_other(); the flags say whether it is there. */
+	j->look_again = a->p;
+	x86_rorx(a, X86_64, RDX, x86_reg(RAX), 12);
+	x86_op_i(a, X86_32, 0x69, RDX, x86_reg(RDX), (int32_t)0x9e3779b1, 4); /* imul */
+	x86_rorx(a, X86_32, RDX, x86_reg(RDX), 19);
+	x86_alu_i(a, X86_32, ALU_AND, x86_reg(RDX), (JIT_JUMPS - 1) << 1);
+	x86_alu_i(a, X86_32, ALU_OR, x86_reg(RDX), 2);
+	x86_alu(a, X86_32, ALU_XOR, RCX, x86_reg(RDX));
+	x86_load(a, X86_64, RDX, HART(j.jumps));
+	x86_alu(a, X86_64, ALU_CMP, RAX, x86_sib(RDX, RCX, 3, 0));
+	x86_ret(a);
+
 	j->look_link =
 		a->p; /* rax: struct jit_link of code for every context; pc serves to keep it */
 	x86_op(a, X86_32, 0x80, ALU_CMP, x86_mem(RAX, offsetof(struct jit_link, by_context)));
@@ -106,6 +119,7 @@ void jit_make_stubs(struct jit *j, struct x86 *a)
 	jit_emit_lookup(a, &miss);
 	x86_jmp_rm(a, x86_sib(RDX, RCX, 3, 8));
 	x86_here(a, miss);
+	jit_emit_look_again(j, a, miss);
 	x86_load(a, X86_64, RAX, HART(pc));
 	x86_jmp(a, j->leave_link);
 
@@ -114,6 +128,7 @@ void jit_make_stubs(struct jit *j, struct x86 *a)
 	jit_emit_lookup(a, &miss);
 	x86_jmp_rm(a, x86_sib(RDX, RCX, 3, 8));
 	x86_here(a, miss);
+	jit_emit_look_again(j, a, miss);
 	x86_jmp(a, j->leave_va);
 
 	j->slow_mem = a->p;
@@ -153,4 +168,10 @@ void jit_emit_lookup(struct x86 *a, uint8_t **miss)
 	*miss = x86_jcc(a, CC_NE, NULL);
 	x86_alu_i(a, X86_64, ALU_AND, x86_reg(RAX), -4096);
 	x86_store(a, X86_64, HART(j.page), RAX);
+}
+
+void jit_emit_look_again(struct jit *j, struct x86 *a, uint8_t *miss)
+{
+	x86_call(a, j->look_again);
+	x86_jcc(a, CC_E, miss + 4);
 }

@@ -654,9 +654,11 @@ static void emit_cold(struct jit_tr *t, struct jit_cold *c)
 		jit_emit_lookup(a, &miss);
 		x86_jmp_rm(a, x86_sib(RDX, RCX, 3, 8));
 		x86_here(a, miss);
+		jit_emit_look_again(t->j, a, miss);
 		x86_jmp(a, t->j->leave_va);
 		break;
 	case COLD_MISS:
+		jit_emit_look_again(t->j, a, c->from);
 		x86_jmp(a, t->j->leave_va);
 		break;
 	case COLD_JUMP:
