@@ -200,7 +200,8 @@ static void lines_take_their_targets_along(void **state)
 /* ---- tables of jumps ---- */
 
 #define FNS 256u
-#define FN(i) (RAM + 0x100000 + (i) * 0x1010ull) /* a page each, and a place of its own in the table */
+#define FN(i) \
+	(RAM + 0x100000 + (i)*0x1010ull) /* a page each, and a place of its own in the table */
 #define TABLE (RAM + 0x80000)
 
 /* Turns of a loop that calls all functions by their addresses; each adds one to a2. */

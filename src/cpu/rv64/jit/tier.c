@@ -1,13 +1,16 @@
 /*
  * tier.c: what is hot, and the thread that translates it again.
  *
- *   a hart's instructions are used up, every 8,192 --jit_sample()--> count of the block at its pc
+ *   a hart's instructions are used up --jit_sample()--> count of the region at its pc, among the samples of late
  *        count is high: a copy of the page --bounded queue--> thread: form, choose registers, emit, without the lock
  *                                                               |
  *        still the same bytes? in place of the first tier's <---+ publish, under the lock
  *
  * Where a hart is when its instructions are used up is a fair sample of where its time goes, and costs nothing in translated code. Counts
- * are of guest-physical addresses and outlive the code: what was hot before it was removed needs one sample.
+ * are of guest-physical addresses and outlive the code: what was hot before it was removed needs one sample, once.
+ *
+ * Counts fade: hot is what has a share of the time, not what has been running for long. The second tier's code is twice as large as the first's; where time is spread
+ * over thousands of places (a guest's kernel between a system call and its disk) it costs more in the host's caches than it saves, and all of it does not fit.
  *
  * Guest threads never wait for the thread: the queue is tried, not awaited, and dropped into when full; where they want the lock of the
  * cache in order to translate or link, they try and go on as they are. Only what has to be exact waits (fence.i, jit_drop()), for as
@@ -29,7 +32,9 @@
 #include "base/err.h"
 #include "cpu/rv64/jit/inside.h"
 
-#define HOT_SAMPLES 4u /* of one block, before it is translated again */
+#define HOT_SAMPLES 8u /* of one region, before it is translated again */
+#define HOT_WINDOW \
+	1024u /* samples of all, after which counts are halved: hot is a share of 1/256 */
 #define HOT_SLOTS 4096u
 #define HOT_QUEUE 8u
 #define HOT_BAD 65536u
@@ -41,6 +46,7 @@ struct request {
 	uint64_t page, va, drops;
 	uint32_t fp;
 	uint16_t off;
+	uint64_t counted; /* whose samples asked for it */
 	bool again; /* although it is of the second tier already */
 	const uint8_t *live;
 	uint8_t bytes[PAGE_SIZE];
@@ -53,10 +59,13 @@ struct ahead {
 	const uint8_t *live; /* the page; good while jit.drops is what it was */
 };
 
+/* Samples of the region that was formed from pa. */
 struct slot {
 	uint64_t pa;
+	uint32_t window;
 	uint8_t samples, refused;
-	bool was_hot;
+	bool was_hot; /* in full, once: the next time one sample will do */
+	bool asked; /* it is in the queue */
 };
 
 struct jit_hot {
@@ -72,6 +81,7 @@ struct jit_hot {
 	_Atomic uint64_t seen;
 	struct jit_tr *tr; /* the thread's, or in JIT_TIERS_NOW under jit.lock */
 	struct slot slots[HOT_SLOTS];
+	uint32_t taken; /* samples, of both tiers */
 	uint8_t bad[HOT_BAD / 8], split[HOT_BAD / 8]; /* sites, by address */
 	uint64_t asked, dropped, moved;
 	struct ahead *ahead; /* NULL: none, or all done */
@@ -534,8 +544,13 @@ static void fill(struct request *q, const struct jit *j, uint64_t pa, uint64_t v
 	memcpy(q->bytes, live, PAGE_SIZE);
 }
 
-static void ask(
-	struct hart *h, uint64_t pa, uint64_t va, const uint8_t *live, uint64_t drops, bool again)
+static struct slot *slot_of(struct jit_hot *hot, uint64_t pa)
+{
+	return &hot->slots[(pa >> 1) * 0x9e3779b97f4a7c15ull >> 52];
+}
+
+static void ask(struct hart *h, uint64_t pa, uint64_t va, const uint8_t *live, uint64_t drops,
+	uint64_t counted, bool again)
 {
 	struct jit_hot *hot = h->j.jit->hot;
 	struct request *q;
@@ -549,7 +564,9 @@ static void ask(
 		q = &hot->queue[(hot->first + hot->n) % HOT_QUEUE];
 		fill(q, h->j.jit, pa, va, h->j.ctx_fp, live);
 		q->drops = drops;
+		q->counted = counted;
 		q->again = again;
+		slot_of(hot, counted)->asked = true;
 		hot->n++;
 		if (!hot->started && !hot->stop)
 			start(hot);
@@ -560,19 +577,24 @@ static void ask(
 
 /* ---- samples ---- */
 
-static struct slot *slot_of(struct jit_hot *hot, uint64_t pa)
-{
-	return &hot->slots[(pa >> 1) * 0x9e3779b97f4a7c15ull >> 52];
-}
-
 static void made(struct jit_hot *hot, const struct request *q, bool good)
 {
-	struct slot *s = slot_of(hot, q->page + q->off);
+	struct slot *s = slot_of(hot, q->counted);
 
+	s->asked = false;
 	if (good)
 		s->refused = 0;
 	else if (s->refused < 6)
 		s->refused++;
+}
+
+static void fade(struct jit_hot *hot, struct slot *s)
+{
+	uint32_t now = __atomic_load_n(&hot->taken, __ATOMIC_RELAXED) / HOT_WINDOW;
+	uint32_t windows = now - s->window;
+
+	s->samples = windows < 8 ? (uint8_t)(s->samples >> windows) : 0;
+	s->window = now;
 }
 
 /* vCPUs may lose each other's counts. */
@@ -580,18 +602,19 @@ static bool is_hot(struct jit_hot *hot, uint64_t pa)
 {
 	struct slot *s = slot_of(hot, pa);
 
+	fade(hot, s);
 	if (s->pa != pa) {
 		if (s->samples) {
 			s->samples--;
 			return false;
 		}
-		*s = (struct slot){.pa = pa};
+		*s = (struct slot){.pa = pa, .window = s->window};
 	}
 	if (s->samples < UINT8_MAX)
 		s->samples++;
-	if (s->samples < (s->was_hot ? 1u : HOT_SAMPLES) << MIN(s->refused, (uint8_t)5))
+	if (s->asked || s->samples < (s->was_hot ? 1u : HOT_SAMPLES) << MIN(s->refused, (uint8_t)5))
 		return false;
-	s->was_hot = true;
+	s->was_hot = s->samples >= HOT_SAMPLES;
 	s->samples = 0;
 	return true;
 }
@@ -604,25 +627,30 @@ void jit_sample(struct hart *h)
 	struct rv64_code_at at;
 	struct jit_entry *e;
 	bool again = false;
+	uint64_t counted;
 
 	if (!hot || !rv64_code_where(h, &at))
 		return; /* a trap was taken, which the next fetch would have taken */
+	__atomic_fetch_add(&hot->taken, 1, __ATOMIC_RELAXED);
 	e = jit_find(j, at.pa, h->j.ctx_fp);
-	if (e && e->region->tier == 2) {
+	if (!e)
+		return;
+	counted = e->region->page + e->region->start;
+	if (e->region->tier == 2) {
 		unsigned bad = judge(h, e->region);
 
 		if (!bad || ++e->region->strikes < HOT_STRIKES)
 			return;
 		e->region->strikes = 0;
 		at.host += (int)e->region->start - (int)(at.pa & PAGE_MASK);
-		at.pa = e->region->page + e->region->start;
+		at.pa = counted;
 		hot->moved += bad;
 		again = true;
-	} else if (!e || !is_hot(hot, at.pa)) {
+	} else if (!is_hot(hot, counted)) {
 		return;
 	}
 	if (j->o.tiers == JIT_TIERS_TWO && at.left == PAGE_SIZE - (h->pc & PAGE_MASK))
-		ask(h, at.pa, h->pc, at.host - (at.pa & PAGE_MASK), drops, again);
+		ask(h, at.pa, h->pc, at.host - (at.pa & PAGE_MASK), drops, counted, again);
 }
 
 void jit_hot_now(struct jit *j, const struct jit_tr *t)
