@@ -67,7 +67,10 @@ def same(a, fa, b, fb):
 def _():
     disk("create", "a:raw", "--size", "64M")
     assert os.stat("a").st_size == 64 * MIB and os.stat("a").st_blocks == 0
-    has(disk("create", "a:raw", "--size", "64M", code=1), "is there already")
+    for fmt in ("raw", "qcow2"):
+        said = disk("create", f"a:{fmt}", "--size", "64M", code=1)
+        has(said, "is there already")
+        assert said.count("disk a") == 1, said
     disk("create", "a:raw", "--size", "32M", "--force")
     has(disk("create", "b", "--size", "1M", code=2), "names no format", "never guessed")
     has(disk("create", "b:vhd", "--size", "1M", code=2), "there is no format 'vhd'")

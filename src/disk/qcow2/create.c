@@ -205,7 +205,7 @@ static int make_data_file(struct create *c, struct err *e)
 		return err_set(e, -ENOMEM, "disk %s: out of memory", c->o->path);
 	rc = file_make(&f, &c->fs, path, c->o->overwrite, e);
 	if (rc)
-		return err_wrap(e, "its data file");
+		return err_wrap(e, "disk %s: its data file", c->o->path);
 	if (!f->block_device) {
 		rc = file_truncate(f, 0, e);
 		rc = rc ?: file_truncate(f, c->h.size, e);
@@ -298,6 +298,9 @@ int q_create(const struct disk_create_opts *o, struct err *e)
 		rc = err_set(e, -EINVAL, "a size of %llu bytes is not a multiple of %u",
 			(unsigned long long)c.h.size, DISK_SECTOR);
 	rc = rc ?: lay_out(&c, e);
+	/* From here on it is files, whose errors name them. */
+	if (rc)
+		err_wrap(e, "disk %s", o->path);
 	if (!rc && c.h.data_file)
 		rc = make_data_file(&c, e);
 	rc = rc ?: create_file(&c, e);
@@ -305,5 +308,5 @@ int q_create(const struct disk_create_opts *o, struct err *e)
 	if (!rc && c.metadata)
 		rc = preallocate(&c, e);
 	qcow2_header_free(&c.h);
-	return rc ? err_wrap(e, "disk %s", o->path) : 0;
+	return rc;
 }
