@@ -6,12 +6,46 @@
 
 #include "base/util.h"
 
-/* What a file, a guest or a peer is called must not make a second line, nor speak to the terminal. */
+/* How many bytes of UTF-8 one character has (RFC 3629, section 4); 0: it is none. */
+static unsigned utf8_len(const unsigned char *c)
+{
+	static const struct {
+		unsigned char first, last, low, high; /* of the first byte; of the second */
+		unsigned len;
+	} row[] = {{0x01, 0x7f, 0, 0xff, 1}, {0xc2, 0xdf, 0x80, 0xbf, 2},
+		{0xe0, 0xe0, 0xa0, 0xbf, 3}, {0xe1, 0xec, 0x80, 0xbf, 3},
+		{0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3},
+		{0xf0, 0xf0, 0x90, 0xbf, 4}, {0xf1, 0xf3, 0x80, 0xbf, 4},
+		{0xf4, 0xf4, 0x80, 0x8f, 4}};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(row); i++) {
+		if (c[0] < row[i].first || c[0] > row[i].last)
+			continue;
+		if (row[i].len > 1 && (c[1] < row[i].low || c[1] > row[i].high))
+			return 0;
+		for (unsigned k = 2; k < row[i].len; k++)
+			if ((c[k] & 0xc0) != 0x80)
+				return 0;
+		return row[i].len;
+	}
+	return 0;
+}
+
+/*
+ * What a file, a guest or a peer is called must not make a second line, nor speak to the terminal: C0, DEL, C1 (some terminals take U+009B, or a byte of
+ * 0x9b, for an escape), and what is no UTF-8.
+ */
 static void one_line(char *msg)
 {
-	for (unsigned char *c = (unsigned char *)msg; *c; c++)
-		if (*c < ' ' || *c == 127)
-			*c = '?';
+	unsigned n;
+
+	for (unsigned char *c = (unsigned char *)msg; *c; c += n) {
+		n = utf8_len(c);
+		if (n && *c >= ' ' && *c != 127 && (*c != 0xc2 || c[1] >= 0xa0))
+			continue;
+		n = MAX(n, 1u);
+		memset(c, '?', n);
+	}
 }
 
 int err_set(struct err *e, int code, const char *fmt, ...)

@@ -33,6 +33,12 @@ static void says_it_once_and_in_one_line(void **state)
 	assert_string_equal(err_msg(&e), "dis: disk a?b?[31m?: is there already");
 	err_sys(&e, -ENOENT, "%s", "a\tb");
 	assert_string_equal(err_msg(&e), "a?b: No such file or directory");
+	/* An 8-bit control, as a byte and in UTF-8; text of all lengths stays; what is cut, or a surrogate, is none. */
+	err_set(&e, -EIO, "%s",
+		"a\x9b[31m b\xc2\x9b c\xc2\xa0\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80 d\xe2\x82 "
+		"\xed\xa0\x80 \xf0\x9f");
+	assert_string_equal(
+		err_msg(&e), "a?[31m b?? c\xc2\xa0\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80 d?? ??? ??");
 }
 
 static void long_messages_are_cut_not_overrun(void **state)
