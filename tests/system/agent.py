@@ -65,6 +65,15 @@ def answer(s):
     return kind, s.recv(n, socket.MSG_WAITALL) if n else b""
 
 
+def has_come(p):
+    """Something of a file that has no name yet."""
+    fds = f"/proc/{p}/fd"
+    try:
+        return any(os.stat(f"{fds}/{n}").st_size for n in os.listdir(fds) if os.readlink(f"{fds}/{n}").startswith(f"{TMP}/"))
+    except OSError:
+        return False
+
+
 EXEC, FREEZE, PUT, OK, ERROR = 16, 25, 17, 80, 81
 disk = os.path.join(TMP, "disk.raw")
 with open(disk, "wb") as f:
@@ -146,11 +155,14 @@ with Machine("--kernel", image["kernel"], "--initrd", image["initrd"], "--append
     r = lodge("cp", "/etc/hostname", "agent:/tmp/pipe")
     check("nor in the guest", r.returncode == 1 and b"not a regular file" in r.stderr and
           lodge("exec", "agent", "--", "sh", "-c", "test -p /tmp/pipe").returncode == 0, r)
-    k = subprocess.Popen([LODGE, "cp", "agent:/tmp/tree/a/big", os.path.join(TMP, "half")], env=env)
-    time.sleep(0.1)
+    lodge("exec", "agent", "--", "truncate", "-s", "4G", "/tmp/endless")
+    k = subprocess.Popen([LODGE, "cp", "agent:/tmp/endless", os.path.join(TMP, "half")], env=env)
+    end = time.monotonic() + 60
+    while not has_come(k.pid) and k.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
     k.send_signal(signal.SIGINT)
-    k.wait(30)
-    check("one that is stopped leaves nothing", not [f for f in os.listdir(TMP) if f.startswith("half.")], os.listdir(TMP))
+    check("one that is stopped in the middle leaves nothing", k.wait(60) == -signal.SIGINT and not [f for f in os.listdir(TMP) if f.startswith("half")],
+          (k.returncode, os.listdir(TMP)))
     r = lodge("cp", "/etc/hostname", "/tmp/x")
     check("one side must be a guest", r.returncode == 2, r)
     s = agent(vm)

@@ -156,7 +156,9 @@ with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as fir
 os.unlink("busy.sock")
 # A process that does not end cannot be waited for by force: it may have the machine. A second Ctrl-C leaves it.
 r = waits()
-child = next(int(p) for p in os.listdir("/proc") if p.isdigit() and "--receive" in (c := of_process(p, "cmdline")) and f"{VMS}/w/" in c)
+child, end = None, time.monotonic() + 60 * SLOW
+while not child and time.monotonic() < end:  # the keeper is there before it
+    child = next((int(p) for p in os.listdir("/proc") if p.isdigit() and "--receive" in (c := of_process(p, "cmdline")) and f"{VMS}/w/" in c), None)
 os.kill(child, signal.SIGSTOP)
 r.send_signal(signal.SIGINT)
 end = time.monotonic() + 60 * SLOW
@@ -203,7 +205,7 @@ bad(LOCKED, "running already", "restore", "s")
 bad(LOCKED, "in use by another machine", "restore", "s", "--name", "m2")
 bad(1, "machine name", "restore", "s", "--name", "a b")
 bad(1, "is there already", "snapshot", "export", "s", "/dev/full")
-bad(1, "a file without a name", "snapshot", "export", "s", "")
+bad(1, "name of the file is empty", "snapshot", "export", "s", "")
 bad(MISSING, "folder /nonexistent", "snapshot", "export", "s", "/nonexistent/x")
 bad(LOCKED, "is running: end it first", "rm", "m")
 t = subprocess.Popen([LODGE, "migrate", "m", f"unix:{HOME}/run/raw/control.sock"], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -237,8 +239,12 @@ for closed in "<&- >&-", "<&- >&- 2>&-":
                        env=ENV, timeout=60 * SLOW)
     lodge("kill", "c")
     lodge("rm", "c")
-    p = subprocess.run(["sh", "-c", f'timeout 1 "$@" {closed}', "sh", VM, "--firmware", "spin.bin", "--memory", "16M", "--name", "c", "--disk", "d2.qcow2:qcow2"],
-                       env=ENV, timeout=60 * SLOW)
+    p = subprocess.Popen(["sh", "-c", f'exec "$@" {closed}', "sh", VM, "--firmware", "spin.bin", "--memory", "16M", "--name", "c", "--disk", "d2.qcow2:qcow2"], env=ENV)
+    end = time.monotonic() + 60 * SLOW
+    while lodge("pause", "c", ok=False).returncode and p.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)  # until it has opened all that it opens, and said what it says
+    lodge("kill", "c")
+    p.wait(60 * SLOW)
 check("nor by a machine", lodge("disk", "check", "d2.qcow2:qcow2").returncode == 0 and digest() == was)
 for name in "m", "raw":
     gone_pid = pid(name)

@@ -74,7 +74,7 @@ int snapstore_create_at(const char *path, int *fd, struct err *e)
 	char *slash;
 
 	if (!*path)
-		return err_set(e, -EINVAL, "a file without a name: name one");
+		return err_set(e, -EINVAL, "the name of the file is empty: give it one");
 	if (!access(path, F_OK))
 		return err_set(e, -EEXIST, "%s is there already", path);
 	snprintf(dir, sizeof(dir), "%s", path);
