@@ -1,5 +1,7 @@
 /*
- * virtio_impl.h: between virtio.c (queues) and virtio_pci.c (transport).
+ * virtio_impl.h: between virtio.c (queues) and virtio_pci.c (transport). Nobody else includes it.
+ *
+ * Threads: with the device's lock held, all but add and remove, which are realize and unrealize. Source: virtio 1.2, sections 2.1 (status), 4.1.4.5 (ISR).
  */
 #ifndef LODGE_DEVICE_VIRTIO_IMPL_H
 #define LODGE_DEVICE_VIRTIO_IMPL_H

@@ -1,4 +1,7 @@
-/* sorter_priv.h: what sorter.c (who waits for whom) and sorter_out.c (what is written) share. */
+/*
+ * sorter_priv.h: what sorter.c (who waits for whom) and sorter_out.c (what is written) share. Nobody else includes it. Everything here is the
+ * loop's, and belongs to its sorter; a job ends exactly once, with its request.
+ */
 #ifndef LODGE_DISK_SORTER_PRIV_H
 #define LODGE_DISK_SORTER_PRIV_H
 

@@ -1,5 +1,8 @@
 /*
- * build.h: from a VM definition (config.h) to a board: which devices it gets, with which back ends.
+ * build.h: from a VM definition (config.h) to a board: which devices it gets, with which back ends; and what is done to those
+ * back ends later.
+ *
+ * Threads: the event loop's, while the machine is built or later; the callbacks of build_board() say theirs.
  */
 #ifndef LODGE_VM_BUILD_H
 #define LODGE_VM_BUILD_H
@@ -13,7 +16,11 @@ struct json_t;
 struct vm;
 struct vm_config;
 
-/* Fills vm->board. Back ends are opened here; what fails is unwound. */
+/*
+ * Fills vm->board, which the caller destroys. Back ends are opened here; what fails is unwound. The callbacks get `vm`; they are called until
+ * the board is gone, from any thread, and must not call back into the board: wake (a vCPU has something to do), note (cpu.h), system_event
+ * (enum cpu_system_event), report (a device has something to say), stop (a device asks for a pause: on-error=pause).
+ */
 int build_board(struct vm *vm, void (*wake)(void *ctx, unsigned vcpu),
 	void (*note)(void *ctx, unsigned vcpu, const struct cpu_note *n),
 	void (*system_event)(void *ctx, int event, uint64_t code),

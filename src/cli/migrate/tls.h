@@ -1,5 +1,6 @@
 /*
- * tls.h: the options of a side's certificate, as both verbs have them.
+ * tls.h: the options of a side's certificate, as both verbs have them. The texts belong to options_free(); what is read, a new reference, to
+ * the caller. -EINVAL: wrong usage; any other error is of a file, and names it.
  */
 #ifndef LODGE_CLI_MIGRATE_TLS_H
 #define LODGE_CLI_MIGRATE_TLS_H

@@ -1,5 +1,5 @@
 /*
- * create.h: a snapshot that nobody but its maker will see.
+ * create.h: a snapshot that nobody but its maker will see. Blocks until it is complete; what fails leaves nothing behind, and the machine running.
  */
 #ifndef LODGE_CLI_SNAPSHOT_CREATE_H
 #define LODGE_CLI_SNAPSHOT_CREATE_H
