@@ -492,13 +492,13 @@ static bool all_zero(const uint8_t *p)
 	return true;
 }
 
-static int write_own(struct frames *f, uint64_t first, uint64_t count)
+static int write_own(struct frames *f, uint64_t first, uint64_t count, const uint8_t *from)
 {
 	size_t len = count * PAGE_SIZE;
 
 	for (size_t done = 0; done < len;) {
-		off_t at = (off_t)(first * PAGE_SIZE + done);
-		ssize_t n = pwrite(f->fd, f->base + at, len - done, at);
+		ssize_t n = pwrite(
+			f->fd, from + done, len - done, (off_t)(first * PAGE_SIZE + done));
 
 		if (n <= 0 && errno != EINTR)
 			return n ? -errno : -EIO;
@@ -517,7 +517,7 @@ static int settle(struct frames *f, uint64_t at, uint64_t end, bool first)
 
 		while (to < end && !(first && all_zero(f->base + to * PAGE_SIZE)))
 			to++;
-		rc = to > at ? write_own(f, at, to - at) : 0;
+		rc = to > at ? write_own(f, at, to - at, f->base + at * PAGE_SIZE) : 0;
 		at = to + (to < end);
 	}
 	return rc;
@@ -553,6 +553,21 @@ void frames_unsettle(struct frames *f)
 			(off_t)(f->over[i].first * PAGE_SIZE),
 			(off_t)(f->over[i].count * PAGE_SIZE));
 	pthread_mutex_unlock(&f->over_lock);
+}
+
+int frames_fill(struct frames *f, mfn_t m, uint64_t count, const void *from)
+{
+	int rc;
+
+	if (m.n > f->count || count > f->count - m.n)
+		return -EINVAL;
+	if (over_file(f, m, count) || f->chunks[m.n / CHUNK_FRAMES].tables)
+		return -ENOTSUP;
+	rc = write_own(f, m.n, count, from);
+	/* What a read maps can be written to as well: the mapping is shared. */
+	if (!rc && madvise(f->base + m.n * PAGE_SIZE, count * PAGE_SIZE, MADV_POPULATE_READ))
+		rc = -errno;
+	return rc;
 }
 
 uint64_t frames_untouched(struct frames *f, mfn_t m, uint64_t count)

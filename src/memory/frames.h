@@ -91,6 +91,12 @@ void frames_aside_end(struct frames *f, mfn_t m, uint64_t count);
 int64_t frames_settle(struct frames *f, mfn_t m, uint64_t count, bool first, struct err *e);
 void frames_unsettle(struct frames *f);
 
+/*
+ * Contents for frames that nobody has touched yet: written to the memory file, so that the host need not clear them first, and then mapped here: with a copy, three quarters of
+ * what their faults and a copy would take. Frames that somebody has touched may be among them. -errno (-ENOTSUP: they lie over a file, or are tables; or memory is short): some may be written.
+ */
+int frames_fill(struct frames *f, mfn_t m, uint64_t count, const void *from);
+
 /* How many frames from m on, at most `count`, have never been touched: they read as zero, without having been made for that. */
 uint64_t frames_untouched(struct frames *f, mfn_t m, uint64_t count);
 

@@ -70,7 +70,7 @@ def message(kind, arg, payload):
 
 class Middle:
     """
-    A connection in between to the Unix socket `to`; at byte `at` of those to the destination it does its harm: "flip" a bit, "cut", "lose" the rest of
+    Connections in between to the Unix socket `to`; at byte `at` of all those to the destination it does its harm: "flip" a bit, "cut", "lose" the rest of
     a piece, "repeat" it, "swap" it with what comes before, be "slow"; or wherever it is the message "GO" is not let through, or the answer to it,
     "RUNNING". `done`: it has; `bytes`: how many have come through.
     """
@@ -82,9 +82,13 @@ class Middle:
         threading.Thread(target=self.run, daemon=True).start()
 
     def run(self):
-        a, b = self.s.accept()[0], socket.socket(socket.AF_UNIX)
-        b.connect(self.to)
-        threading.Thread(target=self.copy, args=(b, a), daemon=True).start()
+        while True:
+            a, b = self.s.accept()[0], socket.socket(socket.AF_UNIX)
+            b.connect(self.to)
+            threading.Thread(target=self.copy, args=(b, a), daemon=True).start()
+            threading.Thread(target=self.carry, args=(a, b), daemon=True).start()
+
+    def carry(self, a, b):
         try:
             while chunk := a.recv(65536):
                 go = chunk.find(b"LDMG\x07\0") if self.harm in ("GO", "RUNNING") else -1

@@ -65,7 +65,7 @@ text = """#include <errno.h>
 int madvise(void *at, size_t n, int what)
 {
 	static int calls;
-	if (what != 23 || __atomic_add_fetch(&calls, 1, __ATOMIC_RELAXED) < 3) /* MADV_POPULATE_WRITE */
+	if (what != 22 || __atomic_add_fetch(&calls, 1, __ATOMIC_RELAXED) < 3) /* MADV_POPULATE_READ */
 		return (int)syscall(SYS_madvise, at, n, what);
 	errno = ENOMEM;
 	return -1;

@@ -31,9 +31,9 @@ struct migrate {
 };
 
 static const struct opt migrate_opts[] = {
-	{"streams", .type = OPT_UINT, OPT_AT(struct migrate, streams), .arg = "N", .dflt = "1",
+	{"streams", .type = OPT_UINT, OPT_AT(struct migrate, streams), .arg = "N", .dflt = "2",
 		.min = 1, .max = CLIENT_FDS,
-		.help = "connections that carry memory; worth more than one with TLS, or far away"},
+		.help = "connections that carry memory, each with a thread on both sides"},
 	{"bandwidth", .type = OPT_SIZE, OPT_AT(struct migrate, bandwidth), .arg = "SIZE",
 		.min = 64 * KiB, .max = 1024 * GiB,
 		.help = "at most so much a second while the guest runs; without it no limit"},
@@ -332,7 +332,7 @@ static int begin(struct run *r, const struct address *to, struct err *e)
 
 	rc = tls_opts_read(&o->tls, to->host, &tls, e);
 	/* Post-copy has one for itself, for what the guest waits for. */
-	while (!rc && n < (o->dry_run && !o->post ? 1 : o->streams + (o->post || o->recover))) {
+	while (!rc && n < o->streams + (o->post || o->recover)) {
 		rc = address_connect(to, &fd[n], e);
 		n += !rc;
 	}

@@ -1,7 +1,6 @@
 #include "vm/migrate/ram.h"
 
 #include <errno.h>
-#include <sys/mman.h>
 
 #include "base/util.h"
 
@@ -69,6 +68,31 @@ int mig_ram_write(const struct mig_ram *r, uint64_t first, unsigned n, const voi
 	return rc;
 }
 
+/* In leaves: what lies behind each other for the guest need not do so in the file. */
+int mig_ram_fill(const struct mig_ram *r, uint64_t first, unsigned n, const void *from)
+{
+	unsigned in = space_hold(r->space);
+	const char *at = from;
+	struct view_leaf l;
+	uint64_t left, k;
+	int rc = 0;
+
+	for (; !rc && n; first += k, n -= (unsigned)k, at += k * PAGE_SIZE) {
+		gpa_t a = mig_ram_gpa(r, first, &left);
+
+		rc = view_lookup(space_view(r->space, 0), a, &l);
+		if (rc)
+			break;
+		k = (1ull << l.order) - (a.v / PAGE_SIZE & ((1ull << l.order) - 1));
+		k = MIN(k, left);
+		k = MIN(k, (uint64_t)n);
+		space_announce(r->space, a, k * PAGE_SIZE);
+		rc = frames_fill(space_frames(r->space), l.mfn, k, at);
+	}
+	space_release(r->space, in);
+	return rc;
+}
+
 int mig_ram_zero(const struct mig_ram *r, uint64_t first, uint64_t n)
 {
 	uint64_t left, k;
@@ -81,29 +105,6 @@ int mig_ram_zero(const struct mig_ram *r, uint64_t first, uint64_t n)
 		rc = k < FILL_MAX ? space_fill(r->space, a, 0, k * PAGE_SIZE)
 				  : space_discard(r->space, a, k * PAGE_SIZE);
 	}
-	return rc;
-}
-
-int mig_ram_populate(const struct mig_ram *r, uint64_t first, unsigned n)
-{
-	unsigned in = space_hold(r->space);
-	struct view_leaf l;
-	uint64_t left, k;
-	int rc = 0;
-
-	for (; !rc && n; first += k, n -= (unsigned)k) {
-		gpa_t a = mig_ram_gpa(r, first, &left);
-
-		if (view_lookup(space_view(r->space, 0), a, &l))
-			break;
-		k = (1ull << l.order) - (a.v / PAGE_SIZE & ((1ull << l.order) - 1));
-		k = MIN(k, left);
-		k = MIN(k, (uint64_t)n);
-		if (madvise(frames_ptr(space_frames(r->space), l.mfn), k * PAGE_SIZE,
-			    MADV_POPULATE_WRITE))
-			rc = -errno;
-	}
-	space_release(r->space, in);
 	return rc;
 }
 

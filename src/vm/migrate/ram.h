@@ -25,8 +25,8 @@ uint64_t mig_ram_page(const struct mig_ram *r, gpa_t a);
 gpa_t mig_ram_gpa(const struct mig_ram *r, uint64_t page, uint64_t *left);
 int mig_ram_read(const struct mig_ram *r, uint64_t first, unsigned n, void *to);
 int mig_ram_write(const struct mig_ram *r, uint64_t first, unsigned n, const void *from);
-/* The host makes pages of them now, in one call, which costs less than a fault each. -errno: the rest is made by faults. */
-int mig_ram_populate(const struct mig_ram *r, uint64_t first, unsigned n);
+/* The same for pages that have not been touched, which is quicker (frames_fill()), and leaves them mapped. -errno: some may be written, and mig_ram_write() may do it all. */
+int mig_ram_fill(const struct mig_ram *r, uint64_t first, unsigned n, const void *from);
 /* They read as zero afterwards, and cost the host nothing where that can be. */
 int mig_ram_zero(const struct mig_ram *r, uint64_t first, uint64_t n);
 /* How many pages from `page` on, at most `max`, nobody has ever touched: they are zero. */

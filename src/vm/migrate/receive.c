@@ -31,7 +31,7 @@
 #include "vm/migrate/shape.h"
 #include "vm/nets.h"
 
-#define POPULATE_MIN 8u /* pages: fewer are made by a fault each */
+#define FILL_MIN 8u /* pages: fewer are made by a fault each */
 
 /* ---- the first connection ---- */
 
@@ -185,25 +185,26 @@ static void leave_to_touch(struct receive *r, const char *why)
 		log_warn(r->vm->o.log, "receive", "%s: the rest is left to the first touch", why);
 }
 
-static void populate(struct receive *r, uint64_t first, unsigned n)
+static bool fill(struct receive *r, uint64_t first, unsigned n, const void *pages)
 {
-	int rc = atomic_load(&r->prefill_failed) ? 0 : mig_ram_populate(&r->ram, first, n);
+	int rc = atomic_load(&r->prefill_failed) ? -EAGAIN : mig_ram_fill(&r->ram, first, n, pages);
 
-	if (rc)
+	if (rc && rc != -EAGAIN && rc != -ENOTSUP)
 		leave_to_touch(r, strerrordesc_np(-rc));
+	return !rc;
 }
 
 static int put(void *ctx, uint64_t first, unsigned n, const void *pages)
 {
 	struct receive *r = ctx;
+	bool new = !(
+		atomic_load_explicit(&r->fresh[first / 64], memory_order_relaxed) >> (first % 64) &
+		1);
 
-	if (n >= POPULATE_MIN &&
-		!(atomic_load_explicit(&r->fresh[first / 64], memory_order_relaxed) >>
-				(first % 64) &
-			1))
-		populate(r, first, n);
 	for (uint64_t i = first; i < first + n; i++)
 		atomic_fetch_or_explicit(&r->fresh[i / 64], 1ull << (i % 64), memory_order_relaxed);
+	if (new &&n >= FILL_MIN && fill(r, first, n, pages))
+		return 0;
 	return mig_ram_write(&r->ram, first, n, pages);
 }
 

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -57,6 +58,35 @@ static void discard_reads_as_zero_and_keeps_the_frame(void **state)
 		assert_int_equal(*(uint8_t *)frames_ptr(f, mfn(m.n + i)), i >= 2 && i < 5 ? 0 : 7);
 	assert_ptr_equal((char *)frames_base(f) + m.n * PAGE_SIZE, frames_ptr(f, m));
 	frames_destroy(f);
+}
+
+/* Touched before or not; and they are mapped then, and can be written to, without a fault each. */
+static void what_is_filled_is_there(void **state)
+{
+	enum { N = 64 };
+	struct frames *f = rig_frames(1, 4 * MiB);
+	uint8_t *from = malloc(N * PAGE_SIZE), *at;
+	struct err e = {0};
+	mfn_t m, t;
+
+	assert_non_null(from);
+	for (unsigned i = 0; i < N * PAGE_SIZE; i++)
+		from[i] = (uint8_t)(i % 251);
+	assert_int_equal(frames_alloc(f, 0, FRAME_ORDER_2M, &m), 0);
+	at = frames_ptr(f, m);
+	at[5 * PAGE_SIZE] = 99;
+	assert_int_equal(frames_fill(f, m, N, from), 0);
+	assert_memory_equal(at, from, N * PAGE_SIZE);
+	memset(at, 7, PAGE_SIZE);
+	assert_int_equal(frames_touched(f, m, 512), N);
+	assert_int_equal(frames_fill(f, mfn(frames_count(f)), 1, from), -EINVAL);
+	assert_int_equal(frames_alloc_table(f, 0, 0, &t), 0);
+	assert_int_equal(frames_fill(f, t, 1, from), -ENOTSUP);
+	assert_int_equal(frames_map_file(f, m, 1, frames_fd(f), m.n * PAGE_SIZE, &e), 0);
+	assert_int_equal(frames_fill(f, m, 1, from), -ENOTSUP);
+	assert_int_equal(at[0], 7);
+	frames_destroy(f);
+	free(from);
 }
 
 /* Any mix of sizes: nothing is given out twice, all comes back, and what comes back can be had whole again. */
@@ -220,6 +250,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(nonsense_is_refused),
 		cmocka_unit_test(a_named_node_is_strict_and_any_is_not),
+		cmocka_unit_test(what_is_filled_is_there),
 		cmocka_unit_test(discard_reads_as_zero_and_keeps_the_frame),
 		cmocka_unit_test(no_frame_is_given_out_twice),
 		cmocka_unit_test(threads_do_not_share_frames),
