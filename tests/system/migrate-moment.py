@@ -139,6 +139,8 @@ for kind, word in (GO, "GO"), (RUNNING, "RUNNING"):
         wait_rounds("b", 1)
         check(f"{what}: it runs at the destination, and only there", alive("b") and not alive("a"))
         lodge("kill", "b")
+        until(f"{what}: b has ended", lambda: not alive("b"))
+        check(f"{what}: what it wrote is kept", "rounds" in lodge("logs", "b", ok=False).stdout)
 
 # ---- what became of the silent links ----
 for x in early, late:
