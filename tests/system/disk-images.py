@@ -67,10 +67,12 @@ def same(a, fa, b, fb):
 def _():
     disk("create", "a:raw", "--size", "64M")
     assert os.stat("a").st_size == 64 * MIB and os.stat("a").st_blocks == 0
+    has(disk("create", "a:raw", "--size", "64M", code=1), "is there already")
+    os.mkdir("folder")
     for fmt in ("raw", "qcow2"):
-        said = disk("create", f"a:{fmt}", "--size", "64M", code=1)
-        has(said, "is there already")
-        assert said.count("disk a") == 1, said
+        said = disk("create", f"folder:{fmt}", "--size", "64M", "--force", code=2)
+        assert said.count("disk folder") == 1, said
+    os.rmdir("folder")
     disk("create", "a:raw", "--size", "32M", "--force")
     has(disk("create", "b", "--size", "1M", code=2), "names no format", "never guessed")
     has(disk("create", "b:vhd", "--size", "1M", code=2), "there is no format 'vhd'")
