@@ -663,6 +663,16 @@ uint64_t memdev_size(struct memdevs *d, const char *path)
 	return m ? m->size : 0;
 }
 
+uint64_t memdev_allocated(struct memdevs *d, const char *path)
+{
+	const struct memdev *m = find(d, path);
+	uint64_t n = 0;
+
+	for (uint64_t i = 0; m && i < m->npages; i++)
+		n += m->page[i] ? PAGE : 0;
+	return n;
+}
+
 int memdev_save(struct memdevs *d, const char *path, const char *to, struct err *e)
 {
 	cleanup(close_fd) int fd = open(to, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);

@@ -72,6 +72,7 @@ void memdevs_free(struct memdevs *d);
 int memdev_peek(struct memdevs *d, const char *path, uint64_t off, void *buf, uint64_t len);
 int memdev_poke(struct memdevs *d, const char *path, uint64_t off, const void *buf, uint64_t len);
 uint64_t memdev_size(struct memdevs *d, const char *path);
+uint64_t memdev_allocated(struct memdevs *d, const char *path); /* bytes that take up memory */
 /* Writes the device to a file of the host, with holes. */
 int memdev_save(struct memdevs *d, const char *path, const char *to, struct err *e);
 

@@ -159,7 +159,7 @@ static uint64_t need_put(const struct lf *fs)
 	return lf_need((unsigned)fs->s.bitmap_pages + 8);
 }
 
-static int finish(struct lf *fs, struct err *e)
+int lf_finish(struct lf *fs, struct err *e)
 {
 	int rc = lf_end(fs, NULL, 0);
 
@@ -391,7 +391,7 @@ static int compose(struct lf *fs, struct lf_record **slot, struct lf_record *r, 
 		rc = share_parts(fs, slot[0], r->height, &parts, &(uint64_t){0});
 		if (rc)
 			fs->failed = fs->failed ?: rc;
-		rc = finish(fs, e);
+		rc = lf_finish(fs, e);
 	}
 	lf_unreserve(fs, (unsigned)pages);
 	return rc;
@@ -449,7 +449,7 @@ static int make_disk(
 	if (lf_grow_tree(fs, slot[0], r.size))
 		fs->failed = -ENOMEM;
 	lf_unreserve(fs, LF_HEIGHT_MAX);
-	return finish(fs, e);
+	return lf_finish(fs, e);
 }
 
 int lf_disk_create(const struct disk_create_opts *o, struct err *e)
@@ -518,7 +518,7 @@ int lf_disk_remove(struct lf *fs, const char *name, struct err *e)
 		if (fs->rec[i]->type > LF_DISK && fs->rec[i]->owner == id)
 			lf_rec_clear(fs, fs->rec[i]);
 	lf_rec_clear(fs, r);
-	return finish(fs, e);
+	return lf_finish(fs, e);
 }
 
 int lf_disk_rename(struct lf *fs, const char *from, const char *to, struct err *e)
@@ -539,7 +539,7 @@ int lf_disk_rename(struct lf *fs, const char *from, const char *to, struct err *
 	memset(r->name, 0, sizeof(r->name));
 	memcpy(r->name, to, strlen(to));
 	lf_rec_touch(fs, r);
-	return finish(fs, e);
+	return lf_finish(fs, e);
 }
 
 /* ---- a disk that is open ---- */
@@ -567,7 +567,7 @@ int lf_resize(struct disk *d, uint64_t size, struct err *e)
 		if (lf_grow_tree(fs, l->rec, size) ||
 			(l->track && lf_track_grow(fs, l->track, size)))
 			fs->failed = -ENOMEM;
-		rc = finish(fs, e);
+		rc = lf_finish(fs, e);
 	}
 	lf_unreserve(fs, 2 * LF_HEIGHT_MAX);
 	if (!rc)
@@ -623,7 +623,7 @@ int lf_snapshot_all(struct disk *const *d, unsigned n, const char *name, struct 
 		return rc;
 	for (unsigned i = 0; i < n; i++)
 		put_snapshot(d[i]->priv, free_record(fs, e), name);
-	return finish(fs, e);
+	return lf_finish(fs, e);
 }
 
 static int snapshot_apply(struct disk *d, const struct lf_record *s, struct err *e)
@@ -650,7 +650,7 @@ static int snapshot_apply(struct disk *d, const struct lf_record *s, struct err 
 	if (l->track && lf_track_grow(fs, l->track, s->size))
 		fs->failed = -ENOMEM;
 	lf_tree_put(fs, old);
-	rc = finish(fs, e);
+	rc = lf_finish(fs, e);
 	if (!rc)
 		d->size = s->size;
 	return rc;
@@ -676,7 +676,7 @@ int lf_snapshot(struct disk *d, enum disk_snap_op op, const char *name, struct e
 	if (rc)
 		return rc;
 	lf_rec_clear(l->fs, s);
-	return finish(l->fs, e);
+	return lf_finish(l->fs, e);
 }
 
 int lf_snapshots(struct disk *d, struct disk_snapshot **out, unsigned *n, struct err *e)

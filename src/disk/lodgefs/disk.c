@@ -141,6 +141,7 @@ static int lf_disk_close(struct disk *d)
 	} else {
 		lost = lf_close(l->fs);
 	}
+	lost = lost ?: l->lost;
 	free(l);
 	return lost;
 }
@@ -480,10 +481,14 @@ static void submit_write(struct lf_disk *l, struct disk_req *r)
 
 static int flush_now(struct lf_disk *l, const struct disk_req *r)
 {
-	int rc = lf_flush(l->fs);
+	int rc = lf_flush(l->fs) ?: l->fs->failed;
 
 	(void)r;
-	return l->fs->failed ?: rc;
+	if (rc)
+		return rc;
+	rc = l->lost;
+	l->lost = 0;
+	return rc;
 }
 
 static void lf_submit(struct disk *d, struct disk_req *r)

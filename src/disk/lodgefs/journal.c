@@ -233,21 +233,114 @@ static void send_freed(struct lf *fs, uint64_t seq)
 		readers_gone(&f->q);
 }
 
-/* The host may have the space of blocks that nobody uses any more. They stay held meanwhile. */
-static void give_back(struct lf *fs, const struct lf_freed *f)
+/* ---- space that goes back to the host ---- */
+
+#define RUNS 8u /* at once */
+#define RUN_MAX 64u /* blocks */
+
+static int by_number(const void *a, const void *b)
 {
-	struct lf_wait w = {.fs = fs};
-	struct lf_xfer *x = calloc(f->n, sizeof(*x));
+	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
 
-	for (unsigned i = 0; x && i < f->n; i++) {
-		const struct lf_block *b = &fs->block[f->block[i]];
+	return x < y ? -1 : x > y;
+}
 
-		if (!b->refs && !b->pages && b->hold == 1)
-			lf_start(&w, &x[i], FILE_DISCARD, lf_block_at(fs, f->block[i]), NULL,
-				LF_BLOCK);
+static void freed_end(struct lf_freed *f)
+{
+	free(f->block);
+	free(f);
+}
+
+bool lf_unpunch(struct lf *fs)
+{
+	bool any = fs->punch;
+
+	for (struct lf_freed *f; (f = fs->punch);) {
+		fs->punch = f->next;
+		for (unsigned i = 0; i < f->n; i++)
+			lf_release(fs, f->block[i]);
+		freed_end(f);
 	}
-	(void)lf_wait_all(&w); /* a hint */
-	free(x);
+	return any;
+}
+
+void lf_space(struct lf *fs)
+{
+	lf_lock(fs, &fs->punch_lock);
+	(void)lf_unpunch(fs);
+	co_unlock(&fs->punch_lock);
+}
+
+struct run {
+	struct lf_xfer x;
+	uint32_t first, n;
+};
+
+/* Neighbours that nobody uses, from the end of the first list. They stay held. */
+static bool take_run(struct lf *fs, struct run *r)
+{
+	struct lf_freed *f;
+
+	for (r->n = 0; (f = fs->punch); freed_end(f)) {
+		for (; f->n; f->n--) {
+			uint32_t at = f->block[f->n - 1];
+			const struct lf_block *b = &fs->block[at];
+			bool goes = !b->refs && !b->pages && b->hold == 1;
+
+			if (r->n && (!goes || at != r->first - 1 || r->n == RUN_MAX))
+				return true;
+			if (!goes) {
+				lf_release(fs, at);
+				continue;
+			}
+			r->first = at;
+			r->n++;
+		}
+		fs->punch = f->next;
+		if (fs->punch)
+			qsort(fs->punch->block, fs->punch->n, sizeof(*f->block), by_number);
+	}
+	return r->n;
+}
+
+/* Few at a time, without the journal's lock: a hint, which nobody waits for. */
+static void punch_job(void *arg)
+{
+	struct lf *fs = arg;
+	struct run run[RUNS];
+
+	while (fs->punch && !fs->failed) {
+		struct lf_wait w = {.fs = fs};
+		unsigned n = 0;
+
+		lf_lock(fs, &fs->punch_lock);
+		for (; n < RUNS && take_run(fs, &run[n]); n++)
+			lf_start(&w, &run[n].x, FILE_DISCARD, lf_block_at(fs, run[n].first), NULL,
+				(uint64_t)run[n].n * LF_BLOCK);
+		(void)lf_wait_all(&w);
+		for (unsigned i = 0; i < n; i++)
+			for (uint32_t k = 0; k < run[i].n; k++)
+				lf_release(fs, run[i].first + k);
+		co_unlock(&fs->punch_lock);
+	}
+}
+
+static void punch_after(void *arg)
+{
+	struct lf *fs = arg;
+
+	fs->punching = false;
+	fs->jobs--;
+}
+
+static void punch(struct lf *fs)
+{
+	if (!fs->punch || fs->punching || fs->failed)
+		return;
+	fs->punching = true;
+	fs->jobs++;
+	qsort(fs->punch->block, fs->punch->n, sizeof(*fs->punch->block), by_number);
+	lf_start_job(fs, punch_job, punch_after, fs);
 }
 
 static void reap(struct lf *fs)
@@ -265,13 +358,13 @@ static void reap(struct lf *fs)
 	}
 	while ((f = ripe)) {
 		ripe = f->next;
-		if (fs->discard)
-			give_back(fs, f);
-		for (unsigned i = 0; i < f->n; i++)
-			lf_release(fs, f->block[i]);
-		free(f->block);
-		free(f);
+		f->next = fs->punch;
+		fs->punch = f;
 	}
+	if (fs->discard)
+		punch(fs);
+	else
+		(void)lf_unpunch(fs);
 }
 
 static void set_marked(struct lf *fs, uint64_t seq)
@@ -359,12 +452,14 @@ static int put_record(struct lf *fs, uint32_t len, uint64_t durable)
 /* Makes durable what is written, and the data that was. */
 static int flush_file(struct lf *fs)
 {
-	uint64_t upto = fs->written;
+	uint64_t upto = fs->written, adds = fs->adds;
 	int rc = lf_io(fs, FILE_FLUSH, 0, NULL, 0);
 
-	if (!rc)
-		fs->flushed = MAX(fs->flushed, upto);
-	return rc;
+	if (rc)
+		return rc;
+	fs->flushed = MAX(fs->flushed, upto);
+	fs->adds_flushed = MAX(fs->adds_flushed, adds);
+	return 0;
 }
 
 /* The same, while the lease is looked at. */
@@ -484,6 +579,7 @@ static void change_done(struct lf *fs)
 		fs->dirty = p;
 	}
 	fs->ntouch = fs->nchecks = 0;
+	fs->adds_written = fs->adds;
 	fs->ordered = false;
 	fs->stats.transactions++;
 }
@@ -495,7 +591,7 @@ static int write_out(struct lf *fs)
 
 	if (rc || !pending(fs))
 		return rc;
-	if (fs->ordered)
+	if (fs->ordered && fs->adds_flushed != fs->adds)
 		rc = flush_file(fs);
 	if (!rc)
 		rc = put_change(fs);
@@ -670,6 +766,7 @@ static int take_checks(struct lf *fs, const struct lf_rec_check *checks, unsigne
 {
 	int rc = 0;
 
+	fs->adds++; /* whose data is in the file */
 	if (fs->nchecks + n > fs->checks_cap) {
 		unsigned cap = MAX(fs->nchecks + n, 2 * fs->checks_cap);
 		struct lf_rec_check *p = realloc(fs->checks, cap * sizeof(*p));
@@ -689,10 +786,13 @@ static int take_checks(struct lf *fs, const struct lf_rec_check *checks, unsigne
 
 int lf_leave(struct lf *fs, const struct lf_rec_check *checks, unsigned nchecks)
 {
+	bool others = fs->adds != fs->adds_written;
 	int rc = take_checks(fs, checks, nchecks) ?: fs->failed;
 
-	/* It failed inside of the change: what is in memory is no whole, and is never to be written. */
+	/* It failed inside of the change: what is in memory is no whole, and is never to be written. Those who shared the record are told. */
 	fs->undone |= rc != 0;
+	for (struct lf_disk *l = fs->disks; rc && others && l; l = l->next)
+		l->lost = rc;
 	send_freed(fs, fs->seq);
 	fail(fs, rc);
 	if (!rc && !lf_write_later(fs))
@@ -788,8 +888,11 @@ void lf_journal_free(struct lf *fs)
 	}
 	while ((f = fs->freed)) {
 		fs->freed = f->next;
-		free(f->block);
-		free(f);
+		freed_end(f);
+	}
+	while ((f = fs->punch)) {
+		fs->punch = f->next;
+		freed_end(f);
 	}
 	if (fs->freeing)
 		free(fs->freeing->block);

@@ -1102,6 +1102,8 @@ int lf_close(struct lf *fs)
 		(void)lf_sums_settle(fs);
 	if (fs->writable && !fs->failed)
 		(void)lf_checkpoint(fs);
+	while (fs->jobs) /* what became free goes back to the host */
+		files_drain(fs->files);
 	if (fs->fence && (!fs->failed || !fs->writable))
 		lease_give(fs);
 	lf_journal_free(fs);

@@ -299,12 +299,17 @@ struct lf {
 	unsigned ntouch, touch_cap;
 	struct lf_rec_check *checks;
 	unsigned nchecks, checks_cap;
+	/* Changes so far; those whose data is on the medium; those in a record that is written. */
+	uint64_t adds, adds_flushed, adds_written;
 	bool ordered; /* its data is flushed before it, and it has no checks: some of its data is in none, or was written over since */
 	bool undone; /* what is in memory is not what those were told who changed it: it is not written, but loaded again */
 	struct lf_page *dirty;
 	uint8_t *buf; /* of the record */
 	size_t buf_cap;
 	struct lf_freed *freeing, *freed; /* of this record; those that wait for the mark */
+	struct lf_freed *punch; /* whose space the host is to have first: then they are free */
+	bool punching;
+	struct co_mutex punch_lock; /* held while some of it is on its way */
 	struct lf_fresh *fresh;
 	uint64_t fresh_cap, fresh_n;
 	struct sorter *by; /* in a transaction: whose readers may still want what it frees */
@@ -345,6 +350,7 @@ struct lf_disk {
 	struct sorter *sorter;
 	bool late; /* a write that is acknowledged may be without its record for a while (not commit=batch) */
 	struct lf_record *track; /* or NULL */
+	int lost; /* something that was acknowledged is gone: the next flush, or closing, says so */
 };
 
 static inline uint64_t lf_block_at(const struct lf *fs, uint64_t block)
@@ -479,6 +485,9 @@ int lf_flush(struct lf *fs);
 int lf_checkpoint(struct lf *fs);
 /* A block lost a reference in this transaction. */
 void lf_hold(struct lf *fs, uint32_t block);
+/* What waits to be given back to the host is free at once; what is on its way is waited for (space), or is not counted (unpunch: was there any?). */
+void lf_space(struct lf *fs);
+bool lf_unpunch(struct lf *fs);
 /* Is somebody about to write over what a record that is not marked vouches for? 0: no; 1: a mark has to come first. */
 int lf_overwrites(struct lf *fs, uint64_t off, uint64_t len);
 /* Other things that a record vouches for, by a key from 2^63 on: in a transaction; the number of the record that did so last, 0: it is marked. */
@@ -550,6 +559,8 @@ uint64_t lf_hole(const struct lf *fs, const struct lf_record *r, uint64_t mib);
 bool lf_here(const struct lf *fs, const struct lf_record *r, uint64_t mib);
 /* Brings it; may wait. It is there until somebody waits again. */
 int lf_bring(struct lf *fs, const struct lf_record *r, uint64_t mib);
+int lf_bring_both(struct lf *fs, const struct lf_record *a, const struct lf_record *b,
+	uint64_t mib); /* b: or NULL */
 /* Pages that are pinned together: {0} is none; lf_pins_drop() at the end, also after an error. */
 struct lf_pins {
 	struct lf_page **page;
@@ -606,6 +617,7 @@ int lf_snapshot(struct disk *d, enum disk_snap_op op, const char *name, struct e
 int lf_snapshot_all(struct disk *const *d, unsigned n, const char *name, struct err *e);
 int lf_snapshots(struct disk *d, struct disk_snapshot **out, unsigned *n, struct err *e);
 int lf_fail(const struct lf *fs, int rc, struct err *e);
+int lf_finish(struct lf *fs, struct err *e); /* lf_end(), and it is durable */
 
 /* ---- track.c ---- */
 

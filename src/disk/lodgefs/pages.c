@@ -217,16 +217,22 @@ bool lf_here(const struct lf *fs, const struct lf_record *r, uint64_t mib)
 	return true;
 }
 
-int lf_bring(struct lf *fs, const struct lf_record *r, uint64_t mib)
+int lf_bring_both(struct lf *fs, const struct lf_record *a, const struct lf_record *b, uint64_t mib)
 {
 	int rc = 0;
 
-	while (!rc && !lf_here(fs, r, mib)) {
+	while (!rc && !(lf_here(fs, a, mib) && (!b || lf_here(fs, b, mib)))) {
 		cleanup(lf_pins_drop) struct lf_pins pins = {0};
 
-		rc = lf_pins_way(fs, &pins, r, mib);
+		rc = lf_pins_way(fs, &pins, a, mib);
+		rc = rc || !b ? rc : lf_pins_way(fs, &pins, b, mib);
 	}
 	return rc;
+}
+
+int lf_bring(struct lf *fs, const struct lf_record *r, uint64_t mib)
+{
+	return lf_bring_both(fs, r, NULL, mib);
 }
 
 uint64_t lf_hole(const struct lf *fs, const struct lf_record *r, uint64_t mib)

@@ -312,7 +312,8 @@ static int change(
 	struct files *files, const char *path, const char *from, const char *to, struct err *e)
 {
 	struct lf *fs;
-	int rc = lf_open(&fs, files, &(struct lf_open){.path = path, .flags = LF_O_WRITE}, e);
+	int rc = lf_open(
+		&fs, files, &(struct lf_open){.path = path, .flags = LF_O_WRITE | LF_O_DISCARD}, e);
 
 	if (rc)
 		return rc;

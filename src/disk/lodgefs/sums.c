@@ -372,6 +372,14 @@ static void left(struct sorter_quarantine *q)
 		co_wake(w->co);
 }
 
+/* Outside of the loop: no turn of it will seal what has collected. */
+static void kick_all(const struct lf *fs)
+{
+	for (const struct lf_disk *l = fs->disks; l; l = l->next)
+		if (l->sorter)
+			sorter_kick(l->sorter);
+}
+
 /* Everything that was written in place, or is on its way, has arrived. */
 static int writers_gone(struct lf *fs)
 {
@@ -394,10 +402,8 @@ static int writers_gone(struct lf *fs)
 		sorter_quarantine(l->sorter, &all[n++].q);
 	}
 	w.left--;
-	while (w.left && !co_self(&fs->cs)) { /* no turn of the loop will seal what has collected */
-		for (const struct lf_disk *l = fs->disks; l; l = l->next)
-			if (l->sorter)
-				sorter_kick(l->sorter);
+	while (w.left && !co_self(&fs->cs)) {
+		kick_all(fs);
 		files_drain(fs->files);
 	}
 	(void)lf_wait_all(&w);
@@ -460,6 +466,11 @@ int lf_sums_settle(struct lf *fs)
 {
 	int rc;
 
+	/* Before a snapshot: what is being settled behind the writers is, and then the rest. */
+	while (fs->settling && !co_self(&fs->cs)) {
+		kick_all(fs);
+		files_drain(fs->files);
+	}
 	if (!fs->sums || !fs->sums_wrote || fs->settling || fs->failed)
 		return 0;
 	fs->settling = true;

@@ -355,13 +355,6 @@ int lf_track_feature(struct lf *fs)
 
 /* ---- bitmaps: names for generations ---- */
 
-static int finish(struct lf *fs, struct err *e)
-{
-	int rc = lf_end(fs, NULL, 0);
-
-	return lf_fail(fs, rc ?: lf_mark(fs), e);
-}
-
 static int add(struct lf_disk *l, const char *name, struct err *e)
 {
 	struct lf *fs = l->fs;
@@ -390,7 +383,7 @@ static int add(struct lf_disk *l, const char *name, struct err *e)
 	r.generation = l->rec->generation;
 	memcpy(r.name, name, strlen(name));
 	lf_rec_put(fs, slot[0], &r);
-	rc = finish(fs, e);
+	rc = lf_finish(fs, e);
 	if (!rc && !l->track)
 		l->track = slot[1];
 	return rc;
@@ -416,12 +409,12 @@ static int change(struct lf_disk *l, struct lf_record *r, bool clear, struct err
 		lf_track_next(fs, l->rec);
 		r->generation = l->rec->generation;
 		lf_rec_touch(fs, r);
-		return finish(fs, e);
+		return lf_finish(fs, e);
 	}
 	lf_rec_clear(fs, r);
 	if (last)
 		lf_rec_clear(fs, steal_ptr(l->track));
-	return finish(fs, e);
+	return lf_finish(fs, e);
 }
 
 int lf_bitmap(struct disk *d, enum disk_bitmap_op op, const char *name, uint64_t granularity,
@@ -524,7 +517,7 @@ int lf_generation(struct disk *d, bool next, struct disk_generation *out, struct
 		if (rc)
 			return rc;
 		lf_track_next(fs, l->rec);
-		rc = finish(fs, e);
+		rc = lf_finish(fs, e);
 	}
 	*out = (struct disk_generation){
 		.now = l->rec->generation, .first = l->track->generation, .granularity = LF_CHUNK};

@@ -53,6 +53,8 @@ void lf_count_free(struct lf *fs)
 int lf_alloc(struct lf *fs, uint32_t *block)
 {
 	if (!fs->free_blocks)
+		(void)lf_unpunch(fs);
+	if (!fs->free_blocks)
 		return -ENOSPC;
 	for (uint64_t n = 0; n < fs->s.blocks; n++) {
 		uint64_t i = fs->cursor;

@@ -128,18 +128,6 @@ static int pin(struct lf_disk *l, uint64_t block, struct lf_pins *pins)
 	return rc || !l->track ? rc : lf_pins_way(l->fs, pins, l->track, block);
 }
 
-static int bring(struct lf_disk *l, uint64_t block)
-{
-	int rc = 0;
-
-	while (!rc && !here(l, block)) {
-		cleanup(lf_pins_drop) struct lf_pins pins = {0};
-
-		rc = pin(l, block, &pins);
-	}
-	return rc;
-}
-
 /* WANT_*: that has to come first. */
 static int resolve_set(struct lf_disk *l, struct sorter_set *set)
 {
@@ -202,7 +190,8 @@ static void resolve_job(void *arg)
 	struct job *j = arg;
 
 	while (j->rc > 0) {
-		int rc = j->rc & WANT_PAGES    ? bring(j->l, j->set->block)
+		int rc = j->rc & WANT_PAGES
+				 ? lf_bring_both(j->l->fs, j->l->rec, j->l->track, j->set->block)
 			 : j->rc & WANT_RECORD ? record_set(j->l, j->set)
 					       : lf_mark(j->l->fs);
 
@@ -536,8 +525,10 @@ static void prepare_job(void *arg)
 	struct job *j = arg;
 	struct lf *fs = j->l->fs;
 
-	/* Space that was freed is there again when that is durable and its readers are gone. */
-	if (j->rc == -ENOSPC)
+	/* Space that was freed is there again when that is durable and its readers are gone; and the host has got it, or not begun to. */
+	bool full = j->rc == -ENOSPC;
+
+	if (full)
 		j->rc = WANT_MARK;
 	while (j->rc > 0) {
 		struct lf_ahead a = {.l = j->l};
@@ -548,9 +539,11 @@ static void prepare_job(void *arg)
 			j->rc = prepare_once(j->l, j->tx, &a.want);
 		if (j->rc <= 0)
 			break;
-		j->rc = pages	 ? bring(j->l, j->tx->block)
+		j->rc = pages	 ? lf_bring_both(fs, j->l->rec, j->l->track, j->tx->block)
 			: record ? lf_track_ahead(&a)
 				 : lf_mark(fs);
+		if (full)
+			lf_space(fs);
 		if (!j->rc)
 			j->rc = prepare_once(j->l, j->tx, NULL);
 	}
@@ -572,7 +565,7 @@ static void prepare(void *ctx, struct sorter_tx *tx)
 	int rc = prepare_once(l, tx, NULL);
 	struct job *j;
 
-	if (rc > 0 || (rc == -ENOSPC && l->fs->freed)) {
+	if (rc > 0 || (rc == -ENOSPC && (l->fs->freed || l->fs->punching))) {
 		j = job_make(l);
 		if (j) {
 			j->tx = tx;

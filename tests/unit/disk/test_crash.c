@@ -50,9 +50,11 @@
 #define LARGEST (4 * MiB)
 #define SECTORS (LARGEST / SECTOR)
 #define TOGETHER 8
-#define STEPS 14
+#define STEPS 24
+#define FEW_STEPS 14
 #define VOLUMES 3 /* a disk and its clones */
 #define KINDS 32
+#define NEAR (48 * KiB)
 #define PART (64 * KiB) /* is read at once: it stays in the processor's cache */
 
 struct kind {
@@ -60,6 +62,7 @@ struct kind {
 	const char *file; /* in which it is, where that is not the path */
 	struct disk_kv create[4], open[3], store[3];
 	bool backing, snapshots, clones, atomic, tracked;
+	bool dense; /* requests near each other, some of them late: what one copies another one writes */
 	void (*power)(struct memdevs *
 			devs); /* what else a power cut changes: the host is booted again; may be NULL */
 	bool kill; /* what was acknowledged outlives the process, flushed or not */
@@ -278,13 +281,25 @@ static void together(struct world *w)
 	struct call c[TOGETHER];
 	unsigned n = 1 + (unsigned)rnd(w, TOGETHER);
 
+	if (w->k->dense)
+		w->devs.fault[0] = (struct memdev_fault){.ops = 1u << FILE_WRITE,
+			.off = 3 * MiB, /* blocks */
+			.len = GiB,
+			.after = (unsigned)rnd(w, 4),
+			.count = 1 + (unsigned)rnd(w, 3),
+			.turns = 1 + (unsigned)rnd(w, 60)};
+	w->devs.nfaults = w->k->dense;
 	for (unsigned i = 0; i < n; i++) {
 		struct volume *v = any_volume(w);
-		uint64_t room = align_down(v->d->size / n, 4096);
+		uint64_t room = w->k->dense ? align_down(NEAR / n, SECTOR)
+					    : align_down(v->d->size / n, 4096);
 
 		request(w, v, &c[i], i * room, room);
+		if (w->k->dense && rnd(w, 2))
+			uv_run(&w->loop, UV_RUN_NOWAIT);
 	}
 	wait_for(w, c, n);
+	w->devs.nfaults = 0;
 }
 
 static bool untouched(const struct world *w, const struct volume *v, uint64_t block)
@@ -540,14 +555,14 @@ static void create(struct world *w)
 static void run(struct world *w)
 {
 	create(w);
-	for (unsigned i = 0; i < STEPS; i++) {
+	for (unsigned i = 0; i < (w->k->dense ? STEPS : FEW_STEPS); i++) {
 		uint64_t k = rnd(w, 16);
 
 		if (w->k->tracked && !rnd(w, 4))
 			generation(w);
 		if (w->k->clones && i && !rnd(w, 4))
 			clone_one(w);
-		if (k < 7)
+		if (k < 7 || (w->k->dense && k < 9))
 			together(w);
 		else if (k < 9)
 			scattered(w);
@@ -1166,6 +1181,22 @@ static void lodgefs(void **state)
 	both_ways(&k);
 }
 
+static void lodgefs_dense(void **state)
+{
+	static const struct kind k = {.name = "lodgefs-dense",
+		.format = "lodgefs",
+		.file = "store",
+		.path = "store/disk",
+		.store = {{"entries", "63"}, {0}},
+		.snapshots = true,
+		.clones = true,
+		.dense = true,
+		.power = lose_power,
+		.prepare = make_store};
+
+	both_ways(&k);
+}
+
 static void lodgefs_tracked(void **state)
 {
 	static const struct kind k = {.name = "lodgefs-tracked",
@@ -1229,6 +1260,7 @@ int main(void)
 		cmocka_unit_test(qcow2_data_overlay),
 		cmocka_unit_test(qcow2_lazy),
 		cmocka_unit_test(lodgefs),
+		cmocka_unit_test(lodgefs_dense),
 		cmocka_unit_test(lodgefs_tracked),
 		cmocka_unit_test(lodgefs_sums),
 	};

@@ -203,6 +203,78 @@ static void changes_of_much(void **state)
 	end(f);
 }
 
+struct call {
+	struct disk_req r;
+	struct iovec iov;
+	uint8_t buf[SUB];
+	bool done;
+};
+
+static void call_done(struct disk_req *r)
+{
+	assert_int_equal(r->result, 0);
+	container_of(r, struct call, r)->done = true;
+}
+
+/* In the loop, as a guest does: nothing is drained. */
+static void call(struct fix *f, struct disk *d, enum disk_op op, uint64_t off)
+{
+	struct call c = {.r = {.op = op, .offset = off, .done = call_done}};
+
+	c.iov = (struct iovec){c.buf, SUB};
+	if (op == DISK_WRITE) {
+		c.r.len = SUB;
+		c.r.iov = &c.iov;
+		c.r.niov = 1;
+	}
+	disk_submit(d, &c.r);
+	while (!c.done)
+		uv_run(&f->loop, UV_RUN_ONCE);
+}
+
+/* What is let go goes back to the host behind the guest's back: few requests at a time, for neighbours together, and no flush waits for them. */
+static void space_goes_back(void **state)
+{
+	struct fix *f = begin(512 * MiB, NULL);
+	struct files fs = {
+		.loop = &f->loop, .io = IO_THREADS, .open = memdevs_open, .open_ctx = &f->devs};
+	uint64_t all, discards;
+	struct err e = {0};
+	struct disk *d;
+
+	(void)state;
+	f->devs.seed = 7; /* what is delayed lets others pass */
+	ok(make(f, "store/a", 400 * MiB, NULL, NULL, &e), &e, "a");
+	d = get_running(f, "store/a");
+	for (unsigned i = 0; i < 300; i++)
+		write_now(d, i * MiB, 64 * KiB, 1);
+	ok(disk_rw(d, DISK_FLUSH, 0, NULL, 0, &e), &e, "flush");
+	all = memdev_allocated(&f->devs, "store");
+	discards = f->devs.ops[FILE_DISCARD];
+	ok(disk_rw(d, DISK_DISCARD, 0, NULL, 300 * MiB, &e), &e, "discard");
+	f->devs.fault[0] = (struct memdev_fault){.ops = 1u << FILE_DISCARD, .turns = 1000000000};
+	f->devs.nfaults = 1;
+	for (unsigned i = 0; i < 4; i++) { /* by the third the first is marked */
+		call(f, d, DISK_WRITE, (300 + i) * MiB);
+		call(f, d, DISK_FLUSH, 0);
+	}
+	assert_in_range(f->devs.ops[FILE_DISCARD] - discards, 1, 8);
+	assert_true(memdev_allocated(&f->devs, "store") >= all);
+	put(f, d); /* waits for them */
+	f->devs.nfaults = 0;
+	assert_true(memdev_allocated(&f->devs, "store") + 250 * 64 * KiB < all);
+	check_in(f, &f->devs, true);
+	/* Also of a disk that is removed. */
+	d = get(f, "store/a");
+	for (unsigned i = 0; i < 300; i++)
+		write_now(d, i * MiB, 64 * KiB, 1);
+	put(f, d);
+	all = memdev_allocated(&f->devs, "store");
+	ok(disk_store_lodgefs.remove(&fs, "store", "a", &e), &e, "remove");
+	assert_true(memdev_allocated(&f->devs, "store") + 250 * 64 * KiB < all);
+	end(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -210,6 +282,7 @@ int main(void)
 		cmocka_unit_test(composed),
 		cmocka_unit_test(large_directory),
 		cmocka_unit_test(changes_of_much),
+		cmocka_unit_test(space_goes_back),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
