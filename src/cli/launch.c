@@ -383,7 +383,7 @@ static int await_ready(int fd, const struct launch *l, struct launched *m, struc
 	j = json_loadb(line, n, JSON_DISABLE_EOF_CHECK, NULL);
 	ok = json_is_true(json_object_get(j, "ok"));
 	m->coming = json_is_true(json_object_get(j, "coming"));
-	m->again = json_is_true(json_object_get(j, "again"));
+	m->again = !m->ended && json_is_true(json_object_get(j, "again"));
 	warning = json_string_value(json_object_get(j, "warning"));
 	if (warning)
 		fprintf(stderr, "lodge: %s\n", warning);
