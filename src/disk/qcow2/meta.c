@@ -661,12 +661,12 @@ int q_header_switch(struct qcow2 *q, unsigned at, const void *field, unsigned by
 	if (!rc)
 		return 0;
 	put_be64(was, q->h.size);
-	put_be32(was + QCOW2_AT_L1_SIZE - QCOW2_AT_SIZE, q->h.l1_size);
-	put_be64(was + QCOW2_AT_L1 - QCOW2_AT_SIZE, q->h.l1_off);
-	put_be64(was + QCOW2_AT_RT - QCOW2_AT_SIZE, q->h.rt_off);
-	put_be32(was + QCOW2_AT_RT_CLUSTERS - QCOW2_AT_SIZE, q->h.rt_clusters);
-	put_be32(was + QCOW2_AT_NB_SNAPSHOTS - QCOW2_AT_SIZE, q->h.nb_snapshots);
-	put_be64(was + QCOW2_AT_SNAPSHOTS - QCOW2_AT_SIZE, q->h.snapshots_off);
+	put_be32(was + (QCOW2_AT_L1_SIZE - QCOW2_AT_SIZE), q->h.l1_size);
+	put_be64(was + (QCOW2_AT_L1 - QCOW2_AT_SIZE), q->h.l1_off);
+	put_be64(was + (QCOW2_AT_RT - QCOW2_AT_SIZE), q->h.rt_off);
+	put_be32(was + (QCOW2_AT_RT_CLUSTERS - QCOW2_AT_SIZE), q->h.rt_clusters);
+	put_be32(was + (QCOW2_AT_NB_SNAPSHOTS - QCOW2_AT_SIZE), q->h.nb_snapshots);
+	put_be64(was + (QCOW2_AT_SNAPSHOTS - QCOW2_AT_SIZE), q->h.snapshots_off);
 	if (q_pwrite(q, q->file, QCOW2_AT_SIZE, was, sizeof(was)) || q_sync(q))
 		q->corrupt = true;
 	return rc;
