@@ -345,6 +345,8 @@ static void lease_give(struct lf *fs)
 	if (lf_lease_check(fs) || lease_io(fs, FILE_READ, &l))
 		return;
 	l.held = 0;
+	if (fs->writable) /* the run has begun; programs that know nothing of it take the rest of the sector for 0 */
+		l.from = 0;
 	(void)lease_io(fs, FILE_WRITE, &l);
 }
 
