@@ -136,16 +136,19 @@ class Middle:
             pass
 
 
+EARLY = 256 << 10  # bytes of a post-copy at once, by which the guest runs there (GO comes at 24 KiB), and most of its memory is still here
+
+
 class Link:
     """
-    Connections in between, to the Unix socket or "HOST:PORT" `to`. cut(): all break. stall(): all stand still, the first one in the middle of the next PAGES
-    to the destination (not when it is TLS). `drop`: of the first one, the message of that type from the destination, and all after it, do not come
+    Connections in between, to the Unix socket or "HOST:PORT" `to`. cut(): all break. `stall_at`: all stand still, the first one in the middle of that one of
+    its PAGES to the destination (not when it is TLS), until the next cut(); stalled() waits for it. `drop`: of the first one, the message of that type from the destination, and all after it, do not come
     through. `idle`: behind each one, as many more connect and say nothing.
     """
 
-    def __init__(self, to, drop=0, idle=0):
+    def __init__(self, to, drop=0, idle=0, stall_at=0):
         self.to, self.drop, self.open, self.bytes, self.limit, self.idle, self.silent = to, drop, [], 0, 1 << 62, idle, []
-        self.half, self.still = False, threading.Event()  # half: asked to stand still
+        self.stall_at, self.still = stall_at, threading.Event()
         self.s = socket.create_server(("127.0.0.1", 0))
         self.at = "tcp:127.0.0.1:%d" % self.s.getsockname()[1]
         threading.Thread(target=self.accept, daemon=True).start()
@@ -179,9 +182,11 @@ class Link:
             while chunk := x.recv(65536):
                 if first and back and self.drop and b"LDMG" + struct.pack("<H", self.drop) in chunk:
                     return self.cut()
-                if self.half and first and not back and (at := chunk.find(b"LDMG\x03\0")) >= 0:
-                    y.sendall(chunk[:at + 40])
-                    self.still.set()
+                if self.stall_at and first and not back and (at := chunk.find(b"LDMG\x03\0")) >= 0:
+                    self.stall_at -= 1
+                    if not self.stall_at:
+                        y.sendall(chunk[:at + 40])
+                        self.still.set()
                 if self.still.is_set():
                     return  # neither more nor an end
                 y.sendall(chunk)
@@ -193,12 +198,11 @@ class Link:
         with contextlib.suppress(OSError):
             y.shutdown(socket.SHUT_WR)  # of this one only: what others still carry arrives
 
-    def stall(self):
-        self.half = True
+    def stalled(self):
         return self.still.wait(60 * SLOW)
 
     def cut(self):
-        self.limit, self.half = 1 << 62, False
+        self.limit, self.stall_at = 1 << 62, 0
         self.still.clear()
         for s in self.open:
             try:

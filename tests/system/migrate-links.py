@@ -11,7 +11,7 @@ import threading
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
 from cli import SLOW, lodge, wait_rounds
-from migration import Link, Receive, certificates, message, result, start_move, state, tls, until
+from migration import EARLY, Link, Receive, certificates, message, result, start_move, state, tls, until
 from machine import BUILD, check, skip
 
 STAMP = os.path.join(BUILD, "guest", "stamp-rv64.elf")
@@ -23,13 +23,6 @@ if not os.path.exists(STAMP):
 def boot(name):
     lodge("run", "--firmware", STAMP, "--memory", "64M", "--smp", "2", "--name", name, "-d")
     until(f"{name} starts", lambda: "rounds" in lodge("logs", name).stdout)
-
-
-def away(name, link, *more):
-    """It runs at b, and has waited for a page that came."""
-    p = start_move(name, link.at, *SLOWLY, *more)
-    until("it runs there, and what it waits for comes", lambda: p.poll() is not None or (state("b").get("coming") or {}).get("worst_us", 0) > 0)
-    return p
 
 
 def whole(what, p, r):
@@ -45,9 +38,9 @@ r = Receive("b")
 first = [socket.socket(socket.AF_UNIX) for _ in range(5)]  # before the source, and with each of its connections: five silent ones keep nobody waiting
 for s in first:
     s.connect(r.at[5:])
-link = Link(r.at[5:], idle=2)
-p = away("a", link)
-check("an answer stops in the middle", link.stall())
+link = Link(r.at[5:], idle=2, stall_at=20)  # of that connection only what the guest waits for: the guest runs there by then
+p = start_move("a", link.at, *SLOWLY)
+check("an answer stops in the middle", link.stalled())
 until("a link that stands still: the destination says so", lambda: state("b")["state"] == "postcopy-paused", 90)
 check("a link that stands still: and since when", "20 s" in state("b")["coming"]["error"], state("b"))
 link.cut()
@@ -108,8 +101,8 @@ if shutil.which("openssl"):
     boot("a")
     r = Receive("b", *tls("dst"), address="tcp:127.0.0.1:0")
     link = Link(r.at[4:])
-    p = away("a", link, *to_dst)
-    link.cut()
+    link.limit = EARLY
+    p = start_move("a", link.at, *SLOWLY, *to_dst)
     st, err = result(p)
     check("TLS: cut", st["phase"] == "postcopy-paused" and st["asked"] > 0, (st, err))
     until("TLS: the destination says so", lambda: state("b")["state"] == "postcopy-paused")
