@@ -179,7 +179,7 @@ struct jit_hart {
 	uint64_t stopped; /* set by the op after a single instruction: it was done */
 	/* Not looked at by translated code. */
 	struct jit *jit; /* NULL: interpreted only */
-	struct jit_ctx *ctxs;
+	struct jit_ctx *ctxs, *ctx; /* all, and the one whose jumps they are */
 	uint64_t ctx_gen;
 	uint32_t ctx_fp, ctx_clock;
 	_Atomic uint64_t seen; /* removals of translations that this hart knows of */

@@ -98,6 +98,8 @@ struct jit_ctx {
 	uint32_t fp;
 	uint32_t used; /* for the choice of the one to give up; 0: never */
 	uint64_t seen; /* removals of which it names no more */
+	uint32_t found,
+		close; /* put into its jumps since then; removals in a row that came close after each other */
 	struct jit_jump *
 		jumps; /* JIT_JUMPS; apart, because all contexts are looked through at each system call */
 };

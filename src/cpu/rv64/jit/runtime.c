@@ -301,23 +301,31 @@ long jit_slow_op(struct hart *h, struct rv64_block *b, uint32_t where)
 
 /* ---- contexts ---- */
 
+/* Removals are close when so few jumps were found between them; after so many of those the table is emptied at each. */
+#define FEW_JUMPS 128u
+#define CLOSE_MAX 16u
+
 static void forget_jumps(struct jit_ctx *c, uint64_t removals)
 {
 	c->seen = removals;
+	c->found = 0;
 	memset(c->jumps, 0xff, JIT_JUMPS * sizeof(*c->jumps)); /* no pc is odd */
 }
 
 /*
  * Translations were removed since c was last in use: it may name them. Where a segment was emptied since, its memory may be other code
  * by now, of which the bits speak. Not so when none was: what is emptied from now on is not used again before this hart has been here once more.
+ * Looking through the table costs more than it saves where removals follow each other so closely: a guest that rewrites its code all the time.
  */
 static void forget_removed(const struct jit *j, struct jit_ctx *c, uint64_t removals)
 {
-	if (c->seen < atomic_load(&j->drained)) {
+	c->close = c->found < FEW_JUMPS ? MIN(c->close + 1, CLOSE_MAX) : 0;
+	if (c->close == CLOSE_MAX || c->seen < atomic_load(&j->drained)) {
 		forget_jumps(c, removals);
 		return;
 	}
 	c->seen = removals;
+	c->found = 0;
 	for (struct jit_jump *i = c->jumps; i < c->jumps + JIT_JUMPS; i++)
 		if (i->va != UINT64_MAX && jit_is_gone(j, i->code))
 			i->va = UINT64_MAX;
@@ -347,6 +355,7 @@ static void choose_context(struct hart *h)
 	h->j.ctx_fp = fp;
 	h->j.fp_live = fp;
 	h->j.jumps = c->jumps;
+	h->j.ctx = c;
 }
 
 /* ---- finding code ---- */
@@ -366,6 +375,7 @@ static void know(struct hart *h, uint64_t va, const void *code)
 	unsigned slot = jit_jump_slot(va);
 	struct jit_jump old = h->j.jumps[slot];
 
+	h->j.ctx->found++;
 	h->j.jumps[slot] = (struct jit_jump){va, code};
 	if (old.va != UINT64_MAX)
 		h->j.jumps[jit_jump_other(old.va, slot)] = old;
