@@ -134,8 +134,8 @@ static void change(struct rig *r, struct disk *d)
 			d->format->snapshot(d, DISK_SNAP_CREATE, "fuzz", NULL);
 		if (i == 4)
 			request(r, d, DISK_DISCARD, off, len);
+		request(r, d, DISK_FLUSH, 0, 0);
 	}
-	request(r, d, DISK_FLUSH, 0, 0);
 	if (size < 1ull << 40)
 		disk_resize(d, size + (1 << 20), NULL);
 	d->format->snapshot(d, DISK_SNAP_DELETE, "fuzz", NULL);

@@ -236,6 +236,7 @@ void q_stats(struct disk *d, json_t *obj)
 	set_number(obj, "fill_bytes", so.fill_bytes);
 	set_number(obj, "clusters_allocated", s->allocated);
 	set_number(obj, "clusters_freed", s->freed);
+	set_number(obj, "zeroes_ahead", s->ahead_bytes);
 	set_number(obj, "cache_slices", q->cache.count);
 	set_number(obj, "cache_hits", s->cache_hits);
 	set_number(obj, "cache_misses", s->cache_misses);

@@ -142,7 +142,11 @@ int q_l2_make(struct qcow2 *q, uint64_t cluster, struct q_slice **out, uint64_t 
 	q->data_first |= old || !zero;
 	q->l1[l1] = host | Q_COPIED;
 	bitmap_set(q->l1_dirty, l1 / 64);
-	return q_l2_get(q, cluster, out, at);
+	rc = q_l2_get(q, cluster, out, at);
+	/* Written as a whole, once: a host that has to find blocks for its pieces one by one has to make each of these durable. */
+	if (!rc && !old)
+		q_slice_dirty(q, *out, 0, 1ull << q->slice_bits);
+	return rc;
 }
 
 /* ---- stretches ---- */

@@ -584,6 +584,7 @@ static int flush(struct qcow2 *q)
 	struct q_frees frees;
 	int rc;
 
+	q_count_flush(q);
 	q_lock(q, &q->commit);
 	rc = transaction(q);
 	frees = q->unflushed;

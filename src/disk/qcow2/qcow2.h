@@ -54,6 +54,8 @@ struct err;
 #define Q_CACHE_BYTES (32u << 20)
 #define Q_DIRTY_BYTES (8u << 20) /* more than this starts a transaction */
 #define Q_LATER_MS 1000u /* so long entries stay in memory at most */
+#define Q_FEW_BYTES (256u << 10) /* of new clusters before each flush: q_synced() */
+#define Q_FEW_TIMES 4u
 
 enum q_kind { Q_L2, Q_REFS };
 
@@ -83,6 +85,9 @@ struct q_reserve {
 	uint64_t at, end; /* numbers of clusters */
 	uint64_t next; /* how many the next reserve has */
 	bool zero; /* they read as zeroes */
+	uint64_t ahead; /* those before this one were written with zeroes ... */
+	uint64_t ahead_end; /* ... and up to here they are being written */
+	struct co_queue waiters;
 };
 
 /* Numbers of clusters. */
@@ -104,6 +109,7 @@ struct q_frees {
 struct q_stats {
 	uint64_t transactions, barriers, flushes, meta_writes, meta_bytes;
 	uint64_t allocated, freed; /* clusters */
+	uint64_t ahead_bytes; /* zeroes */
 	uint64_t cache_hits, cache_misses;
 };
 
@@ -134,6 +140,9 @@ struct qcow2 {
 	uint64_t refcount_max;
 	uint64_t free_at; /* no cluster below is free */
 	struct q_reserve reserve;
+	unsigned few; /* flushes in a row that had a little to say about new clusters (q_synced) */
+	uint64_t recent; /* clusters that were allocated since the last flush */
+	void *zeroes; /* AHEAD_PIECE bytes, aligned */
 	struct q_snaps *snaps; /* snapshot.c; NULL: not wanted yet */
 	uint64_t snapshots_bytes; /* of the snapshot table, once it was loaded */
 	uint64_t packed_at, packed_end; /* where the next compressed cluster goes */
@@ -248,10 +257,17 @@ int q_refcount(struct qcow2 *q, uint64_t cluster, uint64_t *out);
 int q_refcount_add(struct qcow2 *q, uint64_t cluster, uint64_t n, int delta);
 /* Up to n clusters in a row; *got says how many. *zero: they read as zeroes. */
 int q_alloc(struct qcow2 *q, uint64_t n, uint64_t *host, uint64_t *got, bool *zero);
-/* The same, out of the reserve only: never waits. 0 where it is empty. */
+/* The same, out of the reserve only. 0 where it is empty. */
 uint64_t q_alloc_now(struct qcow2 *q, uint64_t n, uint64_t *host, bool *zero);
 /* Counts down what nobody took. Under `meta`. */
 int q_reserve_return(struct qcow2 *q);
+/* A flush begins. */
+void q_count_flush(struct qcow2 *q);
+/* Does who writes flush after each few allocations? Then what a flush has to do is done before it comes, where that is possible. */
+static inline bool q_synced(const struct qcow2 *q)
+{
+	return q->few >= Q_FEW_TIMES && q->recent << q->cluster_bits <= Q_FEW_BYTES;
+}
 /* Exactly n. */
 int q_alloc_exact(struct qcow2 *q, uint64_t n, uint64_t *host, bool *zero);
 /* For compressed data. */

@@ -11,6 +11,8 @@
 #define RESERVE_FIRST 16ull /* clusters */
 #define RESERVE_MAX 4096ull
 #define RESERVE_BYTES (256ull << 20)
+#define AHEAD_BYTES (1ull << 20)
+#define AHEAD_PIECE (64u << 10)
 
 uint64_t q_refcount_in(const void *block, unsigned order, uint64_t i)
 {
@@ -370,7 +372,92 @@ static int reserve(struct qcow2 *q)
 	r->next = MIN(r->next ? r->next * 4 : RESERVE_FIRST, max);
 	rc = find_run(q, r->next, &r->at, &got, &r->zero);
 	r->end = rc ? r->at : r->at + got;
+	r->ahead = r->ahead_end = 0;
 	return rc;
+}
+
+/* ---- what is allocated and flushed, cluster by cluster ---- */
+
+void q_count_flush(struct qcow2 *q)
+{
+	if (!q->recent)
+		return;
+	q->few = q->recent << q->cluster_bits <= Q_FEW_BYTES ? MIN(q->few + 1, Q_FEW_TIMES) : 0;
+	q->recent = 0;
+}
+
+static bool ahead_busy(const struct q_reserve *r)
+{
+	return r->ahead_end > r->ahead;
+}
+
+static void ahead_job(void *arg)
+{
+	struct qcow2 *q = arg;
+	struct q_reserve *r = &q->reserve;
+	uint64_t left = (r->ahead_end - r->ahead) << q->cluster_bits;
+	struct iovec iov[AHEAD_BYTES / AHEAD_PIECE];
+	struct q_wait w = {.q = q};
+	struct q_xfer x = {.req = {.op = FILE_WRITE,
+				   .off = r->ahead << q->cluster_bits,
+				   .len = left,
+				   .iov = iov}};
+
+	for (; left; left -= iov[x.req.niov++].iov_len)
+		iov[x.req.niov] = (struct iovec){q->zeroes, MIN(left, AHEAD_PIECE)};
+	q->stats.ahead_bytes += x.req.len;
+	q_xfer_start(&w, &x, q->file);
+	/* Whose data goes there is told of what the host cannot do. */
+	if (q_wait_all(&w))
+		q->few = 0;
+}
+
+static void ahead_after(void *arg)
+{
+	struct qcow2 *q = arg;
+
+	q->reserve.ahead = q->reserve.ahead_end;
+	q->jobs--;
+	q->d->in_flight--;
+	co_queue_wake_all(&q->reserve.waiters);
+}
+
+static bool have_zeroes(struct qcow2 *q)
+{
+	if (q->zeroes)
+		return true;
+	if (posix_memalign(&q->zeroes, 4096, AHEAD_PIECE))
+		q->zeroes = NULL;
+	else
+		memset(q->zeroes, 0, AHEAD_PIECE);
+	return q->zeroes;
+}
+
+/*
+ * A flush after each allocation costs the host more than the data: its file system has to make the new extent, and the file's new size, durable as well,
+ * in a journal. So clusters of the reserve are written with zeroes before they are needed, many at a time. They read as zeroes already, and what
+ * nobody takes is cut off with the rest of the reserve.
+ */
+static void write_ahead(struct qcow2 *q)
+{
+	struct q_reserve *r = &q->reserve;
+	uint64_t n = AHEAD_BYTES >> q->cluster_bits, from = MAX(r->at, r->ahead);
+
+	if (!q_synced(q) || !r->zero || q->zero_from == UINT64_MAX || ahead_busy(r) ||
+		from == r->end || from - r->at > n / 2 || !have_zeroes(q))
+		return;
+	r->ahead = from;
+	r->ahead_end = MIN(from + n, r->end);
+	q->jobs++;
+	q->d->in_flight++;
+	if (co_start(&q->cs, ahead_job, ahead_after, q))
+		ahead_after(q);
+}
+
+static void ahead_wait(struct qcow2 *q)
+{
+	while (ahead_busy(&q->reserve) && q->reserve.at >= q->reserve.ahead)
+		q_pause(q, &q->reserve.waiters);
 }
 
 /*
@@ -386,14 +473,19 @@ static void reach_over(struct qcow2 *q)
 uint64_t q_alloc_now(struct qcow2 *q, uint64_t n, uint64_t *host, bool *zero)
 {
 	struct q_reserve *r = &q->reserve;
-	uint64_t got = MIN(n, r->end - r->at);
+	uint64_t got;
 
+	ahead_wait(q);
+	got = MIN(n, (ahead_busy(r) ? r->ahead : r->end) - r->at);
 	if (got)
 		reach_over(q);
 	*host = r->at << q->cluster_bits;
 	*zero = r->zero;
 	r->at += got;
+	q->recent += got;
 	q->stats.allocated += got;
+	if (got)
+		write_ahead(q);
 	return got;
 }
 
@@ -410,6 +502,7 @@ int q_alloc(struct qcow2 *q, uint64_t n, uint64_t *host, uint64_t *got, bool *ze
 	rc = find_run(q, n, &first, got, zero);
 	if (!rc) {
 		*host = first << q->cluster_bits;
+		q->recent += *got;
 		q->stats.allocated += *got;
 	}
 	return rc;
@@ -420,6 +513,8 @@ int q_reserve_return(struct qcow2 *q)
 	struct q_reserve *r = &q->reserve;
 	uint64_t at = r->at, n = r->end - r->at, end = at << q->cluster_bits;
 
+	while (ahead_busy(r))
+		q_pause(q, &r->waiters);
 	*r = (struct q_reserve){0};
 	if (!n)
 		return 0;

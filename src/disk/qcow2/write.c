@@ -606,6 +606,9 @@ static void commit(void *ctx, struct sorter_batch *b)
 	q->unlinked = true;
 	if (!uv_is_active((uv_handle_t *)&q->later->timer))
 		uv_timer_start(&q->later->timer, on_later, Q_LATER_MS, 0);
+	/* The flush that follows waits for the rest of it only. */
+	if (q_synced(q))
+		q_link_soon(q);
 	sorter_committed(b, 0);
 }
 

@@ -63,6 +63,7 @@ struct kind {
 	struct disk_kv create[4], open[3], store[3];
 	bool backing, snapshots, clones, atomic, tracked;
 	bool dense; /* requests near each other, some of them late: what one copies another one writes */
+	bool synced; /* a flush after each step that writes */
 	void (*power)(struct memdevs *
 			devs); /* what else a power cut changes: the host is booted again; may be NULL */
 	bool kill; /* what was acknowledged outlives the process, flushed or not */
@@ -555,7 +556,7 @@ static void create(struct world *w)
 static void run(struct world *w)
 {
 	create(w);
-	for (unsigned i = 0; i < (w->k->dense ? STEPS : FEW_STEPS); i++) {
+	for (unsigned i = 0; i < (w->k->dense || w->k->synced ? STEPS : FEW_STEPS); i++) {
 		uint64_t k = rnd(w, 16);
 
 		if (w->k->tracked && !rnd(w, 4))
@@ -572,6 +573,8 @@ static void run(struct world *w)
 			snapshot(w);
 		else
 			longer(w);
+		if (w->k->synced && k < 9)
+			flush(w);
 	}
 	for (unsigned i = 0; i < w->nvolumes; i++)
 		disk_close(steal_ptr(w->volume[i].d));
@@ -1071,6 +1074,26 @@ static void qcow2(void **state)
 	both_ways(&k);
 }
 
+/* Where each few allocations are flushed, zeroes are written ahead of them, and entries before the flush comes. */
+static void qcow2_synced(void **state)
+{
+	static const struct kind k = {.name = "qcow2-synced",
+		.format = "qcow2",
+		.path = "disk",
+		.create = {{"cluster-size", "4K"}, {0}},
+		.synced = true,
+		.snapshots = true};
+	static const struct kind overlay = {.name = "qcow2-synced-overlay",
+		.format = "qcow2",
+		.path = "disk",
+		.create = {{"cluster-size", "16K"}, {0}},
+		.backing = true,
+		.synced = true};
+
+	both_ways(&k);
+	crash(&overlay);
+}
+
 static void qcow2_overlay(void **state)
 {
 	static const struct kind k = {.name = "qcow2-overlay",
@@ -1252,6 +1275,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(raw),
 		cmocka_unit_test(qcow2),
+		cmocka_unit_test(qcow2_synced),
 		cmocka_unit_test(qcow2_overlay),
 		cmocka_unit_test(qcow2_subclusters),
 		cmocka_unit_test(qcow2_subclusters_overlay),

@@ -438,6 +438,64 @@ static void late(void **state)
 	free(buf);
 }
 
+/*
+ * A flush after each allocation: after a few of them the next clusters are written with zeroes ahead, and the entry is in the file before the flush
+ * comes. A host that cannot is not the guest's business; who writes much at a time gets neither; what is not used goes when the disk is closed.
+ */
+static void synced(void **state)
+{
+	char *buf = malloc(MiB);
+	struct qcow2 *q;
+	struct disk *d;
+	uint64_t n, end;
+
+	memset(buf, 9, MiB);
+	assert_int_equal(make("a", NULL, NULL, NULL), 0);
+	d = open_rw("a");
+	q = d->priv;
+	for (unsigned i = 0; i < 40; i++) {
+		rig.devs.nfaults = i == Q_FEW_TIMES;
+		rig.devs.fault[0] = (struct memdev_fault){.ops = 1 << FILE_WRITE,
+			.off = (q->reserve.at + 1) * CLUSTER,
+			.len = GiB,
+			.error = -ENOSPC};
+		assert_int_equal(turn(d, DISK_WRITE, 5 * i * CLUSTER + 512, buf, 4096), 0);
+		while (q->few == Q_FEW_TIMES && q->unlinked)
+			uv_run(&rig.loop, UV_RUN_ONCE);
+		while (disk_in_flight(d))
+			uv_run(&rig.loop, UV_RUN_ONCE);
+		n = q->stats.transactions;
+		assert_int_equal(turn(d, DISK_FLUSH, 0, NULL, 0), 0);
+		if (i == Q_FEW_TIMES)
+			assert_int_equal(q->few, 1);
+		else if (i > 2 * Q_FEW_TIMES)
+			assert_int_equal(q->stats.transactions, n);
+	}
+	n = q->stats.ahead_bytes;
+	assert_in_range(n, 16 * CLUSTER, 80 * CLUSTER);
+	assert_true(q->reserve.ahead > q->reserve.at);
+	for (unsigned i = 0; i < 16; i++)
+		assert_int_equal(turn(d, DISK_WRITE, (201 + i) * CLUSTER, buf, CLUSTER), 0);
+	assert_int_equal(turn(d, DISK_FLUSH, 0, NULL, 0), 0);
+	assert_int_equal(q->few, 0);
+	assert_int_equal(turn(d, DISK_WRITE, 512 * CLUSTER, buf, MiB), 0);
+	assert_in_range(q->stats.ahead_bytes, n, n + MiB);
+	end = q->reserve.at * CLUSTER;
+	disk_close(d);
+	assert_int_equal(memdev_size(&rig.devs, "a"), end);
+	assert_int_equal(check("a", false).errors + check("a", false).leaks, 0);
+	d = open_rw("a");
+	for (unsigned i = 0; i < 40; i++) {
+		expect(d, 5 * i * CLUSTER, 512, 0);
+		expect(d, 5 * i * CLUSTER + 512, 4096, 9);
+		expect(d, 5 * i * CLUSTER + 4608, CLUSTER - 4608, 0);
+	}
+	expect(d, 201 * CLUSTER, 16 * CLUSTER, 9);
+	expect(d, 512 * CLUSTER, MiB, 9);
+	disk_close(d);
+	free(buf);
+}
+
 static void repair(void **state)
 {
 	struct disk_check c;
@@ -636,6 +694,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(other_transactions, setup, teardown),
 		cmocka_unit_test_setup_teardown(late, setup, teardown),
 		cmocka_unit_test_setup_teardown(data_fails, setup, teardown),
+		cmocka_unit_test_setup_teardown(synced, setup, teardown),
 		cmocka_unit_test_setup_teardown(repair, setup, teardown),
 		cmocka_unit_test_setup_teardown(dirty_bit, setup, teardown),
 		cmocka_unit_test_setup_teardown(entry_into_table, setup, teardown),
