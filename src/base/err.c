@@ -31,21 +31,19 @@ static unsigned utf8_len(const unsigned char *c)
 	return 0;
 }
 
-/*
- * What a file, a guest or a peer is called must not make a second line, nor speak to the terminal: C0, DEL, C1 (some terminals take U+009B, or a byte of
- * 0x9b, for an escape), and what is no UTF-8.
- */
-static void one_line(char *msg)
+/* C0, DEL, C1 (some terminals take U+009B, or a byte of 0x9b, for an escape), and what is no UTF-8. */
+char *text_one_line(char *text)
 {
 	unsigned n;
 
-	for (unsigned char *c = (unsigned char *)msg; *c; c += n) {
+	for (unsigned char *c = (unsigned char *)text; *c; c += n) {
 		n = utf8_len(c);
 		if (n && *c >= ' ' && *c != 127 && (*c != 0xc2 || c[1] >= 0xa0))
 			continue;
 		n = MAX(n, 1u);
 		memset(c, '?', n);
 	}
+	return text;
 }
 
 int err_set(struct err *e, int code, const char *fmt, ...)
@@ -58,7 +56,7 @@ int err_set(struct err *e, int code, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(e->msg, sizeof(e->msg), fmt, ap);
 	va_end(ap);
-	one_line(e->msg);
+	text_one_line(e->msg);
 	return code;
 }
 
@@ -73,7 +71,7 @@ int err_sys(struct err *e, int code, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(e->msg, sizeof(e->msg), fmt, ap);
 	va_end(ap);
-	one_line(e->msg);
+	text_one_line(e->msg);
 	len = strlen(e->msg);
 	snprintf(e->msg + len, sizeof(e->msg) - len, ": %s",
 		strerrordesc_np(-code) ?: "unknown error");
@@ -92,7 +90,7 @@ int err_wrap(struct err *e, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(e->msg, sizeof(e->msg), fmt, ap);
 	va_end(ap);
-	one_line(e->msg);
+	text_one_line(e->msg);
 	len = strlen(e->msg);
 	if (len && !strncmp(tail, e->msg, len) && tail[len] == ':')
 		memcpy(e->msg, tail, sizeof(tail));

@@ -31,6 +31,12 @@ int err_sys(struct err *e, int code, const char *fmt, ...) __attribute__((format
 /* Puts "<text>: " in front of the message that is there, unless it begins so already; returns the code that is there. */
 int err_wrap(struct err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/*
+ * What a file, a guest or a peer is called must not make a second line, nor speak to the terminal: control characters, and what is no UTF-8, become '?'. In
+ * place; returns the text.
+ */
+char *text_one_line(char *text);
+
 /* The message, or the errno's text where nobody wrote one. Never NULL. */
 const char *err_msg(const struct err *e);
 

@@ -68,7 +68,7 @@ enum fs_place {
  * The path of a place, not made yet: $XDG_RUNTIME_DIR/lodge, $XDG_DATA_HOME/lodge,
  * $XDG_CACHE_HOME/lodge where these are set; else for root /run/lodge, /var/lib/lodge,
  * /var/cache/lodge and for others /tmp/lodge-UID, ~/.local/share/lodge, ~/.cache/lodge.
- * $LODGE_HOME, when set, replaces them all: $LODGE_HOME/run, /data, /cache.
+ * $LODGE_HOME, when set, replaces them all: $LODGE_HOME/run, /data, /cache. (The image store does not ask here: src/image/image.h.)
  * -ENOENT when HOME is needed and not set; -ENAMETOOLONG.
  */
 int fs_place_path(enum fs_place place, char *path, size_t size, struct err *e);

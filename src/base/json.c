@@ -1,9 +1,12 @@
 #include "base/json.h"
 
 #include <errno.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "base/err.h"
 #include "base/spell.h"
+#include "base/util.h"
 
 const char *json_type_name(const json_t *j)
 {
@@ -23,6 +26,14 @@ const char *json_type_name(const json_t *j)
 	default:
 		return "a boolean";
 	}
+}
+
+json_t *json_text(const char *text)
+{
+	json_t *j = json_string(text);
+	cleanup(free_ptr) char *copy = j ? NULL : strdup(text);
+
+	return j ?: copy ? json_string(text_one_line(copy)) : NULL;
 }
 
 /* The value of a key, NULL when it is absent and may be; *r is the answer in that case. */

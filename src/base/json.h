@@ -36,6 +36,9 @@ int json_want_array(const json_t *obj, const char *where, const char *key, bool 
 int json_only_keys(
 	const json_t *obj, const char *where, const char *const *keys, size_t n, struct err *e);
 
+/* A text from outside, whatever bytes it has: where it is no UTF-8, which JSON cannot hold, with '?' in their places. */
+json_t *json_text(const char *text);
+
 /* "a text", "an array" ... */
 const char *json_type_name(const json_t *j);
 

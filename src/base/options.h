@@ -165,6 +165,10 @@ int command_parse(
 const char *command_peek(const struct command *c, int argc, char *const *argv, const char *flag);
 
 void command_print_help(const struct command *c, FILE *f);
+/* How many columns f has; `otherwise` where it is no terminal, or one that does not say. */
+unsigned text_columns(FILE *f, unsigned otherwise);
+/* The text's words and a newline, from column `col` on, where f stands, continued at `indent`: 100 columns, or as many as f has when that is less. */
+void text_print_folded(FILE *f, const char *text, size_t col, size_t indent);
 /* "lodge run [OPTION...] [IMAGE]" */
 void command_usage(const struct command *c, struct strbuf *out);
 

@@ -21,6 +21,7 @@
 #include "base/json.h"
 #include "base/util.h"
 #include "cli/place.h"
+#include "cli/terminal.h"
 #include "cli/update/successor.h"
 #include "vm/config/config.h"
 #include "vm/rundir.h"
@@ -435,22 +436,11 @@ int launch_machine(const struct launch *l, struct launched *out, struct err *e)
 	return rc;
 }
 
-/* One that is ignored (nohup) would be held back all the same, and seen. */
-static void ending_signals(sigset_t *set)
-{
-	struct sigaction how;
-
-	sigemptyset(set);
-	for (unsigned i = 0; i < ARRAY_SIZE(ending); i++)
-		if (sigaction(ending[i], NULL, &how) || how.sa_handler != SIG_IGN)
-			sigaddset(set, ending[i]);
-}
-
 int launch_signals(int *fd, struct err *e)
 {
 	sigset_t set;
 
-	ending_signals(&set);
+	signals_not_ignored(&set, ending, ARRAY_SIZE(ending));
 	*fd = signalfd(-1, &set, SFD_CLOEXEC);
 	return *fd < 0 || sigprocmask(SIG_BLOCK, &set, NULL) ? err_sys(e, -errno, "signalfd") : 0;
 }
@@ -459,7 +449,7 @@ void launch_signals_end(void)
 {
 	sigset_t set;
 
-	ending_signals(&set);
+	signals_not_ignored(&set, ending, ARRAY_SIZE(ending));
 	sigprocmask(SIG_UNBLOCK, &set, NULL);
 }
 

@@ -9,6 +9,8 @@
 #include "base/util.h"
 #include "cli/verb.h"
 
+#define SUMMARY 30 /* its column in the list of verbs */
+
 /* In the order of the help; a heading stands above the first table of its group. */
 static const struct {
 	const char *heading;
@@ -97,15 +99,17 @@ static void print_verbs(FILE *f, const char *word)
 		heading = tables[t].heading ?: heading;
 		for (const struct verb *v = tables[t].verbs; v->cmd.verb; v++) {
 			const struct command *c = &v->cmd;
-			int width;
+			int col;
 
 			if (strncmp(c->verb, word, strlen(word)))
 				continue;
 			if (heading)
 				fprintf(f, "\n%s:\n", heading);
 			heading = NULL;
-			width = fprintf(f, "  %s%s%s", c->verb, c->args ? " " : "", c->args ?: "");
-			fprintf(f, "%*s%s\n", width < 29 ? 30 - width : 1, "", c->summary);
+			col = fprintf(f, "  %s%s%s", c->verb, c->args ? " " : "", c->args ?: "");
+			fprintf(f, "%s%*s", col < SUMMARY - 1 ? "" : "\n",
+				col < SUMMARY - 1 ? SUMMARY - col : SUMMARY, "");
+			text_print_folded(f, c->summary, SUMMARY, SUMMARY);
 		}
 	}
 	fputs("\nlodge VERB --help tells more about one.\n", f);
@@ -154,41 +158,60 @@ static int run_verb(const struct verb *v, int argc, char **argv)
 	return code;
 }
 
-/* A word that begins the names of several verbs, as "image" does. */
-static bool is_family(const struct verb *v, const char *word)
+/* Is it the first word of such verbs as "image pull"? */
+static bool is_of(const struct verb *v, const char *word)
 {
 	size_t len = strlen(word);
 
 	return !strncmp(v->cmd.verb, word, len) && v->cmd.verb[len] == ' ';
 }
 
+static bool is_family(const struct verb *const *all, size_t n, const char *word)
+{
+	bool found = false;
+
+	for (size_t i = 0; i < n; i++)
+		found |= is_of(all[i], word);
+	return found;
+}
+
+/* What programs that people come from call it. */
+static const char *called_here(const char *word)
+{
+	static const char *const names[][2] = {{"list", "ls"}, {"delete", "rm"}, {"remove", "rm"},
+		{"info", "show"}, {"inspect", "show"}, {"start", "run"}, {"boot", "run"},
+		{"shutdown", "stop"}, {"poweroff", "stop"}, {"destroy", "kill"},
+		{"suspend", "pause"}, {"ssh", "exec"}, {"shell", "exec"}, {"attach", "console"},
+		{"save", "create"}};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(names); i++)
+		if (!strcmp(names[i][0], word))
+			return names[i][1];
+	return word;
+}
+
+/* argv[0] and what follows name no verb. */
 static int unknown_verb(int argc, char **argv, const struct verb *const *all, size_t n)
 {
-	const char *second = argc > 2 ? argv[2] : NULL;
-	bool help = second && (!strcmp(second, "--help") || !strcmp(second, "-h"));
-	bool family = false;
+	const char *first = argv[0], *second = argc > 1 ? argv[1] : "", *word;
+	bool family = is_family(all, n, first);
 	struct spell near = {0};
 	struct err e = {0};
 	char two[80];
 
-	for (size_t i = 0; i < n; i++)
-		family |= is_family(all[i], argv[1]);
-	if (family && (!second || help)) {
-		print_verbs(help ? stdout : stderr, argv[1]);
-		return help ? EXIT_DONE : EXIT_USAGE;
-	}
-	snprintf(two, sizeof(two), "%s %s", argv[1], second ?: "");
+	word = called_here(family ? second : first);
+	snprintf(two, sizeof(two), "%s %s", word, second);
 	for (size_t i = 0; i < n; i++) {
-		if (family && is_family(all[i], argv[1]))
-			spell_offer(&near, second, all[i]->cmd.verb + strlen(argv[1]) + 1);
+		if (family && is_of(all[i], first))
+			spell_offer(&near, word, all[i]->cmd.verb + strlen(first) + 1);
 		if (family)
 			continue;
-		spell_offer(&near, argv[1], all[i]->cmd.verb);
+		spell_offer(&near, word, all[i]->cmd.verb);
 		spell_offer(&near, two, all[i]->cmd.verb);
 	}
-	err_set(&e, -EINVAL, "unknown verb %s%s%s%s%s%s; see lodge %s%s--help", argv[1],
+	err_set(&e, -EINVAL, "unknown verb %s%s%s%s%s%s; see lodge %s%s--help", first,
 		family ? " " : "", family ? second : "", near.best ? " (did you mean " : "",
-		near.best ?: "", near.best ? "?)" : "", family ? argv[1] : "", family ? " " : "");
+		near.best ?: "", near.best ? "?)" : "", family ? first : "", family ? " " : "");
 	fprintf(stderr, "lodge: %s\n", err_msg(&e));
 	return EXIT_USAGE;
 }
@@ -205,6 +228,27 @@ static int flushed(int code)
 	return code ?: EXIT_FAILED;
 }
 
+static bool is_help(const char *word)
+{
+	return !strcmp(word, "--help") || !strcmp(word, "-h");
+}
+
+/* "lodge help image pull" is "lodge image pull --help". */
+static int help(int argc, char **argv, const struct verb *const *all, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		if (name_words(all[i], argc, argv)) {
+			command_print_help(&all[i]->cmd, stdout);
+			return EXIT_DONE;
+		}
+	}
+	if (argc == 1 && is_family(all, n, argv[0])) {
+		print_verbs(stdout, argv[0]);
+		return EXIT_DONE;
+	}
+	return unknown_verb(argc, argv, all, n);
+}
+
 static int run(int argc, char **argv)
 {
 	const struct verb *all[VERBS_MAX];
@@ -214,11 +258,13 @@ static int run(int argc, char **argv)
 		print_verbs(stderr, "");
 		return EXIT_USAGE;
 	}
-	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
+	if (!strcmp(argv[1], "help") && argc > 2 && argv[2][0] != '-')
+		return help(argc - 2, argv + 2, all, n);
+	if (is_help(argv[1]) || !strcmp(argv[1], "help")) {
 		print_verbs(stdout, "");
 		return EXIT_DONE;
 	}
-	if (!strcmp(argv[1], "--version")) {
+	if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "-V")) {
 		puts("lodge " LODGE_VERSION);
 		return EXIT_DONE;
 	}
@@ -228,7 +274,11 @@ static int run(int argc, char **argv)
 		if (words)
 			return run_verb(all[i], argc - words, argv + words);
 	}
-	return unknown_verb(argc, argv, all, n);
+	if (is_family(all, n, argv[1]) && (argc == 2 || is_help(argv[2]))) {
+		print_verbs(argc == 2 ? stderr : stdout, argv[1]);
+		return argc == 2 ? EXIT_USAGE : EXIT_DONE;
+	}
+	return unknown_verb(argc - 1, argv + 1, all, n);
 }
 
 int main(int argc, char **argv)

@@ -58,6 +58,25 @@ enum escape_action escape_filter(
 	return ESCAPE_NONE;
 }
 
+void signals_not_ignored(sigset_t *set, const int *list, unsigned n)
+{
+	struct sigaction how;
+
+	sigemptyset(set);
+	for (unsigned i = 0; i < n; i++)
+		if (sigaction(list[i], NULL, &how) || how.sa_handler != SIG_IGN)
+			sigaddset(set, list[i]);
+}
+
+int signals_watch(const int *list, unsigned n)
+{
+	sigset_t set;
+
+	signals_not_ignored(&set, list, n);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
 void terminal_raw(struct terminal_mode *m, int fd)
 {
 	struct termios raw;
@@ -249,15 +268,14 @@ static enum terminal_end loop(struct terminal *t, int sigfd, struct terminal_mod
 
 enum terminal_end terminal_run(struct terminal *t)
 {
-	static const int signals[] = {SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGTSTP, SIGPIPE};
+	static const int signals[] = {SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGTSTP};
 	struct terminal_mode mode = {.fd = -1};
 	enum terminal_end end;
 	sigset_t set, before;
 	int sigfd;
 
-	sigemptyset(&set);
-	for (unsigned i = 0; i < ARRAY_SIZE(signals); i++)
-		sigaddset(&set, signals[i]);
+	signals_not_ignored(&set, signals, ARRAY_SIZE(signals));
+	sigaddset(&set, SIGPIPE);
 	sigprocmask(SIG_BLOCK, &set, &before);
 	/* A pipe whose reader has gone is seen by write(). */
 	sigdelset(&set, SIGPIPE);

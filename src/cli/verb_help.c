@@ -39,14 +39,15 @@ static int run_man(void *opts, const struct args *a)
 			"program starts and speaks to. No daemon and no privileges are needed.",
 		.after = ".SH EXIT STATUS\n0 done, 1 failed, 2 wrong usage, 3 not found, 4 locked "
 			 "or taken.\n"
-			 ".SH ENVIRONMENT\n.TP\n\\fBLODGE_HOME\\fR\nIf set, all files are kept "
-			 "under this "
-			 "directory, in run, data and cache.\n.TP\n\\fBXDG_RUNTIME_DIR\\fR, "
-			 "\\fBXDG_DATA_HOME\\fR, \\fBXDG_CACHE_HOME\\fR\nIf set, files are kept in "
-			 "lodge "
-			 "below them; else in /run/lodge, /var/lib/lodge and /var/cache/lodge for "
-			 "root, and "
-			 "in the home directory for others.\n.SH SEE ALSO\n\\fBlodge\\-vm\\fR(1)\n",
+			 ".SH ENVIRONMENT\n.TP\n\\fBLODGE_HOME\\fR\nIf set, what belongs to "
+			 "machines "
+			 "is kept "
+			 "below this directory, in run and data; images are not.\n.TP\n"
+			 "\\fBXDG_RUNTIME_DIR\\fR, \\fBXDG_DATA_HOME\\fR, "
+			 "\\fBXDG_CACHE_HOME\\fR\nIf set, files are kept in lodge below them; else "
+			 "in /run/lodge, /var/lib/lodge and /var/cache/lodge for root, and in "
+			 "/tmp/lodge\\-UID, ~/.local/share/lodge and ~/.cache/lodge for others.\n"
+			 ".SH SEE ALSO\n\\fBlodge\\-vm\\fR(1)\n",
 	};
 	const struct command *list[VERBS_MAX];
 	unsigned n = commands(list);

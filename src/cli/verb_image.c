@@ -5,7 +5,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/signalfd.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/err.h"
@@ -13,6 +13,7 @@
 #include "base/size.h"
 #include "base/util.h"
 #include "cli/progress.h"
+#include "cli/terminal.h"
 #include "cli/verb.h"
 #include "image/image.h"
 
@@ -115,18 +116,6 @@ static int on_progress(void *ctx, const char *stage, uint64_t done, uint64_t tot
 	return w->sigfd >= 0 && poll(&p, 1, 0) > 0;
 }
 
-static int watch_signals(void)
-{
-	sigset_t set;
-
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGHUP);
-	sigprocmask(SIG_BLOCK, &set, NULL);
-	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-}
-
 static const char *read_password(const char *opt, char *line, size_t n)
 {
 	if (!opt || strcmp(opt, "-"))
@@ -158,6 +147,7 @@ static enum exit_code pulled(
 
 static int run_pull(void *opts, const struct args *a)
 {
+	static const int ending[] = {SIGINT, SIGTERM, SIGHUP};
 	const struct pull *p = opts;
 	cleanup(image_dirs_free) struct image_dirs d = {0};
 	struct err e = {0};
@@ -181,7 +171,7 @@ static int run_pull(void *opts, const struct args *a)
 
 	if (image_dirs_default(&d, &e))
 		return fail(&e);
-	w.sigfd = watch_signals();
+	w.sigfd = signals_watch(ending, ARRAY_SIZE(ending));
 	r = image_pull(&d, &o, &how, &e);
 	progress_clear(&w.bar);
 	if (w.sigfd >= 0)

@@ -23,15 +23,14 @@ static int find(struct place *p, const char *name, struct err *e)
 
 static int run(void *o, const struct args *a)
 {
-	const char *name = a->v[0];
-	struct err e = {0};
+	int code = EXIT_DONE;
 
 	for (unsigned i = 0; i < a->n; i++) {
 		cleanup(place_close) struct place p = {.lock = -1};
-		int rc;
+		const char *name = a->v[i];
+		struct err e = {0};
+		int rc = rundir_check_name(name, &e);
 
-		name = a->v[i];
-		rc = rundir_check_name(name, &e);
 		if (!rc && rundir_alive(name))
 			rc = err_set(&e, -EBUSY,
 				"machine %s is running: end it first: lodge stop %s", name, name);
@@ -40,9 +39,9 @@ static int run(void *o, const struct args *a)
 		if (!rc)
 			rc = place_remove(&p, &e);
 		if (rc)
-			return fail(&e);
+			code = fail(&e);
 	}
-	return EXIT_DONE;
+	return code;
 }
 
 const struct verb verbs_rm[] = {

@@ -178,10 +178,13 @@ static int apply_image(struct run *r, struct place *p, struct err *e)
 static int prepare(struct run *r, const struct args *a, struct place *p, struct err *e)
 {
 	struct vm_host host;
+	const char *known;
 	int rc = 0;
 
 	if (a->n)
 		rc = replace_text(&r->cfg.image, strdup(a->v[0]), e);
+	if (!rc && r->cfg.image)
+		rc = image_name(r->cfg.image, &known, e);
 	if (!rc)
 		rc = vm_host_read(&host, e);
 	if (!rc)

@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/json.h"
 #include "base/util.h"
 
 int disk_split_name(const char *text, char **path, const char **format, struct err *e)
@@ -338,10 +339,10 @@ static json_t *snapshots_json(struct disk *d)
 	if (disk_snapshots(d, &s, &n, NULL))
 		return list;
 	for (unsigned i = 0; i < n; i++)
-		json_array_append_new(
-			list, json_pack("{s:s, s:s, s:I, s:I, s:I}", "id", s[i].id, "name",
-				      s[i].name, "size", (json_int_t)s[i].size, "vm_size",
-				      (json_int_t)s[i].vm_size, "date", (json_int_t)s[i].date));
+		json_array_append_new(list,
+			json_pack("{s:o, s:o, s:I, s:I, s:I}", "id", json_text(s[i].id), "name",
+				json_text(s[i].name), "size", (json_int_t)s[i].size, "vm_size",
+				(json_int_t)s[i].vm_size, "date", (json_int_t)s[i].date));
 	return list;
 }
 
@@ -354,9 +355,9 @@ static json_t *bitmaps_json(struct disk *d)
 	if (disk_bitmaps(d, &b, &n, NULL))
 		return list;
 	for (unsigned i = 0; i < n; i++) {
-		json_t *o = json_pack("{s:s, s:I, s:I, s:b, s:b}", "name", b[i].name, "granularity",
-			(json_int_t)b[i].granularity, "generation", (json_int_t)b[i].generation,
-			"enabled", b[i].enabled, "busy", b[i].busy);
+		json_t *o = json_pack("{s:o, s:I, s:I, s:b, s:b}", "name", json_text(b[i].name),
+			"granularity", (json_int_t)b[i].granularity, "generation",
+			(json_int_t)b[i].generation, "enabled", b[i].enabled, "busy", b[i].busy);
 
 		if (b[i].dirty != DISK_DIRTY_UNKNOWN)
 			json_object_set_new(o, "dirty", json_integer((json_int_t)b[i].dirty));
@@ -393,14 +394,14 @@ static struct file *own_file(const struct disk *d)
 
 int disk_describe(struct disk *d, json_t **out, struct err *e)
 {
-	json_t *o = json_pack("{s:s, s:s, s:I}", "file", d->o.path, "format", d->format->name,
-		"size", (json_int_t)d->size);
+	json_t *o = json_pack("{s:o, s:s, s:I}", "file", json_text(d->o.path), "format",
+		d->format->name, "size", (json_int_t)d->size);
 	struct file *f = own_file(d);
 	json_t *below = NULL;
 	int rc = 0;
 
 	if (!o)
-		return err_set(e, -EINVAL, "disk: its file name is not UTF-8");
+		return err_set(e, -ENOMEM, "out of memory");
 	if (f) {
 		json_object_set_new(o, "host_size", json_integer((json_int_t)f->size));
 		json_object_set_new(o, "allocated", json_integer((json_int_t)host_allocated(f)));

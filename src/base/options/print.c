@@ -1,12 +1,15 @@
 #include "base/options.h"
 
 #include <string.h>
+#include <sys/ioctl.h>
 
 #include "base/strbuf.h"
 #include "base/util.h"
 
 #define HELP_COLUMN 30
-#define HELP_WIDTH 100
+#define HELP_WIDTH 100u
+#define HELP_NARROW \
+	20u /* columns of text beside the flags, at least: below that it is continued where it is */
 
 void command_usage(const struct command *c, struct strbuf *out)
 {
@@ -43,15 +46,23 @@ static void help_text(const struct opt *o, struct strbuf *out)
 		strbuf_adds(out, " (may be repeated)");
 }
 
-/* Words of `text` from column `col` on, continued at `indent`. */
-static void print_folded(FILE *f, const char *text, size_t col, size_t indent)
+unsigned text_columns(FILE *f, unsigned otherwise)
 {
+	struct winsize w = {0};
+
+	return fileno(f) < 0 || ioctl(fileno(f), TIOCGWINSZ, &w) || !w.ws_col ? otherwise
+									      : w.ws_col;
+}
+
+void text_print_folded(FILE *f, const char *text, size_t col, size_t indent)
+{
+	size_t width = MAX(MIN(text_columns(f, HELP_WIDTH), HELP_WIDTH), indent + HELP_NARROW);
 	bool first = true;
 
 	while (*text) {
 		size_t n = strcspn(text, " \n");
 
-		if (!first && col + 1 + n > HELP_WIDTH) {
+		if (!first && col + 1 + n > width) {
 			fprintf(f, "\n%*s", (int)indent, "");
 			col = indent;
 			first = true;
@@ -87,7 +98,7 @@ static void print_opt(const struct opt *o, FILE *f)
 		fprintf(f, "%s\n%*s", strbuf_text(&left), HELP_COLUMN, "");
 	else
 		fprintf(f, "%-*s", HELP_COLUMN, strbuf_text(&left));
-	print_folded(f, strbuf_text(&help), HELP_COLUMN, HELP_COLUMN);
+	text_print_folded(f, strbuf_text(&help), HELP_COLUMN, HELP_COLUMN);
 }
 
 void command_print_help(const struct command *c, FILE *f)
@@ -96,10 +107,10 @@ void command_print_help(const struct command *c, FILE *f)
 
 	command_usage(c, &usage);
 	fprintf(f, "Usage: %s\n\n", strbuf_text(&usage));
-	print_folded(f, c->summary, 0, 0);
+	text_print_folded(f, c->summary, 0, 0);
 	if (c->text) {
 		fputc('\n', f);
-		print_folded(f, c->text, 0, 0);
+		text_print_folded(f, c->text, 0, 0);
 	}
 	for (const struct opt_group *g = c->groups; g && g->title; g++) {
 		fprintf(f, "\n%s:\n", g->title);

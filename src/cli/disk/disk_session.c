@@ -7,11 +7,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include "base/err.h"
 #include "base/util.h"
+#include "cli/terminal.h"
 
 const char *session_size(char text[SESSION_SIZE], uint64_t bytes)
 {
@@ -29,7 +29,7 @@ const char *session_size(char text[SESSION_SIZE], uint64_t bytes)
 
 void session_print(json_t *j)
 {
-	json_dumpf(j, stdout, JSON_INDENT(1) | JSON_ENCODE_ANY);
+	json_dumpf(j, stdout, JSON_COMPACT);
 	putchar('\n');
 	json_decref(j);
 }
@@ -84,7 +84,7 @@ static void found(void *ctx, bool error, const char *text)
 
 void session_begin(struct session *s, bool json, const char *doing)
 {
-	sigset_t set;
+	static const int ending[] = {SIGINT, SIGTERM, SIGHUP};
 
 	memset(s, 0, sizeof(*s));
 	uv_loop_init(&s->loop);
@@ -94,11 +94,7 @@ void session_begin(struct session *s, bool json, const char *doing)
 	s->found = json_array();
 	s->watch = (struct disk_watch){progress, found, s};
 	/* Ctrl-C is looked at between steps, so that nothing stops half way through a change. */
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
-	sigprocmask(SIG_BLOCK, &set, NULL);
-	s->sigfd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	s->sigfd = signals_watch(ending, ARRAY_SIZE(ending));
 	/* A limit of file sizes is an error that says which file, not the end. */
 	signal(SIGXFSZ, SIG_IGN);
 }

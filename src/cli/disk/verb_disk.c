@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "base/err.h"
+#include "base/json.h"
 #include "base/size.h"
 #include "base/util.h"
 #include "cli/disk/disk_session.h"
@@ -91,7 +92,7 @@ static int run_create(void *opts, const struct args *a)
 	if (create(&s, a->v[0], c->backing, c->options, c->size, c->force, &e))
 		return session_failed(&s, &e);
 	if (c->json)
-		session_print(json_pack("{s:s}", "created", a->v[0]));
+		session_print(json_pack("{s:o}", "created", json_text(a->v[0])));
 	return EXIT_DONE;
 }
 
@@ -174,6 +175,14 @@ static bool is_bytes(const char *key)
 
 static void print_fields(const json_t *o, int indent);
 
+/* A name that somebody else chose. */
+static void print_text(const char *key, const char *value, int indent)
+{
+	cleanup(free_ptr) char *text = strdup(value);
+
+	printf("%*s%-*s %s\n", indent, "", 22 - indent, key, text ? text_one_line(text) : "");
+}
+
 static void print_field(const char *key, const json_t *v, int indent)
 {
 	char size[SESSION_SIZE];
@@ -189,7 +198,7 @@ static void print_field(const char *key, const json_t *v, int indent)
 		cleanup(free_ptr) char *text = json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY);
 
 		if (json_is_string(v))
-			printf("%*s%-*s %s\n", indent, "", 22 - indent, key, json_string_value(v));
+			print_text(key, json_string_value(v), indent);
 		else
 			printf("%*s%-*s %s\n", indent, "", 22 - indent, key, text ?: "");
 	}
@@ -333,6 +342,18 @@ static bool is_blank(const struct disk *d)
 	return !d->files->first || !d->files->first->block_device || d->format->create_keys;
 }
 
+/* A part of a copy looks like a disk. All disks are closed first: they may be of one store. */
+static void forget_copy(struct session *s, const char *name)
+{
+	cleanup(free_ptr) char *path = NULL;
+	const char *format;
+
+	while (s->n)
+		session_close(s);
+	if (!disk_split_name(name, &path, &format, NULL))
+		disk_remove(format, path, &s->loop, NULL);
+}
+
 static int convert(struct session *s, const struct convert *c, const struct args *a,
 	struct disk_copy *copy, struct err *e)
 {
@@ -354,9 +375,11 @@ static int convert(struct session *s, const struct convert *c, const struct args
 	copy->no_sparse = c->no_sparse;
 	copy->blank = !to->backing && is_blank(to);
 	copy->watch = s->watch;
-	if (c->backing)
-		return disk_copy_differing(from, to, &s->watch, &copy->copied, e);
-	return disk_copy(from, to, copy, e);
+	rc = c->backing ? disk_copy_differing(from, to, &s->watch, &copy->copied, e)
+			: disk_copy(from, to, copy, e);
+	if (rc)
+		forget_copy(s, a->v[1]);
+	return rc;
 }
 
 static int run_convert(void *opts, const struct args *a)
@@ -404,8 +427,8 @@ static int resize(struct session *s, const struct args *a, bool shrink, struct e
 		rc = session_open(s, a->v[0], 0, &d, e);
 	if (rc)
 		return rc;
-	if (*text == '+')
-		size += d->size;
+	if (*text == '+' && __builtin_add_overflow(size, d->size, &size))
+		return err_set(e, -EINVAL, "disk %s: no disk has so many bytes", a->v[0]);
 	if (!size)
 		return err_set(e, -EINVAL, "disk %s: a disk of no bytes is none", a->v[0]);
 	if (size < d->size && !shrink)
@@ -458,21 +481,23 @@ static int list_snapshots(struct disk *d, bool json, struct err *e)
 	json_t *out = json_array();
 
 	for (unsigned i = 0; i < n && !rc; i++) {
-		const struct disk_snapshot *s = &list[i];
+		struct disk_snapshot *s = &list[i];
 		char when[32] = "", size[SESSION_SIZE];
 		time_t t = (time_t)s->date;
 		struct tm tm;
 
 		if (json) {
 			json_array_append_new(
-				out, json_pack("{s:s, s:s, s:I, s:I, s:I}", "id", s->id, "name",
-					     s->name, "size", (json_int_t)s->size, "vm_size",
-					     (json_int_t)s->vm_size, "date", (json_int_t)s->date));
+				out, json_pack("{s:o, s:o, s:I, s:I, s:I}", "id", json_text(s->id),
+					     "name", json_text(s->name), "size",
+					     (json_int_t)s->size, "vm_size", (json_int_t)s->vm_size,
+					     "date", (json_int_t)s->date));
 			continue;
 		}
-		if (gmtime_r(&t, &tm))
+		if (localtime_r(&t, &tm))
 			strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S", &tm);
-		printf("%-6s %-24s %-20s %s\n", s->id, s->name, when, session_size(size, s->size));
+		printf("%-6s %-24s %-20s %s\n", text_one_line(s->id), text_one_line(s->name), when,
+			session_size(size, s->size));
 	}
 	if (json && !rc)
 		session_print(json_incref(out));
@@ -508,7 +533,15 @@ static int run_snapshot(void *opts, const struct args *a)
 		rc = disk_snapshot_all(d, a->n, name, &e);
 	else if (!rc)
 		rc = name ? disk_snapshot(d[0], op, name, &e) : list_snapshots(d[0], o->json, &e);
-	return rc ? session_failed(&s, &e) : EXIT_DONE;
+	if (rc)
+		return session_failed(&s, &e);
+	if (name && o->json)
+		session_print(json_pack("{s:o}",
+			o->create   ? "created"
+			: o->remove ? "deleted"
+				    : "applied",
+			json_text(name)));
+	return EXIT_DONE;
 }
 
 /* ---- bitmap ---- */
@@ -542,17 +575,18 @@ static int list_bitmaps(struct disk *d, bool json, struct err *e)
 	json_t *out = json_array();
 
 	for (unsigned i = 0; i < n && !rc; i++) {
-		const struct disk_bitmap *b = &list[i];
+		struct disk_bitmap *b = &list[i];
 		char dirty[SESSION_SIZE], grain[SESSION_SIZE];
 
 		if (json)
 			json_array_append_new(out,
-				json_pack("{s:s, s:I, s:I, s:I, s:b, s:b}", "name", b->name,
-					"granularity", (json_int_t)b->granularity, "generation",
+				json_pack("{s:o, s:I, s:I, s:I, s:b, s:b}", "name",
+					json_text(b->name), "granularity",
+					(json_int_t)b->granularity, "generation",
 					(json_int_t)b->generation, "dirty", (json_int_t)b->dirty,
 					"enabled", b->enabled, "busy", b->busy));
 		else
-			printf("%-24s %-8s %-10s %s changed\n", b->name,
+			printf("%-24s %-8s %-10s %s changed\n", text_one_line(b->name),
 				b->busy	     ? "broken"
 				: b->enabled ? "on"
 					     : "off",
@@ -567,6 +601,11 @@ static int list_bitmaps(struct disk *d, bool json, struct err *e)
 static int run_bitmap(void *opts, const struct args *a)
 {
 	const struct bitmap *o = opts;
+	static const char *const done[] = {[DISK_BITMAP_ADD] = "added",
+		[DISK_BITMAP_REMOVE] = "removed",
+		[DISK_BITMAP_ENABLE] = "enabled",
+		[DISK_BITMAP_DISABLE] = "disabled",
+		[DISK_BITMAP_CLEAR] = "cleared"};
 	const char *const names[] = {[DISK_BITMAP_ADD] = o->add,
 		[DISK_BITMAP_REMOVE] = o->remove,
 		[DISK_BITMAP_ENABLE] = o->enable,
@@ -593,7 +632,11 @@ static int run_bitmap(void *opts, const struct args *a)
 	if (!rc)
 		rc = n ? disk_bitmap(d, (enum disk_bitmap_op)op, names[op], o->granularity, &e)
 		       : list_bitmaps(d, o->json, &e);
-	return rc ? session_failed(&s, &e) : EXIT_DONE;
+	if (rc)
+		return session_failed(&s, &e);
+	if (n && o->json)
+		session_print(json_pack("{s:o}", done[op], json_text(names[op])));
+	return EXIT_DONE;
 }
 
 /* ---- generation ---- */
@@ -664,8 +707,8 @@ static int map_changes(struct disk *d, const struct map *o, struct err *e)
 		session_print(all);
 		return 0;
 	}
-	printf("%-16s %s\n", "START", "LENGTH");
-	json_array_foreach(json_object_get(all, "changed"), i, x) printf("%-16llx %llx\n",
+	printf("%-18s %s\n", "START", "LENGTH");
+	json_array_foreach(json_object_get(all, "changed"), i, x) printf("%#-18llx %#llx\n",
 		(unsigned long long)json_integer_value(json_object_get(x, "start")),
 		(unsigned long long)json_integer_value(json_object_get(x, "length")));
 	json_decref(all);
@@ -682,20 +725,20 @@ static json_t *extent_json(const struct disk_extent *x)
 	json_object_set_new(o, "compressed", json_boolean(x->flags & DISK_EXT_COMPRESSED));
 	if (x->flags & DISK_EXT_PLACE) {
 		json_object_set_new(o, "offset", json_integer((json_int_t)x->addr));
-		json_object_set_new(o, "file", json_string(x->file->path));
+		json_object_set_new(o, "file", json_text(x->file->path));
 	}
 	return o;
 }
 
 static void print_extent(const struct disk_extent *x)
 {
-	printf("%-16" PRIx64 " %-12" PRIx64 " %-5u %-10s", x->offset, x->len, x->depth,
+	printf("%#-18" PRIx64 " %#-14" PRIx64 " %-5u %-10s", x->offset, x->len, x->depth,
 		x->flags & DISK_EXT_COMPRESSED ? "compressed"
 		: x->flags & DISK_EXT_DATA     ? "data"
 		: x->flags & DISK_EXT_HERE     ? "zero"
 					       : "hole");
 	if (x->flags & DISK_EXT_PLACE)
-		printf(" %-16" PRIx64 " %s", x->addr, x->file->path);
+		printf(" %#-18" PRIx64 " %s", x->addr, x->file->path);
 	putchar('\n');
 }
 
@@ -724,7 +767,7 @@ static int run_map(void *opts, const struct args *a)
 		return rc ? session_failed(&s, &e) : EXIT_DONE;
 	}
 	if (!rc && !o->json)
-		printf("%-16s %-12s %-5s %-10s %s\n", "START", "LENGTH", "DEPTH", "WHAT", "PLACE");
+		printf("%-18s %-14s %-5s %-10s %s\n", "START", "LENGTH", "DEPTH", "WHAT", "PLACE");
 	for (uint64_t at = 0; !rc && at <= d->size; at += x.len) {
 		x = (struct disk_extent){0};
 		if (at < d->size)

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/json.h"
 #include "base/util.h"
 #include "cli/disk/disk_session.h"
 #include "cli/verb.h"
@@ -102,7 +103,7 @@ static int run_create(void *opts, const struct args *a)
 					 .overwrite = c->force},
 			&j.e);
 	if (!rc && c->json)
-		session_print(json_pack("{s:s}", "created", a->v[0]));
+		session_print(json_pack("{s:o}", "created", json_text(a->v[0])));
 	return ended(&j, rc);
 }
 
@@ -123,21 +124,22 @@ static int run_ls(void *opts, const struct args *a)
 		printf("%-24s %12s %12s %12s %6s  %s\n", "NAME", "SIZE", "ALLOCATED", "SHARED",
 			"SNAPS", "PARENT");
 	for (unsigned i = 0; i < n && !rc; i++) {
-		const struct disk_store_entry *d = &list[i];
+		struct disk_store_entry *d = &list[i];
 		char x[3][SESSION_SIZE];
 
 		if (o->json)
 			json_array_append_new(out,
-				json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I}", "name", d->name,
-					"parent", d->parent, "size", (json_int_t)d->size,
-					"allocated", (json_int_t)d->allocated, "shared",
-					(json_int_t)d->shared, "snapshots",
+				json_pack("{s:o, s:o, s:I, s:I, s:I, s:I, s:I}", "name",
+					json_text(d->name), "parent", json_text(d->parent), "size",
+					(json_int_t)d->size, "allocated", (json_int_t)d->allocated,
+					"shared", (json_int_t)d->shared, "snapshots",
 					(json_int_t)d->snapshots, "generation",
 					(json_int_t)d->generation));
 		else
-			printf("%-24s %12s %12s %12s %6" PRIu64 "  %s\n", d->name,
+			printf("%-24s %12s %12s %12s %6" PRIu64 "  %s\n", text_one_line(d->name),
 				session_size(x[0], d->size), session_size(x[1], d->allocated),
-				session_size(x[2], d->shared), d->snapshots, d->parent);
+				session_size(x[2], d->shared), d->snapshots,
+				text_one_line(d->parent));
 	}
 	if (!rc && o->json)
 		session_print(json_incref(out));

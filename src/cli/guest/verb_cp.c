@@ -115,13 +115,15 @@ static int put_file(struct copy *k, const char *from, const char *to, struct err
 		k->done += (uint64_t)n;
 		show(k, from, (uint64_t)st.st_size);
 	}
-	/* Without END the guest throws away what it has. */
 	if (!rc && n < 0)
-		return err_sys(e, -errno, "%s", from);
-	agent_begin(&k->agent->out, AGENT_END);
+		rc = err_sys(e, -errno, "%s", from);
 	progress_clear(&k->bar);
+	/* Without END the guest throws away what it has. */
+	if (rc)
+		return rc;
+	agent_begin(&k->agent->out, AGENT_END);
 	k->files++;
-	return rc ?: agent_call(k->agent, 0, NULL, e);
+	return agent_call(k->agent, 0, NULL, e);
 }
 
 static int put_any(struct copy *k, const char *from, const char *to, unsigned depth, struct err *e);

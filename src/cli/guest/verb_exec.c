@@ -239,31 +239,24 @@ static int carry(struct session *s, int *code, struct err *e)
 
 static int run(void *o, const struct args *a)
 {
+	static const int passed_on[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH};
 	const struct exec *x = o;
 	cleanup(agent_closep) struct agent_client *agent = NULL;
 	struct session s = {.stdin_open = !x->no_stdin, .signals = -1};
 	struct terminal_mode mode = {.fd = -1};
 	struct err e = {0};
-	sigset_t set;
 	int rc, code = EXIT_FAILED;
 
 	if (x->tty && x->no_tty) {
-		err_set(&e, -EINVAL, "--tty and --no-tty exclude each other");
-		return fail(&e);
+		fputs("lodge exec: --tty and --no-tty: take one\n", stderr);
+		return EXIT_USAGE;
 	}
 	if (guest_agent(&agent, a->v[0], x->wait, &e))
 		return fail(&e);
 	s.agent = agent;
 	s.tty = x->tty ||
 		(!x->no_tty && !x->no_stdin && isatty(STDIN_FILENO) && isatty(STDOUT_FILENO));
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGHUP);
-	sigaddset(&set, SIGQUIT);
-	sigaddset(&set, SIGWINCH);
-	sigprocmask(SIG_BLOCK, &set, NULL);
-	s.signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	s.signals = signals_watch(passed_on, ARRAY_SIZE(passed_on));
 	rc = ask(&s, x, a, &e);
 	if (!rc && !s.stdin_open) {
 		agent_begin(&agent->out, AGENT_STDIN_END);

@@ -16,6 +16,7 @@
 #include "cli/migrate/address.h"
 #include "cli/migrate/tls.h"
 #include "cli/progress.h"
+#include "cli/terminal.h"
 #include "cli/verb.h"
 #include "vm/rundir.h"
 
@@ -130,6 +131,7 @@ static void draw_rest(struct run *r)
 static void draw_disk(struct run *r)
 {
 	double rate = num(r->st, "disk_rate");
+	char speed[64] = "";
 	const json_t *j;
 	size_t i;
 
@@ -139,10 +141,12 @@ static void draw_disk(struct run *r)
 
 		if (left <= 0)
 			continue;
-		progress_bar(&r->bar, NULL, 1 - left / size, "%s: %.0f MiB sent, %.0f MiB to go",
-			json_string_value(json_object_get(j, "id")), MB(num(j, "sent")), MB(left));
 		if (rate > 0)
-			fprintf(stderr, ", %.0f MiB/s, about %.1f s", MB(rate), left / rate);
+			snprintf(speed, sizeof(speed), ", %.0f MiB/s, about %.1f s", MB(rate),
+				left / rate);
+		progress_bar(&r->bar, NULL, 1 - left / size, "%s: %.0f MiB sent, %.0f MiB to go%s",
+			json_string_value(json_object_get(j, "id")), MB(num(j, "sent")), MB(left),
+			speed);
 		return;
 	}
 }
@@ -151,6 +155,7 @@ static void draw(struct run *r)
 {
 	const json_t *st = r->st;
 	double of = num(st, "of"), done = of > 0 ? 1 - num(st, "left") / of : 0;
+	char pause[48] = "", slow[48] = "";
 
 	draw_rest(r);
 	if (!r->bar.tty || strcmp(phase_of(st), "copying"))
@@ -159,14 +164,15 @@ static void draw(struct run *r)
 		draw_disk(r);
 		return;
 	}
-	progress_bar(&r->bar, NULL, done,
-		"round %d: %.0f MiB left, %.0f MiB/s; the guest writes %.0f MiB/s",
-		(int)num(st, "round"), MB(num(st, "left") * 4096), MB(num(st, "page_rate") * 4096),
-		MB(num(st, "dirty")));
 	if (num(st, "round") > 0)
-		fprintf(stderr, "; pause now %.0f ms", num(st, "predicted_us") / 1000);
+		snprintf(pause, sizeof(pause), "; pause now %.0f ms",
+			num(st, "predicted_us") / 1000);
 	if (num(st, "throttle") > 0)
-		fprintf(stderr, "; slowed down by %.1f %%", num(st, "throttle") / 10);
+		snprintf(slow, sizeof(slow), "; slowed down by %.1f %%", num(st, "throttle") / 10);
+	progress_bar(&r->bar, NULL, done,
+		"round %d: %.0f MiB left, %.0f MiB/s; the guest writes %.0f MiB/s%s%s",
+		(int)num(st, "round"), MB(num(st, "left") * 4096), MB(num(st, "page_rate") * 4096),
+		MB(num(st, "dirty")), pause, slow);
 }
 
 /* For each disk once, when it is seen how fast it goes. */
@@ -313,13 +319,10 @@ static json_t *split_ids(const char *text)
 
 static int take_signals(int *fd, struct err *e)
 {
-	sigset_t set;
+	static const int ending[] = {SIGINT, SIGTERM};
 
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
-	*fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	return *fd < 0 || sigprocmask(SIG_BLOCK, &set, NULL) ? err_sys(e, -errno, "signalfd") : 0;
+	*fd = signals_watch(ending, ARRAY_SIZE(ending));
+	return *fd < 0 ? err_sys(e, -errno, "signalfd") : 0;
 }
 
 static int begin(struct run *r, const struct address *to, struct err *e)

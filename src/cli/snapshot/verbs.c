@@ -107,7 +107,9 @@ static int run_show(void *opts, const struct args *a)
 	j = about(&s, a->v[0]);
 	json_object_set(j, "definition", json_object_get(s.manifest, "definition"));
 	json_object_set(j, "cpu", json_object_get(s.manifest, "cpu"));
-	session_print(j);
+	json_dumpf(j, stdout, JSON_INDENT(1));
+	putchar('\n');
+	json_decref(j);
 	return EXIT_DONE;
 }
 
@@ -228,7 +230,11 @@ static int run_flatten(void *opts, const struct args *a)
 		rc = rc ?: snapcopy(&co, &e) ?: snapstore_replace(fd, a->v[0], &e);
 	}
 	session_clear(&s);
-	return rc ? (int)fail(&e) : EXIT_DONE;
+	if (rc)
+		return fail(&e);
+	if (o->json)
+		session_print(json_pack("{s:s}", "flattened", a->v[0]));
+	return EXIT_DONE;
 }
 
 /* ---- export, import ---- */
@@ -251,7 +257,11 @@ static int run_export(void *opts, const struct args *a)
 	if (!rc)
 		rc = snapstore_publish_at(fd, a->v[1], &e);
 	session_clear(&s);
-	return rc ? (int)fail(&e) : EXIT_DONE;
+	if (rc)
+		return fail(&e);
+	if (o->json)
+		session_print(json_pack("{s:o}", "exported", json_text(a->v[1])));
+	return EXIT_DONE;
 }
 
 struct import {
@@ -300,7 +310,10 @@ static int run_import(void *opts, const struct args *a)
 	session_clear(&s);
 	if (rc)
 		return fail(&e);
-	puts(name);
+	if (o->json)
+		session_print(json_pack("{s:s}", "imported", name));
+	else
+		puts(name);
 	return EXIT_DONE;
 }
 

@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+# time-limit: 200
+"""What verbs print and leave: JSON that is JSON, whatever names are in it; help that fits the terminal; no copy that is not whole; signals that are ignored."""
+import fcntl
+import json
+import os
+import pty
+import re
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+
+sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
+from cli import ENV, SLOW, gone, lodge, pid
+from machine import HOME, LODGE, check
+
+USAGE, MISSING = 2, 3
+EVIL = b"a\033[31mb\xff\n"  # speaks to the terminal, is no UTF-8, and two lines
+
+with open("spin.bin", "wb") as f:
+    f.write(struct.pack("<II", 0x10500073, 0xFFDFF06F))  # waits for interrupts for ever
+
+
+def raw(*args, **kw):
+    return subprocess.run([LODGE, *args], env=ENV, stdin=subprocess.DEVNULL, capture_output=True, timeout=60 * SLOW, **kw)
+
+
+# ---- help ----
+for words in ("run",), ("image", "pull"), ("disk",):
+    check(f"lodge help {' '.join(words)}", lodge("help", *words).stdout == lodge(*words, "--help").stdout)
+for words, what in (("frobnicate",), "unknown verb frobnicate"), (("image", "pul"), "did you mean pull"), (("start",), "did you mean run"):
+    p = lodge("help", *words, ok=False)
+    check(f"lodge help {' '.join(words)} is none", p.returncode == USAGE and what in p.stderr and not p.stdout, p)
+
+
+def on_terminal(columns, *args):
+    """What a terminal of so many columns shows of it."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    p = subprocess.Popen([LODGE, *args], env=ENV, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    text = b""
+    try:
+        while more := os.read(ours, 65536):
+            text += more
+    except OSError:
+        pass  # the other side has closed it
+    os.close(ours)
+    p.wait(60 * SLOW)
+    return text.decode().splitlines()
+
+
+for columns in 1, 50, 80, 100, 200:
+    for args in ("--help",), ("ps", "--help"), ("clone", "--help"):
+        widest = max(map(len, on_terminal(columns, *args)))
+        check(f"lodge {' '.join(args)} in {columns} columns", widest <= min(max(columns, 50), 100), widest)
+check("as wide without a terminal as ever", 80 < max(map(len, lodge("run", "--help").stdout.splitlines())))
+lines = lodge("--help").stdout.splitlines()
+bad = [x for x, after in zip(lines, lines[1:]) if re.match(r"  \S", x) and not re.match(r"  \S.{26} \S", x) and not re.match(r" {30}\S", after)]
+check("the summaries in the list of verbs stand in one column", len(lines) > 60 and not bad, bad)
+
+# ---- disks: JSON ----
+
+
+def objects(*args, code=0):
+    """What it prints with --json: each line an object, or a list."""
+    p = raw(*args, "--json")
+    what = "lodge " + " ".join(repr(a) for a in args)
+    try:
+        found = [json.loads(line) for line in p.stdout.decode().splitlines()]
+    except ValueError:
+        found = None
+    check(f"{what} --json: a line an object", p.returncode == code and found and not p.stderr and b"\n" == p.stdout[-1:], p)
+    return found[-1] if found else {}
+
+
+with open("data.raw", "wb") as f:
+    f.write(os.urandom(8 << 20))
+check("made", objects("disk", "create", "a.qcow2:qcow2", "-s", "16M") == {"created": "a.qcow2:qcow2"})
+objects("disk", "create", "b.qcow2:qcow2", "-b", "a.qcow2:qcow2")
+objects("disk", "create", EVIL + b".raw:raw", "-s", "1M")
+check("a file's name that is no UTF-8", objects("disk", "info", EVIL + b".raw:raw")["file"] == "a?[31mb??.raw")
+for verb in "info", "check", "repair", "map", "snapshot", "bitmap":
+    objects("disk", verb, "a.qcow2:qcow2")
+check("resized", objects("disk", "resize", "a.qcow2:qcow2", "17M") == {"size": 17 << 20})
+check("copied", objects("disk", "convert", "data.raw:raw", "c.qcow2:qcow2")["copied"] == 8 << 20)
+check("alike", objects("disk", "compare", "data.raw:raw", "c.qcow2:qcow2") == {"same": True})
+check("not alike", objects("disk", "compare", "data.raw:raw", "a.qcow2:qcow2", code=1)["same"] is False)
+for args in ("rebase", "b.qcow2:qcow2", "-b", "a.qcow2:qcow2"), ("commit", "b.qcow2:qcow2"), ("formats",):
+    objects("disk", *args)
+for option, word in ("-c", "created"), ("-a", "applied"), ("-d", "deleted"):
+    check(f"snapshot {word}", objects("disk", "snapshot", "a.qcow2:qcow2", option, "s") == {word: "s"})
+for option, word in ("--add", "added"), ("--disable", "disabled"), ("--enable", "enabled"), ("--clear", "cleared"), ("--remove", "removed"):
+    check(f"bitmap {word}", objects("disk", "bitmap", "a.qcow2:qcow2", option, "x") == {word: "x"})
+objects("store", "create", "s:lodgefs", "-s", "64M")
+objects("disk", "create", b"s/" + EVIL + b":lodgefs", "-s", "1M", "-o", "track=on")
+for verb in "ls", "df", "check", "take":
+    objects("store", verb, "s:lodgefs")
+objects("store", "resize", "s:lodgefs", "-s", "80M")
+objects("disk", "generation", b"s/" + EVIL + b":lodgefs", "--next")
+objects("disk", "map", b"s/" + EVIL + b":lodgefs", "--changed-since", "1")
+
+# ---- names that somebody else chose ----
+lodge("disk", "snapshot", "a.qcow2:qcow2", "-c", "PLACEHOLD")
+lodge("disk", "bitmap", "a.qcow2:qcow2", "--add", "PLACEHOLD")
+with open("a.qcow2", "r+b") as f:  # other programs take any bytes
+    image = f.read()
+    check("both names are in the image", image.count(b"PLACEHOLD") == 2 and len(EVIL) == 9)
+    f.seek(0)
+    f.write(image.replace(b"PLACEHOLD", EVIL))
+for verb, of in ("snapshot", None), ("bitmap", None), ("info", "snapshots"), ("info", "bitmaps"):
+    found = objects("disk", verb, "a.qcow2:qcow2")
+    found = found[of] if of else found
+    check(f"disk {verb}: it is there", len(found) == 1 and re.sub("[^!-~]", "?", found[0]["name"]) == "a?[31mb??", str(found))
+    text = raw("disk", verb, "a.qcow2:qcow2").stdout
+    check(f"disk {verb}: nothing for the terminal", b"a?[31mb??" in text and b"\033" not in text and b"\xff" not in text, text)
+found = objects("store", "ls", "s:lodgefs")
+check("store ls: it is there", len(found) == 1 and found[0]["name"] == "a?[31mb??", str(found))
+text = raw("store", "ls", "s:lodgefs").stdout
+check("store ls: nothing for the terminal", b"a?[31mb??" in text and b"\033" not in text, text)
+p = raw("run", "-d", "--firmware", "spin.bin", "--memory", "16M", "--disk", EVIL + b".raw:raw")
+check("a machine with such a file", p.returncode == USAGE and p.stderr == b"lodge run: --disk: the text is not UTF-8\n" and not p.stdout, p)
+
+# ---- a copy that is not whole ----
+
+
+def before_exec(how):
+    """SIGINT is there when it begins, so that it stops as soon as it looks."""
+    if how == "full":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, 4 << 20))
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN if how == "ignored" else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+lodge("disk", "create", "s/from:lodgefs", "-s", "8M")
+lodge("disk", "convert", "data.raw:raw", "s/from2:lodgefs")
+for how in "full", "Ctrl-C":
+    for source, target in ("data.raw:raw", "new.qcow2:qcow2"), ("data.raw:raw", "new.raw:raw"), ("s/from2:lodgefs", "s/to:lodgefs"):
+        if how == "full" and "/" in target:
+            continue  # the store is one file, and that long already
+        p = raw("disk", "convert", source, target, preexec_fn=lambda: before_exec(how))
+        inside = [d["name"] for d in json.loads(lodge("store", "ls", "s:lodgefs", "--json").stdout)]
+        check(f"disk convert {source} {target}, {how}: nothing is left", p.returncode == 1 and not os.path.exists(target.split(":")[0]) and "to" not in inside, (p, inside))
+p = raw("disk", "convert", "data.raw:raw", "whole.raw:raw", preexec_fn=lambda: before_exec("ignored"))
+check("a Ctrl-C that is ignored does not stop it", p.returncode == 0 and os.path.getsize("whole.raw") == 8 << 20, p)
+p = raw("disk", "resize", "data.raw:raw", "+18446744073709551615B", "--shrink")
+check("a disk does not grow beyond 2^64 bytes to less", p.returncode != 0 and os.path.getsize("data.raw") == 8 << 20, p)
+
+# ---- machines ----
+lodge("run", "-d", "--firmware", "spin.bin", "--memory", "16M", "--name", "m")
+lodge("switch", "run", "-d", "lan")
+for args in ("ps",), ("stats", "m"), ("events", "m"), ("snapshot", "create", "m", "-n", "s1"), ("snapshot", "ls"), ("snapshot", "verify", "s1"), ("switch", "ls"), ("switch", "show", "lan"):
+    objects(*args)
+lodge("snapshot", "create", "m", "-n", "s2", "--parent", "s1")
+check("flattened", objects("snapshot", "flatten", "s2") == {"flattened": "s2"})
+check("exported", objects("snapshot", "export", "s2", "s2.file") == {"exported": "s2.file"})
+check("imported", objects("snapshot", "import", "s2.file", "--name", "s3") == {"imported": "s3"})
+for args in ("inspect", "m"), ("doctor",), ("snapshot", "show", "s1"), ("image", "ls"), ("cpu", "show"):
+    p = raw(*args, "--json")
+    check(f"lodge {' '.join(args)} --json", p.returncode == 0 and json.loads(p.stdout) is not None, p)
+lodge("switch", "stop", "lan")
+was = pid("m")
+lodge("kill", "m")
+gone(was)
+p = lodge("rm", "nosuch", "m", ok=False)
+check("lodge rm goes on behind one that is not there", p.returncode == MISSING and p.stderr.count("\n") == 1 and "m" not in lodge("ps", "--all").stdout.split(), p)
+
+# As `nohup lodge run ... &` on a terminal that is closed.
+r = subprocess.Popen([LODGE, "run", "--firmware", "spin.bin", "--memory", "16M", "--name", "n"], env=ENV, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                     preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+end = time.monotonic() + 60 * SLOW
+while '"running"' not in lodge("ps", "--json").stdout and r.poll() is None and time.monotonic() < end:
+    time.sleep(0.05)
+r.send_signal(signal.SIGHUP)
+try:
+    r.wait(0.5)  # a moment in which it would end: never too short for who is right
+except subprocess.TimeoutExpired:
+    pass
+check("nohup lodge run does not hear a hangup", r.poll() is None and '"n"' in lodge("ps", "--json").stdout, r.returncode)
+r.send_signal(signal.SIGTERM)
+r.communicate(timeout=60 * SLOW)
+check("and is ended by what it does hear", r.returncode == 128 + signal.SIGTERM, r.returncode)
+lodge("rm", "n", ok=False)
+left = os.listdir(os.path.join(HOME, "run"))
+check("nothing is left at the end", not [x for x in left if x != ".switches"], left)
