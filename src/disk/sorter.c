@@ -32,18 +32,30 @@ uint64_t sorter_enter(struct sorter *s)
 	return s->epoch.now;
 }
 
+/* What waits in the present epoch need not wait for who comes from now on. With all counters in use it has to, until one is free. */
+static bool next_epoch(struct sorter *s)
+{
+	if (!s->epoch.first || s->epoch.newest < s->epoch.now ||
+		s->epoch.now - s->epoch.oldest == SORTER_EPOCHS - 1)
+		return false;
+	s->epoch.now++;
+	return true;
+}
+
 static void epochs_end(struct sorter *s)
 {
 	struct sorter_quarantine *q;
 
-	while (s->epoch.oldest < s->epoch.now && !*epoch_count(s, s->epoch.oldest))
-		s->epoch.oldest++;
-	while ((q = s->epoch.first) && q->epoch < s->epoch.oldest) {
-		s->epoch.first = q->next;
-		if (!q->next)
-			s->epoch.last = &s->epoch.first;
-		q->free(q);
-	}
+	do {
+		while (s->epoch.oldest < s->epoch.now && !*epoch_count(s, s->epoch.oldest))
+			s->epoch.oldest++;
+		while ((q = s->epoch.first) && q->epoch < s->epoch.oldest) {
+			s->epoch.first = q->next;
+			if (!q->next)
+				s->epoch.last = &s->epoch.first;
+			q->free(q);
+		}
+	} while (next_epoch(s));
 }
 
 void sorter_leave(struct sorter *s, uint64_t epoch)
@@ -54,13 +66,10 @@ void sorter_leave(struct sorter *s, uint64_t epoch)
 
 void sorter_quarantine(struct sorter *s, struct sorter_quarantine *q)
 {
-	q->epoch = s->epoch.now;
+	q->epoch = s->epoch.newest = s->epoch.now;
 	q->next = NULL;
 	*s->epoch.last = q;
 	s->epoch.last = &q->next;
-	/* With all counters in use the present epoch goes on: its quarantine only lasts longer. */
-	if (s->epoch.now - s->epoch.oldest < SORTER_EPOCHS - 1)
-		s->epoch.now++;
 	epochs_end(s);
 }
 

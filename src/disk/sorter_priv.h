@@ -62,7 +62,7 @@ struct sorter {
 	struct sorter_copy
 		spare; /* of the last batch, for the next one: fresh memory would be faulted in page by page */
 	struct {
-		uint64_t now, oldest, count[SORTER_EPOCHS];
+		uint64_t now, oldest, newest, count[SORTER_EPOCHS]; /* newest: of those that wait */
 		struct sorter_quarantine *first, **last;
 	} epoch;
 };

@@ -664,6 +664,34 @@ static void quarantine(void **state)
 	assert_int_equal(rig.t->map[2], was);
 }
 
+struct waiting {
+	struct sorter_quarantine q;
+	unsigned *left;
+};
+
+static void let_go(struct sorter_quarantine *q)
+{
+	--*container_of(q, struct waiting, q)->left;
+}
+
+/* More waits for one slow reader than there are epochs: all of it goes when he has gone, and nobody else need come for that. */
+static void slow_reader(void **state)
+{
+	struct waiting w[200];
+	unsigned left = ARRAY_SIZE(w);
+	uint64_t epoch;
+
+	start();
+	epoch = sorter_enter(rig.t->s);
+	for (unsigned i = 0; i < ARRAY_SIZE(w); i++) {
+		w[i] = (struct waiting){.q.free = let_go, .left = &left};
+		sorter_quarantine(rig.t->s, &w[i].q);
+	}
+	assert_int_equal(left, ARRAY_SIZE(w));
+	sorter_leave(rig.t->s, epoch);
+	assert_int_equal(left, 0);
+}
+
 static void large_discard(void **state)
 {
 	start();
@@ -827,6 +855,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(data_write_fails, setup, teardown),
 		cmocka_unit_test_setup_teardown(commit_fails, setup, teardown),
 		cmocka_unit_test_setup_teardown(quarantine, setup, teardown),
+		cmocka_unit_test_setup_teardown(slow_reader, setup, teardown),
 		cmocka_unit_test_setup_teardown(large_discard, setup, teardown),
 		cmocka_unit_test_setup_teardown(random_requests, setup, teardown),
 		cmocka_unit_test_setup_teardown(moving_clusters, setup, teardown),
