@@ -65,6 +65,10 @@ static uint32_t super_crc(const struct lf_super *s)
 	return crc32c(0, page, LF_PAGE);
 }
 
+/*
+ * One copy, and when that is durable the other: whichever of them is damaged later, the one that is left says the same. They take turns to be the first, so
+ * that what is written over is never the only one that is known to be durable.
+ */
 int lf_super_write(struct lf *fs)
 {
 	uint8_t *page;
@@ -79,6 +83,10 @@ int lf_super_write(struct lf *fs)
 	rc = lf_io(fs, FILE_WRITE, (fs->s.change & 1) * LF_PAGE, page, LF_PAGE);
 	if (!rc)
 		rc = lf_io(fs, FILE_FLUSH, 0, NULL, 0);
+	if (rc) /* the other one may be the only good one: who tries again does so in the same place */
+		fs->s.change--;
+	else
+		rc = lf_io(fs, FILE_WRITE, (~fs->s.change & 1) * LF_PAGE, page, LF_PAGE);
 	free(page);
 	return rc;
 }
@@ -121,24 +129,24 @@ static int cut_off(const struct lf *fs, uint64_t end, struct err *e)
 		fs->path, (unsigned long long)fs->f->size, (unsigned long long)end);
 }
 
-static int super_read(struct lf *fs, struct err *e)
+/* The good copy with the higher change. */
+static int super_best(struct lf *fs, struct err *e)
 {
 	cleanup(free_ptr) uint8_t *page = NULL;
 	bool magic = false, any = false;
-	const char *wrong;
+	int rc = 0;
 
-	if (posix_memalign((void **)&page, LF_PAGE, 2 * LF_PAGE))
+	if (posix_memalign((void **)&page, LF_PAGE, LF_PAGE))
 		return err_set(e, -ENOMEM, "out of memory");
-	if (fs->f->size < 4 * LF_PAGE)
-		return err_set(e, -EINVAL,
-			"store %s: is not a lodgefs store: `lodge store create` makes one",
-			fs->path);
-	if (file_read(fs->f, 0, page, 2 * LF_PAGE, e))
-		return -EIO;
 	for (unsigned i = 0; i < 2; i++) {
 		struct lf_super s;
+		int bad = file_read(fs->f, i * LF_PAGE, page, LF_PAGE, e);
 
-		memcpy(&s, page + i * LF_PAGE, sizeof(s));
+		if (bad) { /* there are two so that one will do */
+			rc = bad;
+			continue;
+		}
+		memcpy(&s, page, sizeof(s));
 		if (memcmp(s.magic, LF_MAGIC, 8))
 			continue;
 		magic = true;
@@ -147,13 +155,29 @@ static int super_read(struct lf *fs, struct err *e)
 		fs->s = s;
 		any = true;
 	}
-	if (!magic)
+	if (any)
+		return 0;
+	if (rc)
+		return err_wrap(e, "store %s: its superblock", fs->path);
+	if (magic)
+		return err_set(e, -EUCLEAN, "store %s: both copies of the superblock are damaged",
+			fs->path);
+	return err_set(e, -EINVAL,
+		"store %s: is not a lodgefs store: `lodge store create` makes one", fs->path);
+}
+
+static int super_read(struct lf *fs, struct err *e)
+{
+	const char *wrong;
+	int rc;
+
+	if (fs->f->size < 4 * LF_PAGE)
 		return err_set(e, -EINVAL,
 			"store %s: is not a lodgefs store: `lodge store create` makes one",
 			fs->path);
-	if (!any)
-		return err_set(e, -EUCLEAN, "store %s: both copies of the superblock are damaged",
-			fs->path);
+	rc = super_best(fs, e);
+	if (rc)
+		return rc;
 	if (fs->s.version != LF_VERSION ||
 		fs->s.incompatible & ~(uint64_t)(LF_INC_TRACK | LF_INC_SUMS))
 		return err_set(e, -EOPNOTSUPP,
@@ -291,8 +315,15 @@ static int lease_take(struct lf *fs, const struct lf_open *o, struct err *e)
 		return err_sys(e, rc, "store %s: its lease", fs->path);
 	if (getrandom(fs->owner, 16, 0) != 16)
 		return err_set(e, -EIO, "store %s: no random numbers", fs->path);
-	if (l.magic != LF_LEASE_MAGIC || l.crc != lease_crc(&l))
-		return err_set(e, -EUCLEAN, "store %s: its lease is damaged", fs->path);
+	if (l.magic != LF_LEASE_MAGIC || l.crc != lease_crc(&l)) {
+		if (!(o->flags & LF_O_TAKE) || !o->fence)
+			return err_set(e, -EUCLEAN,
+				"store %s: its lease is damaged: with a number N above all that "
+				"were given out `lodge store take %s:lodgefs --fence N` makes "
+				"another",
+				fs->path, fs->path);
+		l = (struct lf_lease){0};
+	}
 	look_at_lease(fs, &l);
 	l.host[sizeof(l.host) - 1] = 0;
 	if (o->fence && l.fence >= o->fence)
@@ -411,25 +442,40 @@ static int walk_record(struct lf *fs, const uint8_t *rec, bool apply, size_t *ch
 	return 0;
 }
 
-/* Did the data of this record reach the medium? */
-static bool data_there(struct lf *fs, const uint8_t *rec)
+/*
+ * Did the data of this record reach the medium? What cannot be read is not known to be missing: then nobody opens the store, unless to mend it, as what is
+ * dropped is dropped for good.
+ */
+static int data_there(struct lf *fs, const uint8_t *rec, bool *there, struct err *e)
 {
 	const struct lf_rec_head *h = (const void *)rec;
+	uint64_t end = MIN(lf_block_at(fs, fs->s.blocks), fs->f->size);
 	cleanup(free_ptr) void *buf = NULL;
 	size_t at;
+	int rc;
 
-	if (walk_record(fs, rec, false, &at, NULL) || posix_memalign(&buf, LF_PAGE, LF_BLOCK))
-		return false;
+	*there = false;
+	if (walk_record(fs, rec, false, &at, NULL))
+		return 0;
+	if (posix_memalign(&buf, LF_PAGE, LF_BLOCK))
+		return err_set(e, -ENOMEM, "out of memory");
 	for (uint32_t i = 0; i < h->checks; i++, at += sizeof(struct lf_rec_check)) {
 		const struct lf_rec_check *c = (const void *)(rec + at);
 
-		if (c->at < fs->s.data_at || c->len > LF_BLOCK ||
-			c->at + c->len > lf_block_at(fs, fs->s.blocks) ||
-			file_read(fs->f, c->at, buf, c->len, NULL) ||
-			crc32c(0, buf, c->len) != c->crc)
-			return false;
+		if (c->at < fs->s.data_at || c->at > end || c->len > MIN(end - c->at, LF_BLOCK))
+			return 0;
+		rc = file_read(fs->f, c->at, buf, c->len, e);
+		if (rc && fs->check)
+			return lf_found(fs, true, e, "data of record %llu cannot be read",
+				(unsigned long long)h->seq);
+		if (rc)
+			return err_wrap(e, "store %s: data of record %llu", fs->path,
+				(unsigned long long)h->seq);
+		if (crc32c(0, buf, c->len) != c->crc)
+			return 0;
 	}
-	return true;
+	*there = true;
+	return 0;
 }
 
 struct journal {
@@ -539,9 +585,13 @@ static int replay(struct lf *fs, struct err *e)
 	for (unsigned i = 0; i < j.n && !rc; i++) {
 		const struct found *f = &j.found[i];
 		const struct lf_rec_head *h = (const void *)f->rec;
-		bool known = fs->unbroken || h->seq <= fs->trust;
+		bool known = fs->unbroken || h->seq <= fs->trust, there = true;
 
-		if (h->seq > j.durable && !known && !data_there(fs, f->rec)) {
+		if (h->seq > j.durable && !known)
+			rc = data_there(fs, f->rec, &there, e);
+		if (rc)
+			break;
+		if (!there) {
 			fs->stats.dropped = j.n - i;
 			break;
 		}

@@ -191,12 +191,85 @@ static void loaded_anew(void **state)
 	end(f);
 }
 
+/* Either copy of the superblock is enough, also when the other one cannot be read. */
+static void one_superblock(void **state)
+{
+	(void)state;
+	for (unsigned i = 0; i < 4; i++) {
+		struct memdevs devs = {0};
+		struct fix *f = killed(&devs);
+		uint64_t copy = i / 2 * 4096;
+
+		if (i % 2) {
+			devs.fault[0] = (struct memdev_fault){
+				.ops = 1u << FILE_READ, .off = copy, .len = 4096, .error = -EIO};
+			devs.nfaults = 1;
+		} else {
+			memdev_poke(&devs, "store", copy + 100, "x", 1);
+		}
+		all_there(f, &devs);
+		memdevs_free(&devs);
+		end(f);
+	}
+}
+
+/* Power went behind a flush: what it promised rests on data that has to be read to be proved. */
+static struct fix *to_be_proved(struct memdevs *after)
+{
+	struct fix *f = begin(64 * MiB, (struct disk_kv[]){{"journal", "2M"}, {0}});
+	struct err e = {0};
+	struct disk *d;
+
+	ok(make(f, "store/a", 8 * MiB, NULL, NULL, &e), &e, "a");
+	d = get(f, "store/a");
+	assert_int_equal(memdevs_record(&f->devs), 0);
+	write_now(d, 0, SUB, 1);
+	ok(disk_rw(d, DISK_FLUSH, 0, NULL, 0, &e), &e, "flush");
+	assert_int_equal(memdevs_crash(&f->devs, memdevs_events(&f->devs), 0, after), 0);
+	lose_power(after);
+	put(f, d);
+	after->fault[0] = (struct memdev_fault){
+		.ops = 1u << FILE_READ, .off = 3 * MiB, .len = GiB, .count = 1, .error = -EIO};
+	after->nfaults = 1;
+	return f;
+}
+
+/* What cannot be read now is not dropped for good; only who mends the store decides that. */
+static void cannot_be_read(void **state)
+{
+	for (unsigned repair = 0; repair < 2; repair++) {
+		struct memdevs devs = {0};
+		struct fix *f = to_be_proved(&devs);
+		struct files fs = {.loop = &f->loop, .open = memdevs_open, .open_ctx = &devs};
+		struct disk_check c;
+		struct err e = {0};
+		struct disk *d;
+
+		(void)state;
+		if (repair) {
+			ok(disk_store_lodgefs.check(&fs, "store", true, NULL, &c, &e), &e, "repair");
+			assert_int_equal(c.errors, 1);
+		} else {
+			assert_int_equal(open_in(f, &devs, &d, "store/a", NULL, false, &e), -EIO);
+		}
+		assert_int_equal(devs.faults_hit, 1);
+		d = open_again(f, &devs);
+		is_now(d, 0, SUB, repair ? 0 : 1);
+		put(f, d);
+		check_in(f, &devs, true);
+		memdevs_free(&devs);
+		end(f);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(fails),
 		cmocka_unit_test(is_interrupted),
 		cmocka_unit_test(loaded_anew),
+		cmocka_unit_test(one_superblock),
+		cmocka_unit_test(cannot_be_read),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
