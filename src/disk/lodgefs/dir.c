@@ -172,6 +172,53 @@ static int at_rest(struct lf *fs, struct err *e)
 	return lf_fail(fs, lf_flush(fs) ?: lf_sums_settle(fs), e);
 }
 
+/* ---- what goes ---- */
+
+static bool is_open(const struct lf *fs, const struct lf_record *r)
+{
+	const struct lf_disk *l = fs->disks;
+
+	while (l && l->rec != r)
+		l = l->next;
+	return l;
+}
+
+/* Nobody has the disk or a snapshot of it open. *need: bytes of the journal that clear_disk() wants. */
+static int may_go(struct lf *fs, const struct lf_record *r, uint64_t *need, struct err *e)
+{
+	uint64_t pages = 1, last = UINT64_MAX;
+	const struct lf_record *s;
+
+	if (is_open(fs, r))
+		return err_set(e, -EBUSY, "disk %s/%s: is open here", fs->path, r->name);
+	lf_rec_each(s, i, fs, LF_SNAPSHOT, r->id)
+	{
+		if (is_open(fs, s))
+			return err_set(e, -EBUSY, "disk %s/%s: its snapshot '%s' is open here",
+				fs->path, r->name, s->name);
+	}
+	for (uint64_t i = 0; i < fs->nrec; i++) {
+		if (fs->rec[i]->type <= LF_DISK || fs->rec[i]->owner != r->id ||
+			i / LF_DIR_RECORDS == last)
+			continue;
+		last = i / LF_DIR_RECORDS;
+		pages++;
+	}
+	*need = need_put(fs) + pages * (LF_PAGE + 32);
+	return 0;
+}
+
+/* In a transaction: the disk, and all that is of it. */
+static void clear_disk(struct lf *fs, struct lf_record *r)
+{
+	uint64_t id = r->id;
+
+	for (uint64_t i = 0; i < fs->nrec; i++)
+		if (fs->rec[i]->type > LF_DISK && fs->rec[i]->owner == id)
+			lf_rec_clear(fs, fs->rec[i]);
+	lf_rec_clear(fs, r);
+}
+
 /* ---- making disks ---- */
 
 /* "disk" or "disk@snapshot". */
@@ -362,8 +409,14 @@ static void put_disk(struct lf *fs, struct lf_record **slot, const struct lf_rec
 		lf_track_begin(fs, slot[0], slot[1]);
 }
 
+/* The disk that a new one takes the place of, or NULL, and what clear_disk() wants. */
+struct old {
+	struct lf_record *r;
+	uint64_t need;
+};
+
 static int compose(struct lf *fs, struct lf_record **slot, struct lf_record *r, const char *text,
-	struct err *e)
+	const struct old *old, struct err *e)
 {
 	struct parts parts = {.n = 0};
 	uint64_t pages;
@@ -385,12 +438,14 @@ static int compose(struct lf *fs, struct lf_record **slot, struct lf_record *r, 
 	rc = rc ?: lf_fail(fs, lf_reserve(fs, (unsigned)pages), e);
 	if (rc)
 		return rc;
-	rc = lf_fail(fs, lf_begin(fs, need_put(fs) + lf_need((unsigned)pages)), e);
+	rc = lf_fail(fs, lf_begin(fs, need_put(fs) + lf_need((unsigned)pages) + old->need), e);
 	if (!rc) {
 		put_disk(fs, slot, r);
 		rc = share_parts(fs, slot[0], r->height, &parts, &(uint64_t){0});
 		if (rc)
 			fs->failed = fs->failed ?: rc;
+		if (old->r)
+			clear_disk(fs, old->r);
 		rc = lf_finish(fs, e);
 	}
 	lf_unreserve(fs, (unsigned)pages);
@@ -403,25 +458,21 @@ static int make_disk(
 	const char *clone = disk_kv_get(o->kv, "clone"), *parts = disk_kv_get(o->kv, "compose");
 	struct lf_record r = {.type = LF_DISK, .size = o->size, .generation = 1}, *slot[2] = {NULL},
 			 *from = NULL;
+	struct old old = {.r = lf_rec_find(fs, LF_DISK, 0, name)};
 	bool track = false;
 	int rc = disk_kv_bool(o->kv, "track", &track, e);
 
-	if (rc)
-		return rc;
-
-	if (lf_rec_find(fs, LF_DISK, 0, name)) {
-		if (!o->overwrite)
-			return err_set(e, -EEXIST, "disk %s: is there already", o->path);
-		rc = lf_disk_remove(fs, name, e);
-		if (rc)
-			return rc;
-	}
-	rc = lf_rec_room(fs, slot, track ? 2 : 1, e);
+	if (!rc && old.r && !o->overwrite)
+		rc = err_set(e, -EEXIST, "disk %s: is there already", o->path);
+	if (!rc && old.r)
+		rc = may_go(fs, old.r, &old.need, e);
+	if (!rc)
+		rc = lf_rec_room(fs, slot, track ? 2 : 1, e);
 	if (rc)
 		return rc;
 	snprintf(r.name, sizeof(r.name), "%s", name);
 	if (parts)
-		return compose(fs, slot, &r, parts, e);
+		return compose(fs, slot, &r, parts, &old, e);
 	if (clone) {
 		from = find_source(fs, clone, e);
 		if (!from)
@@ -440,16 +491,20 @@ static int make_disk(
 	if (r.size > LF_SIZE_MAX)
 		return too_large(o->path, e);
 	rc = (from ? at_rest(fs, e) : 0) ?: lf_fail(fs, lf_reserve(fs, LF_HEIGHT_MAX), e);
-	if (!rc)
-		rc = lf_fail(fs, lf_begin(fs, lf_need(16)), e);
 	if (rc)
 		return rc;
-	put_disk(fs, slot, &r);
-	lf_tree_get(fs, r.root);
-	if (lf_grow_tree(fs, slot[0], r.size))
-		fs->failed = -ENOMEM;
+	rc = lf_fail(fs, lf_begin(fs, lf_need(16) + old.need), e);
+	if (!rc) {
+		put_disk(fs, slot, &r);
+		lf_tree_get(fs, r.root);
+		if (lf_grow_tree(fs, slot[0], r.size))
+			fs->failed = -ENOMEM;
+		if (old.r)
+			clear_disk(fs, old.r);
+		rc = lf_finish(fs, e);
+	}
 	lf_unreserve(fs, LF_HEIGHT_MAX);
-	return lf_finish(fs, e);
+	return rc;
 }
 
 int lf_disk_create(const struct disk_create_opts *o, struct err *e)
@@ -478,46 +533,18 @@ int lf_disk_create(const struct disk_create_opts *o, struct err *e)
 	return rc;
 }
 
-static bool is_open(const struct lf *fs, const struct lf_record *r)
-{
-	const struct lf_disk *l = fs->disks;
-
-	while (l && l->rec != r)
-		l = l->next;
-	return l;
-}
-
 int lf_disk_remove(struct lf *fs, const char *name, struct err *e)
 {
-	struct lf_record *r = lf_rec_find(fs, LF_DISK, 0, name), *s;
-	uint64_t id, n = 1, last = UINT64_MAX;
+	struct lf_record *r = lf_rec_find(fs, LF_DISK, 0, name);
+	uint64_t need;
 	int rc;
 
 	if (!r)
 		return err_set(e, -ENOENT, "store %s has no disk '%s'", fs->path, name);
-	if (is_open(fs, r))
-		return err_set(e, -EBUSY, "disk %s/%s: is open here", fs->path, name);
-	id = r->id;
-	lf_rec_each(s, i, fs, LF_SNAPSHOT, id)
-	{
-		if (is_open(fs, s))
-			return err_set(e, -EBUSY, "disk %s/%s: its snapshot '%s' is open here",
-				fs->path, name, s->name);
-	}
-	for (uint64_t i = 0; i < fs->nrec; i++) {
-		if (fs->rec[i]->type <= LF_DISK || fs->rec[i]->owner != id ||
-			i / LF_DIR_RECORDS == last)
-			continue;
-		last = i / LF_DIR_RECORDS;
-		n++; /* pages */
-	}
-	rc = lf_fail(fs, lf_begin(fs, need_put(fs) + n * (LF_PAGE + 32)), e);
+	rc = may_go(fs, r, &need, e) ?: lf_fail(fs, lf_begin(fs, need), e);
 	if (rc)
 		return rc;
-	for (uint64_t i = 0; i < fs->nrec; i++)
-		if (fs->rec[i]->type > LF_DISK && fs->rec[i]->owner == id)
-			lf_rec_clear(fs, fs->rec[i]);
-	lf_rec_clear(fs, r);
+	clear_disk(fs, r);
 	return lf_finish(fs, e);
 }
 

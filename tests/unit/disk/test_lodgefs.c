@@ -1016,7 +1016,20 @@ static void growing(void **state)
 
 /* ---- the directory, under power cuts ---- */
 
-enum { CLONE, RENAME, COMPOSE, APPLY, SHRINK, REMOVE, STEPS };
+enum { CLONE, RENAME, COMPOSE, REPLACE, APPLY, SHRINK, REMOVE, STEPS };
+
+static int replace(
+	struct fix *f, const char *path, const char *key, const char *value, struct err *e)
+{
+	return disk_create("lodgefs",
+		&(struct disk_create_opts){.path = path,
+			.kv = (struct disk_kv[]){{key, value}, {0}},
+			.overwrite = true,
+			.loop = &f->loop,
+			.open_file = memdevs_open,
+			.open_ctx = &f->devs},
+		e);
+}
 
 static void change(struct fix *f, unsigned step)
 {
@@ -1032,6 +1045,8 @@ static void change(struct fix *f, unsigned step)
 		rc = disk_store_lodgefs.rename(&fs, "store", "b", "c", &e);
 	else if (step == COMPOSE)
 		rc = make(f, "store/d", 0, "compose", "a/0/4M+a@s/0/4M", &e);
+	else if (step == REPLACE)
+		rc = replace(f, "store/d", "clone", "a@s", &e);
 	else if (step == REMOVE)
 		rc = disk_store_lodgefs.remove(&fs, "store", "c", &e);
 	ok(rc, &e, "change");
@@ -1075,7 +1090,7 @@ static void look_at_directory(struct fix *f, struct memdevs *devs, const uint64_
 	uint64_t size = 0;
 	int b, c, d, a;
 
-	check_in(f, devs, false);
+	check_in(f, devs, true);
 	b = first_byte(f, devs, "store/b", 0, &size);
 	c = first_byte(f, devs, "store/c", 0, &size);
 	assert_true((b == 'a' || b == -1) && (c == 'a' || c == -1) && (b == -1 || c == -1));
@@ -1085,9 +1100,9 @@ static void look_at_directory(struct fix *f, struct memdevs *devs, const uint64_
 		assert_true(b == -1 && c == -1);
 	d = first_byte(f, devs, "store/d", 0, &size);
 	assert_true(is(d != -1, from, done, COMPOSE, point));
+	assert_true(d == -1 || is(d == 'a', from, done, REPLACE, point));
 	if (d != -1) {
-		assert_int_equal(d, 'b');
-		assert_int_equal(first_byte(f, devs, "store/d", 4 * MiB, &size), 'a');
+		assert_int_equal(first_byte(f, devs, "store/d", 4 * MiB, &size), d == 'b' ? 'a' : 0);
 		assert_int_equal(size, 8 * MiB);
 	}
 	a = first_byte(f, devs, "store/a", 0, &size);
@@ -1136,6 +1151,36 @@ static void directory(void **state)
 		}
 	print_message("%u power cuts\n", cuts);
 	assert_true(cuts > 100);
+	end(f);
+}
+
+/* What is to be replaced is there until its successor is. */
+static void replaced(void **state)
+{
+	struct fix *f = begin(64 * MiB, NULL);
+	struct err e = {0};
+	struct disk *d;
+
+	(void)state;
+	ok(make(f, "store/a", 8 * MiB, "track", "on", &e), &e, "create");
+	d = get(f, "store/a");
+	write_now(d, 0, 4096, 1);
+	ok(disk_snapshot(d, DISK_SNAP_CREATE, "s", &e), &e, "snapshot");
+	write_now(d, 0, 4096, 2);
+	put(f, d);
+	assert_int_equal(replace(f, "store/a", "clone", "none", &e), -ENOENT);
+	assert_int_equal(replace(f, "store/a", "clone", "a@none", &e), -ENOENT);
+	assert_int_equal(replace(f, "store/a", "compose", "a/0/9M", &e), -ERANGE);
+	d = get(f, "store/a");
+	is_now(d, 0, 4096, 2);
+	put(f, d);
+	/* By what is made of itself, too. */
+	ok(replace(f, "store/a", "compose", "a@s/0/4M+a/0/4M", &e), &e, "compose");
+	d = get(f, "store/a");
+	is_now(d, 0, 4096, 1);
+	is_now(d, 4 * MiB, 4096, 2);
+	put(f, d);
+	check_in(f, &f->devs, true);
 	end(f);
 }
 
@@ -1298,6 +1343,7 @@ static void readonly_part(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(replaced),
 		cmocka_unit_test(checksums),
 		cmocka_unit_test(one_transaction),
 		cmocka_unit_test(flushes),
