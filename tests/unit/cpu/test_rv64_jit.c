@@ -157,6 +157,54 @@ static void hotness_outlives_the_code(void **state)
 	bare_free(b);
 }
 
+/* ---- sites ---- */
+
+/* Runs a while. The region of CODE, when it is of the second tier. */
+static const struct jit_region *second_tier(struct bare *b)
+{
+	const struct jit_entry *e;
+	struct cpu_exit x;
+
+	b->h->x[9] = UINT64_MAX;
+	b->h->pc = CODE;
+	rv64_engine.vcpu_run(b->v[0], 1000000, &x);
+	e = jit_find(jit_of(b), CODE, 0);
+	return e && e->region->tier == 2 ? e->region : NULL;
+}
+
+/* An access that found another page all the time is given up, and has its site again when it no longer does. */
+static void sites_are_given_up_for_a_while(void **state)
+{
+	const uint32_t code[] = {
+		enc(RV_mul, 28, 28, 29), /* t3 *= t4: which page, at random */
+		enc(RV_addi, 28, 28, 1), enc(RV_srli, 30, 28, 40),
+		enc(RV_and, 30, 30, 6), /* t5 = t3 >> 40 & t1 */
+		enc(RV_add, 5, 31, 30), /* t0 = t6 + t5 */
+		enc(RV_ld, 7, 5, 0), 0xfff48493, /* addi s1, s1, -1 */
+		0xfe0492e3, /* bnez s1, back */
+	};
+	struct bare *b = translating();
+	const struct jit_region *r = NULL;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(code); i++)
+		bare_put(b, CODE + 4 * i, code[i]);
+	b->h->x[6] = 0x1000; /* two pages */
+	b->h->x[29] = 0x5851f42d4c957f2dull;
+	b->h->x[31] = RAM + 0x10000;
+	for (unsigned i = 0; !(r && r->given_up) && i < 100000; i++)
+		r = second_tier(b);
+	assert_non_null(r);
+	assert_true(r->given_up);
+	assert_int_equal(r->nsites, 0);
+	b->h->x[6] = 0; /* one */
+	for (unsigned i = 0; !(r && r->nsites) && i < 100000; i++)
+		r = second_tier(b);
+	assert_non_null(r);
+	assert_false(r->given_up);
+	assert_in_range(r->nsites, 1, 8);
+	bare_free(b);
+}
+
 /* ---- lines and what they branch to ---- */
 
 /*
@@ -510,6 +558,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(cold_code_ends_a_slice),
 		cmocka_unit_test(hotness_outlives_the_code),
+		cmocka_unit_test(sites_are_given_up_for_a_while),
 		cmocka_unit_test(lines_take_their_targets_along),
 		cmocka_unit_test(removal_forgets_what_was_removed),
 		cmocka_unit_test(writable_xor_executable),

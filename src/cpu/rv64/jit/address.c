@@ -221,7 +221,7 @@ void jit_find_near(struct jit_tr *t, const struct jit_block *b)
 			if (!g->n++) {
 				g->first = i;
 				g->split = jit_split_site(
-					t->j, t->page + t->sorted[b->first + i % b->n].off);
+					t, t->page + t->sorted[b->first + i % b->n].off);
 			}
 			g->last = i;
 			g->write |= write;
@@ -357,7 +357,7 @@ static uint8_t *look_again(
 	unsigned slot;
 
 	if (t->tier < 2 || t->nsites == ARRAY_SIZE(t->sites) ||
-		jit_bad_site(t->j, t->page + t->insn->off)) {
+		jit_bad_site(t, t->page + t->insn->off)) {
 		if (off)
 			x86_lea(a, RAX, x86_mem(reg, off));
 		from = look(t, off ? RAX : reg, span, write);

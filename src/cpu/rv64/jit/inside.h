@@ -166,6 +166,8 @@ struct jit_region {
 	uint8_t tier; /* 1, 2 */
 	uint8_t lane; /* enum jit_lane: whose segment it is in */
 	uint8_t strikes; /* samples in which sites found another page too often */
+	bool given_up; /* made without some of its sites */
+	uint32_t samples; /* since then */
 	uint16_t start; /* offset that it was formed from */
 	const struct hart *judged_by; /* at a sample, last; and its instret then */
 	bool judging; /* by one hart at a time */
@@ -487,6 +489,7 @@ struct jit_tr {
 	int8_t near_host[JIT_NEAR + 1]; /* of slot; 0: it is in the hart */
 	struct jit_site sites[128];
 	unsigned nsites, next_site;
+	bool given_up, retry; /* some sites were; they are tried again */
 	uint32_t fp; /* context */
 	int8_t map[32], fmap[32]; /* as jit_map and jit_fmap, for this region */
 	unsigned frm;
@@ -600,8 +603,8 @@ void jit_hot_now(struct jit *j, const struct jit_tr *t);
 /* Has the thread seen that many removals, or is it looking at nothing? */
 bool jit_hot_has_left(const struct jit *j, uint64_t since);
 /* Does the access at this address go to another page each time? Are those that would share its look in two pages? */
-bool jit_bad_site(const struct jit *j, uint64_t pa);
-bool jit_split_site(const struct jit *j, uint64_t pa);
+bool jit_bad_site(struct jit_tr *t, uint64_t pa);
+bool jit_split_site(struct jit_tr *t, uint64_t pa);
 /* t->map and t->fmap for what was formed. */
 void jit_choose_map(struct jit_tr *t);
 void jit_hot_counters(

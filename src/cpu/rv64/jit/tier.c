@@ -41,13 +41,22 @@
 #define HOT_MISSES \
 	512u /* a site that misses more than once in so many instructions goes to another page too often */
 #define HOT_STRIKES 2u /* such samples, before the region is made again without that site */
+#define HOT_RETRY \
+	4096u /* samples of a region without some of its sites, some 100 ms, before it is made with all of them again */
+
+enum why {
+	WHY_HOT,
+	/* Although it is of the second tier already: */
+	WHY_MISSES, /* of some of its sites, which are given up */
+	WHY_RETRY, /* with the sites that were given up */
+};
 
 struct request {
 	uint64_t page, va, drops;
 	uint32_t fp;
 	uint16_t off;
 	uint64_t counted; /* whose samples asked for it */
-	bool again; /* although it is of the second tier already */
+	enum why why;
 	const uint8_t *live;
 	uint8_t bytes[PAGE_SIZE];
 };
@@ -83,7 +92,7 @@ struct jit_hot {
 	struct slot slots[HOT_SLOTS];
 	uint32_t taken; /* samples, of both tiers */
 	uint8_t bad[HOT_BAD / 8], split[HOT_BAD / 8]; /* sites, by address */
-	uint64_t asked, dropped, moved;
+	uint64_t asked, dropped, moved, retried;
 	struct ahead *ahead; /* NULL: none, or all done */
 	size_t nahead, at;
 	uint64_t ahead_drops, ahead_bytes;
@@ -316,22 +325,34 @@ static uint32_t bad_index(uint64_t pa)
 	return (uint32_t)((pa >> 1) * 0x9e3779b97f4a7c15ull >> 48);
 }
 
-bool jit_bad_site(const struct jit *j, uint64_t pa)
+/* Is it set? When the region is made with all its sites again, no longer. */
+static bool given_up(struct jit_tr *t, uint8_t *bits, uint64_t pa)
 {
 	uint32_t i = bad_index(pa);
+	uint8_t bit = (uint8_t)(1u << i % 8);
 
-	return j->hot && __atomic_load_n(&j->hot->bad[i / 8], __ATOMIC_RELAXED) >> i % 8 & 1;
+	if (!(__atomic_load_n(&bits[i / 8], __ATOMIC_RELAXED) & bit))
+		return false;
+	if (t->retry) {
+		__atomic_fetch_and(&bits[i / 8], (uint8_t)~bit, __ATOMIC_RELAXED);
+		return false;
+	}
+	t->given_up = true;
+	return true;
 }
 
-bool jit_split_site(const struct jit *j, uint64_t pa)
+bool jit_bad_site(struct jit_tr *t, uint64_t pa)
 {
-	uint32_t i = bad_index(pa);
+	return t->j->hot && given_up(t, t->j->hot->bad, pa);
+}
 
-	return j->hot && __atomic_load_n(&j->hot->split[i / 8], __ATOMIC_RELAXED) >> i % 8 & 1;
+bool jit_split_site(struct jit_tr *t, uint64_t pa)
+{
+	return t->j->hot && given_up(t, t->j->hot->split, pa);
 }
 
 /* Sites of the region that found other pages all the time; the number. */
-static unsigned judge(struct hart *h, struct jit_region *r)
+static unsigned sites_that_miss(struct hart *h, struct jit_region *r)
 {
 	struct jit_hot *hot = h->j.jit->hot;
 	uint64_t many;
@@ -398,7 +419,7 @@ static bool make(struct jit_hot *hot, struct request *q, enum jit_lane lane, boo
 	uint64_t room;
 	uint8_t *code;
 
-	if (already && !q->again)
+	if (already && q->why == WHY_HOT)
 		return true;
 	t->j = j;
 	t->tier = lane == LANE_SECOND ? 2 : 1;
@@ -411,6 +432,7 @@ static bool make(struct jit_hot *hot, struct request *q, enum jit_lane lane, boo
 	t->host = q->bytes;
 	t->live = q->live;
 	t->replaces = already ? jit_find(j, q->page + q->off, q->fp)->region : NULL;
+	t->retry = q->why == WHY_RETRY;
 	t->next_site = (unsigned)(q->page >> PAGE_SHIFT) * 73 + q->off / 16u;
 	code = jit_code_room(j, lane, &room);
 	if (!code)
@@ -539,7 +561,7 @@ static void fill(struct request *q, const struct jit *j, uint64_t pa, uint64_t v
 	q->off = (uint16_t)(pa & PAGE_MASK);
 	q->va = va & ~(uint64_t)PAGE_MASK;
 	q->fp = fp;
-	q->again = false;
+	q->why = WHY_HOT;
 	q->live = live;
 	memcpy(q->bytes, live, PAGE_SIZE);
 }
@@ -550,7 +572,7 @@ static struct slot *slot_of(struct jit_hot *hot, uint64_t pa)
 }
 
 static void ask(struct hart *h, uint64_t pa, uint64_t va, const uint8_t *live, uint64_t drops,
-	uint64_t counted, bool again)
+	uint64_t counted, enum why why)
 {
 	struct jit_hot *hot = h->j.jit->hot;
 	struct request *q;
@@ -565,7 +587,7 @@ static void ask(struct hart *h, uint64_t pa, uint64_t va, const uint8_t *live, u
 		fill(q, h->j.jit, pa, va, h->j.ctx_fp, live);
 		q->drops = drops;
 		q->counted = counted;
-		q->again = again;
+		q->why = why;
 		slot_of(hot, counted)->asked = true;
 		hot->n++;
 		if (!hot->started && !hot->stop)
@@ -619,6 +641,28 @@ static bool is_hot(struct jit_hot *hot, uint64_t pa)
 	return true;
 }
 
+/* What a sample of the second tier's region says. WHY_HOT: it is good as it is. */
+static enum why judge(struct hart *h, struct jit_region *r)
+{
+	struct jit_hot *hot = h->j.jit->hot;
+	unsigned bad = sites_that_miss(h, r);
+
+	if (bad && ++r->strikes >= HOT_STRIKES) {
+		r->strikes = 0;
+		hot->moved += bad;
+		return WHY_MISSES;
+	}
+	/*
+	 * Which page an access goes to depends on what it works on, too: a table that lies across two pages in one process does not in the next,
+	 * whose code is the same, in the same place. So sites are given up for a while.
+	 */
+	if (!r->given_up || ++r->samples < HOT_RETRY)
+		return WHY_HOT;
+	r->samples = 0;
+	hot->retried++;
+	return WHY_RETRY;
+}
+
 void jit_sample(struct hart *h)
 {
 	struct jit *j = h->j.jit;
@@ -626,7 +670,7 @@ void jit_sample(struct hart *h)
 	uint64_t drops = __atomic_load_n(&j->drops, __ATOMIC_ACQUIRE);
 	struct rv64_code_at at;
 	struct jit_entry *e;
-	bool again = false;
+	enum why why = WHY_HOT;
 	uint64_t counted;
 
 	if (!hot || !rv64_code_where(h, &at))
@@ -637,20 +681,16 @@ void jit_sample(struct hart *h)
 		return;
 	counted = e->region->page + e->region->start;
 	if (e->region->tier == 2) {
-		unsigned bad = judge(h, e->region);
-
-		if (!bad || ++e->region->strikes < HOT_STRIKES)
+		why = judge(h, e->region);
+		if (why == WHY_HOT)
 			return;
-		e->region->strikes = 0;
 		at.host += (int)e->region->start - (int)(at.pa & PAGE_MASK);
 		at.pa = counted;
-		hot->moved += bad;
-		again = true;
 	} else if (!is_hot(hot, counted)) {
 		return;
 	}
 	if (j->o.tiers == JIT_TIERS_TWO && at.left == PAGE_SIZE - (h->pc & PAGE_MASK))
-		ask(h, at.pa, h->pc, at.host - (at.pa & PAGE_MASK), drops, counted, again);
+		ask(h, at.pa, h->pc, at.host - (at.pa & PAGE_MASK), drops, counted, why);
 }
 
 void jit_hot_now(struct jit *j, const struct jit_tr *t)
@@ -719,6 +759,7 @@ void jit_hot_counters(
 	each(ctx, "registers_exchanged", j->st.swaps);
 	each(ctx, "sites", j->st.sites);
 	each(ctx, "sites_given_up", hot ? hot->moved : 0);
+	each(ctx, "sites_tried_again", hot ? hot->retried : 0);
 }
 
 /* ---- what another machine may begin with ---- */

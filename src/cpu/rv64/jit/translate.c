@@ -704,6 +704,7 @@ static struct jit_region *record(struct jit_tr *t, const uint8_t *code)
 		.tier = (uint8_t)t->tier,
 		.lane = (uint8_t)t->lane,
 		.start = t->start,
+		.given_up = t->given_up,
 		.nsites = t->nsites,
 		.host = t->live,
 		.code = jit_rx(j, code),
@@ -757,7 +758,7 @@ bool jit_emit(struct jit_tr *t, uint8_t *code, uint64_t room)
 	t->ncolds = t->nfixes = t->nlinks = t->nops = t->repeated = 0;
 	t->nswaps = t->nfswaps = t->nsites = t->nholds = 0;
 	memset(t->near_host, 0, sizeof(t->near_host));
-	t->uses_fp = false;
+	t->uses_fp = t->given_up = false;
 	t->frm = t->fp & 7;
 	for (unsigned i = 0; i < t->ninsns && !t->uses_fp; i++)
 		t->uses_fp = rv64_is_fp(&t->sorted[i].in);
