@@ -199,6 +199,7 @@ class Store:
                     self.records.append(r)
         names = [(r.type, r.owner, r.name) for r in self.records]
         need(len(set(names)) == len(names), "two records have one name")
+        need(len({r.id for r in self.records}) == len(self.records), "two records have one id")
         disks = {r.id for r in self.records if r.type == DISK}
         for r in self.records:
             need(r.type == DISK or r.owner in disks, r.name, "belongs to no disk")

@@ -85,32 +85,42 @@ struct lf_record *lf_rec_find(struct lf *fs, unsigned type, uint64_t owner, cons
 	return NULL;
 }
 
-struct lf_record *lf_rec_by_id(struct lf *fs, uint64_t id)
+uint64_t lf_rec_place(const struct lf *fs, uint64_t id)
 {
-	struct lf_record *r;
+	uint64_t lo = 0, hi = fs->nids;
 
-	lf_rec_each(r, i, fs, LF_DISK, 0) if (r->id == id) return r;
-	return NULL;
+	while (lo < hi) {
+		uint64_t mid = lo + (hi - lo) / 2;
+
+		if (fs->by_id[mid]->id < id)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo;
 }
 
-struct lf_record *lf_rec_again(struct lf *fs, const struct lf_record *was)
+struct lf_record *lf_rec_by_id(const struct lf *fs, uint64_t id)
 {
-	struct lf_record *r;
+	uint64_t i = lf_rec_place(fs, id);
 
-	lf_rec_each(r, i, fs, was->type, was->owner) if (r->id == was->id) return r;
-	return NULL;
+	return i < fs->nids && fs->by_id[i]->id == id ? fs->by_id[i] : NULL;
+}
+
+struct lf_record *lf_rec_again(const struct lf *fs, const struct lf_record *was)
+{
+	struct lf_record *r = lf_rec_by_id(fs, was->id);
+
+	return r && r->type == was->type && r->owner == was->owner ? r : NULL;
 }
 
 void lf_rec_touch(struct lf *fs, struct lf_record *r)
 {
-	for (uint64_t i = 0; i < fs->s.dir_pages; i++) {
-		const uint8_t *data = fs->dir[i]->data, *at = (const uint8_t *)r;
+	/* The page that it lies in is one of memory, too. */
+	const struct lf_page_head *h = (const void *)((const uint8_t *)r - (uintptr_t)r % LF_PAGE);
 
-		if (at >= data && at < data + LF_PAGE) {
-			lf_touch(fs, fs->dir[i], (unsigned)(at - data), sizeof(*r));
-			return;
-		}
-	}
+	lf_touch(fs, fs->dir[h->at - fs->s.dir_at / LF_PAGE], (unsigned)((uintptr_t)r % LF_PAGE),
+		sizeof(*r));
 }
 
 /* In a transaction. */
@@ -119,12 +129,17 @@ void lf_rec_put(struct lf *fs, struct lf_record *slot, const struct lf_record *r
 	*slot = *r;
 	slot->id = fs->s.next_id++;
 	slot->created = (uint64_t)time(NULL);
+	fs->by_id[fs->nids++] = slot; /* no other has a higher one */
 	lf_rec_touch(fs, slot);
 }
 
 void lf_rec_clear(struct lf *fs, struct lf_record *r)
 {
+	uint64_t i;
+
 	lf_tree_put(fs, r->root);
+	i = lf_rec_place(fs, r->id);
+	memmove(&fs->by_id[i], &fs->by_id[i + 1], (--fs->nids - i) * sizeof(*fs->by_id));
 	memset(r, 0, sizeof(*r));
 	lf_rec_touch(fs, r);
 }

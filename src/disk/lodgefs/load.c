@@ -821,6 +821,8 @@ static int by_name(const void *a, const void *b)
 
 static const char *record_wrong(struct lf *fs, const struct lf_record *r)
 {
+	const struct lf_record *d;
+
 	if (r->type > LF_TRACK || !r->id || r->id == UINT64_MAX)
 		return "is of an unknown kind";
 	if (!memchr(r->name, 0, sizeof(r->name)) || !r->name[0] || strchr(r->name, '/'))
@@ -832,7 +834,7 @@ static const char *record_wrong(struct lf *fs, const struct lf_record *r)
 		return "has a tree";
 	if ((r->type == LF_CBT || r->type == LF_TRACK) && r->generation > UINT32_MAX)
 		return "has a wrong generation";
-	if (r->type != LF_DISK && !lf_rec_by_id(fs, r->owner))
+	if (r->type != LF_DISK && (!(d = lf_rec_by_id(fs, r->owner)) || d->type != LF_DISK))
 		return "belongs to no disk";
 	return NULL;
 }
@@ -853,11 +855,79 @@ static int load_record(struct lf *fs, struct lf_record *r, struct lf_page *p, st
 	return rc;
 }
 
+static int by_id(const void *a, const void *b)
+{
+	const struct lf_record *x = *(struct lf_record *const *)a,
+			       *y = *(struct lf_record *const *)b;
+
+	return x->id < y->id ? -1 : x->id > y->id;
+}
+
+static int index_records(struct lf *fs, struct err *e)
+{
+	fs->by_id = calloc(fs->nrec, sizeof(struct lf_record *));
+	if (!fs->by_id)
+		return err_set(e, -ENOMEM, "out of memory");
+	for (uint64_t i = 0; i < fs->nrec; i++)
+		if (fs->rec[i]->type != LF_FREE)
+			fs->by_id[fs->nids++] = fs->rec[i];
+	qsort(fs->by_id, fs->nids, sizeof(*fs->by_id), by_id);
+	return 0;
+}
+
+/* Out of the index, and out of the directory, go those that are not taken. */
+static void drop_wrong(struct lf *fs)
+{
+	uint64_t n = fs->nids;
+
+	fs->nids = 0;
+	for (uint64_t i = 0; i < n; i++) {
+		struct lf_record *r = fs->by_id[i];
+
+		if (r->type != LF_FREE)
+			fs->by_id[fs->nids++] = r;
+		else
+			memset(r, 0, sizeof(*r));
+	}
+}
+
+/* A disk or snapshot is known by its id, and by its name. */
+static int find_twins(struct lf *fs, struct err *e)
+{
+	cleanup(free_ptr) struct lf_record **named = NULL;
+	int rc = 0;
+
+	for (uint64_t i = fs->nids; i-- > 1 && !rc;) {
+		struct lf_record *r = fs->by_id[i];
+
+		if (r->id != fs->by_id[i - 1]->id)
+			continue;
+		rc = lf_found(
+			fs, true, e, "two entries have the id %llu", (unsigned long long)r->id);
+		r->id = fs->s.next_id++;
+		lf_rec_touch(fs, r);
+	}
+	if (rc)
+		return rc;
+	qsort(fs->by_id, fs->nids, sizeof(*fs->by_id), by_id);
+	named = malloc(MAX(fs->nids, 1ull) * sizeof(*named));
+	if (!named)
+		return err_set(e, -ENOMEM, "out of memory");
+	memcpy(named, fs->by_id, fs->nids * sizeof(*named));
+	qsort(named, fs->nids, sizeof(*named), by_name);
+	for (uint64_t i = 1; i < fs->nids && !rc; i++)
+		if (!by_name(&named[i - 1], &named[i])) {
+			rc = lf_found(fs, true, e, "two entries are called '%s'", named[i]->name);
+			snprintf(named[i]->name, sizeof(named[i]->name), "found-%llu",
+				(unsigned long long)named[i]->id);
+			lf_rec_touch(fs, named[i]);
+		}
+	return rc;
+}
+
 static int load_records(struct lf *fs, struct err *e)
 {
-	cleanup(free_ptr) struct lf_record **sorted = calloc(fs->nrec, sizeof(struct lf_record *));
-	uint64_t n = 0;
-	int rc = sorted ? 0 : err_set(e, -ENOMEM, "out of memory");
+	int rc = index_records(fs, e);
 
 	for (uint64_t i = 0; i < fs->nrec && !rc; i++) {
 		struct lf_record *r = fs->rec[i];
@@ -871,24 +941,17 @@ static int load_records(struct lf *fs, struct err *e)
 			rc = lf_found(fs, true, e, "record %llu of the directory %s",
 				(unsigned long long)i, wrong);
 		if (!rc && wrong) {
-			memset(r, 0, sizeof(*r));
+			r->type = LF_FREE;
 			set_dirty(fs, p);
 			continue;
 		}
 		if (!rc)
 			rc = load_record(fs, r, p, e);
-		sorted[n++] = r;
 	}
-	if (!rc)
-		qsort(sorted, n, sizeof(*sorted), by_name);
-	for (uint64_t i = 1; i < n && !rc; i++)
-		if (!by_name(&sorted[i - 1], &sorted[i])) {
-			rc = lf_found(fs, true, e, "two entries are called '%s'", sorted[i]->name);
-			snprintf(sorted[i]->name, sizeof(sorted[i]->name), "found-%llu",
-				(unsigned long long)sorted[i]->id);
-			lf_rec_touch(fs, sorted[i]);
-		}
-	return rc;
+	if (rc)
+		return rc;
+	drop_wrong(fs);
+	return find_twins(fs, e);
 }
 
 static int load_dir(struct lf *fs, struct err *e)
@@ -1167,6 +1230,7 @@ int lf_close(struct lf *fs)
 	free(fs->dir);
 	free(fs->bitmap);
 	free(fs->rec);
+	free(fs->by_id);
 	free(fs->block);
 	free(fs->path);
 	free(fs->key);

@@ -281,7 +281,8 @@ struct lf {
 	struct co_mutex sums_lock; /* pages come and go; inside of `lock` */
 	bool settling;
 	struct lf_record **rec; /* pointers into dir pages; in order */
-	uint64_t nrec;
+	struct lf_record **by_id; /* those that are in use, by their ids */
+	uint64_t nrec, nids;
 
 	struct co_sched cs;
 	struct co_mutex lock; /* the journal */
@@ -597,9 +598,11 @@ struct lf_record *lf_rec_next(const struct lf *fs, uint64_t *i, unsigned type, u
 int lf_rec_list(
 	const struct lf *fs, unsigned type, uint64_t owner, size_t size, void **out, struct err *e);
 struct lf_record *lf_rec_find(struct lf *fs, unsigned type, uint64_t owner, const char *name);
-struct lf_record *lf_rec_by_id(struct lf *fs, uint64_t id); /* a disk */
+/* Of any type, or NULL. Its place in fs->by_id, or where it would be. */
+struct lf_record *lf_rec_by_id(const struct lf *fs, uint64_t id);
+uint64_t lf_rec_place(const struct lf *fs, uint64_t id);
 /* The same disk or snapshot in a store that was loaded anew, or NULL. */
-struct lf_record *lf_rec_again(struct lf *fs, const struct lf_record *was);
+struct lf_record *lf_rec_again(const struct lf *fs, const struct lf_record *was);
 void lf_rec_touch(struct lf *fs, struct lf_record *r);
 /* In a transaction: fills a free record, with a number of its own; frees one, and its tree (waits). */
 void lf_rec_put(struct lf *fs, struct lf_record *slot, const struct lf_record *r);

@@ -217,27 +217,44 @@ static int open_to_read(struct lf **fs, struct files *files, const char *path, s
 
 static void fill_entry(struct lf *fs, const struct lf_record *r, struct disk_store_entry *x)
 {
+	const struct lf_record *from = r->parent ? lf_rec_by_id(fs, r->parent) : NULL;
 	struct usage u = {0};
 
 	memcpy(x->name, r->name, sizeof(x->name));
+	if (from)
+		memcpy(x->parent, from->name, sizeof(x->parent));
 	x->size = r->size;
 	x->generation = r->generation;
 	count_tree(fs, r->root, true, &u);
 	x->allocated = u.all;
 	x->shared = u.shared;
-	for (uint64_t i = 0; i < fs->nrec; i++) {
-		const struct lf_record *o = fs->rec[i];
+}
 
-		x->snapshots += o->type == LF_SNAPSHOT && o->owner == r->id;
-		if (o->type != LF_FREE && r->parent && o->id == r->parent)
-			memcpy(x->parent, o->name, sizeof(x->parent));
+/* In the order in which they were made. */
+static int list_disks(struct lf *fs, struct disk_store_entry **out, unsigned *n, struct err *e)
+{
+	cleanup(free_ptr) uint64_t *snapshots = calloc(MAX(fs->nids, 1ull), sizeof(*snapshots));
+	int rc = lf_rec_list(fs, LF_DISK, 0, sizeof(**out), (void **)out, e);
+
+	if (!rc && !snapshots)
+		rc = err_set(e, -ENOMEM, "out of memory");
+	if (rc)
+		return rc;
+	for (uint64_t i = 0; i < fs->nids; i++)
+		if (fs->by_id[i]->type == LF_SNAPSHOT)
+			snapshots[lf_rec_place(fs, fs->by_id[i]->owner)]++;
+	for (uint64_t i = 0; i < fs->nids; i++) {
+		if (fs->by_id[i]->type != LF_DISK)
+			continue;
+		fill_entry(fs, fs->by_id[i], &(*out)[*n]);
+		(*out)[(*n)++].snapshots = snapshots[i];
 	}
+	return 0;
 }
 
 static int store_list(struct files *files, const char *path, struct disk_store_entry **out,
 	unsigned *n, struct err *e)
 {
-	const struct lf_record *r;
 	struct lf *fs;
 	int rc = open_to_read(&fs, files, path, e);
 
@@ -245,9 +262,7 @@ static int store_list(struct files *files, const char *path, struct disk_store_e
 	*n = 0;
 	if (rc)
 		return rc;
-	rc = lf_rec_list(fs, LF_DISK, 0, sizeof(**out), (void **)out, e);
-	if (!rc)
-		lf_rec_each(r, i, fs, LF_DISK, 0) fill_entry(fs, r, &(*out)[(*n)++]);
+	rc = list_disks(fs, out, n, e);
 	lf_close(fs);
 	return rc;
 }

@@ -1102,7 +1102,8 @@ static void look_at_directory(struct fix *f, struct memdevs *devs, const uint64_
 	assert_true(is(d != -1, from, done, COMPOSE, point));
 	assert_true(d == -1 || is(d == 'a', from, done, REPLACE, point));
 	if (d != -1) {
-		assert_int_equal(first_byte(f, devs, "store/d", 4 * MiB, &size), d == 'b' ? 'a' : 0);
+		assert_int_equal(
+			first_byte(f, devs, "store/d", 4 * MiB, &size), d == 'b' ? 'a' : 0);
 		assert_int_equal(size, 8 * MiB);
 	}
 	a = first_byte(f, devs, "store/a", 0, &size);

@@ -15,6 +15,8 @@
 #include <jansson.h>
 #include <uv.h>
 
+#include "base/bytes.h"
+#include "base/crc32c.h"
 #include "base/err.h"
 #include "base/util.h"
 #include "disk/format.h"
@@ -275,6 +277,57 @@ static void space_goes_back(void **state)
 	end(f);
 }
 
+/* Two records with one id: which of them do its snapshots belong to? */
+static void twins(void **state)
+{
+	struct fix *f = begin(64 * MiB, (struct disk_kv[]){{"journal", "2M"}, {0}});
+	struct files fs = {
+		.loop = &f->loop, .io = IO_THREADS, .open = memdevs_open, .open_ctx = &f->devs};
+	uint8_t page[4096];
+	struct disk_check c;
+	struct err e = {0};
+	struct disk *d;
+
+	(void)state;
+	ok(make(f, "store/a", 8 * MiB, "track", "on", &e), &e, "a");
+	ok(make(f, "store/b", 8 * MiB, NULL, NULL, &e), &e, "b");
+	memdev_peek(&f->devs, "store", 16384 + 2 * MiB, page, sizeof(page));
+	memcpy(page + 64 + 2 * 576, page + 64, 8);
+	memset(page + 4, 0, 4);
+	put_le32(page + 4, crc32c(0, page, sizeof(page)));
+	memdev_poke(&f->devs, "store", 16384 + 2 * MiB, page, sizeof(page));
+	assert_int_equal(open_in(f, &f->devs, &d, "store/a", NULL, false, &e), -EUCLEAN);
+	assert_non_null(strstr(err_msg(&e), "the id"));
+	ok(disk_store_lodgefs.check(&fs, "store", true, NULL, &c, &e), &e, "repair");
+	assert_int_equal(c.errors, 1);
+	check_in(f, &f->devs, true);
+	put(f, get(f, "store/a"));
+	put(f, get(f, "store/b"));
+	end(f);
+}
+
+/* A lease that is damaged is made anew by who says which numbers were given out. */
+static void damaged_lease(void **state)
+{
+	struct fix *f = begin(64 * MiB, NULL);
+	struct files fs = {
+		.loop = &f->loop, .io = IO_THREADS, .open = memdevs_open, .open_ctx = &f->devs};
+	struct err e = {0};
+	struct disk *d;
+	uint64_t now;
+
+	(void)state;
+	ok(make(f, "store/a", 8 * MiB, NULL, NULL, &e), &e, "a");
+	memdev_poke(&f->devs, "store", 8192 + 30, "x", 1);
+	assert_int_equal(open_in(f, &f->devs, &d, "store/a", NULL, false, &e), -EUCLEAN);
+	assert_non_null(strstr(err_msg(&e), "--fence"));
+	assert_int_equal(disk_store_lodgefs.take(&fs, "store", 0, &now, &e), -EUCLEAN);
+	ok(disk_store_lodgefs.take(&fs, "store", 100, &now, &e), &e, "take");
+	assert_int_equal(now, 100);
+	put(f, get(f, "store/a"));
+	end(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -283,6 +336,8 @@ int main(void)
 		cmocka_unit_test(large_directory),
 		cmocka_unit_test(changes_of_much),
 		cmocka_unit_test(space_goes_back),
+		cmocka_unit_test(twins),
+		cmocka_unit_test(damaged_lease),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

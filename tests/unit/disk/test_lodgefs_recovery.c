@@ -247,7 +247,8 @@ static void cannot_be_read(void **state)
 
 		(void)state;
 		if (repair) {
-			ok(disk_store_lodgefs.check(&fs, "store", true, NULL, &c, &e), &e, "repair");
+			ok(disk_store_lodgefs.check(&fs, "store", true, NULL, &c, &e), &e,
+				"repair");
 			assert_int_equal(c.errors, 1);
 		} else {
 			assert_int_equal(open_in(f, &devs, &d, "store/a", NULL, false, &e), -EIO);
