@@ -208,6 +208,22 @@ int file_extent(struct file *f, uint64_t off, uint64_t *len, bool *data)
 	return f->ops->extent ? f->ops->extent(f, off, len, data) : -EOPNOTSUPP;
 }
 
+uint64_t file_allocated(struct file *f)
+{
+	uint64_t used = 0;
+
+	for (uint64_t at = 0; at < f->size;) {
+		uint64_t len = f->size - at;
+		bool data = true;
+
+		if (file_extent(f, at, &len, &data) || !len)
+			return f->size;
+		used += data ? len : 0;
+		at += len;
+	}
+	return used;
+}
+
 bool files_drain(struct files *fs)
 {
 	bool any = false, again;

@@ -146,6 +146,8 @@ void file_shelf_clear(struct file_shelf *s);
 void file_submit(struct file *f, struct file_req *r);
 int file_truncate(struct file *f, uint64_t size, struct err *e);
 int file_extent(struct file *f, uint64_t off, uint64_t *len, bool *data);
+/* How much of the host's space it takes; what the host does not tell counts as taken. */
+uint64_t file_allocated(struct file *f);
 /* Until nothing is in flight on any file of `fs`. Returns whether anything was. */
 bool files_drain(struct files *fs);
 

@@ -215,6 +215,9 @@ struct disk_store_format {
 	int (*rename)(struct files *fs, const char *path, const char *from, const char *to,
 		struct err *e);
 	int (*info)(struct files *fs, const char *path, json_t *obj, struct err *e);
+	/* Gives back to the host what nothing refers to. *given: bytes of its space, as far as it tells. */
+	int (*trim)(struct files *fs, const char *path, const struct disk_watch *w, uint64_t *given,
+		struct err *e);
 	/* Ends another host's hold, which fails from its next flush on. `fence`: the new number, 0: the next one. *now: which it is. */
 	int (*take)(
 		struct files *fs, const char *path, uint64_t fence, uint64_t *now, struct err *e);

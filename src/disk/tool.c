@@ -366,23 +366,6 @@ static json_t *bitmaps_json(struct disk *d)
 	return list;
 }
 
-/* How much of the host's space the disk's own file takes; what the host does not tell counts as used. */
-static uint64_t host_allocated(struct file *f)
-{
-	uint64_t used = 0;
-
-	for (uint64_t at = 0; f && at < f->size;) {
-		uint64_t len = f->size - at;
-		bool data = true;
-
-		if (file_extent(f, at, &len, &data) || !len)
-			return f->size;
-		used += data ? len : 0;
-		at += len;
-	}
-	return used;
-}
-
 static struct file *own_file(const struct disk *d)
 {
 	struct file *f = d->files->first;
@@ -404,7 +387,7 @@ int disk_describe(struct disk *d, json_t **out, struct err *e)
 		return err_set(e, -ENOMEM, "out of memory");
 	if (f) {
 		json_object_set_new(o, "host_size", json_integer((json_int_t)f->size));
-		json_object_set_new(o, "allocated", json_integer((json_int_t)host_allocated(f)));
+		json_object_set_new(o, "allocated", json_integer((json_int_t)file_allocated(f)));
 	}
 	if (d->format->info)
 		rc = d->format->info(d, o, e);

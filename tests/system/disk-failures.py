@@ -460,6 +460,29 @@ def lease():
             again("lodgefs", name, kept)
 
 
+def left_by_a_kill():
+    """What a process let go and had not given back when it was killed, and the next one does not know of: `lodge store trim` does."""
+    with tempfile.TemporaryDirectory(prefix="lodge-trim-") as t:
+        path = f"{t}/image"
+        name = make("lodgefs", path, 64 * MIB)
+        d = Disk("lodgefs", name)
+        for i in range(40):
+            assert d.write(i * MIB, MIB, 1 + i) == "ok"
+        assert d.do("f") == "ok"
+        assert d.do(f"d {20 * MIB} {20 * MIB} 0") == "ok" and d.do("f") == "ok"
+        d.p.kill()
+        d.p.wait(60)
+        kept = {off: v for off, v in d.acked.items() if off < 20 * MIB}
+        again("lodgefs", name, kept)
+        had = os.stat(path).st_blocks * 512
+        given = json.loads(sh(LODGE, "store", "trim", f"{path}:lodgefs", "--json"))["given_back"]
+        assert given >= 20 * MIB, given
+        assert os.stat(path).st_blocks * 512 <= had - 20 * MIB
+        assert json.loads(sh(LODGE, "store", "trim", f"{path}:lodgefs", "--json"))["given_back"] == 0
+        again("lodgefs", name, kept)
+        whole("lodgefs", path)
+
+
 def huge(fmt):
     """16 TiB: made, written at both ends, checked, copied without what is not there."""
     with tempfile.TemporaryDirectory(prefix="lodge-huge-") as t:
@@ -590,6 +613,7 @@ case("lodgefs with checksums: over a limit of file sizes", file_sizes, "lodgefs"
 case("lodgefs with checksums: cut off", cut_off, "lodgefs")
 SUMS = "off"
 case("lodgefs: the lease is taken", lease)
+case("lodgefs: space that a kill left behind", left_by_a_kill)
 case("lodgefs: 10,000 snapshots", snapshots)
 if shutil.which("qemu-img"):
     case("qcow2: as many snapshots as there can be, and backing files", qcow2_snapshots)

@@ -107,7 +107,7 @@ static int run_create(void *opts, const struct args *a)
 	return ended(&j, rc);
 }
 
-/* ---- ls, df, check, rm, rename ---- */
+/* ---- ls, df, check, trim, rm, rename ---- */
 
 static int run_ls(void *opts, const struct args *a)
 {
@@ -208,6 +208,24 @@ static int run_check(void *opts, const struct args *a)
 	return rc || !c.errors ? ended(&j, rc) : EXIT_FAILED;
 }
 
+static int run_trim(void *opts, const struct args *a)
+{
+	const struct json_only *o = opts;
+	cleanup(job_end) struct job j = {0};
+	char text[SESSION_SIZE];
+	uint64_t given = 0;
+	int rc = begin(&j, a, o->json, "trimming");
+
+	if (!rc)
+		rc = j.f->trim(&j.files, j.path, &j.s.watch, &given, &j.e);
+	session_clear(&j.s);
+	if (!rc && o->json)
+		session_print(json_pack("{s:I}", "given_back", (json_int_t)given));
+	else if (!rc)
+		printf("%s: %s given back to the host\n", a->v[0], session_size(text, given));
+	return ended(&j, rc);
+}
+
 static int run_rm(void *opts, const struct args *a)
 {
 	cleanup(job_end) struct job j = {0};
@@ -295,6 +313,9 @@ const struct verb verbs_store[] = {
 	{VERB("store check", "FILE:FORMAT", "look for damage; ends with 1 when there is some"),
 		.cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = check_groups,
 		.size = sizeof(struct check), .run = run_check},
+	{VERB("store trim", "FILE:FORMAT",
+		 "give back to the host what no disk has in use, such as what a kill left behind"),
+		STORE, .run = run_trim},
 	{VERB("store resize", "FILE:FORMAT", "make a store larger"), .cmd.min_args = 1,
 		.cmd.max_args = 1, .cmd.groups = resize_groups, .size = sizeof(struct resize),
 		.run = run_resize},

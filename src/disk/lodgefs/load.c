@@ -1037,7 +1037,7 @@ static int load(struct lf *fs, struct err *e)
 	fs->block = calloc(fs->s.blocks, sizeof(*fs->block));
 	if (!fs->block)
 		return err_set(e, -ENOMEM, "store %s: out of memory", fs->path);
-	if (fs->check && fs->s.sum_pages) {
+	if (fs->map) {
 		fs->valid = calloc(fs->s.blocks, 4 * sizeof(*fs->valid));
 		if (!fs->valid)
 			return err_set(e, -ENOMEM, "store %s: out of memory", fs->path);
@@ -1113,6 +1113,7 @@ int lf_open(struct lf **out, struct files *files, const struct lf_open *o, struc
 			o->path, o->path);
 	if (!rc)
 		rc = super_read(fs, e);
+	fs->map = o->flags & LF_O_MAP || (o->check && fs->s.sum_pages);
 	if (!rc && write) {
 		rc = lease_take(fs, o, e);
 	} else if (!rc) {

@@ -12,6 +12,7 @@
  *   share.c    one store under several disks
  *   dir.c      the directory: disks, snapshots, clones, composed disks, bitmaps
  *   store.c    making, listing, checking, growing: the row of the table of stores
+ *   trim.c     space that goes back to the host
  *
  * Directory, bitmap and the counts of references are in memory while a store is open (16 bytes for each MiB of it); of pages of pointers, of changes and of
  * checksums there is what was wanted last. Reference counts are not stored: they are the number of references found when the store was loaded, and are kept up
@@ -324,8 +325,8 @@ struct lf {
 	struct lf_page **overlay_hash;
 	const struct disk_watch *watch;
 	struct disk_check *check; /* or NULL: the first finding ends it */
-	uint64_t *
-		valid; /* of each block four words: what of it is data; only for a check of the sums */
+	bool map; /* is it wanted? */
+	uint64_t *valid; /* of each block four words: what of it is data */
 	uint64_t unmended; /* findings that a repair has to leave */
 	uint64_t end; /* of the data that is referred to, in the file */
 };
@@ -375,7 +376,8 @@ enum {
 	LF_O_WRITE = 1,
 	LF_O_FORCE = 2 /* what is damaged is not a reason to refuse */,
 	LF_O_TAKE = 4,
-	LF_O_DISCARD = 8
+	LF_O_DISCARD = 8,
+	LF_O_MAP = 16 /* fs->valid is wanted */
 };
 struct lf_open {
 	const char *path;
@@ -674,6 +676,10 @@ int lf_sums_put(struct lf *fs, const struct sorter_tx *tx, const struct lf_entry
 int lf_sums_settle(struct lf *fs);
 void lf_sums_relieve(struct lf *fs);
 int lf_sums_check(struct lf *fs, struct err *e);
+
+/* ---- trim.c ---- */
+
+int lf_trim(struct lf *fs, struct err *e); /* opened with LF_O_MAP, and nothing done since */
 
 /* ---- write.c ---- */
 

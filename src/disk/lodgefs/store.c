@@ -348,6 +348,25 @@ static int store_rename(
 	return change(files, path, from, to, e);
 }
 
+static int store_trim(struct files *files, const char *path, const struct disk_watch *w,
+	uint64_t *given, struct err *e)
+{
+	struct lf_open o = {
+		.path = path, .flags = LF_O_WRITE | LF_O_DISCARD | LF_O_MAP, .watch = w};
+	struct lf *fs;
+	uint64_t had;
+	int rc = lf_open(&fs, files, &o, e);
+
+	*given = 0;
+	if (rc)
+		return rc;
+	had = file_allocated(fs->f);
+	rc = lf_trim(fs, e);
+	*given = had - MIN(had, file_allocated(fs->f));
+	lf_close(fs);
+	return rc;
+}
+
 /* ---- growing ---- */
 
 static int more_blocks(struct lf *fs, uint64_t blocks, struct err *e)
@@ -449,6 +468,7 @@ const struct disk_store_format disk_store_lodgefs = {
 	.remove = store_remove,
 	.rename = store_rename,
 	.info = store_info,
+	.trim = store_trim,
 	.take = store_take,
 	.resize = store_resize,
 };

@@ -277,6 +277,69 @@ static void space_goes_back(void **state)
 	end(f);
 }
 
+/* What nobody gave back: blocks and parts of blocks. The disks, their snapshots and clones stay as they are. */
+static void trimmed(void **state)
+{
+	struct fix *f = begin(512 * MiB, NULL);
+	struct files fs = {
+		.loop = &f->loop, .io = IO_THREADS, .open = memdevs_open, .open_ctx = &f->devs};
+	uint64_t all, given;
+	struct err e = {0};
+	struct disk *d;
+
+	(void)state;
+	ok(make(f, "store/a", 64 * MiB, NULL, NULL, &e), &e, "a");
+	d = get(f, "store/a");
+	for (unsigned i = 0; i < 20; i++)
+		write_now(d, i * MiB, MiB, (uint8_t)(1 + i));
+	ok(disk_snapshot(d, DISK_SNAP_CREATE, "s", &e), &e, "snapshot");
+	for (unsigned i = 20; i < 40; i++)
+		write_now(d, i * MiB, MiB, (uint8_t)(1 + i));
+	write_now(d, 0, 64 * KiB, 77); /* the rest of it is the snapshot's */
+	put(f, d);
+	ok(make(f, "store/b", 0, "clone", "a", &e), &e, "b");
+	/* With discard=off nothing goes back. */
+	ok(disk_open(&d,
+		   &(struct disk_opts){.path = "store/b",
+			   .format = "lodgefs",
+			   .loop = &f->loop,
+			   .open_file = memdevs_open,
+			   .open_ctx = &f->devs},
+		   &e),
+		&e, "open");
+	for (unsigned i = 50; i < 60; i++)
+		write_now(d, i * MiB, MiB, 3);
+	all = memdev_allocated(&f->devs, "store");
+	for (unsigned i = 50; i < 60; i++)
+		ok(disk_rw(d, DISK_WRITE_ZEROES, i * MiB + 64 * KiB, NULL, MiB / (i < 55 ? 1 : 2),
+			   &e),
+			&e, "zeroes");
+	put(f, d);
+	assert_true(memdev_allocated(&f->devs, "store") + MiB > all);
+	all = memdev_allocated(&f->devs, "store");
+	ok(disk_store_lodgefs.trim(&fs, "store", NULL, &given, &e), &e, "trim");
+	assert_in_range(given, 7 * MiB, 8 * MiB);
+	assert_int_equal(memdev_allocated(&f->devs, "store"), all - given);
+	ok(disk_store_lodgefs.trim(&fs, "store", NULL, &given, &e), &e, "trim");
+	assert_int_equal(given, 0);
+	check_in(f, &f->devs, true);
+	for (const char *const *p = (const char *const[]){"store/a", "store/b", NULL}; *p; p++) {
+		d = get(f, *p);
+		is_now(d, 0, 64 * KiB, 77);
+		is_now(d, 64 * KiB, MiB - 64 * KiB, 1);
+		for (unsigned i = 1; i < 40; i++)
+			is_now(d, i * MiB, MiB, (uint8_t)(1 + i));
+		if (!strcmp(*p, "store/b"))
+			is_now(d, 56 * MiB, 64 * KiB, 3);
+		put(f, d);
+	}
+	d = get(f, "store/a");
+	ok(disk_snapshot(d, DISK_SNAP_APPLY, "s", &e), &e, "apply");
+	is_now(d, 0, MiB, 1);
+	put(f, d);
+	end(f);
+}
+
 /* Two records with one id: which of them do its snapshots belong to? */
 static void twins(void **state)
 {
@@ -336,6 +399,7 @@ int main(void)
 		cmocka_unit_test(large_directory),
 		cmocka_unit_test(changes_of_much),
 		cmocka_unit_test(space_goes_back),
+		cmocka_unit_test(trimmed),
 		cmocka_unit_test(twins),
 		cmocka_unit_test(damaged_lease),
 	};
