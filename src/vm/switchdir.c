@@ -16,9 +16,14 @@
 int switch_path(const char *name, const char *suffix, char *path, size_t size, struct err *e)
 {
 	char place[PATH_MAX];
-	int n, rc = name ? rundir_check_name(name, e) : 0;
+	int n, rc = name ? rundir_check_name(name, NULL) : 0;
 
-	rc = rc ?: fs_place_path(FS_RUNTIME, place, sizeof(place), e);
+	if (rc)
+		return err_set(e, rc,
+			"switch name \"%.80s\": 1 to 63 letters, digits, '.', '_' and '-', and a "
+			"letter or digit first",
+			name);
+	rc = fs_place_path(FS_RUNTIME, place, sizeof(place), e);
 	if (rc)
 		return rc;
 	n = snprintf(path, size, "%s/.switches%s%s%s%s", place, name ? "/" : "", name ?: "",

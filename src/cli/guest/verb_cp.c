@@ -185,6 +185,8 @@ static int put_any(struct copy *k, const char *from, const char *to, unsigned de
 		return err_sys(e, -errno, "%s", from);
 	if (S_ISDIR(st.st_mode))
 		return put_dir(k, from, to, &st, depth, e);
+	if (depth && !S_ISREG(st.st_mode) && !S_ISLNK(st.st_mode))
+		return 0; /* as from the guest: in another system it means nothing */
 	return S_ISLNK(st.st_mode) ? put_link(k, from, to, e) : put_file(k, from, to, e);
 }
 
@@ -375,8 +377,10 @@ static int get_link(struct copy *k, const char *from, const char *to, struct err
 	agent_get_u64(&k->agent->in);
 	target = agent_get_text(&k->agent->in);
 	rc = agent_checked(k->agent, e);
-	if (!rc && symlink(target, to))
-		rc = err_sys(e, -errno, "%s", to);
+	/* In the place of what is there, as files are. */
+	while (!rc && symlink(target, to))
+		if (errno != EEXIST || unlink(to))
+			rc = err_sys(e, -errno, "%s", to);
 	return rc;
 }
 
@@ -468,6 +472,7 @@ static int copy(struct copy *k, const char *from, const char *to, bool into_gues
 		rc = destination(target, from, *to ? to : ".", dir, e);
 		return rc ?: put_any(k, from, target, 0, e);
 	}
+	from = *from ? from : ".";
 	rc = stat_guest(k, from, &mode, &size, e);
 	if (!rc)
 		rc = destination(target, from, to, !stat(to, &st) && S_ISDIR(st.st_mode), e);
@@ -505,7 +510,9 @@ const struct verb verbs_cp[] = {
 			"One of FROM and TO is NAME:PATH, a path in the guest of machine NAME; the "
 			"other is a path of this host. Works through the guest's lodge-agent over "
 			"virtio-vsock, so no network is needed. A file appears at once when it is "
-			"whole. Modes and times are kept; owners are not.",
+			"whole. Modes and times are kept; owners are not. Of a directory, what is "
+			"neither file, directory nor link is left out. In the guest, relative "
+			"paths begin at /.",
 		.size = sizeof(struct cp), .run = run},
 	VERBS_END,
 };
