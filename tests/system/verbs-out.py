@@ -18,7 +18,7 @@ sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
 from cli import ENV, SLOW, gone, lodge, pid
 from machine import HOME, LODGE, check
 
-USAGE, MISSING = 2, 3
+USAGE, MISSING, LOCKED = 2, 3, 4
 EVIL = b"a\033[31mb\xff\n"  # speaks to the terminal, is no UTF-8, and two lines
 
 with open("spin.bin", "wb") as f:
@@ -155,6 +155,10 @@ check("a disk does not grow beyond 2^64 bytes to less", p.returncode != 0 and os
 # ---- machines ----
 lodge("run", "-d", "--firmware", "spin.bin", "--memory", "16M", "--name", "m")
 lodge("switch", "run", "-d", "lan")
+p = lodge("switch", "run", "-d", "lan", ok=False)
+check("a switch that runs already", p.returncode == LOCKED and p.stderr == "lodge: switch lan runs already\n", p)
+p = lodge("switch", "run", "a b", ok=False)
+check("a switch with such a name", p.returncode == 1 and "switch name" in p.stderr, p)
 for args in ("ps",), ("stats", "m"), ("events", "m"), ("snapshot", "create", "m", "-n", "s1"), ("snapshot", "ls"), ("snapshot", "verify", "s1"), ("switch", "ls"), ("switch", "show", "lan"):
     objects(*args)
 lodge("snapshot", "create", "m", "-n", "s2", "--parent", "s1")

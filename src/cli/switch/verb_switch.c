@@ -79,7 +79,7 @@ static int serve_behind(const struct switch_opts *o, struct err *e)
 		if (switch_serve(&child, &why) &&
 			write(fd[1], err_msg(&why), strlen(err_msg(&why))) < 0)
 			_exit(2); /* forked child */
-		_exit(why.code ? 1 : 0); /* forked child */
+		_exit(why.code ? exit_code_of(why.code) : 0); /* forked child */
 	}
 	close(fd[1]);
 	n = read(fd[0], text, sizeof(text) - 1);
@@ -88,7 +88,11 @@ static int serve_behind(const struct switch_opts *o, struct err *e)
 		return 0;
 	text[n] = 0;
 	waitpid(pid, &status, 0);
-	return err_set(e, -EIO, "%s", text);
+	return err_set(e,
+		WEXITSTATUS(status) == EXIT_LOCKED	? -EBUSY
+		: WEXITSTATUS(status) == EXIT_NOT_FOUND ? -ENOENT
+							: -EIO,
+		"%s", text);
 }
 
 static int run_run(void *opts, const struct args *a)
