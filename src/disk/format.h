@@ -192,7 +192,7 @@ extern const struct disk_store_format disk_store_lodgefs;
  * /srv/pool.lodge is the file. `lodge store` works on these.
  */
 struct disk_store_entry {
-	char name[256], parent[256]; /* parent: of a linked clone */
+	char name[256], parent[512]; /* parent: of a linked clone, DISK or DISK@SNAPSHOT */
 	uint64_t size, allocated, shared; /* bytes; shared: with others */
 	uint64_t snapshots, generation;
 };

@@ -120,6 +120,12 @@ for verb, of in ("snapshot", None), ("bitmap", None), ("info", "snapshots"), ("i
     check(f"disk {verb}: nothing for the terminal", b"a?[31mb??" in text and b"\033" not in text and b"\xff" not in text, text)
 found = objects("store", "ls", "s:lodgefs")
 check("store ls: it is there", len(found) == 1 and found[0]["name"] == "a?[31mb??", str(found))
+lodge("disk", "convert", "data.raw:raw", "s/from2:lodgefs")
+lodge("disk", "snapshot", "s/from2:lodgefs", "-c", "then")
+lodge("disk", "create", "s/child:lodgefs", "-o", "clone=from2@then")
+lodge("disk", "create", "s/other:lodgefs", "-o", "clone=from2")
+parents = {d["name"]: d["parent"] for d in json.loads(lodge("store", "ls", "s:lodgefs", "--json").stdout)}
+check("whose clone a disk is", parents["child"] == "from2@then" and parents["other"] == "from2" and not parents["from2"], parents)
 text = raw("store", "ls", "s:lodgefs").stdout
 check("store ls: nothing for the terminal", b"a?[31mb??" in text and b"\033" not in text, text)
 p = raw("run", "-d", "--firmware", "spin.bin", "--memory", "16M", "--disk", EVIL + b".raw:raw")
@@ -138,8 +144,6 @@ def before_exec(how):
     os.kill(os.getpid(), signal.SIGINT)
 
 
-lodge("disk", "create", "s/from:lodgefs", "-s", "8M")
-lodge("disk", "convert", "data.raw:raw", "s/from2:lodgefs")
 for how in "full", "Ctrl-C":
     for source, target in ("data.raw:raw", "new.qcow2:qcow2"), ("data.raw:raw", "new.raw:raw"), ("s/from2:lodgefs", "s/to:lodgefs"):
         if how == "full" and "/" in target:

@@ -218,11 +218,15 @@ static int open_to_read(struct lf **fs, struct files *files, const char *path, s
 static void fill_entry(struct lf *fs, const struct lf_record *r, struct disk_store_entry *x)
 {
 	const struct lf_record *from = r->parent ? lf_rec_by_id(fs, r->parent) : NULL;
+	const struct lf_record *of = from && from->type == LF_SNAPSHOT
+					     ? lf_rec_by_id(fs, from->owner)
+					     : NULL;
 	struct usage u = {0};
 
 	memcpy(x->name, r->name, sizeof(x->name));
 	if (from)
-		memcpy(x->parent, from->name, sizeof(x->parent));
+		snprintf(x->parent, sizeof(x->parent), "%s%s%s", of ? of->name : "", of ? "@" : "",
+			from->name);
 	x->size = r->size;
 	x->generation = r->generation;
 	count_tree(fs, r->root, true, &u);
