@@ -28,10 +28,14 @@
 #define AT_ONCE 8u /* rounds */
 #define GROUP 1ull /* in user_data: a struct group */
 /*
- * Somebody who sends one operation after the other waits for each. Where the last answer and the next question took no longer, the loop stays awake for as
- * long: it costs the host more to put a thread to sleep and to wake it than a quick device takes to answer. Longer ones are slept for.
+ * Somebody who sends one operation after the other waits for each. To put a thread to sleep and to wake it may cost the host more than a quick device takes to
+ * answer; or the loop that stays awake takes the processor from the kernel's thread that does the work, and with each sched_yield() forfeits its own
+ * share where others want some. What is better is measured, for each kind of operation: the first TRIES of each ROUND are slept for, as many
+ * awaited, and the others are done in the way that was quicker. Awake has to win by an eighth, as it takes a processor; none waits for longer than QUICK_NS.
  */
 #define QUICK_NS 150000u
+#define TRIES 8u
+#define ROUND 1024u
 
 /* Lives until libuv has closed its handles, which may be after the disk is gone. */
 struct handles {
@@ -49,6 +53,12 @@ struct group {
 	struct iovec iov[];
 };
 
+/* How long one operation by itself took lately: slept for, awaited. */
+struct took {
+	unsigned n;
+	uint64_t ns[2];
+};
+
 struct uring {
 	struct io io;
 	struct io_uring ring;
@@ -58,7 +68,11 @@ struct uring {
 	unsigned in_ring, waiting; /* requests */
 	unsigned sqes; /* operations in the ring */
 	uint64_t since; /* something is in flight, or nothing */
-	bool quick[2]; /* the last time that nothing was in flight, and that something was */
+	bool soon; /* the last question came quickly after an answer */
+	bool alone; /* what is in flight, or was, is one operation */
+	bool awake; /* and not slept for */
+	struct took *took; /* of its kind */
+	struct took kinds[IO_FALLOCATE + 1];
 };
 
 static struct uring *uring_of(struct io *io)
@@ -165,7 +179,7 @@ static bool put_next(struct uring *u)
 	if (n > 1)
 		g = make_group(r, n, niov);
 	take(u, g ? n : 1);
-	u->sqes++;
+	u->alone = !u->sqes++;
 	if (!g) {
 		fill(sqe, r);
 		return true;
@@ -178,12 +192,35 @@ static bool put_next(struct uring *u)
 	return true;
 }
 
-/* From nothing in flight to something, or back. */
-static void turns(struct uring *u, bool was_busy)
+static bool better_awake(struct took *t)
+{
+	unsigned n = t->n++ % ROUND;
+
+	if (n < TRIES || t->ns[false] >= QUICK_NS)
+		return false;
+	return n < 2 * TRIES || t->ns[true] + t->ns[true] / 8 < t->ns[false];
+}
+
+/* From nothing in flight to something. */
+static void begins(struct uring *u, enum io_op op)
 {
 	uint64_t now = clock_mono_ns();
 
-	u->quick[was_busy] = now - u->since < QUICK_NS;
+	u->soon = now - u->since < QUICK_NS;
+	u->since = now;
+	u->took = &u->kinds[op];
+	u->awake = better_awake(u->took);
+}
+
+/* And back. */
+static void ends(struct uring *u)
+{
+	uint64_t now = clock_mono_ns(), *avg = &u->took->ns[u->awake];
+	/* One that somebody held up says little. */
+	uint64_t ns = MIN(now - u->since, 2ull * QUICK_NS);
+
+	if (u->alone)
+		*avg = *avg ? (3 * *avg + ns) / 4 : ns;
 	u->since = now;
 }
 
@@ -191,7 +228,7 @@ static void turns(struct uring *u, bool was_busy)
 static void flush(struct uring *u)
 {
 	if (u->first && !u->sqes)
-		turns(u, false);
+		begins(u, u->first->op);
 	while (u->first && u->sqes < ENTRIES && put_next(u))
 		;
 	/* What the kernel does not take now (EAGAIN, EBUSY) stays in the submission queue for the next turn. */
@@ -261,7 +298,7 @@ static unsigned reap(struct uring *u)
 
 		io_uring_cqe_seen(&u->ring, cqe);
 		if (!--u->sqes)
-			turns(u, true);
+			ends(u);
 		if (data & GROUP)
 			end_group(u, (struct group *)(uintptr_t)(data & ~GROUP), result);
 		else
@@ -281,7 +318,7 @@ static void on_event(uv_poll_t *h, int status, int events)
 
 static bool stays_awake(const struct uring *u)
 {
-	return u->sqes <= 1 && u->quick[true] && (u->sqes || u->quick[false]) &&
+	return u->alone && u->awake && (u->sqes || u->soon) &&
 	       clock_mono_ns() - u->since < QUICK_NS;
 }
 
