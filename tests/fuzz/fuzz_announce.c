@@ -93,7 +93,7 @@ static void bounded(struct net_backend *a)
 	must(json_array_size(json_object_get(j, "addresses")) <= ANNOUNCE_ADDRESSES);
 	must(json_array_size(json_object_get(j, "peers")) <= ANNOUNCE_PEERS);
 	/* What one host says another one understands. */
-	must(!announce_know(a, j, &e));
+	must(!announce_go_on(a, j, &e));
 	json_decref(j);
 }
 

@@ -457,6 +457,18 @@ static int take_known(struct announcer *a, const json_t *known, struct err *e)
 	return rc;
 }
 
+static bool is_open(const struct announcer *a, const struct address *x)
+{
+	for (unsigned i = 0; i < a->nitems; i++) {
+		const struct address *y = &a->items[i].a;
+
+		if (a->items[i].open && y->vlan == x->vlan && !memcmp(y->mac, x->mac, 6) &&
+			ip_equal(&y->ip, &x->ip))
+			return true;
+	}
+	return false;
+}
+
 static const struct net_backend_ops ops;
 
 json_t *announce_addresses(struct net_backend *port)
@@ -470,9 +482,14 @@ json_t *announce_addresses(struct net_backend *port)
 	peers = json_array();
 	for (unsigned i = 0; i < ANNOUNCE_ADDRESSES; i++) {
 		const struct address *x = &a->addresses[i];
+		json_t *j;
 
-		if (x->used && (x->ip.len || !has_ip(a, x)))
-			json_array_append_new(addresses, place_json(x->vlan, x->mac, &x->ip));
+		if (!x->used || (!x->ip.len && has_ip(a, x)))
+			continue;
+		j = place_json(x->vlan, x->mac, &x->ip);
+		if (is_open(a, x))
+			json_object_set_new(j, "open", json_true());
+		json_array_append_new(addresses, j);
 	}
 	for (unsigned i = 0; i < ANNOUNCE_PEERS; i++) {
 		const struct peer *p = &a->peers[i];
@@ -485,12 +502,6 @@ json_t *announce_addresses(struct net_backend *port)
 		json_array_append_new(peers, j);
 	}
 	return json_pack("{s:o, s:o}", "addresses", addresses, "peers", peers);
-}
-
-int announce_know(struct net_backend *port, const json_t *addresses, struct err *e)
-{
-	return port->ops == &ops ? take_known(of(port), addresses, e)
-				 : err_set(e, -ENOTSUP, "announce: this network needs none");
 }
 
 void announce_hold(struct net_backend *port, bool held)
@@ -527,6 +538,26 @@ static void find_rides(struct announcer *a)
 	}
 }
 
+/* NULL: what is known already. Nothing is asked for yet. */
+static int prepare(struct announcer *a, const json_t *addresses, struct err *e)
+{
+	uv_timer_stop(&a->timer);
+	a->nitems = a->open = a->confirmed = 0;
+	a->frames = 0;
+	a->began = clock_mono_ns();
+	return addresses ? take_known(a, addresses, e) : 0;
+}
+
+static void add_item(struct announcer *a, const struct address *x)
+{
+	struct item *it = &a->items[a->nitems++];
+
+	*it = (struct item){.a = *x, .open = true, .due = a->began};
+	if (getrandom(&it->number, sizeof(it->number), 0) != sizeof(it->number))
+		it->number = a->began + a->nitems;
+	a->open++;
+}
+
 int announce_start(struct net_backend *port, const json_t *addresses, struct err *e)
 {
 	struct announcer *a = of(port);
@@ -534,29 +565,43 @@ int announce_start(struct net_backend *port, const json_t *addresses, struct err
 
 	if (port->ops != &ops)
 		return err_set(e, -ENOTSUP, "announce: this network needs none");
-	uv_timer_stop(&a->timer);
-	a->nitems = a->open = 0;
-	rc = addresses ? take_known(a, addresses, e) : 0;
+	rc = prepare(a, addresses, e);
 	if (rc)
 		return rc;
-	a->confirmed = 0;
-	a->frames = 0;
-	a->began = clock_mono_ns();
 	for (unsigned i = 0; i < ANNOUNCE_ADDRESSES; i++) {
 		const struct address *x = &a->addresses[i];
-		struct item *it = &a->items[a->nitems];
 
-		if (!x->used || (!x->ip.len && has_ip(a, x)))
-			continue;
-		*it = (struct item){.a = *x, .open = true, .due = a->began};
-		if (getrandom(&it->number, sizeof(it->number), 0) != sizeof(it->number))
-			it->number = a->began + i;
-		a->nitems++;
-		a->open++;
+		if (x->used && (x->ip.len || !has_ip(a, x)))
+			add_item(a, x);
 	}
 	find_rides(a);
 	if (a->open)
 		on_timer(&a->timer);
+	return 0;
+}
+
+int announce_go_on(struct net_backend *port, const json_t *addresses, struct err *e)
+{
+	struct announcer *a = of(port);
+	const json_t *one;
+	size_t i;
+	int rc;
+
+	if (port->ops != &ops)
+		return err_set(e, -ENOTSUP, "announce: this network needs none");
+	rc = prepare(a, addresses, e);
+	if (rc)
+		return rc;
+	json_array_foreach(json_object_get(addresses, "addresses"), i, one)
+	{
+		struct address x = {.used = 1};
+
+		if (json_is_true(json_object_get(one, "open")) && a->nitems < ANNOUNCE_ADDRESSES &&
+			!take_place(one, &x.vlan, x.mac, &x.ip, NULL))
+			add_item(a, &x);
+	}
+	find_rides(a);
+	arm(a);
 	return 0;
 }
 

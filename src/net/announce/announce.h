@@ -53,7 +53,7 @@ int net_announcer_open(struct net_backend **out, struct net_backend *inner,
 	const struct announce_opts *o, struct err *e);
 
 /*
- * What is known of the guest and its neighbours, for another host: {"addresses": [...], "peers": [...]}. NULL when `port` is no announcer.
+ * What is known of the guest and its neighbours, for another host: {"addresses": [...], "peers": [...]}; "open": it is being asked for. NULL when `port` is no announcer.
  */
 struct json_t *announce_addresses(struct net_backend *port);
 
@@ -62,8 +62,11 @@ struct json_t *announce_addresses(struct net_backend *port);
  * what this port has seen. What an earlier call began is cancelled. -EINVAL: not such an object; -ENOTSUP: `port` is no announcer.
  */
 int announce_start(struct net_backend *port, const struct json_t *addresses, struct err *e);
-/* The same knowledge for the port, and nothing is announced: the guest has not moved (live update). */
-int announce_know(struct net_backend *port, const struct json_t *addresses, struct err *e);
+/*
+ * Another process goes on with the same port (live update): the same knowledge, and what was asked for there is asked for here, at the loop's next turn.
+ * Nothing else is: the guest has not moved.
+ */
+int announce_go_on(struct net_backend *port, const struct json_t *addresses, struct err *e);
 /*
  * The guest stands still, to run elsewhere: not one more frame, whatever was begun or is begun. false: it goes on here after all, and what has no
  * answer is asked for again.

@@ -231,7 +231,7 @@ int carry_in(struct vm *vm, struct control *control, const json_t *j, int blob, 
 			json_object_get(j, "neighbours"), vm->nets->id[i]);
 
 		if (known)
-			rc = announce_know(vm->nets->opts[i].net, known, e);
+			rc = announce_go_on(vm->nets->opts[i].net, known, e);
 	}
 	vm->started_ns = clock_mono_ns() -
 			 (uint64_t)json_integer_value(json_object_get(j, "uptime_ns"));

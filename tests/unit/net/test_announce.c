@@ -397,6 +397,37 @@ static void on_another_host(void **state)
 	rig_close(&s);
 }
 
+/* A live update in the middle of it: what had no answer is asked for by who goes on, and nothing else. */
+static void another_process(void **state)
+{
+	struct rig r, s;
+	json_t *known;
+
+	rig_open(&r, 0, 1);
+	guest_talks(&r);
+	r.neighbour.dead = true; /* whom fd00::10 talks to */
+	assert_int_equal(announce_start(r.port[0], NULL, NULL), 0);
+	while (r.confirmed < 2)
+		turn();
+	known = announce_addresses(r.port[0]);
+	rig_close(&r);
+	rig_open(&s, 0, 1);
+	assert_int_equal(announce_go_on(s.port[0], known, NULL), 0);
+	assert_int_equal(sent(&s), 0); /* the guest is not this process's yet */
+	while (running(&s))
+		turn();
+	assert_int_equal(s.confirmed, 1);
+	assert_string_equal(json_string_value(json_object_get(s.last, "ip")), "fd00::10");
+	assert_int_equal(sent(&s), 1);
+	json_decref(known);
+	/* Nothing was under way: nothing is. */
+	known = announce_addresses(s.port[0]);
+	assert_int_equal(announce_go_on(s.port[0], known, NULL), 0);
+	assert_false(running(&s));
+	json_decref(known);
+	rig_close(&s);
+}
+
 static void bad_knowledge(void **state)
 {
 	static const char *const bad[] = {"{}", "[]", "{\"addresses\": 1, \"peers\": []}",
@@ -680,6 +711,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(each_address_once),
 		cmocka_unit_test(on_another_host),
+		cmocka_unit_test(another_process),
 		cmocka_unit_test(bad_knowledge),
 		cmocka_unit_test(most_are_lost),
 		cmocka_unit_test(only_the_unanswered),
