@@ -4,15 +4,13 @@
 on exactly one side, never on two, or the error says what to do and that does it."""
 import os
 import signal
-import socket
-import struct
 import sys
 import threading
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
 from cli import SLOW, lodge, pid, wait_rounds
 from machine import BUILD, check, skip
-from migration import Receive, alive, result, start_move, until
+from migration import Gate, Receive, alive, result, start_move, until
 
 STAMP = os.path.join(BUILD, "guest", "stamp-rv64.elf")
 PAGES, GO, RUNNING = 3, 7, 11  # docs/migration.md
@@ -33,56 +31,6 @@ def ticks(name):
 def wait_ticks(name):
     before = ticks(name)
     until(f"{name} goes on", lambda: ticks(name) > before)
-
-
-class Gate:
-    """Connections in between, which stand still, in both directions, when a message of that type comes by, until open() or cut()."""
-
-    def __init__(self, to, kind):
-        self.to, self.what, self.ends = to, b"LDMG" + struct.pack("<H", kind), []
-        self.held, self.free, self.gone = threading.Event(), threading.Event(), False
-        self.s = socket.create_server(("127.0.0.1", 0))
-        self.at = "tcp:127.0.0.1:%d" % self.s.getsockname()[1]
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self):
-        while True:
-            a, b = self.s.accept()[0], socket.socket(socket.AF_UNIX)
-            b.connect(self.to[5:])
-            self.ends += [a, b]
-            for x, y in (a, b), (b, a):
-                threading.Thread(target=self.copy, args=(x, y), daemon=True).start()
-
-    def copy(self, x, y):
-        try:
-            while chunk := x.recv(65536):
-                if self.what in chunk:
-                    self.held.set()
-                if self.held.is_set():
-                    self.free.wait()
-                    if self.gone:
-                        return
-                y.sendall(chunk)
-        except OSError:
-            pass
-        if self.held.is_set():
-            self.free.wait()
-        try:
-            y.shutdown(socket.SHUT_WR)  # what comes the other way may still come
-        except OSError:
-            pass
-
-    def open(self):
-        self.free.set()
-
-    def cut(self):
-        self.gone = True
-        self.free.set()
-        for s in self.ends:
-            try:
-                s.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
 
 
 # ---- a link that goes silent: two of them at once, since each is waited for ----

@@ -14,7 +14,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
 from cli import lodge, pid, rounds
-from migration import Middle, Receive, alive, certificates, move, rpc, start_move, tls
+from migration import Middle, Receive, alive, certificates, message, move, rpc, start_move, tls
 from machine import BUILD, TMP, check, skip
 
 STAMP = os.path.join(BUILD, "guest", "stamp-rv64.elf")
@@ -83,6 +83,11 @@ shutil.copyfile(STAMP, "stamp.elf")
 KEPT = os.path.join(os.environ["LODGE_TOP"], "tests/fixtures/migration")
 for kept in sorted(os.listdir(KEPT)):
     r = Receive("old")
+    for versions in 99 << 16 | 100, 0:
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(r.at[5:])
+            s.sendall(message(1, versions, b"{}"))
+            check("a source that is too new, or too old, is told so, and the receiver waits on", b"bring the older one up to date" in s.makefile("rb").read())
     with socket.socket(socket.AF_UNIX) as s:
         s.connect(r.at[5:])
         s.sendall(open(os.path.join(KEPT, kept), "rb").read())

@@ -56,8 +56,7 @@ static int can_stop(struct vm *vm, struct err *e)
 }
 
 /* The vCPUs stand still. What fails is undone. */
-static int take_state(
-	struct vm_migration *m, uint8_t **state, size_t *len, uint64_t *saved, struct err *e)
+static int take_state(struct vm_migration *m, struct source_moment *to, struct err *e)
 {
 	cleanup(free_ptr) struct state_obj *objs = NULL;
 	struct vm *vm = m->vm;
@@ -68,29 +67,37 @@ static int take_state(
 	if (rc)
 		return rc;
 	m->quiet_ns = lap(&at);
-	*saved = at;
+	to->saved = at;
 	rc = board_state(vm->board, &objs, &n);
-	rc = rc ? err_set(e, rc, "machine state") : state_save(objs, n, state, len, e);
+	rc = rc ? err_set(e, rc, "machine state") : state_save(objs, n, &to->state, &to->len, e);
 	m->state_ns = lap(&at);
 	if (rc)
 		board_resume(vm->board);
 	return rc;
 }
 
+/* What its guest says is learned in the loop's thread, hence not while this one is in stop(). */
+static char *neighbours(struct vm *vm)
+{
+	cleanup(json_drop) json_t *j = vm_announce_addresses(vm);
+
+	return json_object_size(j) ? json_dumps(j, JSON_COMPACT) : NULL;
+}
+
 static void stop(struct vm_migration *m)
 {
 	struct vm *vm = m->vm;
-	uint64_t since, saved = 0, at;
-	uint8_t *state = NULL;
+	struct source_moment now = {.was_paused = vm->state == VM_PAUSED};
+	uint64_t at;
 	struct err e = {0};
-	size_t len = 0;
 	int rc = can_stop(vm, &e) ?: mig_disks_flush(vm->board, &e);
 
-	at = since = clock_mono_ns();
+	now.neighbours = rc ? NULL : neighbours(vm);
+	at = now.since = clock_mono_ns();
 	if (!rc) {
 		vm_stand_still(vm);
 		m->stop_ns = lap(&at);
-		rc = take_state(m, &state, &len, &saved, &e);
+		rc = take_state(m, &now, &e);
 		if (rc)
 			vm_go_on(vm);
 		/* From here on the other side says where it is. */
@@ -98,10 +105,10 @@ static void stop(struct vm_migration *m)
 		m->stopped = !rc;
 	}
 	if (rc) {
-		free(state);
-		state = NULL;
+		free(steal_ptr(now.state));
+		free(steal_ptr(now.neighbours));
 	}
-	source_stopped(m->source, rc, &e, state, len, since, saved, vm->state == VM_PAUSED);
+	source_stopped(m->source, rc, &e, &now);
 	if (rc)
 		return;
 	/* Meanwhile the last pages go over. */

@@ -455,7 +455,7 @@ static void run(struct receive *r)
 	vm->receive = r;
 	if (!r->was_paused)
 		vm_resume(vm, NULL);
-	if (vm_announce(vm, json_object_get(r->hello, "neighbours"), &e))
+	if (vm_announce(vm, r->neighbours ?: json_object_get(r->hello, "neighbours"), &e))
 		log_warn(vm->o.log, "receive", "%s", err_msg(&e));
 }
 
@@ -621,6 +621,10 @@ static int take_all(struct receive *r, struct err *e)
 			take_hot(r, steal_ptr(payload), h.len / 8);
 			continue;
 		}
+		if (h.type == MIG_NEIGHBOURS && !r->neighbours) {
+			rc = json_parse(payload ?: "", h.len, &r->neighbours, e);
+			continue;
+		}
 		if (h.type == MIG_DISK && r->disks) {
 			rc = disks_in_take(r->disks, steal_ptr(payload), h.len, e);
 			continue;
@@ -764,6 +768,7 @@ void receive_free(struct receive *r)
 	chan_tls_free(r->tls);
 	chan_lobby_clear(&r->lobby);
 	json_decref(r->hello);
+	json_decref(r->neighbours);
 	free(r->state);
 	free(r->hot);
 	free((void *)r->fresh);

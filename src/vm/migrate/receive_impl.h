@@ -58,6 +58,7 @@ struct receive {
 	struct post_take *post; /* NULL: not post-copy */
 	void *state; /* described state */
 	uint32_t state_len;
+	json_t *neighbours; /* what came of the guest's networks after HELLO; NULL: nothing */
 	uint64_t *hot; /* code to be translated first */
 	size_t nhot;
 	bool was_paused;

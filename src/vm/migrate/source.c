@@ -87,6 +87,7 @@ struct source {
 	bool unlimited; /* the guest stands still: no limit of bandwidth */
 	struct mig_blocks *blocks; /* packs disks */
 	char *welcome;
+	unsigned version; /* of the stream */
 	int peer; /* pid that the other side says it has; 0: none */
 
 	pthread_mutex_t lock; /* all below */
@@ -99,11 +100,8 @@ struct source {
 	bool answered; /* the loop's thread has stopped the machine, or could not */
 	bool disks_free; /* it has put the disks to sleep, or could not */
 	int stop_rc, disks_rc;
-	uint8_t *state;
-	size_t state_len;
+	struct source_moment moment;
 	uint64_t round_ns; /* when the present round began */
-	uint64_t since, saved;
-	bool was_paused;
 };
 
 static void set_phase(struct source *s, enum mig_phase p)
@@ -705,6 +703,18 @@ static int wait_word(struct source *s, enum mig_type type, struct err *e)
 		       : chan_want(d->c, type, NULL, NULL, e);
 }
 
+static int send_moment(struct source *s, struct err *e)
+{
+	const struct source_moment *m = &s->moment;
+	struct chan *c = s->snd[0].c;
+	int rc = 0;
+
+	if (m->neighbours && s->version >= MIG_VERSION_NEIGHBOURS)
+		rc = chan_send(
+			c, MIG_NEIGHBOURS, 0, m->neighbours, (uint32_t)strlen(m->neighbours), e);
+	return rc ?: chan_send(c, MIG_STATE, 0, m->state, (uint32_t)m->len, e);
+}
+
 /* Until MIG_GO has gone out nothing has happened that could not be taken back. */
 static int hand_over(struct source *s, struct err *e)
 {
@@ -723,9 +733,8 @@ static int hand_over(struct source *s, struct err *e)
 		n += (uint64_t)__builtin_popcountll(s->todo[w]);
 	rc = s->post ? post_give_lack(s->post, c, s->todo, e) : send_round(s, n, e);
 	s->st.last_ns = clock_mono_ns() - at - s->st.blocks_ns;
-	rc = rc ?: chan_send(c, MIG_STATE, 0, s->state, (uint32_t)s->state_len, e)
-		?: wait_for_disks(s, e)
-		?: chan_send(c, MIG_SWITCH, s->was_paused | (s->post ? 2 : 0), NULL, 0, e)
+	rc = rc ?: send_moment(s, e) ?: wait_for_disks(s, e)
+		?: chan_send(c, MIG_SWITCH, s->moment.was_paused | (s->post ? 2 : 0), NULL, 0, e)
 		?: wait_word(s, MIG_READY, e);
 	if (rc)
 		return rc;
@@ -746,7 +755,7 @@ static int go(struct source *s, bool *lost, struct err *e)
 
 	*lost = false;
 	chan_stall(c, GO_STALL_NS);
-	rc = chan_send(c, MIG_GO, clock_mono_ns() - s->saved, NULL, 0, e);
+	rc = chan_send(c, MIG_GO, clock_mono_ns() - s->moment.saved, NULL, 0, e);
 	if (rc) {
 		/* Some of it may have gone out. */
 		*lost = !chan_is_direct(c, s->peer);
@@ -778,7 +787,7 @@ static int switch_over(struct source *s, bool *lost, struct err *e)
 	if (rc)
 		return rc;
 	pthread_mutex_lock(&s->lock);
-	s->st.downtime_ns = clock_mono_ns() - s->since;
+	s->st.downtime_ns = clock_mono_ns() - s->moment.since;
 	pthread_mutex_unlock(&s->lock);
 	return 0;
 }
@@ -878,6 +887,7 @@ static int hello(struct source *s, struct err *e)
 			(unsigned long long)h.arg);
 	}
 	s->welcome = text;
+	s->version = (unsigned)h.arg;
 	if (s->post && h.arg < MIG_VERSION_POST)
 		return err_set(e, -EOPNOTSUPP,
 			"the destination's Lodge is older, and has no post-copy (it speaks version "
@@ -1043,19 +1053,20 @@ int source_create(struct source **out, const struct source_opts *o, struct err *
 	return 0;
 }
 
-void source_stopped(struct source *s, int rc, const struct err *why, uint8_t *state, size_t len,
-	uint64_t since, uint64_t saved, bool was_paused)
+static void drop_moment(struct source *s)
+{
+	free(s->moment.state);
+	free(s->moment.neighbours);
+}
+
+void source_stopped(struct source *s, int rc, const struct err *why, const struct source_moment *m)
 {
 	pthread_mutex_lock(&s->lock);
 	s->stop_rc = rc;
 	if (rc)
 		s->why = *why;
-	free(s->state);
-	s->state = state;
-	s->state_len = len;
-	s->since = since;
-	s->saved = saved;
-	s->was_paused = was_paused;
+	drop_moment(s);
+	s->moment = *m;
 	s->answered = true;
 	pthread_cond_broadcast(&s->cond);
 	pthread_mutex_unlock(&s->lock);
@@ -1142,7 +1153,7 @@ void source_free(struct source *s)
 	free(s->o.hello);
 	mig_blocks_free(s->blocks);
 	free(s->welcome);
-	free(s->state);
+	drop_moment(s);
 	post_give_free(s->post);
 	free(s->todo);
 	free(s->had);

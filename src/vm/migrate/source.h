@@ -95,9 +95,16 @@ struct source_stat {
 };
 
 int source_create(struct source **out, const struct source_opts *o, struct err *e);
-/* The answer to ask_stop: `state` is malloc'ed and owned from now on; `since`, `saved`: when the guest stood still, and of when its clock in the state is. rc: it could not; -EAGAIN: not now. */
-void source_stopped(struct source *s, int rc, const struct err *why, uint8_t *state, size_t len,
-	uint64_t since, uint64_t saved, bool was_paused);
+/* What the machine was when it stood still. */
+struct source_moment {
+	uint8_t *state; /* malloc'ed */
+	size_t len;
+	char *neighbours; /* JSON (vm/nets.h), malloc'ed; NULL: nothing is known */
+	uint64_t since, saved; /* when it stood still, and of when its clock in the state is */
+	bool was_paused;
+};
+/* The answer to ask_stop: what is malloc'ed in `m` is owned from now on. rc: it could not; -EAGAIN: not now. */
+void source_stopped(struct source *s, int rc, const struct err *why, const struct source_moment *m);
 /* After that: the disks may be taken by the other side (rc 0), or not. */
 void source_disks_free(struct source *s, int rc, const struct err *why);
 /* Ends soon, if it still can; ask_end is called as always. Not once it runs at the destination, unless the machine `ends` here. */

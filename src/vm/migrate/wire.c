@@ -49,7 +49,8 @@ uint32_t mig_payload_max(unsigned type)
 		[MIG_PUSH] = 1,
 		[MIG_WHOLE] = 1,
 		[MIG_RECOVER] = MIG_ID,
-		[MIG_DISK] = MIG_BLOCK_MAX};
+		[MIG_DISK] = MIG_BLOCK_MAX,
+		[MIG_NEIGHBOURS] = 1u << 20};
 
 	return type < MIG_TYPES ? max[type] : 0;
 }

@@ -18,7 +18,7 @@
 
 struct err;
 
-#define MIG_VERSION 2u /* what we speak */
+#define MIG_VERSION 3u /* what we speak */
 #define MIG_VERSION_OLDEST 1u /* and understand */
 #define MIG_VERSION_DISKS 2u /* from which on disks can come along */
 #define MIG_HEAD 32u
@@ -27,6 +27,7 @@ struct err;
 #define MIG_PAYLOAD_MAX (64u << 20) /* of STATE; see mig_payload_max() */
 #define MIG_BATCH 64u /* pages of data in one PAGES message, at most */
 #define MIG_VERSION_POST 2u /* from here on there is post-copy */
+#define MIG_VERSION_NEIGHBOURS 3u /* from here on MIG_NEIGHBOURS */
 #define MIG_MAP_MAX (64u << 10) /* bytes of MIG_LACK's map */
 #define MIG_WANT_MAX 64u /* pages of one MIG_WANT */
 #define MIG_HOT_MAX 65536u
@@ -57,6 +58,8 @@ enum mig_type {
 	MIG_WHOLE, /* to the source: every page is here. Answered by MIG_ACK */
 	MIG_RECOVER, /* to the destination, instead of HELLO: its MIG_ID; arg: streams. Answered by MIG_LACK ... MIG_ACK */
 	MIG_DISK, /* to the destination, on the first stream: records of disks (blocks.h); arg: bytes that they are about */
+	/* version 3 */
+	MIG_NEIGHBOURS, /* to the destination, at most once, before STATE: JSON: what was known of the guest's networks when it stood still; HELLO has what was known then */
 	MIG_TYPES
 };
 
