@@ -11,6 +11,7 @@
 
 #include "base/err.h"
 #include "base/util.h"
+#include "memory/uffd.h"
 
 #define CHUNK_ORDER 9u
 #define CHUNK_FRAMES (1u << CHUNK_ORDER)
@@ -45,6 +46,7 @@ struct frames {
 	struct over *over;
 	unsigned novers, overs_max;
 	_Atomic uint64_t over_first, over_end;
+	struct uffd *fill; /* frames_fill(); or NULL */
 };
 
 /* Frames that lie over a file (frames_map_file()). */
@@ -133,6 +135,8 @@ void frames_destroy(struct frames *f)
 		if (f->over[i].aside)
 			munmap(f->over[i].aside, f->over[i].count * PAGE_SIZE);
 	free(f->over);
+	frames_fill_end(f);
+	uffd_close(f->fill);
 	if (f->base != MAP_FAILED)
 		munmap(f->base, f->count * PAGE_SIZE);
 	if (f->fd >= 0)
@@ -492,13 +496,13 @@ static bool all_zero(const uint8_t *p)
 	return true;
 }
 
-static int write_own(struct frames *f, uint64_t first, uint64_t count, const uint8_t *from)
+static int write_own(struct frames *f, uint64_t first, uint64_t count)
 {
 	size_t len = count * PAGE_SIZE;
 
 	for (size_t done = 0; done < len;) {
-		ssize_t n = pwrite(
-			f->fd, from + done, len - done, (off_t)(first * PAGE_SIZE + done));
+		off_t at = (off_t)(first * PAGE_SIZE + done);
+		ssize_t n = pwrite(f->fd, f->base + at, len - done, at);
 
 		if (n <= 0 && errno != EINTR)
 			return n ? -errno : -EIO;
@@ -517,7 +521,7 @@ static int settle(struct frames *f, uint64_t at, uint64_t end, bool first)
 
 		while (to < end && !(first && all_zero(f->base + to * PAGE_SIZE)))
 			to++;
-		rc = to > at ? write_own(f, at, to - at, f->base + at * PAGE_SIZE) : 0;
+		rc = to > at ? write_own(f, at, to - at) : 0;
 		at = to + (to < end);
 	}
 	return rc;
@@ -555,19 +559,51 @@ void frames_unsettle(struct frames *f)
 	pthread_mutex_unlock(&f->over_lock);
 }
 
-int frames_fill(struct frames *f, mfn_t m, uint64_t count, const void *from)
+/* Somebody else's touch. Where no page can be made it is served as if nobody had asked to see it. */
+static void on_fault(void *ctx, const struct uffd_fault *fault)
+{
+	struct frames *f = ctx;
+
+	if (uffd_fill_missing(f->fill, (void *)fault->page, NULL, PAGE_SIZE, false))
+		frames_fill_end(f);
+}
+
+int frames_fill_begin(struct frames *f, struct uffd *u, struct err *e)
 {
 	int rc;
 
+	f->fill = u;
+	rc = uffd_serve(u, on_fault, f, e);
+	return rc ?: uffd_register(u, f->base, f->count * PAGE_SIZE, UFFD_MISSING, e);
+}
+
+void frames_fill_end(struct frames *f)
+{
+	if (f->fill)
+		uffd_unregister(f->fill, f->base, f->count * PAGE_SIZE);
+}
+
+int frames_fill(struct frames *f, mfn_t m, uint64_t count, const void *from)
+{
+	const uint8_t *src = from;
+	uint8_t *to = f->base + m.n * PAGE_SIZE;
+
 	if (m.n > f->count || count > f->count - m.n)
 		return -EINVAL;
-	if (over_file(f, m, count) || f->chunks[m.n / CHUNK_FRAMES].tables)
+	if (!f->fill)
 		return -ENOTSUP;
-	rc = write_own(f, m.n, count, from);
-	/* What a read maps can be written to as well: the mapping is shared. */
-	if (!rc && madvise(f->base + m.n * PAGE_SIZE, count * PAGE_SIZE, MADV_POPULATE_READ))
-		rc = -errno;
-	return rc;
+	for (uint64_t done = 0, len = count * PAGE_SIZE; done < len;) {
+		int64_t n = uffd_fill_some(f->fill, to + done, src + done, len - done, false);
+
+		if (n == -EEXIST) {
+			memcpy(to + done, src + done, PAGE_SIZE);
+			n = PAGE_SIZE;
+		}
+		if (n < 0 && n != -EAGAIN && n != -EINTR)
+			return n == -ENOENT || n == -EINVAL ? -ENOTSUP : (int)n;
+		done += n > 0 ? (uint64_t)n : 0;
+	}
+	return 0;
 }
 
 uint64_t frames_untouched(struct frames *f, mfn_t m, uint64_t count)

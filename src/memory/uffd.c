@@ -38,9 +38,10 @@ static const struct {
 #define UFFD_NEW _IO(0xAA, 0x00) /* USERFAULTFD_IOC_NEW, of /dev/userfaultfd (Linux 6.1) */
 
 /* The system call asks for a privilege where faults of the kernel are to be served; the device for access to it. */
-static int raw_open(void)
+static int raw_open(bool user)
 {
-	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	int fd = (int)syscall(
+		SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | (user ? UFFD_USER_MODE_ONLY : 0));
 	int dev;
 
 	if (fd >= 0 || (errno != EPERM && errno != ENOSYS))
@@ -55,10 +56,10 @@ static int raw_open(void)
 }
 
 /* Each descriptor takes its features once; asking for ones that are not there spoils it. So what is there is asked of one of its own. */
-static int features(uint64_t *out)
+static int features(bool user, uint64_t *out)
 {
 	struct uffdio_api api = {.api = UFFD_API};
-	int fd = raw_open();
+	int fd = raw_open(user);
 
 	if (fd < 0)
 		return fd;
@@ -78,7 +79,7 @@ unsigned uffd_modes(void)
 	uint64_t have = 0;
 	unsigned modes = 0;
 
-	if (features(&have))
+	if (features(false, &have))
 		return 0;
 	for (unsigned i = 0; i < ARRAY_SIZE(kinds); i++)
 		if ((have & kinds[i].feature) == kinds[i].feature)
@@ -90,8 +91,9 @@ int uffd_open(struct uffd **out, unsigned modes, struct err *e)
 {
 	struct uffdio_api api = {.api = UFFD_API};
 	uint64_t have = 0;
+	bool user = modes & UFFD_USER;
 	struct uffd *u;
-	int rc = features(&have);
+	int rc = features(user, &have);
 
 	if (rc == -EPERM)
 		return err_set(e, rc,
@@ -115,7 +117,7 @@ int uffd_open(struct uffd **out, unsigned modes, struct err *e)
 	if (!u)
 		return err_set(e, -ENOMEM, "userfaultfd: out of memory");
 	u->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	u->fd = raw_open();
+	u->fd = raw_open(user);
 	if (u->fd < 0 || u->stop < 0 || ioctl(u->fd, UFFDIO_API, &api)) {
 		rc = u->fd < 0 ? u->fd : -errno;
 		uffd_close(u);
@@ -248,8 +250,7 @@ int uffd_fill(struct uffd *u, void *page, const void *from)
 	return 0;
 }
 
-/* How much is done, or -errno. */
-static int64_t fill_some(struct uffd *u, char *to, const char *from, size_t len, bool protect)
+int64_t uffd_fill_some(struct uffd *u, void *to, const void *from, size_t len, bool protect)
 {
 	struct uffdio_copy c = {.dst = (uintptr_t)to,
 		.src = (uintptr_t)from,
@@ -266,7 +267,7 @@ int uffd_fill_missing(struct uffd *u, void *to, const void *from, size_t len, bo
 {
 	for (size_t done = 0; done < len;) {
 		char *at = (char *)to + done;
-		int64_t n = fill_some(
+		int64_t n = uffd_fill_some(
 			u, at, from ? (const char *)from + done : NULL, len - done, protect);
 
 		if (n == -EEXIST) {

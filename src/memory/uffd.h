@@ -10,7 +10,7 @@
  *   MINOR    the same where another mapping of the file is filled first
  *
  * What the host offers is found out when it is opened (uffd_open). Opening it needs vm.unprivileged_userfaultfd, CAP_SYS_PTRACE, or
- * access to /dev/userfaultfd, so it is done before the sandbox. Source: userfaultfd(2), ioctl_userfaultfd(2).
+ * access to /dev/userfaultfd, unless only faults of user space are to be served; it is done before the sandbox. Source: userfaultfd(2), ioctl_userfaultfd(2).
  *
  * Threads: any. Ownership: uffd_close() ends the thread; nobody may be waiting in a fault then (unregister first).
  */
@@ -25,6 +25,8 @@ struct err;
 struct uffd;
 
 enum uffd_mode { UFFD_MISSING = 1, UFFD_WP = 2, UFFD_MINOR = 4 };
+/* For uffd_open(): not the kernel's faults, which fail with EFAULT: for who makes pages, and waits for none. Linux 5.11. */
+#define UFFD_USER 8u
 
 struct uffd_fault {
 	uintptr_t page; /* start of the 4 KiB page */
@@ -60,6 +62,8 @@ int uffd_fill(struct uffd *u, void *page, const void *from);
  * on. `protect`: the new pages are write-protected. 0 or -errno.
  */
 int uffd_fill_missing(struct uffd *u, void *to, const void *from, size_t len, bool protect);
+/* How many bytes of that, from the start on, or -errno. -EEXIST: the first page is not missing. Nobody is let go. */
+int64_t uffd_fill_some(struct uffd *u, void *to, const void *from, size_t len, bool protect);
 /* Serves a minor fault: maps what the file has. */
 int uffd_continue(struct uffd *u, void *page);
 

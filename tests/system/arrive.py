@@ -59,14 +59,15 @@ check(f"a guest that reads its {MIB * 256} pages three times finds them mapped: 
 # ---- a host that is short of memory: after two calls it makes nothing ahead any more ----
 SHORT = os.path.join(TMP, "short.so")
 text = """#include <errno.h>
-#include <stddef.h>
+#include <linux/ioctl.h>
+#include <linux/userfaultfd.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-int madvise(void *at, size_t n, int what)
+int ioctl(int fd, unsigned long what, void *arg)
 {
 	static int calls;
-	if (what != 22 || __atomic_add_fetch(&calls, 1, __ATOMIC_RELAXED) < 3) /* MADV_POPULATE_READ */
-		return (int)syscall(SYS_madvise, at, n, what);
+	if (what != UFFDIO_COPY || __atomic_add_fetch(&calls, 1, __ATOMIC_RELAXED) < 3)
+		return (int)syscall(SYS_ioctl, fd, what, arg);
 	errno = ENOMEM;
 	return -1;
 }

@@ -80,6 +80,9 @@ try:
         for d in DISKS:
             p = lodge("run", "--kernel", image["kernel"], "--disk", d, "--name", "thief", "-d", ok=False)
             check(f"move {n}: {d.split(':')[-1]} is locked", p.returncode != 0 and ("in use" in p.stderr or "one process writes" in p.stderr), p.stderr)
+    end = time.monotonic() + 60  # enough to look at, also where the host is busy
+    while min(int(guest(f"m{n}", f"cat /tmp/at.vd{d}") or -1) for d in "abc") < 25 and time.monotonic() < end:
+        time.sleep(0.2)
     guest(f"m{n}", "touch /tmp/stop; sleep 1; sync")
     time.sleep(1)
     sent = guest(f"m{n}", "wc -c < /tmp/sent; md5sum < /tmp/sent")

@@ -20,6 +20,7 @@
 #include "base/log.h"
 #include "base/state.h"
 #include "base/util.h"
+#include "memory/uffd.h"
 #include "vm/config/config.h"
 #include "vm/internal.h"
 #include "vm/migrate/chan.h"
@@ -30,8 +31,6 @@
 #include "vm/migrate/receive_impl.h"
 #include "vm/migrate/shape.h"
 #include "vm/nets.h"
-
-#define FILL_MIN 8u /* pages: fewer are made by a fault each */
 
 /* ---- the first connection ---- */
 
@@ -155,6 +154,9 @@ int receive_check(struct receive *r, struct vm *vm, struct err *e)
 	int rc = mig_shape_fits(vm, r->hello, e);
 
 	mig_ram_init(&r->ram, vm->board->space);
+	/* Without it each page is made by a fault. */
+	if (!rc)
+		(void)uffd_open(&r->fill, UFFD_MISSING | UFFD_USER, NULL);
 	if (!rc && json_is_true(json_object_get(r->hello, "post_copy")))
 		rc = r->nstreams < 2 ? err_set(e, -EBADMSG, "hello: impossible")
 				     : post_take_create(&r->post, &r->ram, e);
@@ -181,8 +183,10 @@ static int zero(void *ctx, uint64_t first, uint64_t n)
 /* Memory is short: said once, and no more is made ahead. */
 static void leave_to_touch(struct receive *r, const char *why)
 {
-	if (!atomic_exchange(&r->prefill_failed, true))
-		log_warn(r->vm->o.log, "receive", "%s: the rest is left to the first touch", why);
+	if (atomic_exchange(&r->prefill_failed, true))
+		return;
+	frames_fill_end(space_frames(r->ram.space));
+	log_warn(r->vm->o.log, "receive", "%s: the rest is left to the first touch", why);
 }
 
 static bool fill(struct receive *r, uint64_t first, unsigned n, const void *pages)
@@ -197,13 +201,13 @@ static bool fill(struct receive *r, uint64_t first, unsigned n, const void *page
 static int put(void *ctx, uint64_t first, unsigned n, const void *pages)
 {
 	struct receive *r = ctx;
-	bool new = !(
-		atomic_load_explicit(&r->fresh[first / 64], memory_order_relaxed) >> (first % 64) &
-		1);
+	bool known = atomic_load_explicit(&r->fresh[first / 64], memory_order_relaxed) >>
+			     (first % 64) &
+		     1;
 
 	for (uint64_t i = first; i < first + n; i++)
 		atomic_fetch_or_explicit(&r->fresh[i / 64], 1ull << (i % 64), memory_order_relaxed);
-	if (new &&n >= FILL_MIN && fill(r, first, n, pages))
+	if (!known && fill(r, first, n, pages))
 		return 0;
 	return mig_ram_write(&r->ram, first, n, pages);
 }
@@ -569,6 +573,7 @@ static int switch_over(struct receive *r, const struct mig_head *sw, struct err 
 	if (!r->state)
 		return err_set(e, -EBADMSG, "the machine's state is missing");
 	r->was_paused = sw->arg & 1;
+	frames_fill_end(space_frames(r->ram.space));
 	if (r->post)
 		return arrive_switch(r, e);
 	rc = ask_loop(r, ASK_LOAD, e) ?: chan_send(c, MIG_READY, 0, NULL, 0, e)
@@ -680,6 +685,7 @@ int receive_start(struct receive *r, struct vm *vm, struct disks_in *disks,
 	void (*over)(void *ctx, const struct err *why), void *ctx, struct err *e)
 {
 	int rc = uv_async_init(vm->o.loop, &r->async, on_async);
+	struct err why = {0};
 
 	if (rc)
 		return err_set(e, rc, "receive: %s", uv_strerror(rc));
@@ -693,6 +699,8 @@ int receive_start(struct receive *r, struct vm *vm, struct disks_in *disks,
 	r->fresh = calloc(r->words, sizeof(*r->fresh));
 	if (!r->fresh)
 		return err_set(e, -ENOMEM, "receive: out of memory");
+	if (r->fill && frames_fill_begin(space_frames(r->ram.space), steal_ptr(r->fill), &why))
+		log_warn(vm->o.log, "receive", "%s", err_msg(&why));
 	if (pthread_create(&r->stream[0].thread, NULL, receive_main, r))
 		return err_set(e, -EAGAIN, "receive: no thread");
 	r->stream[0].running = true;
@@ -765,6 +773,7 @@ void receive_free(struct receive *r)
 	if (r->wake >= 0)
 		close(r->wake);
 	post_take_free(r->post);
+	uffd_close(r->fill);
 	chan_tls_free(r->tls);
 	chan_lobby_clear(&r->lobby);
 	json_decref(r->hello);

@@ -55,6 +55,7 @@ struct receive {
 	struct vm *vm;
 	struct disks_in *disks; /* that come along; NULL: none */
 	struct mig_ram ram;
+	struct uffd *fill; /* until it is the memory's (frames_fill_begin()); or NULL */
 	struct post_take *post; /* NULL: not post-copy */
 	void *state; /* described state */
 	uint32_t state_len;

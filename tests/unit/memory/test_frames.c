@@ -7,6 +7,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "memory/uffd.h"
+
 static void nonsense_is_refused(void **state)
 {
 	struct frames_opts none = {0}, many = {.nodes = FRAMES_MAX_NODES + 1},
@@ -67,7 +69,8 @@ static void what_is_filled_is_there(void **state)
 	struct frames *f = rig_frames(1, 4 * MiB);
 	uint8_t *from = malloc(N * PAGE_SIZE), *at;
 	struct err e = {0};
-	mfn_t m, t;
+	struct uffd *u;
+	mfn_t m;
 
 	assert_non_null(from);
 	for (unsigned i = 0; i < N * PAGE_SIZE; i++)
@@ -75,15 +78,20 @@ static void what_is_filled_is_there(void **state)
 	assert_int_equal(frames_alloc(f, 0, FRAME_ORDER_2M, &m), 0);
 	at = frames_ptr(f, m);
 	at[5 * PAGE_SIZE] = 99;
+	assert_int_equal(frames_fill(f, m, N, from), -ENOTSUP);
+	assert_int_equal(uffd_open(&u, UFFD_MISSING | UFFD_USER, &e), 0);
+	assert_int_equal(frames_fill_begin(f, u, &e), 0);
 	assert_int_equal(frames_fill(f, m, N, from), 0);
 	assert_memory_equal(at, from, N * PAGE_SIZE);
 	memset(at, 7, PAGE_SIZE);
 	assert_int_equal(frames_touched(f, m, 512), N);
 	assert_int_equal(frames_fill(f, mfn(frames_count(f)), 1, from), -EINVAL);
-	assert_int_equal(frames_alloc_table(f, 0, 0, &t), 0);
-	assert_int_equal(frames_fill(f, t, 1, from), -ENOTSUP);
-	assert_int_equal(frames_map_file(f, m, 1, frames_fd(f), m.n * PAGE_SIZE, &e), 0);
-	assert_int_equal(frames_fill(f, m, 1, from), -ENOTSUP);
+	/* What somebody else touches meanwhile is made for him. */
+	assert_int_equal(at[N * PAGE_SIZE], 0);
+	assert_int_equal(frames_touched(f, m, 512), N + 1);
+	frames_fill_end(f);
+	assert_int_equal(frames_fill(f, mfn(m.n + 2 * N), 1, from), -ENOTSUP);
+	assert_int_equal(at[3 * N * PAGE_SIZE], 0);
 	assert_int_equal(at[0], 7);
 	frames_destroy(f);
 	free(from);
