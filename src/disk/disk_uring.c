@@ -322,11 +322,12 @@ static bool stays_awake(const struct uring *u)
 	       clock_mono_ns() - u->since < QUICK_NS;
 }
 
-/* Keeps the loop from sleeping. Others who want this processor go first. */
+/* Keeps the loop from sleeping. Where it only waits, others who want this processor go first. */
 static void on_idle(uv_idle_t *h)
 {
 	uv_idle_stop(h);
-	sched_yield();
+	if (stays_awake(container_of(h, struct handles, idle)->u))
+		sched_yield();
 }
 
 /*
