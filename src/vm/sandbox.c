@@ -106,6 +106,8 @@ static const struct rule rules[] = {
 	ALLOW(timer_delete, "time slices of vCPUs that run in the kernel (KVM)"),
 	ALLOW(sched_yield, "vCPUs that wait for each other"),
 	ALLOW(sched_getaffinity, "how many processors there are"),
+	ALLOW(sched_getattr, "workers ask for short slices"),
+	ALLOW(sched_setattr, "workers ask for short slices"),
 	ALLOW(membarrier, "vCPUs that wait for each other"),
 	ALLOW(getcpu, "where a worker runs"),
 	ALLOW(set_robust_list, "thread start and end"),

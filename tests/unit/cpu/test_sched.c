@@ -4,6 +4,10 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <cmocka.h>
 
 #include "base/clock.h"
@@ -219,6 +223,47 @@ static void quiesced_runs_outside_the_guest(void **state)
 	sched_destroy(s);
 }
 
+struct attr {
+	uint32_t size, policy;
+	uint64_t flags, nice_and_priority, runtime, deadline, period;
+};
+
+struct asked {
+	_Atomic bool done;
+	struct attr a;
+	char name[16];
+};
+
+static enum sched_verdict ask(void *ctx, uint64_t budget, uint64_t *deadline)
+{
+	struct asked *k = ctx;
+
+	syscall(SYS_sched_getattr, 0, &k->a, sizeof(k->a), 0);
+	pthread_getname_np(pthread_self(), k->name, sizeof(k->name));
+	k->done = true;
+	return VERDICT_STOP;
+}
+
+static void workers_have_names_and_short_slices(void **state)
+{
+	struct sched *s = make(1);
+	struct asked k = {0};
+	struct attr own = {0};
+	struct sched_task *t;
+	struct err e = {0};
+
+	assert_int_equal(sched_add(s, &(struct sched_task_ops){ask, kick, &k}, &t, &e), 0);
+	sched_resume(s);
+	while (!k.done)
+		usleep(1000);
+	sched_destroy(s);
+	assert_string_equal(k.name, "t-0");
+	/* Hosts before Linux 6.12 have one length for all, and do not say which. */
+	assert_int_equal(syscall(SYS_sched_getattr, 0, &own, sizeof(own), 0), 0);
+	if (own.runtime)
+		assert_int_equal(k.a.runtime, 100000);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -228,6 +273,7 @@ int main(void)
 		cmocka_unit_test(idle_tasks_wake_by_deadline_and_by_hand),
 		cmocka_unit_test(no_wake_is_lost),
 		cmocka_unit_test(quiesced_runs_outside_the_guest),
+		cmocka_unit_test(workers_have_names_and_short_slices),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
