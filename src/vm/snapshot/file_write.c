@@ -11,6 +11,11 @@
 #include "base/util.h"
 #include "vm/snapshot/file_priv.h"
 
+/*
+ * Bytes that one call hands to the host. It makes one piece of its page cache of them, as large as that, and fills it without letting go of the processor (where
+ * kernels are not preemptible): 256 KiB of memory that it had not used before took it 18 ms, in which a vCPU waited for that processor; 32 KiB 0.2 ms, and less in all.
+ */
+#define WRITE_AT_ONCE (32u * 1024)
 #define KIND_LATER SNAPFILE_KINDS /* in the page store; its digest is still to be made */
 
 struct entry {
@@ -36,11 +41,12 @@ struct snapfile_writer {
 	bool no_store;
 };
 
-/* From many places; changes iov. */
+/* From many places, of which each is a page at most, or there is one; changes iov. */
 static int write_from(struct snapfile_writer *w, uint64_t off, struct iovec *iov, unsigned n)
 {
 	while (n) {
-		ssize_t got = pwritev(w->fd, iov, (int)n, (off_t)off);
+		unsigned some = MIN(n, WRITE_AT_ONCE / SNAPFILE_PAGE);
+		ssize_t got = pwritev(w->fd, iov, (int)some, (off_t)off);
 
 		if (got < 0 && errno == EINTR)
 			continue;
@@ -59,9 +65,14 @@ static int write_from(struct snapfile_writer *w, uint64_t off, struct iovec *iov
 
 static int write_at(struct snapfile_writer *w, uint64_t off, const void *buf, uint64_t len)
 {
-	struct iovec iov = {(void *)(uintptr_t)buf, len};
+	int rc = 0;
 
-	return write_from(w, off, &iov, len != 0);
+	for (uint64_t at = 0; !rc && at < len; at += WRITE_AT_ONCE) {
+		struct iovec iov = {(char *)(uintptr_t)buf + at, MIN(len - at, WRITE_AT_ONCE)};
+
+		rc = write_from(w, off + at, &iov, 1);
+	}
+	return rc;
 }
 
 static int failed(int rc, const char *what, struct err *e)
