@@ -2,7 +2,7 @@
  * stamp.c: a guest by which a snapshot shows what moment it is of, and how long it held the guest up. On both engines.
  *
  * CPU 0 ticks each millisecond and prints, ten times a second, the longest gap between two ticks, how far the others are, in rounds and pages, and the time; its floating-point
- * or vector registers hold a pattern from one tick to the next. Every other CPU goes over its share of all memory for ever: each page must
+ * or vector registers hold a pattern from one tick to the next. With TOUCH it writes to a page in each tick, as somebody's session does. Every other CPU goes over its share of all memory for ever: each page must
  * hold the generation before this one, in three words, and gets this one. A page that is older or newer than the moment at which the
  * CPU's registers were taken makes it fail in the next round.
  */
@@ -15,6 +15,10 @@
 /* After the first generation only one page of so many is written. */
 #ifndef PART
 #define PART 1
+#endif
+/* MiB behind the program of which the ticker writes a page in each tick; nobody else does. */
+#ifndef TOUCH
+#define TOUCH 0ul
 #endif
 #define PACE 16u /* pages between two looks at the clock */
 
@@ -52,7 +56,7 @@ static void wait_until(uint64_t when)
 
 static void run_stamper(unsigned cpu)
 {
-	uint64_t first = isa_ram + FIRST, share, from, pace, next;
+	uint64_t first = isa_ram + FIRST + (TOUCH << 20), share, from, pace, next;
 
 	while (!end)
 		;
@@ -119,6 +123,9 @@ static void run_ticker(void)
 		while (isa_count[EV_TIMER] < tick)
 			isa_wait();
 		check_vectors(tick);
+		if (TOUCH)
+			*(volatile uint64_t *)(isa_ram + FIRST +
+					       tick * 4096 % ((TOUCH << 20) + !TOUCH)) = tick;
 		now = isa_ticks();
 		if (now - last > worst)
 			worst = now - last;

@@ -28,6 +28,8 @@
 #define FLUSH_PAGES (16 * MiB / PAGE_SIZE) /* so much is handed to the host's writeback at a time */
 #define WORKING_SET_MAX 65536u /* pages */
 #define NICENESS 10 /* of the two threads beside the machine's own: they give way to vCPUs */
+#define RESERVE 8u /* one slot of so many is kept for who writes less than one page of so many */
+#define WHO_WRITES 64u
 #define BUSY_NS 50000 /* all slots are in other hands: how long until the next look */
 #define NO_SLOT UINT32_MAX
 
@@ -67,6 +69,7 @@ struct snaplive {
 	unsigned slots;
 	struct stack empty, full;
 	_Atomic uint64_t used; /* slots that are not empty */
+	_Atomic uint64_t caught_of[WHO_WRITES]; /* by a thread's number */
 
 	_Atomic uint64_t *first_writes; /* pages in the order of their first write */
 	_Atomic uint64_t caught, swept, untouched, packed, done;
@@ -217,17 +220,31 @@ static bool write_queued(struct snaplive *l)
 
 /* ---- the hook: in the thread of who writes ---- */
 
+static _Atomic uint64_t *caught_of_this_thread(struct snaplive *l)
+{
+	return &l->caught_of[(unsigned)syscall(SYS_gettid) % WHO_WRITES];
+}
+
+/* The last slots are not for who fills the queue: another vCPU, in which somebody types, must not write a file for each page. */
+static uint32_t slot_for(struct snaplive *l, _Atomic uint64_t *mine)
+{
+	if (atomic_load(&l->used) < l->slots - l->slots / RESERVE ||
+		*mine * RESERVE <= atomic_load(&l->caught))
+		return get(l, &l->empty);
+	return NO_SLOT;
+}
+
 /*
  * Who fills the queue empties it: the guest then writes at the pace of the file, and not at that of a thread which is niced and
  * waits for a processor.
  */
-static uint32_t make_room(struct snaplive *l)
+static uint32_t make_room(struct snaplive *l, _Atomic uint64_t *mine)
 {
 	static const struct timespec busy = {.tv_nsec = BUSY_NS};
 	uint64_t began = clock_mono_ns(), ns;
 	uint32_t slot;
 
-	while ((slot = get(l, &l->empty)) == NO_SLOT && !atomic_load(&l->giving_up))
+	while ((slot = slot_for(l, mine)) == NO_SLOT && !atomic_load(&l->giving_up))
 		if (!write_queued(l))
 			nanosleep(&busy, NULL);
 	ns = clock_mono_ns() - began;
@@ -246,16 +263,18 @@ static bool want_pack(struct snaplive *l)
 static void before(void *ctx, gpa_t page, const void *host)
 {
 	struct snaplive *l = ctx;
+	_Atomic uint64_t *mine = caught_of_this_thread(l);
 	uint64_t n = page_number(l, page.v), k;
 	uint32_t slot;
 
 	if (atomic_load(&l->giving_up))
 		return;
-	slot = get(l, &l->empty);
+	slot = slot_for(l, mine);
 	if (slot == NO_SLOT)
-		slot = make_room(l);
+		slot = make_room(l, mine);
 	if (slot == NO_SLOT)
 		return;
+	atomic_fetch_add(mine, 1);
 	raise_to(&l->queue_max, atomic_fetch_add(&l->used, 1) + 1);
 	memcpy(l->pool + (size_t)slot * PAGE_SIZE, host, PAGE_SIZE);
 	l->pool_page[slot] = n;

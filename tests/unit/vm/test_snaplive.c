@@ -278,6 +278,70 @@ static void test_working_set(void **state)
 	free_rig(r);
 }
 
+struct light {
+	struct rig *r;
+	unsigned page;
+	bool wrote;
+};
+
+static void *write_one(void *arg)
+{
+	struct light *l = arg;
+
+	/* Threads are told apart by this. */
+	l->wrote = (gettid() - getpid()) % 64 != 0;
+	if (l->wrote)
+		by_accessor(l->r, gpa(BASE + l->page * PAGE_SIZE), 2);
+	return NULL;
+}
+
+/* Who writes little does not make room for who has filled the queue: nobody else does it here, the writer has not begun. */
+static void test_light_writer(void **state)
+{
+	struct rig *r = make_rig();
+	int fd = memfd_create("snap", MFD_CLOEXEC);
+	struct snaplive_opts o = {.space = r->s,
+		.fd = dup(fd),
+		.queue_bytes = 256 * KiB,
+		.pack_percent = 101,
+		.done = on_done,
+		.ctx = r};
+	struct snaplive_stat st, then;
+	struct snaplive *l;
+	struct err e = {0};
+
+	for (unsigned i = 0; i < PAGES; i++) {
+		by_accessor(r, gpa(BASE + i * PAGE_SIZE), 1);
+		r->then[i] = 1;
+	}
+	assert_int_equal(snaplive_create(&l, &o, &e), 0);
+	assert_int_equal(snaplive_arm(l, &e), 0);
+	for (unsigned i = 0; i < 704; i++) {
+		struct light light = {r, i, false};
+		pthread_t t;
+
+		if (i % 11 != 10) {
+			by_accessor(r, gpa(BASE + i * PAGE_SIZE), 2);
+			continue;
+		}
+		snaplive_stat(l, &then);
+		while (!light.wrote) {
+			assert_int_equal(pthread_create(&t, NULL, write_one, &light), 0);
+			pthread_join(t, NULL);
+		}
+		snaplive_stat(l, &st);
+		assert_int_equal(st.caught, then.caught + 1);
+		assert_int_equal(st.throttled, then.throttled);
+	}
+	assert_true(st.throttled > 0);
+	snaplive_run(l, strdup("{}"), (uint8_t *)strdup("s"), 1, NULL, 0);
+	sem_wait(&r->done);
+	assert_int_equal(snaplive_result(l, NULL), 0);
+	snaplive_free(l);
+	check_file(r, fd);
+	free_rig(r);
+}
+
 /* A target that cannot take it: writers that wait go on, and the next one works. */
 static void test_fails(void **state)
 {
@@ -338,6 +402,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_exact),
 		cmocka_unit_test(test_working_set),
+		cmocka_unit_test(test_light_writer),
 		cmocka_unit_test(test_fails),
 		cmocka_unit_test(test_untouched),
 	};
