@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
 # time-limit: 180
 """The balloon under Debian's kernel: the process's memory shrinks when the guest is asked to give memory back, and by free page
-reporting without being asked; the guest's own figures; a target that makes no sense."""
+reporting without being asked; the guest's own figures; a target that makes no sense; a snapshot of what is given back meanwhile."""
 import json
 import os
+import subprocess
 import sys
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from cli import lodge, pid
+from cli import ENV, lodge, pid
 from migration import Receive, start_move
-from machine import Failed, Machine, check, mini_image
+from machine import HOME, LODGE, Failed, Machine, check, mini_image
 
 MIB = 1 << 20
 
@@ -71,8 +72,37 @@ with Machine("--kernel", im["kernel"], "--initrd", im["initrd"], "--append", im[
         check("a target above the machine's memory is refused", False)
     except Failed as e:
         check("a target above the machine's memory is refused", "512 MiB" in str(e), e)
-    # It moves with its balloon full: what the guest has given back does not come, and costs the destination nothing.
+
+    # A snapshot has what lay in pages that are given back while it is being written.
+    given = 0
     m.run("rm /run/big")
+    for attempt in range(10):
+        m.run("head -c 150000000 /dev/urandom > /run/big", 60)
+        digest = m.run("sha256sum < /run/big", 60).split()[0]
+        p = subprocess.Popen([LODGE, "snapshot", "create", "balloon", "--name", "given", "--queue", "1M"], env=ENV)
+        while p.poll() is None and m.call("snapshot_status")["state"] != "writing":
+            pass
+        m.type("rm /run/big\n")
+        m.call("balloon", target=256 * MIB)
+        while m.call("snapshot_status")["state"] == "writing":
+            given = balloon(m)["actual_bytes"]
+        check("the snapshot is whole", p.wait() == 0)
+        m.call("balloon", target=512 * MIB)
+        if given > 100 * MIB:
+            break
+        lodge("snapshot", "rm", "given")
+        m.run("rm -f /run/big")
+    check(f"{given // MIB} MiB were given back while it was being written", given > 100 * MIB)
+    with Machine("--kernel", im["kernel"], "--initrd", im["initrd"], "--append", im["append"], "--memory", "512M", "--restore",
+                 os.path.join(HOME, "data/snapshots/given.snap"), name="again") as a:
+        check("what lay there is in it", digest in a.run("sha256sum < /run/big", 60), a.out[-300:])
+    lodge("snapshot", "rm", "given")
+    end = time.monotonic() + 40
+    while balloon(m)["actual_bytes"] and time.monotonic() < end:
+        m.pump(0.2)
+
+    # It moves with its balloon full: what the guest has given back does not come, and costs the destination nothing.
+    m.run("rm -f /run/big")
     m.call("balloon", target=192 * MIB)
     end = time.monotonic() + 40
     while balloon(m)["actual_bytes"] < 320 * MIB and time.monotonic() < end:

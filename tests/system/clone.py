@@ -114,7 +114,12 @@ time.sleep(4)
 began = time.time()
 lodge("clone", "held", "--name", "late")
 off = float(sh("late-1", "cat /proc/uptime > /dev/null; date +%s")) - time.time()
-seen = sorted({int(x) for x in sh("late-1", "cat /tmp/clock").split() if len(x) == 10})
+end = time.monotonic() + 60 + PACE
+while True:  # one of many looks at the clock now and then only
+    seen = sorted({int(x) for x in sh("late-1", "cat /tmp/clock").split() if len(x) == 10})
+    if seen[-1] >= began - 1 or time.monotonic() > end:
+        break
+    time.sleep(0.5)
 check("a clone's clock is the host's", -2 < off < 1, off)
 check("its programs have seen no second between the moment and its start", not [x for x in seen if moment + 1 < x < began - 1] and seen[-1] >= began - 1,
       (moment, began, seen[-8:]))

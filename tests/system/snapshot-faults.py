@@ -5,6 +5,7 @@ killed, or stopped by Ctrl-C, while it puts a disk back. LODGE_FAULTS is how man
 import hashlib
 import os
 import random
+import resource
 import shutil
 import signal
 import struct
@@ -109,6 +110,20 @@ if os.geteuid() == 0 and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m"
 else:
     print("PASS: a full disk was not tried: no tmpfs can be mounted here")
 
+# ---- a file that takes no more: an error in the middle, at any byte ----
+machine = int(open(os.path.join(HOME, "run", "m", "pid")).read())
+for i in range(N):
+    resource.prlimit(machine, resource.RLIMIT_FSIZE, (rnd.randrange(1 << 20, (2 << 20) + (64 << 20)), resource.RLIM_INFINITY))
+    p = lodge("snapshot", "create", "m", "--name", "e", "--queue", "256K", ok=False)
+    if p.returncode != 1 or "File too large" not in p.stderr or store() != ["good.snap"]:
+        check("an error of the target is said, and nothing is left", False, (p.returncode, p.stderr, store()))
+    goes_on("m", f"error of the target, number {i + 1}")
+resource.prlimit(machine, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+lodge("snapshot", "create", "m", "--name", "e", "--queue", "256K")
+lodge("snapshot", "verify", "e")
+lodge("snapshot", "rm", "e")
+check(f"{N} errors of the target: said, nothing is left, the guest goes on and can be saved again", True)
+
 # ---- the machine ----
 for i in range(N):
     p = start("k")
@@ -176,8 +191,8 @@ def fill(byte):
     subprocess.run(["qemu-io", "-f", "qcow2", "-c", f"write -P {byte} 0 {SIZE}", disk], check=True, stdout=subprocess.DEVNULL)
 
 
-def holds():
-    lodge("disk", "check", f"{disk}:qcow2")
+def holds(look="check"):
+    lodge("disk", look, f"{disk}:qcow2")
     lodge("disk", "convert", f"{disk}:qcow2", f"{flat}:raw", "--force")
     data = open(flat, "rb").read()
     if len(set(data)) != 1:
@@ -205,7 +220,8 @@ def stopped(what, sig, said):
     """lodge restore has died. Also where that was before it held signals back."""
     if lives_on():
         return
-    kept, has = is_kept(), holds()
+    # Killed in the middle of a change to the disk: the next who writes to it repairs it.
+    kept, has = is_kept(), holds("repair" if sig == signal.SIGKILL else "check")
     if (kept or has != 2) if sig == signal.SIGINT else (has != 2 and not kept):
         check(f"{what}: no machine, and the disk is put back, or after SIGKILL keeps what it had", False, (kept, has, said))
 

@@ -4,13 +4,15 @@
 no disk gets a snapshot, no file and no machine is left."""
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from cli import SLOW, lodge
-from machine import BUILD, HOME, TMP, Machine, check, skip
+from cli import ENV, SLOW, lodge, wait_rounds
+from machine import BUILD, HOME, LODGE, TMP, Machine, check, skip
+from migration import Receive, rpc, start_move
 
 STAMP = os.path.join(BUILD, "guest", "stamp-rv64.elf")
 if not os.path.exists(STAMP):
@@ -90,3 +92,51 @@ while "gap" not in lodge("logs", "y").stdout and time.monotonic() < end:
     time.sleep(0.1)
 check("and the machine that it is of goes on", "gap" in lodge("logs", "y").stdout)
 lodge("kill", "y")
+
+# ---- one at a time ----
+lodge("run", "-d", "--firmware", STAMP, "--memory", "128M", "--smp", "2", "--name", "m")
+wait_rounds("m", 1)
+r = Receive("far")
+p = start_move("m", r.at, "--bandwidth", "1M", "--no-throttle")
+end = time.monotonic() + 60 * SLOW
+while not rpc("m", "migrate_status").get("round"):
+    if time.monotonic() > end:
+        check("a migration begins", False, rpc("m", "migrate_status"))
+    time.sleep(0.02)
+for verb in ("snapshot", "create"), ("clone",):
+    said = lodge(*verb, "m", ok=False)
+    check(f"lodge {verb[0]} while the machine is being migrated", said.returncode == 4 and "being migrated" in said.stderr, (said.returncode, said.stderr))
+check("it was no moment", rpc("m", "snapshot_status")["state"] == "none")
+lodge("migrate", "m", "--cancel")
+p.communicate()
+r.end()
+# The other way round, as long as one is being written: a small queue makes it last, and on a busy host it may still be over too soon.
+
+
+def migrate_to(fd):
+    """What the machine says to being migrated over a connection at whose other end nobody answers."""
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(os.path.join(HOME, "run", "m", "control.sock"))
+        socket.send_fds(s, [json.dumps({"jsonrpc": "2.0", "id": 1, "method": "migrate_start", "params": {}}).encode() + b"\n"], [fd])
+        return json.loads(s.makefile().readline()).get("error", {}).get("message", "")
+
+
+hit = {}
+for _ in range(20):
+    s = subprocess.Popen([LODGE, "snapshot", "create", "m", "--name", "long", "--queue", "256K"], env=ENV, stderr=subprocess.PIPE, text=True)
+    while s.poll() is None and rpc("m", "snapshot_status")["state"] != "writing":
+        pass
+    here, there = socket.socketpair()
+    said = {"migrate": migrate_to(there.fileno()), "update": lodge("update", "m", ok=False).stderr}
+    here.close()
+    there.close()
+    hit |= {k: v for k, v in said.items() if "snapshot of this machine is being written" in v}
+    if s.wait():
+        check("the snapshot is not disturbed", False, s.stderr.read())
+    lodge("snapshot", "verify", "long")
+    lodge("snapshot", "rm", "long")
+    if len(hit) == 2:
+        break
+check("a migration and lodge update while a snapshot is being written are refused, and say why", len(hit) == 2, (hit, said))
+wait_rounds("m", 1)
+lodge("kill", "m")
