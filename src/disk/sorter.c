@@ -911,6 +911,23 @@ void sorter_filled(struct sorter_fill *f, int rc)
 		sorter_data_out(b);
 }
 
+static void fill_read(struct file_req *r)
+{
+	sorter_filled(container_of(r, struct sorter_fill, req), r->result);
+}
+
+void sorter_fill_from(struct sorter_fill *f, struct file *file, uint64_t addr)
+{
+	f->iov = (struct iovec){f->buf, f->len};
+	f->req = (struct file_req){.op = FILE_READ,
+		.off = addr,
+		.len = f->len,
+		.iov = &f->iov,
+		.niov = 1,
+		.done = fill_read};
+	file_submit(file, &f->req);
+}
+
 void sorter_prepared(struct sorter_tx *tx, int rc)
 {
 	struct sorter_batch *b = tx->batch;

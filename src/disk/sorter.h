@@ -105,8 +105,7 @@ struct sorter_fill {
 	void *buf; /* len bytes; for read_old() to fill */
 	uint64_t tag;
 	struct sorter_tx *tx;
-	struct disk_req child; /* for read_old(): room for a read of the backing file ... */
-	struct file_req req; /* ... or of the old place */
+	struct file_req req; /* of sorter_fill_from() */
 	struct iovec iov;
 };
 
@@ -223,6 +222,8 @@ bool sorter_busy(const struct sorter *s);
 void sorter_resolved(struct sorter_set *set, int rc);
 void sorter_prepared(struct sorter_tx *tx, int rc);
 void sorter_filled(struct sorter_fill *fill, int rc);
+/* The same later, with the bytes that lie there. */
+void sorter_fill_from(struct sorter_fill *fill, struct file *file, uint64_t addr);
 void sorter_committed(struct sorter_batch *b, int rc);
 
 /* In resolve(): element i becomes two, the first `len` long; the second is i + 1 and looks the same. -ENOMEM. */

@@ -587,11 +587,6 @@ static void abort_tx(void *ctx, struct sorter_tx *tx)
 	tx->priv = NULL;
 }
 
-static void fill_read(struct file_req *r)
-{
-	sorter_filled(container_of(r, struct sorter_fill, req), r->result);
-}
-
 struct filling {
 	struct lf_disk *l;
 	struct sorter_fill *f;
@@ -643,18 +638,10 @@ static void read_old(void *ctx, struct sorter_fill *f)
 {
 	struct lf_disk *l = ctx;
 
-	if (l->fs->sums) {
+	if (l->fs->sums)
 		read_proved(l, f);
-		return;
-	}
-	f->iov = (struct iovec){f->buf, f->len};
-	f->req = (struct file_req){.op = FILE_READ,
-		.off = f->tag,
-		.len = f->len,
-		.iov = &f->iov,
-		.niov = 1,
-		.done = fill_read};
-	file_submit(l->fs->f, &f->req);
+	else
+		sorter_fill_from(f, l->fs->f, f->tag);
 }
 
 /* ---- commit ---- */

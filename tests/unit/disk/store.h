@@ -19,19 +19,38 @@
 #include "disk/memdev.h"
 #include "disk/tool.h"
 #include "expect.h"
+#include "random.h"
 
 struct fix {
 	uv_loop_t loop;
 	struct memdevs devs;
+	struct disk_stores stores; /* for disks that are open beside each other */
 	uint64_t rng;
 };
 
 static inline uint64_t rnd(struct fix *f, uint64_t n)
 {
-	f->rng ^= f->rng << 13;
-	f->rng ^= f->rng >> 7;
-	f->rng ^= f->rng << 17;
-	return f->rng % n;
+	return random_below(&f->rng, n);
+}
+
+/* Whatever `o` leaves open is that of the store. */
+static inline int make_as(struct fix *f, struct disk_create_opts o, struct err *e)
+{
+	o.loop = &f->loop;
+	o.stores = &f->stores;
+	o.open_file = memdevs_open;
+	o.open_ctx = &f->devs;
+	return disk_create("lodgefs", &o, e);
+}
+
+static inline int open_as(struct fix *f, struct disk **d, struct disk_opts o, struct err *e)
+{
+	o.format = "lodgefs";
+	o.discard = true;
+	o.loop = &f->loop;
+	o.open_file = memdevs_open;
+	o.open_ctx = o.open_ctx ?: &f->devs;
+	return disk_open(d, &o, e);
 }
 
 static inline struct fix *begin(uint64_t size, const struct disk_kv *kv)
@@ -40,7 +59,7 @@ static inline struct fix *begin(uint64_t size, const struct disk_kv *kv)
 	struct err e = {0};
 
 	uv_loop_init(&f->loop);
-	f->rng = 88172645463325252ull;
+	f->rng = RANDOM_SEED;
 	ok(disk_store_lodgefs.create(&(struct disk_create_opts){.path = "store",
 					     .size = size,
 					     .kv = kv,
@@ -55,6 +74,7 @@ static inline struct fix *begin(uint64_t size, const struct disk_kv *kv)
 static inline void end(struct fix *f)
 {
 	uv_run(&f->loop, UV_RUN_DEFAULT);
+	disk_stores_clear(&f->stores);
 	assert_int_equal(uv_loop_close(&f->loop), 0);
 	memdevs_free(&f->devs);
 	free(f);
@@ -64,52 +84,45 @@ static inline int make(struct fix *f, const char *path, uint64_t size, const cha
 	const char *value, struct err *e)
 {
 	struct disk_kv kv[] = {{key, value}, {0}};
-	int rc = disk_create("lodgefs",
-		&(struct disk_create_opts){.path = path,
-			.size = size,
-			.kv = key ? kv : NULL,
-			.loop = &f->loop,
-			.open_file = memdevs_open,
-			.open_ctx = &f->devs},
-		e);
 
-	return rc;
+	return make_as(
+		f, (struct disk_create_opts){.path = path, .size = size, .kv = key ? kv : NULL}, e);
 }
 
-static inline int open_in(struct fix *f, struct memdevs *devs, struct disk **d, const char *path,
-	const struct disk_kv *kv, bool readonly, struct err *e)
-{
-	return disk_open(d,
-		&(struct disk_opts){.path = path,
-			.format = "lodgefs",
-			.discard = true,
-			.offline = true,
-			.readonly = readonly,
-			.kv = kv,
-			.loop = &f->loop,
-			.open_file = memdevs_open,
-			.open_ctx = devs},
-		e);
-}
-
-static inline struct disk *get(struct fix *f, const char *path)
+static inline struct disk *get_as(struct fix *f, struct disk_opts o)
 {
 	struct disk *d;
 	struct err e = {0};
 
-	ok(open_in(f, &f->devs, &d, path, NULL, false, &e), &e, path);
+	ok(open_as(f, &d, o, &e), &e, o.path);
 	return d;
+}
+
+static inline struct disk *get(struct fix *f, const char *path)
+{
+	return get_as(f, (struct disk_opts){.path = path, .offline = true, .stores = &f->stores});
+}
+
+/* By another process, and in devices that may be others: what a power cut left. */
+static inline int open_in(struct fix *f, struct memdevs *devs, struct disk **d, const char *path,
+	const struct disk_kv *kv, bool readonly, struct err *e)
+{
+	return open_as(f, d,
+		(struct disk_opts){.path = path,
+			.offline = true,
+			.readonly = readonly,
+			.kv = kv,
+			.open_ctx = devs},
+		e);
 }
 
 /* Each write is in the journal before it is acknowledged. */
 static inline struct disk *get_batch(struct fix *f, const char *path)
 {
 	struct disk_kv kv[] = {{"commit", "batch"}, {0}};
-	struct disk *d;
-	struct err e = {0};
 
-	ok(open_in(f, &f->devs, &d, path, kv, false, &e), &e, path);
-	return d;
+	return get_as(f,
+		(struct disk_opts){.path = path, .offline = true, .kv = kv, .stores = &f->stores});
 }
 
 static inline void put(struct fix *f, struct disk *d)
@@ -148,6 +161,7 @@ static inline struct disk_store_space space(struct fix *f)
 	ok(disk_store_lodgefs.space(&fs, "store", &s, &e), &e, "space");
 	return s;
 }
+
 /* One byte all through. */
 static inline void write_now(struct disk *d, uint64_t off, uint64_t len, uint8_t byte)
 {

@@ -44,6 +44,7 @@
 #include "disk/memdev.h"
 #include "power.h"
 #include "disk/tool.h"
+#include "random.h"
 
 #define SECTOR 512u
 #define START (2 * MiB)
@@ -59,15 +60,12 @@
 
 struct kind {
 	const char *name, *format, *path;
-	const char *file; /* in which it is, where that is not the path */
+	const char *file; /* the store in which it is; NULL: none */
 	struct disk_kv create[4], open[3], store[3];
 	bool backing, snapshots, clones, atomic, tracked;
 	bool dense; /* requests near each other, some of them late: what one copies another one writes */
 	bool synced; /* a flush after each step that writes */
-	void (*power)(struct memdevs *
-			devs); /* what else a power cut changes: the host is booted again; may be NULL */
 	bool kill; /* what was acknowledged outlives the process, flushed or not */
-	int (*prepare)(struct memdevs *devs, uv_loop_t *loop, const struct kind *k, struct err *e);
 };
 
 /* What happened to a sector, in order. */
@@ -143,10 +141,7 @@ struct world {
 
 static uint64_t rnd(struct world *w, uint64_t n)
 {
-	w->rng ^= w->rng << 13;
-	w->rng ^= w->rng >> 7;
-	w->rng ^= w->rng << 17;
-	return w->rng % n;
+	return random_below(&w->rng, n);
 }
 
 static uint64_t now(struct world *w)
@@ -522,6 +517,17 @@ static void clone_one(struct world *w)
 	assert_int_equal(v->d->size, m ? m->size : from->d->size);
 }
 
+static int make_store(struct world *w, struct err *e)
+{
+	return disk_store_lodgefs.create(&(struct disk_create_opts){.path = w->k->file,
+						 .size = 32 * MiB,
+						 .kv = w->k->store,
+						 .loop = &w->loop,
+						 .open_file = memdevs_open,
+						 .open_ctx = &w->devs},
+		e);
+}
+
 static void create(struct world *w)
 {
 	struct volume *v = add_volume(w);
@@ -547,8 +553,8 @@ static void create(struct world *w)
 		c.backing = "base";
 		c.backing_format = "raw";
 	}
-	if ((w->k->prepare && w->k->prepare(&w->devs, &w->loop, w->k, &e)) ||
-		disk_create(w->k->format, &c, &e) || memdevs_record(&w->devs))
+	if ((w->k->file && make_store(w, &e)) || disk_create(w->k->format, &c, &e) ||
+		memdevs_record(&w->devs))
 		fail_msg("%s: %s", w->k->name, err_msg(&e));
 	open_volume(w, v);
 }
@@ -768,10 +774,8 @@ static void look_at_store(struct cut *c)
 	struct disk_check found = {0};
 	struct err e = {0};
 
-	for (unsigned i = 0; k->file && disk_store_at(i); i++)
-		if (!strcmp(disk_store_at(i)->name, k->format) &&
-			disk_store_at(i)->check(&files, k->file, false, &watch, &found, &e))
-			wrong(c, "check of the store: %s", err_msg(&e));
+	if (k->file && disk_store_lodgefs.check(&files, k->file, false, &watch, &found, &e))
+		wrong(c, "check of the store: %s", err_msg(&e));
 	if (found.errors || found.leaks)
 		wrong(c, "check of the store: %llu errors, %llu leaks",
 			(unsigned long long)found.errors, (unsigned long long)found.leaks);
@@ -962,8 +966,8 @@ static unsigned all_cuts(struct world *w)
 			struct cut c = {.w = w, .point = p, .variant = v < 2 ? v : 2 + w->seed};
 
 			assert_int_equal(memdevs_crash(&w->devs, p, c.variant, &c.devs), 0);
-			if (w->k->power && c.variant != 1)
-				w->k->power(&c.devs);
+			if (w->k->file && c.variant != 1)
+				lose_power(&c.devs);
 			look(&c, n++);
 			memdevs_free(&c.devs);
 		}
@@ -978,7 +982,7 @@ static unsigned workload(const struct kind *k, uint64_t seed)
 
 	w->k = k;
 	w->seed = seed;
-	w->rng = 88172645463325252ull + seed * 0x9e3779b97f4a7c15ull;
+	w->rng = RANDOM_SEED + seed * 0x9e3779b97f4a7c15ull;
 	w->devs.seed = seed + 1;
 	w->block = 64 * KiB;
 	w->is = calloc(SECTORS, sizeof(*w->is));
@@ -1041,219 +1045,88 @@ static void crash(const struct kind *k)
 	count(k->name, done, cuts);
 }
 
-static void raw(void **state)
-{
-	static const struct kind k = {.name = "raw", .format = "raw", .path = "disk", .kill = true};
+#define STORE \
+	.format = "lodgefs", .file = "store", .path = "store/disk", .snapshots = true, \
+	.clones = true
+#define QCOW2 .format = "qcow2", .path = "disk"
 
-	crash(&k);
-}
+static const struct kind kinds[] = {
+	{.name = "raw", .format = "raw", .path = "disk", .kill = true},
+	{.name = "qcow2", QCOW2, .create = {{"cluster-size", "4K"}, {0}}, .snapshots = true},
+	/* Where each few allocations are flushed, zeroes are written ahead of them, and entries before the flush comes. */
+	{.name = "qcow2-synced",
+		QCOW2,
+		.create = {{"cluster-size", "4K"}, {0}},
+		.snapshots = true,
+		.synced = true},
+	{.name = "qcow2-synced-overlay",
+		QCOW2,
+		.create = {{"cluster-size", "16K"}, {0}},
+		.backing = true,
+		.synced = true},
+	{.name = "qcow2-overlay",
+		QCOW2,
+		.create = {{"cluster-size", "64K"}, {0}},
+		.backing = true,
+		.snapshots = true},
+	{.name = "qcow2-subclusters",
+		QCOW2,
+		.create = {{"cluster-size", "32K"}, {"extended-l2", "on"}, {0}},
+		.snapshots = true},
+	{.name = "qcow2-subclusters-overlay",
+		QCOW2,
+		.create = {{"cluster-size", "64K"}, {"extended-l2", "on"}, {0}},
+		.backing = true,
+		.snapshots = true},
+	/* Guest data in a file of its own, where nothing is counted: no snapshots. */
+	{.name = "qcow2-data",
+		QCOW2,
+		.create = {{"cluster-size", "4K"}, {"data-file", "data"}, {0}}},
+	{.name = "qcow2-data-raw",
+		QCOW2,
+		.create = {{"cluster-size", "64K"}, {"data-file", "data"}, {"data-file-raw", "on"},
+			{0}}},
+	{.name = "qcow2-data-overlay",
+		QCOW2,
+		.create = {{"cluster-size", "32K"}, {"data-file", "data"}, {"extended-l2", "on"},
+			{0}},
+		.backing = true},
+	{.name = "qcow2-lazy",
+		QCOW2,
+		.create = {{"cluster-size", "4K"}, {"lazy-refcounts", "on"}, {0}},
+		.snapshots = true},
+	{.name = "lodgefs", STORE, .store = {{"entries", "63"}, {0}}, .atomic = true},
+	{.name = "lodgefs-dense", STORE, .store = {{"entries", "63"}, {0}}, .dense = true},
+	{.name = "lodgefs-tracked",
+		STORE,
+		.create = {{"track", "on"}, {0}},
+		.store = {{"entries", "63"}, {0}},
+		.atomic = true,
+		.tracked = true},
+	{.name = "lodgefs-sums",
+		STORE,
+		.create = {{"track", "on"}, {0}},
+		.store = {{"entries", "63"}, {"sums", "on"}, {0}},
+		.atomic = true,
+		.tracked = true},
+};
 
 /* Entries are written late, or (commit=batch) before the acknowledgement: then nothing that was acknowledged goes with the process. */
-static void both_ways(const struct kind *k)
+static void kind(void **state)
 {
-	char name[40];
+	const struct kind *k = *state;
 	struct kind batch = *k;
+	char name[40];
 
 	crash(k);
+	if (k->kill)
+		return; /* its writes are never late */
 	snprintf(name, sizeof(name), "%s-batch", k->name);
 	batch.name = name;
 	batch.kill = true;
 	batch.open[0] = (struct disk_kv){"commit", "batch"};
 	batch.open[1] = (struct disk_kv){0};
 	crash(&batch);
-}
-
-static void qcow2(void **state)
-{
-	static const struct kind k = {.name = "qcow2",
-		.format = "qcow2",
-		.path = "disk",
-		.create = {{"cluster-size", "4K"}, {0}},
-		.snapshots = true};
-
-	both_ways(&k);
-}
-
-/* Where each few allocations are flushed, zeroes are written ahead of them, and entries before the flush comes. */
-static void qcow2_synced(void **state)
-{
-	static const struct kind k = {.name = "qcow2-synced",
-		.format = "qcow2",
-		.path = "disk",
-		.create = {{"cluster-size", "4K"}, {0}},
-		.synced = true,
-		.snapshots = true};
-	static const struct kind overlay = {.name = "qcow2-synced-overlay",
-		.format = "qcow2",
-		.path = "disk",
-		.create = {{"cluster-size", "16K"}, {0}},
-		.backing = true,
-		.synced = true};
-
-	both_ways(&k);
-	crash(&overlay);
-}
-
-static void qcow2_overlay(void **state)
-{
-	static const struct kind k = {.name = "qcow2-overlay",
-		.format = "qcow2",
-		.path = "disk",
-		.create = {{"cluster-size", "64K"}, {0}},
-		.backing = true,
-		.snapshots = true};
-
-	both_ways(&k);
-}
-
-static void qcow2_subclusters(void **state)
-{
-	static const struct kind k = {.name = "qcow2-subclusters",
-		.format = "qcow2",
-		.path = "disk",
-		.create = {{"cluster-size", "32K"}, {"extended-l2", "on"}, {0}},
-		.snapshots = true};
-
-	both_ways(&k);
-}
-
-static void qcow2_lazy(void **state)
-{
-	static const struct kind k = {.name = "qcow2-lazy",
-		.format = "qcow2",
-		.path = "disk",
-		.create = {{"cluster-size", "4K"}, {"lazy-refcounts", "on"}, {0}},
-		.snapshots = true};
-
-	both_ways(&k);
-}
-
-static void qcow2_subclusters_overlay(void **state)
-{
-	static const struct kind k = {.name = "qcow2-subclusters-overlay",
-		.format = "qcow2",
-		.path = "disk",
-		.create = {{"cluster-size", "64K"}, {"extended-l2", "on"}, {0}},
-		.backing = true,
-		.snapshots = true};
-
-	both_ways(&k);
-}
-
-/* Guest data in a file of its own, where nothing is counted: no snapshots. */
-static void qcow2_data(void **state)
-{
-	static const struct kind k = {.name = "qcow2-data",
-		.format = "qcow2",
-		.path = "disk",
-		.create = {{"cluster-size", "4K"}, {"data-file", "data"}, {0}}};
-
-	both_ways(&k);
-}
-
-static void qcow2_data_raw(void **state)
-{
-	static const struct kind k = {.name = "qcow2-data-raw",
-		.format = "qcow2",
-		.path = "disk",
-		.create = {{"cluster-size", "64K"}, {"data-file", "data"}, {"data-file-raw", "on"},
-			{0}}};
-
-	both_ways(&k);
-}
-
-static void qcow2_data_overlay(void **state)
-{
-	static const struct kind k = {.name = "qcow2-data-overlay",
-		.format = "qcow2",
-		.path = "disk",
-		.create = {{"cluster-size", "32K"}, {"data-file", "data"}, {"extended-l2", "on"},
-			{0}},
-		.backing = true};
-
-	both_ways(&k);
-}
-
-static int make_store(struct memdevs *devs, uv_loop_t *loop, const struct kind *k, struct err *e)
-{
-	for (unsigned i = 0; disk_store_at(i); i++)
-		if (!strcmp(disk_store_at(i)->name, k->format))
-			return disk_store_at(i)->create(&(struct disk_create_opts){.path = k->file,
-								.size = 32 * MiB,
-								.kv = k->store,
-								.loop = loop,
-								.open_file = memdevs_open,
-								.open_ctx = devs},
-				e);
-	return -ENOENT;
-}
-
-static void lodgefs(void **state)
-{
-	static const struct kind k = {.name = "lodgefs",
-		.format = "lodgefs",
-		.file = "store",
-		.path = "store/disk",
-		.store = {{"entries", "63"}, {0}},
-		.snapshots = true,
-		.clones = true,
-		.atomic = true,
-		.power = lose_power,
-		.prepare = make_store};
-
-	both_ways(&k);
-}
-
-static void lodgefs_dense(void **state)
-{
-	static const struct kind k = {.name = "lodgefs-dense",
-		.format = "lodgefs",
-		.file = "store",
-		.path = "store/disk",
-		.store = {{"entries", "63"}, {0}},
-		.snapshots = true,
-		.clones = true,
-		.dense = true,
-		.power = lose_power,
-		.prepare = make_store};
-
-	both_ways(&k);
-}
-
-static void lodgefs_tracked(void **state)
-{
-	static const struct kind k = {.name = "lodgefs-tracked",
-		.format = "lodgefs",
-		.file = "store",
-		.path = "store/disk",
-		.create = {{"track", "on"}, {0}},
-		.store = {{"entries", "63"}, {0}},
-		.snapshots = true,
-		.clones = true,
-		.atomic = true,
-		.tracked = true,
-		.power = lose_power,
-		.prepare = make_store};
-
-	both_ways(&k);
-}
-
-static void lodgefs_sums(void **state)
-{
-	static const struct kind k = {.name = "lodgefs-sums",
-		.format = "lodgefs",
-		.file = "store",
-		.path = "store/disk",
-		.create = {{"track", "on"}, {0}},
-		.store = {{"entries", "63"}, {"sums", "on"}, {0}},
-		.snapshots = true,
-		.clones = true,
-		.atomic = true,
-		.tracked = true,
-		.power = lose_power,
-		.prepare = make_store};
-
-	both_ways(&k);
 }
 
 static void show(void)
@@ -1272,26 +1145,15 @@ static void show(void)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(raw),
-		cmocka_unit_test(qcow2),
-		cmocka_unit_test(qcow2_synced),
-		cmocka_unit_test(qcow2_overlay),
-		cmocka_unit_test(qcow2_subclusters),
-		cmocka_unit_test(qcow2_subclusters_overlay),
-		cmocka_unit_test(qcow2_data),
-		cmocka_unit_test(qcow2_data_raw),
-		cmocka_unit_test(qcow2_data_overlay),
-		cmocka_unit_test(qcow2_lazy),
-		cmocka_unit_test(lodgefs),
-		cmocka_unit_test(lodgefs_dense),
-		cmocka_unit_test(lodgefs_tracked),
-		cmocka_unit_test(lodgefs_sums),
-	};
+	struct CMUnitTest tests[ARRAY_SIZE(kinds)];
 	const char *many = getenv("LODGE_CRASH_JOBS");
 	int rc, status;
 	bool bad = false;
 
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
+		tests[i] = (struct CMUnitTest){.name = kinds[i].name,
+			.test_func = kind,
+			.initial_state = (void *)(uintptr_t)&kinds[i]};
 	/* Memory that goes back to the system at each cut is zeroed again by it. */
 	mallopt(M_MMAP_THRESHOLD, 1 << 30);
 	mallopt(M_TRIM_THRESHOLD, 1 << 30);

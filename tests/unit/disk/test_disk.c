@@ -18,6 +18,7 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "disk/disk.h"
+#include "random.h"
 
 #define SIZE (4 * MiB)
 
@@ -30,10 +31,7 @@ static struct rig {
 
 static uint64_t rnd(uint64_t n)
 {
-	rig.rng ^= rig.rng << 13;
-	rig.rng ^= rig.rng >> 7;
-	rig.rng ^= rig.rng << 17;
-	return rig.rng % n;
+	return random_below(&rig.rng, n);
 }
 
 static void make_file(const char *path, uint64_t size)
@@ -48,7 +46,7 @@ static void make_file(const char *path, uint64_t size)
 static int setup(void **state)
 {
 	memset(&rig, 0, sizeof(rig));
-	rig.rng = 88172645463325252ull;
+	rig.rng = RANDOM_SEED;
 	uv_loop_init(&rig.loop);
 	strcpy(rig.path, "lodge-disk-XXXXXX");
 	close(mkstemp(rig.path));

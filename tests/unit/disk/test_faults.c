@@ -23,6 +23,7 @@
 #include "disk/format.h"
 #include "disk/memdev.h"
 #include "disk/tool.h"
+#include "random.h"
 
 #define SECTOR 512u
 #define SIZE (4 * MiB)
@@ -73,10 +74,7 @@ struct world {
 
 static uint64_t rnd(struct world *w, uint64_t n)
 {
-	w->rng ^= w->rng << 13;
-	w->rng ^= w->rng >> 7;
-	w->rng ^= w->rng << 17;
-	return w->rng % n;
+	return random_below(&w->rng, n);
 }
 
 static void ok(struct world *w, int rc, const struct err *e, const char *what)
@@ -331,7 +329,7 @@ static uint64_t run(const struct kind *k, unsigned op, unsigned after, unsigned 
 	w->op = op;
 	w->after = after;
 	w->count = fault ? count : 0;
-	w->rng = 88172645463325252ull;
+	w->rng = RANDOM_SEED;
 	if (getenv("LODGE_FAULTS_SEED"))
 		w->rng ^= strtoull(getenv("LODGE_FAULTS_SEED"), NULL, 10) * 0x9e3779b97f4a7c15ull;
 	uv_loop_init(&w->loop);

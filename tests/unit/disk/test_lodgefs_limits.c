@@ -132,19 +132,7 @@ static void large_directory(void **state)
 /* As a machine has it. */
 static struct disk *get_running(struct fix *f, const char *path)
 {
-	struct disk *d;
-	struct err e = {0};
-
-	ok(disk_open(&d,
-		   &(struct disk_opts){.path = path,
-			   .format = "lodgefs",
-			   .discard = true,
-			   .loop = &f->loop,
-			   .open_file = memdevs_open,
-			   .open_ctx = &f->devs},
-		   &e),
-		&e, path);
-	return d;
+	return get_as(f, (struct disk_opts){.path = path});
 }
 
 /* All ranges of the disk that have changed; as many answers as that takes. */

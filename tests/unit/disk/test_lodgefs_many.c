@@ -21,6 +21,7 @@
 #include "power.h"
 #include "disk/tool.h"
 #include "expect.h"
+#include "store.h"
 
 #define DISKS 4
 #define SIZE (4 * MiB)
@@ -42,9 +43,7 @@ struct snap {
 	uint64_t stamp[DISKS][UNITS];
 };
 struct world {
-	uv_loop_t loop;
-	struct memdevs devs;
-	struct disk_stores stores;
+	struct fix *f;
 	struct disk *d[DISKS];
 	struct unit unit[DISKS][UNITS];
 	struct snap snap[SNAPS];
@@ -53,53 +52,32 @@ struct world {
 		uint64_t submitted, done;
 	} flush[ROUNDS];
 	unsigned nflush;
-	uint64_t rng, stamp;
+	uint64_t stamp;
 };
-
-static uint64_t rnd(struct world *w, uint64_t n)
-{
-	w->rng ^= w->rng << 13;
-	w->rng ^= w->rng >> 7;
-	w->rng ^= w->rng << 17;
-	return w->rng % n;
-}
 
 static uint64_t now(struct world *w)
 {
-	return memdevs_events(&w->devs);
+	return memdevs_events(&w->f->devs);
 }
 
-static void make(struct world *w, unsigned i)
+static void make_one(struct world *w, unsigned i)
 {
-	struct disk_kv clone[] = {{"clone", "d0"}, {0}};
 	char path[16];
 	struct err e = {0};
 
 	snprintf(path, sizeof(path), "store/d%u", i);
-	ok(disk_create("lodgefs",
-		   &(struct disk_create_opts){.path = path,
-			   .size = i == 1 ? 0 : SIZE,
-			   .kv = i == 1 ? clone : NULL,
-			   .loop = &w->loop,
-			   .stores = &w->stores,
-			   .open_file = memdevs_open,
-			   .open_ctx = &w->devs},
-		   &e),
+	ok(i == 1 ? make(w->f, path, 0, "clone", "d0", &e) : make(w->f, path, SIZE, NULL, NULL, &e),
 		&e, path);
 }
 
 static int open_one(struct world *w, struct memdevs *devs, struct disk_stores *s, const char *path,
 	bool readonly, struct disk **d, struct err *e)
 {
-	return disk_open(d,
-		&(struct disk_opts){.path = path,
-			.format = "lodgefs",
+	return open_as(w->f, d,
+		(struct disk_opts){.path = path,
 			.offline = true,
-			.discard = true,
 			.readonly = readonly,
-			.loop = &w->loop,
 			.stores = s,
-			.open_file = memdevs_open,
 			.open_ctx = devs},
 		e);
 }
@@ -181,15 +159,15 @@ static void traffic(struct world *w)
 		for (unsigned k = 0; k < 4; k++) {
 			uint64_t room = UNITS / 4;
 
-			if (rnd(w, 3))
-				write_one(w, i, k * room + rnd(w, room - 8), 1 + rnd(w, 8));
+			if (rnd(w->f, 3))
+				write_one(w, i, k * room + rnd(w->f, room - 8), 1 + rnd(w->f, 8));
 		}
 }
 
 static void wait_all(struct world *w)
 {
 	while (w->left)
-		uv_run(&w->loop, UV_RUN_ONCE);
+		uv_run(&w->f->loop, UV_RUN_ONCE);
 }
 
 /* While requests of all are in flight. */
@@ -218,28 +196,19 @@ static void flush(struct world *w)
 
 	wait_all(w);
 	w->flush[w->nflush].submitted = now(w);
-	ok(disk_rw(w->d[rnd(w, DISKS)], DISK_FLUSH, 0, NULL, 0, &e), &e, "flush");
+	ok(disk_rw(w->d[rnd(w->f, DISKS)], DISK_FLUSH, 0, NULL, 0, &e), &e, "flush");
 	w->flush[w->nflush++].done = now(w);
 }
 
 static void run(struct world *w)
 {
-	struct err e = {0};
-
-	ok(disk_store_lodgefs.create(&(struct disk_create_opts){.path = "store",
-					     .size = 512 * MiB,
-					     .loop = &w->loop,
-					     .open_file = memdevs_open,
-					     .open_ctx = &w->devs},
-		   &e),
-		&e, "store");
 	for (unsigned i = 0; i < DISKS; i++)
-		make(w, i);
-	assert_null(w->stores.first);
-	assert_int_equal(memdevs_record(&w->devs), 0);
-	open_all(w, &w->devs, &w->stores, w->d);
+		make_one(w, i);
+	assert_null(w->f->stores.first);
+	assert_int_equal(memdevs_record(&w->f->devs), 0);
+	open_all(w, &w->f->devs, &w->f->stores, w->d);
 	for (unsigned i = 0; i < ROUNDS; i++) {
-		uint64_t k = rnd(w, 8);
+		uint64_t k = rnd(w->f, 8);
 
 		traffic(w);
 		if (k < 2 && w->nsnaps < SNAPS)
@@ -250,8 +219,8 @@ static void run(struct world *w)
 	}
 	for (unsigned i = 0; i < DISKS; i++)
 		disk_close(w->d[i]);
-	assert_null(w->stores.first);
-	uv_run(&w->loop, UV_RUN_DEFAULT);
+	assert_null(w->f->stores.first);
+	uv_run(&w->f->loop, UV_RUN_DEFAULT);
 }
 
 static bool permitted(const struct world *w, const struct unit *x, uint64_t stamp, uint64_t point)
@@ -322,14 +291,9 @@ static void look(struct world *w, struct memdevs *devs, uint64_t point)
 {
 	static uint64_t got[UNITS];
 	struct disk_stores stores = {0};
-	struct files fs = {
-		.loop = &w->loop, .io = IO_THREADS, .open = memdevs_open, .open_ctx = devs};
 	struct disk *d[DISKS];
-	struct disk_check c;
-	struct err e = {0};
 
-	ok(disk_store_lodgefs.check(&fs, "store", false, NULL, &c, &e), &e, "check");
-	assert_int_equal(c.errors, 0);
+	check_in(w->f, devs, false);
 	open_all(w, devs, &stores, d);
 	for (unsigned i = 0; i < DISKS; i++) {
 		read_disk(d[i], i, got);
@@ -343,7 +307,7 @@ static void look(struct world *w, struct memdevs *devs, uint64_t point)
 		look_at_snap(d, &w->snap[i], point);
 	for (unsigned i = 0; i < DISKS; i++)
 		disk_close(d[i]);
-	uv_run(&w->loop, UV_RUN_DEFAULT);
+	uv_run(&w->f->loop, UV_RUN_DEFAULT);
 }
 
 static unsigned workload(uint64_t seed, unsigned step)
@@ -351,26 +315,24 @@ static unsigned workload(uint64_t seed, unsigned step)
 	struct world *w = calloc(1, sizeof(*w));
 	unsigned cuts = 0;
 
-	w->rng = 88172645463325252ull + seed * 0x9e3779b97f4a7c15ull;
-	w->devs.seed = seed;
-	uv_loop_init(&w->loop);
+	w->f = begin(512 * MiB, NULL);
+	w->f->rng += seed * 0x9e3779b97f4a7c15ull;
+	w->f->devs.seed = seed;
 	run(w);
 	for (uint64_t p = seed % step; p <= now(w); p += step)
 		for (unsigned v = 0; v < 3; v++) {
 			struct memdevs after = {0};
 
-			if (p && p < now(w) && !memdevs_is_write(&w->devs, p - 1))
+			if (p && p < now(w) && !memdevs_is_write(&w->f->devs, p - 1))
 				break;
 			assert_int_equal(
-				memdevs_crash(&w->devs, p, v < 2 ? v : 2 + seed, &after), 0);
+				memdevs_crash(&w->f->devs, p, v < 2 ? v : 2 + seed, &after), 0);
 			lose_power(&after);
 			look(w, &after, p);
 			memdevs_free(&after);
 			cuts++;
 		}
-	uv_run(&w->loop, UV_RUN_DEFAULT);
-	assert_int_equal(uv_loop_close(&w->loop), 0);
-	memdevs_free(&w->devs);
+	end(w->f);
 	free(w);
 	return cuts;
 }
@@ -391,24 +353,14 @@ static void crash(void **state)
 static struct world *new_world(uint64_t size)
 {
 	struct world *w = calloc(1, sizeof(*w));
-	struct err e = {0};
 
-	uv_loop_init(&w->loop);
-	ok(disk_store_lodgefs.create(&(struct disk_create_opts){.path = "store",
-					     .size = size,
-					     .loop = &w->loop,
-					     .open_file = memdevs_open,
-					     .open_ctx = &w->devs},
-		   &e),
-		&e, "store");
+	w->f = begin(size, NULL);
 	return w;
 }
 
 static void end_world(struct world *w)
 {
-	uv_run(&w->loop, UV_RUN_DEFAULT);
-	assert_int_equal(uv_loop_close(&w->loop), 0);
-	memdevs_free(&w->devs);
+	end(w->f);
 	free(w);
 }
 
@@ -422,29 +374,30 @@ static void sharing(void **state)
 	char buf[4096] = {7}, back[4096];
 
 	(void)state;
-	make(w, 0);
-	make(w, 2);
+	make_one(w, 0);
+	make_one(w, 2);
 	/* A reader is there first, and goes on when a writer comes. */
-	ok(open_one(w, &w->devs, &w->stores, "store/d0", true, &a, &e), &e, "reader");
-	ok(open_one(w, &w->devs, &w->stores, "store/d2", false, &b, &e), &e, "writer");
+	ok(open_one(w, &w->f->devs, &w->f->stores, "store/d0", true, &a, &e), &e, "reader");
+	ok(open_one(w, &w->f->devs, &w->f->stores, "store/d2", false, &b, &e), &e, "writer");
 	ok(disk_rw(b, DISK_WRITE, 0, buf, 4096, &e), &e, "write");
 	ok(disk_rw(a, DISK_READ, 0, back, 4096, &e), &e, "read");
 	assert_int_equal(back[0], 0);
 	assert_int_equal(disk_rw(a, DISK_WRITE, 0, buf, 4096, &e), -EROFS);
 	/* One disk has one writer, or readers. */
-	assert_int_equal(open_one(w, &w->devs, &w->stores, "store/d2", true, &c, &e), -EBUSY);
-	assert_int_equal(open_one(w, &w->devs, &w->stores, "store/d0", false, &c, &e), -EBUSY);
+	assert_int_equal(open_one(w, &w->f->devs, &w->f->stores, "store/d2", true, &c, &e), -EBUSY);
+	assert_int_equal(
+		open_one(w, &w->f->devs, &w->f->stores, "store/d0", false, &c, &e), -EBUSY);
 	assert_non_null(strstr(err_msg(&e), "open here already"));
 	/* Another owner is kept out, and told what to do. */
-	assert_int_equal(open_one(w, &w->devs, &other, "store/d0", false, &c, &e), -EBUSY);
+	assert_int_equal(open_one(w, &w->f->devs, &other, "store/d0", false, &c, &e), -EBUSY);
 	assert_non_null(strstr(err_msg(&e), "one process writes to a store"));
-	ok(open_one(w, &w->devs, &w->stores, "store/d0", true, &c, &e), &e, "second reader");
-	make(w, 3); /* in a store that is in use here */
+	ok(open_one(w, &w->f->devs, &w->f->stores, "store/d0", true, &c, &e), &e, "second reader");
+	make_one(w, 3); /* in a store that is in use here */
 	disk_close(b);
 	ok(disk_rw(c, DISK_READ, 0, back, 4096, &e), &e, "read");
 	disk_close(a);
 	disk_close(c);
-	ok(open_one(w, &w->devs, &other, "store/d2", false, &c, &e), &e, "later");
+	ok(open_one(w, &w->f->devs, &other, "store/d2", false, &c, &e), &e, "later");
 	ok(disk_rw(c, DISK_READ, 0, back, 4096, &e), &e, "read");
 	assert_memory_equal(buf, back, 4096);
 	disk_close(c);
@@ -454,22 +407,12 @@ static void sharing(void **state)
 static struct disk *open_with(struct world *w, const char *key, const char *value, bool readonly)
 {
 	struct disk_kv kv[] = {{key, value}, {0}};
-	struct disk *d;
-	struct err e = {0};
 
-	ok(disk_open(&d,
-		   &(struct disk_opts){.path = "store/d0",
-			   .format = "lodgefs",
-			   .offline = true,
-			   .readonly = readonly,
-			   .kv = kv,
-			   .loop = &w->loop,
-			   .stores = &w->stores,
-			   .open_file = memdevs_open,
-			   .open_ctx = &w->devs},
-		   &e),
-		&e, value);
-	return d;
+	return get_as(w->f, (struct disk_opts){.path = "store/d0",
+				    .offline = true,
+				    .readonly = readonly,
+				    .kv = kv,
+				    .stores = &w->f->stores});
 }
 
 static void reads(struct disk *d, char what)
@@ -483,15 +426,8 @@ static void reads(struct disk *d, char what)
 
 static int overwrite(struct world *w, const char *path, struct err *e)
 {
-	return disk_create("lodgefs",
-		&(struct disk_create_opts){.path = path,
-			.size = SIZE,
-			.overwrite = true,
-			.loop = &w->loop,
-			.stores = &w->stores,
-			.open_file = memdevs_open,
-			.open_ctx = &w->devs},
-		e);
+	return make_as(
+		w->f, (struct disk_create_opts){.path = path, .size = SIZE, .overwrite = true}, e);
 }
 
 /* A snapshot that is read stays while it is, whatever happens to its disk; who came first does not matter. */
@@ -503,7 +439,7 @@ static void snapshot_is_read(void **state)
 	char buf[4096] = {1};
 
 	(void)state;
-	make(w, 0);
+	make_one(w, 0);
 	d = open_with(w, "commit", "batch", false);
 	ok(disk_rw(d, DISK_WRITE, 0, buf, sizeof(buf), &e), &e, "write");
 	ok(disk_snapshot(d, DISK_SNAP_CREATE, "x", &e), &e, "snapshot");
@@ -522,9 +458,9 @@ static void snapshot_is_read(void **state)
 	assert_int_equal(disk_snapshot(d, DISK_SNAP_DELETE, "x", &e), -EBUSY);
 	assert_non_null(strstr(err_msg(&e), "is open here"));
 	/* The store is loaded anew. */
-	w->devs.fault[0] = (struct memdev_fault){
+	w->f->devs.fault[0] = (struct memdev_fault){
 		.ops = 1u << FILE_WRITE, .off = 16384, .len = MiB, .count = 1, .error = -EIO};
-	w->devs.nfaults = 1;
+	w->f->devs.nfaults = 1;
 	assert_int_equal(disk_rw(d, DISK_WRITE, MiB, buf, sizeof(buf), &e), -EIO);
 	usleep(120000);
 	buf[0] = 3;
@@ -561,7 +497,7 @@ static struct disk *disk_x(struct world *w, struct memdevs *devs, struct disk_st
 	char path[16];
 
 	snprintf(path, sizeof(path), "store/x%u", i);
-	if (devs == &w->devs)
+	if (devs == &w->f->devs)
 		ok(overwrite(w, path, &e), &e, path);
 	ok(open_one(w, devs, s, path, false, &d, &e), &e, path);
 	return d;
@@ -574,49 +510,46 @@ static struct disk *disk_x(struct world *w, struct memdevs *devs, struct disk_st
 static void reaches_over(void **state)
 {
 	struct world *w = new_world(128 * MiB);
-	struct files fs = {
-		.loop = &w->loop, .io = IO_THREADS, .open = memdevs_open, .open_ctx = &w->devs};
 	struct call *c = calloc(AT_ONCE + 3, sizeof(*c));
 	struct disk *d[AT_ONCE];
 	struct memdevs after = {0};
 	struct disk_stores other = {0};
-	struct disk_store_space space;
+	uint64_t total = space(w->f).total;
 	struct err e = {0};
 	uint64_t word[UNIT / 8] = {0}, data_at;
 	unsigned n;
 
 	(void)state;
-	ok(disk_store_lodgefs.space(&fs, "store", &space, &e), &e, "space");
-	n = (unsigned)(space.total / MiB) - 3; /* one has the pages, and d[0] three */
+	n = (unsigned)(total / MiB) - 3; /* one has the pages, and d[0] three */
 	assert_in_range(n, 70, AT_ONCE);
-	data_at = align_down(128 * MiB - space.total, MiB);
+	data_at = align_down(128 * MiB - total, MiB);
 	for (unsigned i = 0; i < n; i++)
-		d[i] = disk_x(w, &w->devs, &w->stores, i);
-	w->devs.seed = 7; /* what is delayed does not delay what came after it */
-	assert_int_equal(memdevs_record(&w->devs), 0);
+		d[i] = disk_x(w, &w->f->devs, &w->f->stores, i);
+	w->f->devs.seed = 7; /* what is delayed does not delay what came after it */
+	assert_int_equal(memdevs_record(&w->f->devs), 0);
 	for (unsigned i = 0; i < 3; i++)
 		ok(disk_rw(d[0], DISK_WRITE, i * MiB, word, UNIT, &e), &e, "write");
 	for (unsigned i = 0; i < 3; i++)
 		ok(disk_rw(d[0], DISK_DISCARD, i * MiB, NULL, MiB, &e), &e, "discard");
-	w->devs.fault[0] = (struct memdev_fault){
+	w->f->devs.fault[0] = (struct memdev_fault){
 		.ops = 1u << FILE_WRITE, .off = data_at, .len = 128 * MiB, .turns = 2000};
-	w->devs.nfaults = 1;
+	w->f->devs.nfaults = 1;
 	for (unsigned i = 1; i < n; i++) {
 		c[i].buf = malloc(UNIT);
 		memset(c[i].buf, (int)i, UNIT);
 		submit_at(w, &c[i], d[i], 0);
 	}
-	while (w->devs.faults_hit < n - 1)
-		uv_run(&w->loop, UV_RUN_NOWAIT);
-	w->devs.nfaults = 0;
+	while (w->f->devs.faults_hit < n - 1)
+		uv_run(&w->f->loop, UV_RUN_NOWAIT);
+	w->f->devs.nfaults = 0;
 	for (unsigned i = 0; i < 3; i++) {
 		c[AT_ONCE + i].buf = calloc(1, UNIT);
 		submit_at(w, &c[AT_ONCE + i], d[0], i * MiB);
 	}
 	while (w->left)
-		uv_run(&w->loop, UV_RUN_NOWAIT);
+		uv_run(&w->f->loop, UV_RUN_NOWAIT);
 	ok(disk_rw(d[0], DISK_FLUSH, 0, NULL, 0, &e), &e, "flush");
-	assert_int_equal(memdevs_crash(&w->devs, now(w), 1, &after), 0);
+	assert_int_equal(memdevs_crash(&w->f->devs, now(w), 1, &after), 0);
 	for (unsigned i = 0; i < n; i++)
 		disk_close(d[i]);
 	lose_power(&after);

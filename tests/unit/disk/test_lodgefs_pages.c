@@ -21,7 +21,9 @@
 #include "disk/tool.h"
 #include "power.h"
 #include "expect.h"
+#include "store.h"
 
+#define STORE (6 * GiB)
 #define SIZE (16384 * GiB)
 #define PLACES 2500u
 #define APART (5 * GiB) /* each has a leaf of its own */
@@ -29,103 +31,21 @@
 #define JOURNAL_AT 16384u
 #define BEHIND_JOURNAL (JOURNAL_AT + 32 * MiB)
 
-struct fix {
-	uv_loop_t loop;
-	struct memdevs devs;
-	struct disk_stores stores;
-};
-
-static struct fix *begin(void)
-{
-	struct fix *f = calloc(1, sizeof(*f));
-	struct err e = {0};
-
-	uv_loop_init(&f->loop);
-	ok(disk_store_lodgefs.create(&(struct disk_create_opts){.path = "store",
-					     .size = 6 * GiB,
-					     .loop = &f->loop,
-					     .open_file = memdevs_open,
-					     .open_ctx = &f->devs},
-		   &e),
-		&e, "store");
-	return f;
-}
-
-static void end(struct fix *f)
-{
-	uv_run(&f->loop, UV_RUN_DEFAULT);
-	disk_stores_clear(&f->stores);
-	assert_int_equal(uv_loop_close(&f->loop), 0);
-	memdevs_free(&f->devs);
-	free(f);
-}
-
-static int make_over(struct fix *f, const char *path, uint64_t size, const char *key,
-	const char *value, bool overwrite, struct err *e)
-{
-	struct disk_kv kv[] = {{key, value}, {0}};
-
-	return disk_create("lodgefs",
-		&(struct disk_create_opts){.path = path,
-			.size = size,
-			.kv = key ? kv : NULL,
-			.overwrite = overwrite,
-			.loop = &f->loop,
-			.stores = &f->stores,
-			.open_file = memdevs_open,
-			.open_ctx = &f->devs},
-		e);
-}
-
-static int make(struct fix *f, const char *path, uint64_t size, const char *key, const char *value,
-	struct err *e)
-{
-	return make_over(f, path, size, key, value, false, e);
-}
-
 /* With little memory. */
 static struct disk *get_from(struct fix *f, struct memdevs *devs, bool offline)
 {
 	struct disk_kv kv[] = {{"metadata", "4M"}, {0}};
-	struct disk *d;
-	struct err e = {0};
 
-	ok(disk_open(&d,
-		   &(struct disk_opts){.path = "store/a",
-			   .format = "lodgefs",
-			   .discard = true,
-			   .offline = offline,
-			   .kv = kv,
-			   .loop = &f->loop,
-			   .stores = devs == &f->devs ? &f->stores : NULL,
-			   .open_file = memdevs_open,
-			   .open_ctx = devs},
-		   &e),
-		&e, "open");
-	return d;
+	return get_as(f, (struct disk_opts){.path = "store/a",
+				 .offline = offline,
+				 .kv = kv,
+				 .stores = devs == &f->devs ? &f->stores : NULL,
+				 .open_ctx = devs});
 }
 
-static struct disk *get(struct fix *f)
+static struct disk *get_small(struct fix *f)
 {
 	return get_from(f, &f->devs, true);
-}
-
-static void put(struct fix *f, struct disk *d)
-{
-	disk_close(d);
-	uv_run(&f->loop, UV_RUN_NOWAIT);
-}
-
-static void check(struct fix *f)
-{
-	struct files fs = {
-		.loop = &f->loop, .io = IO_THREADS, .open = memdevs_open, .open_ctx = &f->devs};
-	struct disk_check c;
-	struct err e = {0};
-
-	ok(disk_store_lodgefs.check(&fs, "store", false, NULL, &c, &e), &e, "check");
-	assert_int_equal(c.errors, 0);
-	assert_int_equal(c.leaks, 0);
 }
 
 static void bytes(uint8_t *buf, unsigned i, unsigned round)
@@ -163,7 +83,7 @@ static struct disk *begin_full(struct fix *f, bool offline)
 	struct err e = {0};
 
 	ok(make(f, "store/a", SIZE, NULL, NULL, &e), &e, "create");
-	d = get(f);
+	d = get_small(f);
 	fill(d, 0, PLACES, 0, 0);
 	put(f, d);
 	return get_from(f, &f->devs, offline);
@@ -175,7 +95,7 @@ static struct disk *begin_full(struct fix *f, bool offline)
  */
 static void large_journal(void **state)
 {
-	struct fix *f = begin();
+	struct fix *f = begin(STORE, NULL);
 	struct disk *d = begin_full(f, true);
 
 	(void)state;
@@ -186,25 +106,25 @@ static void large_journal(void **state)
 	look(d, 0, PLACES, 0, 0);
 	look(d, 0, PLACES, 4096, 1);
 	put(f, d);
-	d = get(f);
+	d = get_small(f);
 	assert_in_range(stat_of(d, "pages_in_memory"), FEW / 2, FEW);
 	look(d, 0, PLACES, 4096, 1);
 	put(f, d);
-	check(f);
+	check_in(f, &f->devs, true);
 	end(f);
 }
 
 /* What the journal has is in memory until its first checkpoint, and is not looked at for each page of it: that is quadratic. */
 static void recovery(void **state)
 {
-	struct fix *f = begin();
+	struct fix *f = begin(STORE, NULL);
 	struct memdevs after = {0};
 	struct disk *d;
 	struct err e = {0};
 
 	(void)state;
 	ok(make(f, "store/a", SIZE, NULL, NULL, &e), &e, "create");
-	d = get(f);
+	d = get_small(f);
 	assert_int_equal(memdevs_record(&f->devs), 0);
 	fill(d, 0, PLACES, 0, 0);
 	ok(disk_rw(d, DISK_FLUSH, 0, NULL, 0, &e), &e, "flush");
@@ -224,14 +144,14 @@ static void recovery(void **state)
 /* A page of the source that cannot be read is an error of whoever composes. */
 static void unreadable_part(void **state)
 {
-	struct fix *f = begin();
+	struct fix *f = begin(STORE, NULL);
 	struct disk *d = begin_full(f, true);
 	struct err e = {0};
 
 	(void)state;
 	f->devs.fault[0] = (struct memdev_fault){.ops = 1u << FILE_READ,
 		.off = BEHIND_JOURNAL,
-		.len = 6 * GiB,
+		.len = STORE,
 		.count = 1,
 		.error = -EIO};
 	f->devs.nfaults = 1;
@@ -242,7 +162,7 @@ static void unreadable_part(void **state)
 	fill(d, 0, 1, 4096, 1);
 	look(d, 0, PLACES, 0, 0);
 	put(f, d);
-	check(f);
+	check_in(f, &f->devs, true);
 	end(f);
 }
 
@@ -293,7 +213,7 @@ static void push_out(struct fix *f, struct disk *d)
  */
 static void fails_while_it_waits(void **state)
 {
-	struct fix *f = begin();
+	struct fix *f = begin(STORE, NULL);
 	struct disk *d = begin_full(f, false);
 	struct call write = {.buf = {1}}, flush;
 	unsigned left = 0;
@@ -305,7 +225,7 @@ static void fails_while_it_waits(void **state)
 	f->devs.seed = 7; /* what is delayed does not delay what came after it */
 	f->devs.fault[0] = (struct memdev_fault){.ops = 1u << FILE_WRITE,
 		.off = BEHIND_JOURNAL,
-		.len = 6 * GiB,
+		.len = STORE,
 		.count = 1,
 		.turns = 30000};
 	f->devs.nfaults = 1;
@@ -322,7 +242,7 @@ static void fails_while_it_waits(void **state)
 		.turns = 40000};
 	f->devs.fault[1] = (struct memdev_fault){.ops = 1u << FILE_READ,
 		.off = BEHIND_JOURNAL,
-		.len = 6 * GiB,
+		.len = STORE,
 		.count = 1,
 		.turns = 80000};
 	f->devs.nfaults = 2;
@@ -342,14 +262,14 @@ static void fails_while_it_waits(void **state)
 	assert_int_equal(back[0], 0);
 	look(d, 0, PLACES, 0, 0);
 	put(f, d);
-	check(f);
+	check_in(f, &f->devs, true);
 	end(f);
 }
 
 /* Where a machine's data lies is asked in its loop: what is not in memory is not waited for. */
 static void status_does_not_wait(void **state)
 {
-	struct fix *f = begin();
+	struct fix *f = begin(STORE, NULL);
 	struct disk *d = begin_full(f, false);
 	struct disk_extent x;
 	struct err e = {0};
@@ -374,7 +294,7 @@ static void status_does_not_wait(void **state)
 	assert_int_equal(x.len, 4096);
 	put(f, d);
 	/* Without a machine it is exact. */
-	d = get(f);
+	d = get_small(f);
 	ok(disk_block_status(d, 8192, SIZE, &x, &e), &e, "status");
 	assert_int_equal(x.flags, DISK_EXT_HERE);
 	assert_int_equal(x.len, APART - 8192);

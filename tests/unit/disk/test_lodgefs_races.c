@@ -157,31 +157,11 @@ static void written_before_a_copy(void **state)
 	}
 }
 
-static struct disk *get_shared(struct fix *f, struct disk_stores *stores, const char *path)
-{
-	struct err e = {0};
-	struct disk *d;
-
-	ok(disk_open(&d,
-		   &(struct disk_opts){.path = path,
-			   .format = "lodgefs",
-			   .discard = true,
-			   .offline = true,
-			   .loop = &f->loop,
-			   .stores = stores,
-			   .open_file = memdevs_open,
-			   .open_ctx = &f->devs},
-		   &e),
-		&e, path);
-	return d;
-}
-
 /* While a transaction copies what two disks have, it becomes one's own. */
 static void becomes_own_behind_a_copy(void **state)
 {
 	struct fix *f = begin(64 * MiB, (struct disk_kv[]){{"journal", "2M"}, {0}});
 	struct call *w = calloc(2, sizeof(*w));
-	struct disk_stores stores = {0};
 	struct err e = {0};
 	struct disk *a, *b;
 
@@ -192,8 +172,8 @@ static void becomes_own_behind_a_copy(void **state)
 	write_now(a, 0, SUB, 1);
 	put(f, a);
 	ok(make(f, "store/b", 0, "clone", "a", &e), &e, "b");
-	a = get_shared(f, &stores, "store/a");
-	b = get_shared(f, &stores, "store/b");
+	a = get(f, "store/a");
+	b = get(f, "store/b");
 	write_now(a, 2 * MiB, SUB, 9); /* each has a leaf of its own */
 	delay_data(f, 1);
 	write_soon(a, &w[0], 0, SECTOR, 2);
@@ -219,7 +199,6 @@ static void becomes_own_behind_a_copy(void **state)
 	is_now(a, 2 * SECTOR, SUB - 2 * SECTOR, 1);
 	put(f, b);
 	put(f, a);
-	disk_stores_clear(&stores);
 	check_in(f, &f->devs, true);
 	free(w);
 	end(f);

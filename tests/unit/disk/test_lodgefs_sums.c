@@ -20,80 +20,13 @@
 #include "disk/memdev.h"
 #include "disk/tool.h"
 #include "expect.h"
+#include "store.h"
 
 #define SUB 4096u
 
-struct fix {
-	uv_loop_t loop;
-	struct memdevs devs;
-	struct disk_stores stores;
-};
-
-static struct fix *begin(uint64_t size)
+static struct fix *begin_sums(uint64_t size)
 {
-	struct fix *f = calloc(1, sizeof(*f));
-	struct err e = {0};
-
-	uv_loop_init(&f->loop);
-	ok(disk_store_lodgefs.create(
-		   &(struct disk_create_opts){.path = "store",
-			   .size = size,
-			   .kv = (struct disk_kv[]){{"sums", "on"}, {"journal", "2M"}, {0}},
-			   .loop = &f->loop,
-			   .open_file = memdevs_open,
-			   .open_ctx = &f->devs},
-		   &e),
-		&e, "store");
-	return f;
-}
-
-static void end(struct fix *f)
-{
-	uv_run(&f->loop, UV_RUN_DEFAULT);
-	assert_int_equal(uv_loop_close(&f->loop), 0);
-	memdevs_free(&f->devs);
-	free(f);
-}
-
-static void make(struct fix *f, const char *path, uint64_t size, const char *key, const char *value)
-{
-	struct disk_kv kv[] = {{key, value}, {0}};
-	struct err e = {0};
-
-	ok(disk_create("lodgefs",
-		   &(struct disk_create_opts){.path = path,
-			   .size = size,
-			   .kv = key ? kv : NULL,
-			   .loop = &f->loop,
-			   .open_file = memdevs_open,
-			   .open_ctx = &f->devs},
-		   &e),
-		&e, path);
-}
-
-static struct disk *get(struct fix *f, const char *path)
-{
-	struct disk *d;
-	struct err e = {0};
-
-	ok(disk_open(&d,
-		   &(struct disk_opts){.path = path,
-			   .format = "lodgefs",
-			   .discard = true,
-			   .offline = true,
-			   .loop = &f->loop,
-			   .stores = &f->stores,
-			   .open_file = memdevs_open,
-			   .open_ctx = &f->devs},
-		   &e),
-		&e, path);
-	return d;
-}
-
-static void put(struct fix *f, struct disk *d)
-{
-	disk_close(d);
-	uv_run(&f->loop, UV_RUN_NOWAIT);
+	return begin(size, (struct disk_kv[]){{"sums", "on"}, {"journal", "2M"}, {0}});
 }
 
 static void fill(char *buf, uint64_t len, unsigned what)
@@ -143,7 +76,7 @@ struct seen {
 	char text[512];
 };
 
-static void found(void *ctx, bool error, const char *text)
+static void note(void *ctx, bool error, const char *text)
 {
 	(void)error;
 	snprintf(((struct seen *)ctx)->text, sizeof(((struct seen *)ctx)->text), "%s", text);
@@ -153,7 +86,7 @@ static struct disk_check check(struct fix *f, bool repair, struct seen *seen)
 {
 	struct files fs = {
 		.loop = &f->loop, .io = IO_THREADS, .open = memdevs_open, .open_ctx = &f->devs};
-	struct disk_watch w = {.found = found, .ctx = seen};
+	struct disk_watch w = {.found = note, .ctx = seen};
 	struct disk_check c;
 	struct err e = {0};
 
@@ -183,13 +116,14 @@ static uint64_t known(struct fix *f)
 
 static void damage(void **state)
 {
-	struct fix *f = begin(64 * MiB);
+	struct fix *f = begin_sums(64 * MiB);
 	struct seen seen;
+	struct err e = {0};
 	struct disk *d;
 	char buf[512] = {0};
 
 	(void)state;
-	make(f, "store/a", 16 * MiB, NULL, NULL);
+	ok(make(f, "store/a", 16 * MiB, NULL, NULL, &e), &e, "create");
 	d = get(f, "store/a");
 	write_at(d, 3 * MiB, 64 * KiB, 1);
 	assert_int_equal(read_at(d, 3 * MiB, 64 * KiB, 1), 0);
@@ -221,14 +155,14 @@ static void damage(void **state)
 /* What snapshots and clones share is damaged for all of them, and a copy does not hide it. */
 static void shared(void **state)
 {
-	struct fix *f = begin(64 * MiB);
+	struct fix *f = begin_sums(64 * MiB);
 	struct seen seen;
 	struct err e = {0};
 	struct disk *d;
 	char buf[512] = {0};
 
 	(void)state;
-	make(f, "store/base", 16 * MiB, NULL, NULL);
+	ok(make(f, "store/base", 16 * MiB, NULL, NULL, &e), &e, "create");
 	d = get(f, "store/base");
 	write_at(d, 0, MiB, 1);
 	write_at(d, 8 * SUB, SUB,
@@ -237,7 +171,7 @@ static void shared(void **state)
 	spoil(f, d, 8 * SUB);
 	spoil(f, d, 20 * SUB);
 	put(f, d);
-	make(f, "store/c", 0, "clone", "base@v1");
+	ok(make(f, "store/c", 0, "clone", "base@v1", &e), &e, "create");
 	d = get(f, "store/c");
 	assert_int_equal(read_at(d, 0, 4 * SUB, 1), 0);
 	assert_int_equal(read_at(d, 8 * SUB, SUB, 5), -EIO);
@@ -254,14 +188,14 @@ static void shared(void **state)
 /* Everything that a disk has has its checksum when it was closed, however it came there. */
 static void all_known(void **state)
 {
-	struct fix *f = begin(64 * MiB);
+	struct fix *f = begin_sums(64 * MiB);
 	struct err e = {0};
 	struct seen seen;
 	struct disk *d;
 	char buf[8 * 512] = {1};
 
 	(void)state;
-	make(f, "store/a", 16 * MiB, "track", "on");
+	ok(make(f, "store/a", 16 * MiB, "track", "on", &e), &e, "create");
 	d = get(f, "store/a");
 	write_at(d, 0, 64 * KiB, 1);
 	write_at(d, 100 * SUB + 512, 512, 1); /* the rest is filled */
@@ -312,7 +246,7 @@ static void submit(struct disk *d, struct req *q, enum disk_op op, uint64_t off,
 /* Reads and writes of one place at once, more in place than is kept without checksums, two disks: nothing of it is called damaged. */
 static void races(void **state)
 {
-	struct fix *f = begin(256 * MiB);
+	struct fix *f = begin_sums(256 * MiB);
 	struct seen seen;
 	struct err e = {0};
 	struct disk *d[2];
@@ -322,8 +256,8 @@ static void races(void **state)
 
 	(void)state;
 	f->devs.seed = 7;
-	make(f, "store/a", 96 * MiB, NULL, NULL);
-	make(f, "store/b", 96 * MiB, NULL, NULL);
+	ok(make(f, "store/a", 96 * MiB, NULL, NULL, &e), &e, "create");
+	ok(make(f, "store/b", 96 * MiB, NULL, NULL, &e), &e, "create");
 	d[0] = get(f, "store/a");
 	d[1] = get(f, "store/b");
 	fill(buf, MiB, 1);
@@ -362,14 +296,15 @@ static void races(void **state)
 /* A page of checksums that is damaged: what it covers is not handed out; a repair makes it anew from the data. */
 static void damaged_page(void **state)
 {
-	struct fix *f = begin(64 * MiB);
+	struct fix *f = begin_sums(64 * MiB);
 	struct seen seen;
+	struct err e = {0};
 	struct disk *d;
 	uint8_t super[4096], b;
 	uint64_t at;
 
 	(void)state;
-	make(f, "store/a", 16 * MiB, NULL, NULL);
+	ok(make(f, "store/a", 16 * MiB, NULL, NULL, &e), &e, "create");
 	d = get(f, "store/a");
 	write_at(d, 0, MiB, 1);
 	put(f, d);

@@ -24,6 +24,7 @@
 #include "disk/moment/moment.h"
 #include "disk/tool.h"
 #include "expect.h"
+#include "random.h"
 
 #define SIZE (8 * MiB + 12288) /* the last piece is a short one */
 #define UNIT 4096u
@@ -54,10 +55,7 @@ static struct rig {
 
 static uint64_t rnd(uint64_t n)
 {
-	rig.rng ^= rig.rng << 13;
-	rig.rng ^= rig.rng >> 7;
-	rig.rng ^= rig.rng << 17;
-	return rig.rng % n;
+	return random_below(&rig.rng, n);
 }
 
 static int setup(void **state)
@@ -65,7 +63,7 @@ static int setup(void **state)
 	memset(&rig, 0, sizeof(rig));
 	uv_loop_init(&rig.loop);
 	rig.fd = -1;
-	rig.rng = 88172645463325252ull;
+	rig.rng = RANDOM_SEED;
 	rig.was = calloc(1, SIZE);
 	rig.is = calloc(1, SIZE);
 	for (unsigned i = 0; i < CALLS; i++)
@@ -93,15 +91,13 @@ static void make_store(void)
 {
 	struct err e = {0};
 
-	for (unsigned i = 0; disk_store_at(i); i++)
-		if (!strcmp(disk_store_at(i)->name, "lodgefs"))
-			ok(disk_store_at(i)->create(&(struct disk_create_opts){.path = "store",
-							    .size = 64 * MiB,
-							    .loop = &rig.loop,
-							    .open_file = memdevs_open,
-							    .open_ctx = &rig.devs},
-				   &e),
-				&e, "store");
+	ok(disk_store_lodgefs.create(&(struct disk_create_opts){.path = "store",
+					     .size = 64 * MiB,
+					     .loop = &rig.loop,
+					     .open_file = memdevs_open,
+					     .open_ctx = &rig.devs},
+		   &e),
+		&e, "store");
 }
 
 static void start(const char *format)

@@ -20,6 +20,7 @@
 #include "disk/format.h"
 #include "disk/memdev.h"
 #include "disk/sorter.h"
+#include "random.h"
 
 #define CLUSTER (64 * KiB)
 #define CLUSTERS 256u
@@ -63,10 +64,7 @@ static struct rig {
 
 static uint64_t rnd(uint64_t n)
 {
-	rig.rng ^= rig.rng << 13;
-	rig.rng ^= rig.rng >> 7;
-	rig.rng ^= rig.rng << 17;
-	return rig.rng % n;
+	return random_below(&rig.rng, n);
 }
 
 /* ---- the format ---- */
@@ -185,28 +183,16 @@ static void toy_prepare(void *ctx, struct sorter_tx *tx)
 	sorter_prepared(tx, 0);
 }
 
-static void old_read(struct file_req *r)
-{
-	sorter_filled(container_of(r, struct sorter_fill, req), r->result);
-}
-
 static void toy_read_old(void *ctx, struct sorter_fill *f)
 {
 	struct toy *t = ctx;
 
-	if (!f->tag) {
-		memset(f->buf, 0, f->len);
-		sorter_filled(f, 0);
+	if (f->tag) {
+		sorter_fill_from(f, t->file, f->tag);
 		return;
 	}
-	f->iov = (struct iovec){f->buf, f->len};
-	f->req = (struct file_req){.op = FILE_READ,
-		.off = f->tag,
-		.len = f->len,
-		.iov = &f->iov,
-		.niov = 1,
-		.done = old_read};
-	file_submit(t->file, &f->req);
+	memset(f->buf, 0, f->len);
+	sorter_filled(f, 0);
 }
 
 struct commit {
@@ -385,7 +371,7 @@ static void start(void)
 static int setup(void **state)
 {
 	memset(&rig, 0, sizeof(rig));
-	rig.rng = 88172645463325252ull;
+	rig.rng = RANDOM_SEED;
 	uv_loop_init(&rig.loop);
 	return 0;
 }
