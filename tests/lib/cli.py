@@ -4,7 +4,7 @@
     wait_rounds("a", 2)                             the guest has gone over all its memory twice more
 
 Everything lies in LODGE_HOME below $LODGE_TMP. `rounds` is for the guests that stamp every page and look at the stamps
-(guest/common/stamp.c). LODGE_SLOW=N: everything may take N times as long.
+(guest/common/stamp.c).
 """
 import json
 import os
@@ -12,10 +12,9 @@ import re
 import subprocess
 import time
 
-from machine import HOME, LODGE, check
+from machine import HOME, LODGE, SLOW, check, wait_for
 
 ENV = dict(os.environ, LODGE_HOME=HOME)
-SLOW = float(os.environ.get("LODGE_SLOW", "1"))
 
 
 def lodge(*args, ok=True, seconds=100, **kw):
@@ -25,16 +24,21 @@ def lodge(*args, ok=True, seconds=100, **kw):
     return p
 
 
+def until(what, f, seconds=60, detail=lambda: lodge("ps", "--json").stdout):
+    """As wait_for(); ends the test when it does not come."""
+    found = wait_for(f, seconds)
+    if not found:
+        check(what, False, detail())
+    return found
+
+
 def pid(name):
     return int(open(os.path.join(HOME, "run", name, "pid")).read())
 
 
 def gone(p, seconds=10):
     """Whether a process ends in time."""
-    end = time.monotonic() + seconds * SLOW
-    while os.path.exists(f"/proc/{p}") and time.monotonic() < end:
-        time.sleep(0.02)
-    return not os.path.exists(f"/proc/{p}")
+    return wait_for(lambda: not os.path.exists(f"/proc/{p}"), seconds)
 
 
 def rounds(name):
@@ -46,11 +50,8 @@ def rounds(name):
 
 
 def wait_rounds(name, more, seconds=60):
-    first, end = rounds(name), time.monotonic() + seconds * SLOW
-    while rounds(name) < first + more:
-        if time.monotonic() > end:
-            check(f"{name} goes on", False, lodge("logs", name, "--machine").stdout[-800:])
-        time.sleep(0.05)
+    first = rounds(name)
+    until(f"{name} goes on", lambda: rounds(name) >= first + more, seconds, lambda: lodge("logs", name, "--machine").stdout[-800:])
 
 
 def clock_off(name):

@@ -13,7 +13,7 @@ import subprocess
 import time
 
 from lodgefs import crc32c
-from machine import LODGE, check
+from machine import LODGE, check, wait_for
 
 MIB = 1 << 20
 FORMATS = ["raw", "lodgefs"] + (["qcow2"] if shutil.which("qemu-img") else [])
@@ -91,12 +91,9 @@ class Guest:
                     "md5sum </tmp/back | cut -c1-32 >/tmp/done) &\n")
 
 
-def until(m, state):
-    for _ in range(1200):
-        if m.call("status")["state"] == state:
-            return True
-        time.sleep(0.05)
-    return False
+def gets(m, state):
+    """Whether the machine comes into that state."""
+    return wait_for(lambda: m.call("status")["state"] == state)
 
 
 def fails(m, g, ident, policy, break_it, mend, at):
@@ -104,9 +101,9 @@ def fails(m, g, ident, policy, break_it, mend, at):
     break_it()
     if policy == "pause":
         g.begin_write(ident, at)
-        check(f"{ident}: the machine is paused", until(m, "paused"))
+        check(f"{ident}: the machine is paused", gets(m, "paused"))
         m.call("resume")
-        check(f"{ident}: and again, as nothing has changed", until(m, "paused"))
+        check(f"{ident}: and again, as nothing has changed", gets(m, "paused"))
         mend()
         m.call("resume")
         check(f"{ident}: mended, and the guest has noticed nothing", g.end_write() == "0" and g.is_there(ident, at))

@@ -23,6 +23,7 @@ TMP = os.environ.get("LODGE_TMP", "/tmp")
 VM = os.path.join(BUILD, "src/vm/lodge-vm")
 LODGE = os.path.join(BUILD, "src/cli/lodge")
 HOME = os.path.join(TMP, "home")
+SLOW = float(os.environ.get("LODGE_SLOW", "1"))  # everything may take so many times as long
 
 
 class Failed(Exception):
@@ -34,6 +35,14 @@ def check(what, good, detail=""):
     print(f"{'PASS' if good else 'FAIL'}: {what}" + (f": {detail}" if detail and not good else ""), flush=True)
     if not good:
         sys.exit(1)
+
+
+def wait_for(f, seconds=60):
+    """What f() answers once that is true; what it answered last when it does not come in time."""
+    end = time.monotonic() + seconds * SLOW
+    while not (found := f()) and time.monotonic() < end:
+        time.sleep(0.02)
+    return found
 
 
 def fill_up(path):

@@ -272,15 +272,6 @@ def state(name):
     return {"state": None}
 
 
-def until(what, f, seconds=60):
-    end = time.monotonic() + seconds * SLOW
-    while not (found := f()):
-        if time.monotonic() > end:
-            check(what, False, lodge("ps", "--json").stdout)
-        time.sleep(0.05)
-    return found
-
-
 def result(p):
     out, err = p.communicate(timeout=60 * SLOW)
     lines = out.strip().split("\n")

@@ -7,10 +7,9 @@ import os
 import re
 import subprocess
 import sys
-import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from cli import SLOW, lodge, pid
+from cli import SLOW, lodge, pid, until
 from machine import BUILD, LODGE, TMP, check, skip
 from migration import Receive, start_move
 
@@ -25,11 +24,7 @@ def sweeps(name):
 
 
 def wait_sweeps(name, n):
-    end = time.monotonic() + 60 * SLOW
-    while sweeps(name) < n:
-        if time.monotonic() > end:
-            check(f"{name} reads its memory", False, lodge("logs", name).stdout[-300:])
-        time.sleep(0.05)
+    until(f"{name} reads its memory", lambda: sweeps(name) >= n, detail=lambda: lodge("logs", name).stdout[-300:])
 
 
 def faults(name):

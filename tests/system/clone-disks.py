@@ -13,8 +13,8 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from cli import ENV, SLOW, lodge, pid, wait_rounds
-from machine import BUILD, HOME, LODGE, TMP, check, mini_image, skip
+from cli import ENV, lodge, until, wait_rounds
+from machine import BUILD, HOME, LODGE, TMP, check, mini_image, skip, wait_for
 
 PAIR = os.path.join(BUILD, "guest", "pairstamp")
 VMS = os.path.join(HOME, "data", "vms")
@@ -38,11 +38,8 @@ def rounds(name):
 
 def stamps_on(name, more, what):
     """Each stamper has gone over its disk and its memory and found nothing wrong."""
-    first, end = rounds(name), time.monotonic() + 90 * SLOW
-    while not all(b >= a + more for a, b in zip(first, rounds(name))):
-        if time.monotonic() > end:
-            check(what, False, (first, rounds(name)))
-        time.sleep(0.2)
+    first = rounds(name)
+    until(what, lambda: all(b >= a + more for a, b in zip(first, rounds(name))), 90, lambda: (first, rounds(name)))
 
 
 def fsck(disk):
@@ -122,9 +119,7 @@ for wait in 0.05, 0.4, 1.0:
     time.sleep(wait)
     t.send_signal(signal.SIGKILL)
     t.wait()
-end = time.monotonic() + 30 * SLOW
-while lodge("ps").stdout.count("c-") and time.monotonic() < end:
-    time.sleep(0.1)
+wait_for(lambda: not lodge("ps").stdout.count("c-"), 30)
 sh("c", "rm -r /etc/machine-id; echo 1 > /etc/machine-id; dd if=/dev/zero of=/dev/vda bs=1M count=4 conv=fsync 2>/dev/null")
 check("after a killed lodge clone the machine goes on", "c" in lodge("ps").stdout.split())
 n = lodge("clone", "c", "--name", "after").stdout.strip()

@@ -10,7 +10,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
 from cli import SLOW, clock_off, lodge, pid
-from machine import BUILD, LODGE, TMP, check, mini_image, skip
+from machine import BUILD, LODGE, TMP, check, mini_image, skip, wait_for
 
 if not os.path.exists(os.path.join(BUILD, "src/agent/lodge-agent.riscv64")):
     skip("riscv64-linux-gnu-gcc is not installed: this build has no agent")
@@ -139,9 +139,7 @@ lodge("kill", "a")
 
 # ---- a guest without an agent ----
 lodge("run", "--kernel", image["kernel"], "--initrd", image["initrd"], "--append", image["append"], "--memory", "160M", "--name", "mute", "--vsock", "off", "-d")
-end = time.monotonic() + 60
-while "ready" not in lodge("logs", "mute").stdout and time.monotonic() < end:
-    time.sleep(0.2)
+wait_for(lambda: "ready" in lodge("logs", "mute").stdout)
 p = lodge("clone", "mute")
 check("without an agent it says what a clone keeps", p.stdout == "mute-1\n" and "keeps the machine id" in p.stderr, p.stderr)
 for n in "mute", "mute-1":

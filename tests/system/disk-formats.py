@@ -6,9 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
+from failing import gets
 from machine import TMP, Machine, check, mini_image
 
 if not shutil.which("qemu-img"):
@@ -59,11 +59,7 @@ try:
         check("a grown qcow2 is seen at once", m.run("cat /sys/block/vda/size").strip() == str(48 * MIB // 512))
         if mounted:
             m.run("(dd if=/tmp/r of=/dev/vdb bs=1M conv=fsync; dd if=/tmp/r of=/dev/vdb bs=1M seek=8 conv=fsync; echo wrote $? >/tmp/done) >/dev/null 2>&1 & true")
-            for _ in range(200):
-                if m.call("status")["state"] == "paused":
-                    break
-                time.sleep(0.05)
-            check("a full host pauses the machine", m.call("status")["state"] == "paused")
+            check("a full host pauses the machine", gets(m, "paused"))
             sh("mount", "-o", "remount,size=32M", small)
             m.call("resume")
             check("with room again the guest has noticed nothing", "wrote 0" in m.run("wait; while ! cat /tmp/done 2>/dev/null; do sleep 0.2; done", 60)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from failing import FORMATS, MIB, POLICIES, Guest, fails, first_mib, make, sh, take_lease, until, whole
+from failing import FORMATS, MIB, POLICIES, Guest, fails, first_mib, gets, make, sh, take_lease, whole
 from machine import LODGE, TMP, Machine, check, fill_up, mini_image
 
 if os.getuid():
@@ -48,9 +48,9 @@ def lease(m, g, ident, policy, path):
     take_lease(path)
     if policy == "pause":
         g.begin_write(ident, 4)
-        check(f"{ident}: the machine is paused", until(m, "paused"))
+        check(f"{ident}: the machine is paused", gets(m, "paused"))
         m.call("resume")
-        check(f"{ident}: and again, as the store is somebody else's", until(m, "paused"))
+        check(f"{ident}: and again, as the store is somebody else's", gets(m, "paused"))
     else:
         check(f"{ident}: the guest is told as was asked for", (g.write(ident, 4) == "0") == (policy == "ignore"))
 
@@ -67,10 +67,10 @@ def lost(m, g):
     check("lost: written before", g.write("lost", 0) == "0")
     fill_up(filler)
     g.begin_write("lost", 8)
-    check("lost: the machine is paused", until(m, "paused"))
+    check("lost: the machine is paused", gets(m, "paused"))
     os.unlink(filler)
     m.call("resume")
-    check("lost: there is room, and what the host has forgotten is not called durable", until(m, "paused"))
+    check("lost: there is room, and what the host has forgotten is not called durable", gets(m, "paused"))
 
 
 def devices():
@@ -121,7 +121,7 @@ def cut(m, g, ident, policy, path):
         mend = lambda: (f.seek(size // 8), f.write(tail), f.flush())
         if policy == "pause":
             g.begin_read(ident, 20)
-            check(f"{ident}: cut off: the machine is paused", until(m, "paused"))
+            check(f"{ident}: cut off: the machine is paused", gets(m, "paused"))
             mend()
             m.call("resume")
             check(f"{ident}: put back, and the guest has noticed nothing", g.end_write() == g.md5)

@@ -9,11 +9,10 @@ import os
 import resource
 import subprocess
 import sys
-import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
 from failing import FORMATS, MIB, POLICIES, Guest, fails, make, whole
-from machine import HOME, TMP, VM, Machine, check, fill_up, mini_image
+from machine import HOME, TMP, VM, Machine, check, fill_up, mini_image, wait_for
 
 if os.getuid():
     print("SKIP: mounting needs root")
@@ -59,10 +58,8 @@ def main():
         check("powers off with 0", m.wait(60) == 0)
     for ident, (fmt, policy) in disks.items():
         whole(fmt, f"{small}/{ident}")
-    for _ in range(100):  # the kernel takes a ring down a little after its process is gone
-        if not subprocess.run(["mount", "-o", "remount,ro", small], capture_output=True).returncode:
-            break
-        time.sleep(.1)
+    # The kernel takes a ring down a little after its process is gone.
+    wait_for(lambda: not subprocess.run(["mount", "-o", "remount,ro", small], capture_output=True).returncode)
     p = subprocess.run([VM, "--name", "dv3", *argv, "--disk", flags["raw-report"]], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL,
                        env=dict(os.environ, LODGE_HOME=HOME))
     check("a host that may only be read: refused, with what to do", p.returncode == 2 and "readonly" in p.stderr, p)

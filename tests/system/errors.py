@@ -8,10 +8,9 @@ import socket
 import struct
 import subprocess
 import sys
-import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from machine import HOME, LODGE, TMP, VM
+from machine import HOME, LODGE, TMP, wait_for
 
 ENV = dict(os.environ, LODGE_HOME=HOME)
 failed = 0
@@ -83,9 +82,7 @@ def there():
 
 def left(before=()):
     """What is there that was not before; the keeper of an ended machine has a moment to go."""
-    end = time.monotonic() + 30
-    while set(processes()) - set(before) and time.monotonic() < end:
-        time.sleep(0.05)
+    wait_for(lambda: not set(processes()) - set(before), 30)
     return there() - set(before)
 
 

@@ -11,7 +11,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from machine import BUILD, HOME, LODGE, TMP, Machine, check, mini_image
+from machine import HOME, LODGE, TMP, Machine, check, mini_image, wait_for
 
 SECONDS = int(os.environ.get("LODGE_EXITS_SECONDS", "6"))
 MARK = 0x101000
@@ -74,9 +74,7 @@ with Machine("--kernel", image["kernel"], "--initrd", image["initrd"], "--append
         vm.run("cat /proc/interrupts >/tmp/a1; %s; cat /proc/interrupts >/tmp/a2; %s; "
                "cat /proc/interrupts >/tmp/b1; %s; cat /proc/interrupts >/tmp/b2" % (mark, work, mark), SECONDS * 3 + 60)
         # It may be behind the guest: until it has told of the second mark.
-        end = time.monotonic() + 60
-        while open(trace).read().count(f'"physical":"{hex(MARK)}"') + open(trace).read().count(f'"physical": "{hex(MARK)}"') < 2 and time.monotonic() < end:
-            time.sleep(1)
+        wait_for(lambda: open(trace).read().count(f'"physical":"{hex(MARK)}"') + open(trace).read().count(f'"physical": "{hex(MARK)}"') >= 2)
         follower.send_signal(2)
         follower.wait(10)
         complaints = follower.stderr.read().decode()

@@ -16,7 +16,7 @@ import termios
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from machine import BUILD, HOME, LODGE, TMP, check, mini_image
+from machine import BUILD, HOME, LODGE, TMP, check, mini_image, wait_for
 
 mini = mini_image()
 ENV = dict(os.environ, LODGE_HOME=HOME)
@@ -68,9 +68,7 @@ def processes():
 
 
 def nothing_left(what):
-    end = time.monotonic() + 10
-    while processes() and time.monotonic() < end:
-        time.sleep(0.05)
+    wait_for(lambda: not processes(), 10)
     left = [os.path.join(d, n) for d, dirs, names in os.walk(HOME) for n in names + dirs]
     left = [p for p in left if p not in (f"{HOME}/run", f"{HOME}/data", f"{HOME}/data/vms")]
     check(f"{what}: nothing is left", not processes() and not left, f"{processes()} {left}")

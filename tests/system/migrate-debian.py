@@ -11,7 +11,7 @@ import time
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
 from cli import ENV, lodge
 from migration import move
-from machine import BUILD, LODGE, TMP, check, mini_image, skip
+from machine import BUILD, LODGE, TMP, check, mini_image, skip, wait_for
 
 if not os.path.exists(os.path.join(BUILD, "src/agent/lodge-agent.riscv64")):
     skip("riscv64-linux-gnu-gcc is not installed: this build has no agent")
@@ -52,10 +52,7 @@ def records(path):
 
 switch = subprocess.Popen([LODGE, "switch", "run", "lan"], env=ENV, stdin=subprocess.DEVNULL)
 try:
-    for _ in range(100):
-        if lodge("switch", "show", "lan", ok=False).returncode == 0:
-            break
-        time.sleep(0.05)
+    wait_for(lambda: lodge("switch", "show", "lan", ok=False).returncode == 0)
     boot = ["run", "--kernel", image["kernel"], "--initrd", image["initrd"], "--append", image["append"], "--memory", "128M", "--net", "switch=lan", "-d"]
     lodge(*boot, "--name", "peer")
     lodge(*boot, "--name", "m0", "--smp", "2", *(x for d in DISKS for x in ("--disk", d)))
@@ -86,9 +83,8 @@ try:
     guest(f"m{n}", "touch /tmp/stop; sleep 1; sync")
     time.sleep(1)
     sent = guest(f"m{n}", "wc -c < /tmp/sent; md5sum < /tmp/sent")
-    end = time.monotonic() + 20
-    while (got := guest("peer", "wc -c < /tmp/got; md5sum < /tmp/got")) != sent and time.monotonic() < end:
-        time.sleep(0.3)
+    wait_for(lambda: guest("peer", "wc -c < /tmp/got; md5sum < /tmp/got") == sent, 20)
+    got = guest("peer", "wc -c < /tmp/got; md5sum < /tmp/got")
     check(f"the TCP connection lived through {n} moves, every byte once", got == sent and int(sent.split()[0]) > 100, (sent, got))
     lodge("stop", f"m{n}", "--force", ok=False)
     lodge("kill", f"m{n}", ok=False)

@@ -14,9 +14,9 @@ import threading
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from cli import SLOW, lodge, pid
+from cli import SLOW, lodge, pid, until
 from migration import Middle, Receive, alive, message, move, start_move
-from machine import BUILD, HOME, LODGE, TMP, check, mini_image, skip
+from machine import BUILD, HOME, LODGE, TMP, check, mini_image, skip, wait_for
 
 PAIR = os.path.join(BUILD, "guest", "pairstamp")
 CYCLES = int(os.environ.get("LODGE_MIGRATE_CYCLES", "3"))
@@ -36,11 +36,8 @@ def rounds(name):
 
 def goes_on(name, what):
     """Each of the stampers goes over all of its disk and its memory twice, and finds nothing wrong."""
-    first, end = rounds(name), time.monotonic() + 60 * SLOW
-    while not all(b >= a + 2 for a, b in zip(first, rounds(name))):
-        if time.monotonic() > end:
-            check(f"{what}: the guest goes on", False, f"{first} {rounds(name)} {lodge('ps').stdout}")
-        time.sleep(0.1)
+    first = rounds(name)
+    until(f"{what}: the guest goes on", lambda: all(b >= a + 2 for a, b in zip(first, rounds(name))), detail=lambda: f"{first} {rounds(name)} {lodge('ps').stdout}")
 
 
 def names(tag, disks):
@@ -55,13 +52,12 @@ def names(tag, disks):
 
 def left_behind(files):
     """What is still there of images that were made for nothing. The guard of a process that was killed needs a moment."""
-    end = time.monotonic() + 10 * SLOW
-    while True:
+    def left():
         inside = lodge("store", "ls", f"{store}:lodgefs", "--json", ok=False).stdout
-        left = [f for f in files if (os.path.basename(f) in inside if f.startswith(store + "/") else os.path.exists(f))]
-        if not left or time.monotonic() > end:
-            return left
-        time.sleep(0.05)
+        return [f for f in files if (os.path.basename(f) in inside if f.startswith(store + "/") else os.path.exists(f))]
+
+    wait_for(lambda: not left(), 10)
+    return left()
 
 
 store = os.path.join(TMP, "pool.lodge")
@@ -216,9 +212,7 @@ for i, harm in enumerate(("kill -9 of the destination", "cut", "kill -9 of lodge
         to = Middle(r.at[5:], 30000 + random.randrange(1 << random.randrange(16, 25)), harm).address
     p = start_move(name, to, "--copy-disks", "--bandwidth", "40M")
     if harm not in ("cut", "flip"):
-        end = time.monotonic() + 60 * SLOW
-        while not os.path.exists(os.path.join(HOME, "run/no/pid")) and p.poll() is None and time.monotonic() < end:
-            time.sleep(0.01)
+        wait_for(lambda: os.path.exists(os.path.join(HOME, "run/no/pid")) or p.poll() is not None)
         time.sleep(random.random() * 0.3)
     if harm == "Ctrl-C":
         p.send_signal(signal.SIGINT)
@@ -263,11 +257,8 @@ def disk_rounds(vm):
 
 
 def stamps_on(vm, what):
-    first, end = disk_rounds(vm), time.monotonic() + 60 * SLOW
-    while disk_rounds(vm) < first + 2:
-        if time.monotonic() > end:
-            check(f"{what}: the guest goes on", False, lodge("logs", vm).stdout[-300:])
-        time.sleep(0.1)
+    first = disk_rounds(vm)
+    until(f"{what}: the guest goes on", lambda: disk_rounds(vm) >= first + 2, detail=lambda: lodge("logs", vm).stdout[-300:])
 
 
 for engine in "rv64", "kvm":

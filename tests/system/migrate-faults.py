@@ -3,7 +3,6 @@
 """Moves that go wrong at random points: the connection breaks, loses, repeats, swaps, damages or holds back what it carries; somebody is killed, or stopped by
 Ctrl-C. The guest, which looks at all its memory, goes on on exactly one side, or the error says what to do. LODGE_FAULTS=N: of each (100 on demand),
 LODGE_KINDS=word: only kinds with it, LODGE_SEED: the same again."""
-import json
 import os
 import random
 import signal
@@ -12,8 +11,8 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from cli import SLOW, gone, lodge, pid, wait_rounds
-from machine import BUILD, HOME, TMP, check, skip
+from cli import SLOW, gone, lodge, pid, until, wait_rounds
+from machine import BUILD, HOME, TMP, check, skip, wait_for
 from migration import Middle, Receive, alive, rpc, start_move
 
 STAMP = os.path.join(BUILD, "guest", "stamp-rv64.elf")
@@ -43,18 +42,13 @@ def phase(name):
 
 def settled(here, there):
     """What has been told to end has ended."""
-    end = time.monotonic() + 60 * SLOW
-    while alive(here) == alive(there) and phase(here) != "lost" and time.monotonic() < end:
-        time.sleep(0.05)
+    wait_for(lambda: alive(here) != alive(there) or phase(here) == "lost")
 
 
 def remove(name):
     """Behind a machine that has ended somebody clears up for a moment."""
-    end = time.monotonic() + 20 * SLOW
-    while (p := lodge("rm", name, ok=False)).returncode not in (0, 3) and time.monotonic() < end:
-        time.sleep(0.05)
-    if p.returncode not in (0, 3):  # 3: its lodge receive was killed when it had come: nobody knew that the place is kept
-        check(f"lodge rm {name}", False, p.stderr)
+    # 3: its lodge receive was killed when it had come: nobody knew that the place is kept
+    until(f"lodge rm {name}", lambda: lodge("rm", name, ok=False).returncode in (0, 3), 20)
 
 
 def lost(what, here, there, err):
@@ -69,11 +63,10 @@ def lost(what, here, there, err):
 
 def nothing_left(what, who):
     """But the machine's own place."""
-    end, want = time.monotonic() + 20 * SLOW, (set(), {who})
-    while (left := ({f for f in os.listdir(TMP) if f.endswith(".sock")}, set(os.listdir(VMS)))) != want:
-        if time.monotonic() > end:
-            check(f"{what}: nothing is left", False, left)
-        time.sleep(0.05)
+    def left():
+        return {f for f in os.listdir(TMP) if f.endswith(".sock")} | set(os.listdir(VMS)) - {who}
+
+    until(f"{what}: nothing is left", lambda: not left() and who in os.listdir(VMS), 20, left)
 
 
 def over(what, here, there, err):

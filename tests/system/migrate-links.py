@@ -10,8 +10,8 @@ import sys
 import threading
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from cli import SLOW, lodge, wait_rounds
-from migration import EARLY, Link, Receive, certificates, message, result, start_move, state, tls, until
+from cli import SLOW, lodge, until, wait_rounds
+from migration import EARLY, Link, Receive, certificates, message, result, start_move, state, tls
 from machine import BUILD, check, skip
 
 STAMP = os.path.join(BUILD, "guest", "stamp-rv64.elf")

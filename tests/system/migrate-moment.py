@@ -8,9 +8,9 @@ import sys
 import threading
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from cli import SLOW, lodge, pid, wait_rounds
+from cli import SLOW, lodge, pid, until, wait_rounds
 from machine import BUILD, check, skip
-from migration import Gate, Receive, alive, result, start_move, until
+from migration import Gate, Receive, alive, result, start_move
 
 STAMP = os.path.join(BUILD, "guest", "stamp-rv64.elf")
 PAGES, GO, RUNNING = 3, 7, 11  # docs/migration.md

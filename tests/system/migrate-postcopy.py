@@ -2,8 +2,6 @@
 # time-limit: 420
 """Post-copy: a machine runs at its destination before its memory is there, exact to the page, on both engines; a connection that breaks at any point
 is made anew, and nothing is lost; whoever is killed, the guest lives on one side or the error says what to do. LODGE_MIGRATE_CYCLES=N: N times as many."""
-import contextlib
-import json
 import os
 import random
 import shutil
@@ -15,8 +13,8 @@ import threading
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from cli import SLOW, gone, lodge, pid, wait_rounds
-from migration import EARLY, Link, Receive, message, result, start_move, state, until
+from cli import gone, lodge, pid, until, wait_rounds
+from migration import EARLY, Link, Receive, message, result, start_move, state
 from machine import BUILD, LODGE, TMP, check, skip
 
 STAMP = {"rv64": ("--firmware", os.path.join(BUILD, "guest", "stamp-rv64.elf")),

@@ -8,14 +8,13 @@ import random
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from cli import lodge, pid, rounds
+from cli import lodge, pid, rounds, until
 from migration import Middle, Receive, alive, certificates, message, move, rpc, start_move, tls
-from machine import BUILD, TMP, check, skip
+from machine import BUILD, TMP, check, skip, wait_for
 
 STAMP = os.path.join(BUILD, "guest", "stamp-rv64.elf")
 STAMP_X86 = os.path.join(BUILD, "guest", "stamp-x86.elf")
@@ -25,20 +24,13 @@ random.seed(int(os.environ.get("LODGE_SEED", "1")))
 
 def goes_on(name, what, more=2):
     """The guest makes progress: whole rounds over all its memory, each page checked."""
-    first, end = rounds(name), time.monotonic() + 60
-    while rounds(name) < first + more:
-        if time.monotonic() > end:
-            check(f"{what}: the guest goes on", False, lodge("ps").stdout)
-        time.sleep(0.1)
+    first = rounds(name)
+    until(f"{what}: the guest goes on", lambda: rounds(name) >= first + more)
 
 
 def boot(name, smp=2, memory="128M", *more):
     lodge("run", "--firmware", STAMP, "--memory", memory, "--smp", str(smp), "--name", name, "-d", *more)
-    end = time.monotonic() + 60
-    while "rounds" not in lodge("logs", name).stdout:
-        if time.monotonic() > end:
-            check(f"{name} starts", False)
-        time.sleep(0.1)
+    until(f"{name} starts", lambda: "rounds" in lodge("logs", name).stdout)
 
 
 def refused(name, what, words, *receive, address=None, more=()):
@@ -95,9 +87,7 @@ for kept in sorted(os.listdir(KEPT)):
             pass
     code, out, err = r.end()
     check(f"{kept}: is taken", code == 0, err)
-    end = time.monotonic() + 30
-    while "gap" not in lodge("logs", "old").stdout and time.monotonic() < end:
-        time.sleep(0.1)
+    wait_for(lambda: "gap" in lodge("logs", "old").stdout, 30)
     check(f"{kept}: goes on", "gap" in lodge("logs", "old").stdout)
     lodge("kill", "old")
 
@@ -227,9 +217,7 @@ if shutil.which("openssl"):
 # ---- the other engine ----
 if os.access("/dev/kvm", os.R_OK | os.W_OK) and os.path.exists(STAMP_X86):
     lodge("run", "--engine", "kvm", "--kernel", STAMP_X86, "--memory", "128M", "--smp", "2", "--name", "x0", "-d")
-    end = time.monotonic() + 60
-    while "rounds" not in lodge("logs", "x0").stdout and time.monotonic() < end:
-        time.sleep(0.1)
+    wait_for(lambda: "rounds" in lodge("logs", "x0").stdout)
     for i in range(min(CYCLES, 2)):
         move(f"x{i}", f"x{i + 1}")
         goes_on(f"x{i + 1}", f"kvm, move {i + 1}", 1)

@@ -12,7 +12,7 @@ import threading
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from machine import HOME, TMP, VM, Machine, check, mini_image
+from machine import HOME, TMP, VM, Machine, check, mini_image, wait_for
 
 im = mini_image()
 BOOT = ["--kernel", im["kernel"], "--initrd", im["initrd"], "--append", im["append"], "--memory", "256M"]
@@ -115,9 +115,7 @@ with Machine(*BOOT, "--seed", "7", "--net", f"user,hostfwd=tcp::{tcp}-:8080,host
     before = no_ports()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         s.sendto(b"two from the host\n", ("127.0.0.1", udp))
-    end = time.monotonic() + 10
-    while no_ports() == before and time.monotonic() < end:
-        time.sleep(0.2)
+    wait_for(lambda: no_ports() != before, 10)
     check("a forwarded UDP port reaches the guest", no_ports() == before + 1)
 
     # A saved state has the card in it; here: inspect while packets may wait, and go on.

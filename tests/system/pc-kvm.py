@@ -2,7 +2,6 @@
 # time-limit: 420
 """Debian's amd64 kernels on this host's KVM: 6.12 and 6.1, as bzImages. Where KVM runs kernel code on hardware they come to a shell. Where it
 interprets ring 0 they come as far as it goes, and the reason of the end is an instruction that it cannot emulate, with its bytes."""
-import json
 import os
 import re
 import subprocess

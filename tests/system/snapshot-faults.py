@@ -14,8 +14,8 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from cli import ENV, SLOW, lodge
-from machine import BUILD, HOME, LODGE, TMP, check, skip
+from cli import ENV, SLOW, lodge, until
+from machine import BUILD, HOME, LODGE, TMP, check, skip, wait_for
 
 STAMP = os.path.join(BUILD, "guest", "stamp-rv64.elf")
 STORE = os.path.join(HOME, "data", "snapshots")
@@ -37,11 +37,8 @@ def reports(name):
 
 
 def goes_on(name, what):
-    n, end = reports(name), time.monotonic() + 60
-    while reports(name) < n + 1:
-        if time.monotonic() > end:
-            check(what, False, "the guest stands still")
-        time.sleep(0.1)
+    n = reports(name)
+    until(what, lambda: reports(name) > n, detail=lambda: "the guest stands still")
 
 
 def store():
@@ -73,13 +70,8 @@ for i in range(N):
         whole += 1
     goes_on("m", f"client killed, number {i + 1}")
 check(f"{N} clients killed: {whole} snapshots were whole, nothing is left of the others, the guest goes on", store() == ["good.snap"], store())
-end = time.monotonic() + 30
-while True:  # the machine notices that its client has gone
-    p = lodge("snapshot", "create", "m", "--name", "after", ok=False)
-    if p.returncode == 0 or time.monotonic() > end:
-        break
-    time.sleep(0.1)
-check("and can be saved again", p.returncode == 0, p.stderr)
+# The machine notices that its client has gone.
+check("and can be saved again", wait_for(lambda: lodge("snapshot", "create", "m", "--name", "after", ok=False).returncode == 0, 30))
 lodge("snapshot", "rm", "after")
 
 # ---- a full disk ----

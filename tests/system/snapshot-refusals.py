@@ -7,11 +7,10 @@ import os
 import socket
 import subprocess
 import sys
-import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from cli import ENV, SLOW, lodge, wait_rounds
-from machine import BUILD, HOME, LODGE, TMP, Machine, check, skip
+from cli import ENV, lodge, until, wait_rounds
+from machine import BUILD, HOME, LODGE, TMP, Machine, check, skip, wait_for
 from migration import Receive, rpc, start_move
 
 STAMP = os.path.join(BUILD, "guest", "stamp-rv64.elf")
@@ -84,12 +83,10 @@ for what, word, more in (("less memory", "memory", ["--memory", "64M"]), ("a har
         code = m.wait(60)
     said = open(os.path.join(TMP, "x.log")).read().strip().split("\n")[-1]
     check(f"a machine with {what} does not go on from it, and says why", code == 1 and word in said and "restore" in said, (code, said))
-definition = json.loads(lodge("snapshot", "show", "whole").stdout)
+definition = json.loads(lodge("snapshot", "show", "whole", "--json", "--json").stdout)
 check("the disk is as it was", [d["snapshot"] for d in definition["disks"]] == ["whole"] and "before-restore" not in lodge("disk", "snapshot", q).stdout)
 lodge("restore", "whole", "--name", "y", "-d")
-end = time.monotonic() + 60 * SLOW
-while "gap" not in lodge("logs", "y").stdout and time.monotonic() < end:
-    time.sleep(0.1)
+wait_for(lambda: "gap" in lodge("logs", "y").stdout)
 check("and the machine that it is of goes on", "gap" in lodge("logs", "y").stdout)
 lodge("kill", "y")
 
@@ -98,11 +95,7 @@ lodge("run", "-d", "--firmware", STAMP, "--memory", "128M", "--smp", "2", "--nam
 wait_rounds("m", 1)
 r = Receive("far")
 p = start_move("m", r.at, "--bandwidth", "1M", "--no-throttle")
-end = time.monotonic() + 60 * SLOW
-while not rpc("m", "migrate_status").get("round"):
-    if time.monotonic() > end:
-        check("a migration begins", False, rpc("m", "migrate_status"))
-    time.sleep(0.02)
+until("it copies", lambda: rpc("m", "migrate_status").get("round"))
 for verb in ("snapshot", "create"), ("clone",):
     said = lodge(*verb, "m", ok=False)
     check(f"lodge {verb[0]} while the machine is being migrated", said.returncode == 4 and "being migrated" in said.stderr, (said.returncode, said.stderr))

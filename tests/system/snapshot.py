@@ -12,8 +12,8 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from cli import ENV, SLOW, lodge, pid, wait_rounds
-from machine import BUILD, HOME, LODGE, TMP, check, skip
+from cli import ENV, lodge, pid, wait_rounds
+from machine import BUILD, HOME, LODGE, TMP, check, skip, wait_for
 
 STAMP, STAMP_X86 = (os.path.join(BUILD, "guest", f"stamp-{isa}.elf") for isa in ("rv64", "x86"))
 STORE = os.path.join(HOME, "data", "snapshots")
@@ -105,10 +105,7 @@ check("all of them are here", store() == ["child-1.snap", "stamp-1.snap", "whole
 for name in "child-1", "stamp-1", "whole-1":
     lodge("snapshot", "verify", name)
     lodge("restore", name, "--name", "old", "-d")
-    end = time.monotonic() + 20 * SLOW
-    while "gap" not in lodge("logs", "old").stdout and time.monotonic() < end:
-        time.sleep(0.1)
-    check(f"{name}: goes on", "gap" in lodge("logs", "old").stdout)
+    check(f"{name}: goes on", wait_for(lambda: "gap" in lodge("logs", "old").stdout, 20))
     if name != "stamp-1":
         wait_rounds("old", 3)
         check(f"{name}: each page is of its moment", True)

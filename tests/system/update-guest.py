@@ -9,11 +9,10 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
 from cli import ENV, SLOW, gone, lodge, pid, rounds, wait_rounds
-from machine import BUILD, LODGE, TMP, check, mini_image, skip
+from machine import BUILD, LODGE, TMP, check, mini_image, skip, wait_for
 
 RV64, X86 = (os.path.join(BUILD, "guest", f"stamp-{isa}.elf") for isa in ("rv64", "x86"))
 NEXT = os.path.join(BUILD, "tests/tools/lodge-vm-next")
@@ -95,9 +94,7 @@ def debian(fmt):
     for i in range(30 if fmt == "raw" else 10):
         n = state["n"]
         pauses.append(json.loads(update("d", NEXT if i % 2 else None).stdout)["pause_us"])
-        end = time.monotonic() + 30 * SLOW
-        while state["n"] < n + 2 and not state["bad"] and time.monotonic() < end:
-            time.sleep(0.01)
+        wait_for(lambda: state["n"] >= n + 2 or state["bad"], 30)
         if state["bad"] or state["n"] < n + 2:
             check(f"{fmt}: update {i}: the TCP connection lives", False, state)
     check(f"{fmt}: {len(pauses)} updates: one TCP connection, {state['n']} messages echoed", state["bad"] is None)

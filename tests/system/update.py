@@ -15,7 +15,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
 from cli import ENV, SLOW, gone, lodge, pid, rounds, wait_rounds
-from machine import BUILD, HOME, LODGE, TMP, Machine, check, skip
+from machine import BUILD, HOME, LODGE, TMP, Machine, check, skip, wait_for
 
 RV64, X86 = (os.path.join(BUILD, "guest", f"stamp-{isa}.elf") for isa in ("rv64", "x86"))
 NEXT, NEW, OLD, FAILS = (os.path.join(BUILD, "tests/tools", "lodge-vm-" + n) for n in ("next", "new", "old", "fails"))
@@ -209,9 +209,7 @@ last = pid("a")
 lodge("kill", "a")
 check("it ends as any machine", gone(last) and not os.path.exists(os.path.join(HOME, "run", "a")))
 p = subprocess.Popen([LODGE, "run", "--firmware", RV64, "--memory", "64M", "--smp", "2", "--name", "f"], env=ENV, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-end = time.monotonic() + 30 * SLOW
-while not os.path.exists(os.path.join(HOME, "run", "f", "pid")) and time.monotonic() < end:
-    time.sleep(0.05)
+wait_for(lambda: os.path.exists(os.path.join(HOME, "run", "f", "pid")), 30)
 wait_rounds("f", 1)
 update("f", NEXT)
 wait_rounds("f", 1)
