@@ -21,7 +21,7 @@
 #include "base/json.h"
 #include "base/util.h"
 #include "cli/place.h"
-#include "cli/terminal.h"
+#include "cli/ui/signals.h"
 #include "cli/update/successor.h"
 #include "vm/config/config.h"
 #include "vm/rundir.h"
@@ -29,7 +29,6 @@
 /* A machine that has been asked to end gets this long; it needs a moment to flush its disks. */
 #define KILL_AFTER_NS 5000000000ull
 
-/* Beside this program, as installed or in a build tree; else in PATH. */
 void launch_program(char *path, size_t size)
 {
 	static const char *const places[] = {"lodge-vm", "../vm/lodge-vm"};
@@ -103,19 +102,6 @@ static unsigned add_receive(
 	return n;
 }
 
-static const int ending[] = {SIGINT, SIGTERM, SIGHUP};
-
-/* What was ignored here (nohup, a job in the background of a script) ends the child all the same: it is asked to end by these. None is lost: they are still held back. */
-void launch_child_signals(void)
-{
-	sigset_t none;
-
-	for (unsigned i = 0; i < ARRAY_SIZE(ending); i++)
-		signal(ending[i], SIG_DFL);
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-}
-
 static void exec_vm(const struct launch *l, int def_fd, int ready_fd)
 {
 	char config[40], ready[16], listener[16], console[PATH_MAX], program[PATH_MAX + 32];
@@ -133,7 +119,7 @@ static void exec_vm(const struct launch *l, int def_fd, int ready_fd)
 	}
 	argv[n] = NULL;
 
-	launch_child_signals();
+	signals_of_child();
 	snprintf(config, sizeof(config), "/proc/self/fd/%d", def_fd);
 	snprintf(ready, sizeof(ready), "%d", ready_fd);
 	fcntl(ready_fd, F_SETFD, 0);
@@ -264,6 +250,9 @@ static int watch(struct keeper *k)
 		if (p[2].revents && wants_end(k))
 			end_machine(k);
 	}
+	/* Who launched it may have died at the same time. */
+	while (p[1].fd >= 0 && poll(&p[1], 1, 0) > 0 && hear_leash(k))
+		;
 	successor_drop(&k->next);
 	while (waitpid(k->vm, &status, 0) < 0 && errno == EINTR)
 		;
@@ -355,7 +344,7 @@ static void await_word(int fd, const struct launch *l, struct launched *m)
 		return;
 	launch_end(m);
 	if (l->receive)
-		launch_signals_end();
+		signals_let_go();
 }
 
 /* Its one line of JSON; end of file without one: it died. */
@@ -434,23 +423,6 @@ int launch_machine(const struct launch *l, struct launched *out, struct err *e)
 		launch_wait(out);
 	}
 	return rc;
-}
-
-int launch_signals(int *fd, struct err *e)
-{
-	sigset_t set;
-
-	signals_not_ignored(&set, ending, ARRAY_SIZE(ending));
-	*fd = signalfd(-1, &set, SFD_CLOEXEC);
-	return *fd < 0 || sigprocmask(SIG_BLOCK, &set, NULL) ? err_sys(e, -errno, "signalfd") : 0;
-}
-
-void launch_signals_end(void)
-{
-	sigset_t set;
-
-	signals_not_ignored(&set, ending, ARRAY_SIZE(ending));
-	sigprocmask(SIG_UNBLOCK, &set, NULL);
 }
 
 static void say(struct launched *m, char word)

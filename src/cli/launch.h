@@ -40,7 +40,7 @@ struct launch {
 	const char *restore; /* a snapshot to go on from; NULL: boot */
 	bool paused; /* the guest waits for the method `resume` */
 	const struct launch_receive *receive; /* NULL: it begins here */
-	int signals; /* a signalfd: one that comes before the machine runs ends it: -ECANCELED, unless it was on its way here and has come; 0: none */
+	int signals; /* of signals_hold(): one that comes before the machine runs ends it: -ECANCELED, unless it was on its way here and has come; 0: none */
 };
 
 struct launched {
@@ -56,12 +56,6 @@ struct launched {
  * nothing is left of it, and the message is the machine's own.
  */
 int launch_machine(const struct launch *l, struct launched *out, struct err *e);
-/* Signals that end this program wait from now on (not those that it ignores): *fd is for struct launch. Only before a launch that has to be undone, or takes long. */
-int launch_signals(int *fd, struct err *e);
-/* They end this program again, also those that have waited. */
-void launch_signals_end(void);
-/* For a child that becomes another program: no signal is held back, or ignored because it is here. */
-void launch_child_signals(void);
 /* Ends the machine at once, as when this process died. launch_wait() then says when it has gone. */
 void launch_end(struct launched *m);
 /* The machine goes on without this process. */
@@ -69,7 +63,7 @@ void launch_release(struct launched *m);
 /* The guest's exit code once all is over: 0..255; 128 + the signal when one ended lodge-vm. */
 int launch_wait(struct launched *m);
 
-/* The lodge-vm that belongs to this program: beside it, or a name to look for in PATH. */
+/* The lodge-vm that belongs to this program: beside it, as installed or in a build tree, or a name to look for in PATH. */
 void launch_program(char *path, size_t size);
 
 /* verb_run.c: the console of a machine that was launched paused is here until it ends, or somebody leaves. The exit code. */

@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -62,11 +63,13 @@ static const struct opt json_opts[] = {
 };
 const struct opt_group json_groups[] = {{"Options", json_opts}, {0}};
 
-enum exit_code exit_code_of(int code)
+int exit_code_of(int code)
 {
 	switch (code) {
 	case 0:
 		return EXIT_DONE;
+	case -EINVAL:
+		return EXIT_USAGE;
 	case -ENOENT:
 		return EXIT_NOT_FOUND;
 	case -EBUSY:
@@ -76,17 +79,36 @@ enum exit_code exit_code_of(int code)
 	}
 }
 
-enum exit_code fail(const struct err *e)
+int fail(const struct err *e)
 {
 	fprintf(stderr, "lodge: %s\n", err_msg(e));
 	return exit_code_of(e->code ?: -EIO);
 }
 
-enum exit_code fail_args(const struct err *e)
+int usage(const char *fmt, ...)
 {
-	enum exit_code code = fail(e);
+	struct err e = {0};
+	char text[sizeof(e.msg)];
+	va_list ap;
 
-	return e->code == -EINVAL ? EXIT_USAGE : code;
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	err_set(&e, -EINVAL, "%s", text);
+	return fail(&e);
+}
+
+int each_argument(
+	const struct args *a, const void *opts, int (*one)(const void *opts, const char *arg))
+{
+	int code = EXIT_DONE;
+
+	for (unsigned i = 0; i < a->n; i++) {
+		int now = one(opts, a->v[i]);
+
+		code = code ?: now;
+	}
+	return code;
 }
 
 /* The verbs whose names begin with `word`, or all, below the headings of their groups. */
@@ -147,7 +169,7 @@ static int run_verb(const struct verb *v, int argc, char **argv)
 		r = (v->parse ?: command_parse)(&v->cmd, opts, argc, argv, &a, &e);
 	if (r) {
 		fprintf(stderr, "lodge %s: %s\n", v->cmd.verb, err_msg(&e));
-		code = r == -EINVAL ? EXIT_USAGE : (int)exit_code_of(r);
+		code = exit_code_of(r);
 	} else if (a.help) {
 		command_print_help(&v->cmd, stdout);
 		code = EXIT_DONE;
@@ -196,7 +218,6 @@ static int unknown_verb(int argc, char **argv, const struct verb *const *all, si
 	const char *first = argv[0], *second = argc > 1 ? argv[1] : "", *word;
 	bool family = is_family(all, n, first);
 	struct spell near = {0};
-	struct err e = {0};
 	char two[80];
 
 	word = called_here(family ? second : first);
@@ -209,11 +230,9 @@ static int unknown_verb(int argc, char **argv, const struct verb *const *all, si
 		spell_offer(&near, word, all[i]->cmd.verb);
 		spell_offer(&near, two, all[i]->cmd.verb);
 	}
-	err_set(&e, -EINVAL, "unknown verb %s%s%s%s%s%s; see lodge %s%s--help", first,
-		family ? " " : "", family ? second : "", near.best ? " (did you mean " : "",
-		near.best ?: "", near.best ? "?)" : "", family ? first : "", family ? " " : "");
-	fprintf(stderr, "lodge: %s\n", err_msg(&e));
-	return EXIT_USAGE;
+	return usage("unknown verb %s%s%s%s%s%s; see lodge %s%s--help", first, family ? " " : "",
+		family ? second : "", near.best ? " (did you mean " : "", near.best ?: "",
+		near.best ? "?)" : "", family ? first : "", family ? " " : "");
 }
 
 /* Who asked for something and cannot have it must not be told that all went well. */

@@ -89,13 +89,16 @@ extern const struct verb verbs_update[];
 size_t verbs_all(const struct verb **list, size_t max);
 #define VERBS_MAX 128
 
-/* The exit code that fits a negative errno. */
-enum exit_code exit_code_of(int code);
+/* The exit code that fits a negative errno: -EINVAL is that what was asked for cannot be. */
+int exit_code_of(int code);
 
 /* Prints "lodge: <message>" and returns the exit code for the error. */
 struct err;
-enum exit_code fail(const struct err *e);
-/* The same while only arguments were looked at: -EINVAL is wrong usage. */
-enum exit_code fail_args(const struct err *e);
+int fail(const struct err *e);
+/* The same for what the options' tables cannot say: returns EXIT_USAGE. */
+int usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* For each argument, whatever became of those before. `one` answers with an exit code; the first that is not 0. */
+int each_argument(
+	const struct args *a, const void *opts, int (*one)(const void *opts, const char *arg));
 
 #endif

@@ -4,7 +4,7 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "cli/client.h"
-#include "cli/terminal.h"
+#include "cli/ui/terminal.h"
 #include "cli/verb.h"
 
 struct console {

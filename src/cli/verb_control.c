@@ -13,7 +13,7 @@
 #define KILL_WAIT_MS 10000
 #define PATIENCE_S 30u /* a busy host takes its time */
 
-static int one_call(const char *name, const char *method)
+static int one_call(const void *method, const char *name)
 {
 	cleanup(client_close) struct client c;
 	struct err e = {0};
@@ -25,17 +25,17 @@ static int one_call(const char *name, const char *method)
 
 static int run_pause(void *o, const struct args *a)
 {
-	return one_call(a->v[0], "pause");
+	return each_argument(a, "pause", one_call);
 }
 
 static int run_resume(void *o, const struct args *a)
 {
-	return one_call(a->v[0], "resume");
+	return each_argument(a, "resume", one_call);
 }
 
 static int run_reset(void *o, const struct args *a)
 {
-	return one_call(a->v[0], "reset");
+	return each_argument(a, "reset", one_call);
 }
 
 /* One that waits for its host does not answer; what it has not flushed is lost either way. */
@@ -54,30 +54,37 @@ static int ask_kill(const char *name)
 		fprintf(stderr, "lodge: machine %s did not answer: its process was killed\n", name);
 		return EXIT_DONE;
 	}
-	return rc ? (int)fail(&e) : EXIT_DONE;
+	return rc ? fail(&e) : EXIT_DONE;
+}
+
+static int kill_one(const void *o, const char *name)
+{
+	int code = ask_kill(name);
+
+	/* It answers first; who kills one wants its name and its disks back. */
+	for (unsigned i = 0; !code && i < KILL_WAIT_MS / 10 && rundir_alive(name); i++)
+		nanosleep(&(struct timespec){0, 10000000}, NULL);
+	if (code || !rundir_alive(name))
+		return code;
+	fprintf(stderr, "lodge: machine %s does not end; its process is %d\n", name,
+		rundir_pid(name));
+	return EXIT_FAILED;
 }
 
 static int run_kill(void *o, const struct args *a)
 {
-	int code = ask_kill(a->v[0]);
-
-	/* It answers first; who kills one wants its name and its disks back. */
-	for (unsigned i = 0; !code && i < KILL_WAIT_MS / 10 && rundir_alive(a->v[0]); i++)
-		nanosleep(&(struct timespec){0, 10000000}, NULL);
-	if (code || !rundir_alive(a->v[0]))
-		return code;
-	fprintf(stderr, "lodge: machine %s does not end; its process is %d\n", a->v[0],
-		rundir_pid(a->v[0]));
-	return EXIT_FAILED;
+	return each_argument(a, NULL, kill_one);
 }
 
-#define ONE_NAME .cmd.min_args = 1, .cmd.max_args = 1, .cmd.names = "names machines"
+#define NAMES .cmd.min_args = 1, .cmd.max_args = 64, .cmd.names = "names machines"
 
 const struct verb verbs_control[] = {
-	{VERB("pause", "NAME", "stop a machine's vCPUs and its clock"), ONE_NAME, .run = run_pause},
-	{VERB("resume", "NAME", "let a paused machine run on"), ONE_NAME, .run = run_resume},
-	{VERB("reset", "NAME", "reset a machine and boot it again"), ONE_NAME, .run = run_reset},
-	{VERB("kill", "NAME", "end a machine at once; what its guest has not flushed is lost"),
-		ONE_NAME, .run = run_kill},
+	{VERB("pause", "NAME...", "stop the vCPUs and the clock of machines"), NAMES,
+		.run = run_pause},
+	{VERB("resume", "NAME...", "let paused machines run on"), NAMES, .run = run_resume},
+	{VERB("reset", "NAME...", "reset machines and boot them again"), NAMES, .run = run_reset},
+	{VERB("kill", "NAME...",
+		 "end machines at once; what their guests have not flushed is lost"),
+		NAMES, .run = run_kill},
 	VERBS_END,
 };

@@ -8,32 +8,18 @@
 #include "base/fsutil.h"
 #include "base/json.h"
 #include "base/util.h"
+#include "cli/ui/print.h"
 #include "cli/verb.h"
 #include "vm/host/cpu.h"
 
 #define HOST_MAX (1u << 20) /* bytes of one file */
 
-struct cpu {
-	bool json;
-};
-
-static const struct opt opts[] = {
-	{"json", .type = OPT_FLAG, OPT_AT(struct cpu, json), .help = "print one JSON object"},
-	OPT_DONE,
-};
-static const struct opt_group groups[] = {{"Options", opts, 0}, {0}};
-
-static void print(const json_t *j, bool json)
+static void print(const json_t *j)
 {
 	const json_t *list = json_object_get(j, "features"), *f;
 	const char *model = json_string_value(json_object_get(j, "model"));
 	size_t i;
 
-	if (json) {
-		json_dumpf(j, stdout, JSON_COMPACT);
-		putchar('\n');
-		return;
-	}
 	printf("vendor    %s\nmodel     %s\nfeatures ",
 		json_string_value(json_object_get(j, "vendor")), model ?: "none: less than x86-64");
 	json_array_foreach(list, i, f) printf(" %s", json_string_value(f));
@@ -42,13 +28,16 @@ static void print(const json_t *j, bool json)
 
 static int run_show(void *o, const struct args *a)
 {
-	const struct cpu *c = o;
+	const struct json_only *c = o;
 	cleanup(json_drop) json_t *j = NULL;
 	struct err e = {0};
 
 	if (host_cpu(&j, &e))
 		return fail(&e);
-	print(j, c->json);
+	if (c->json)
+		print_json(j);
+	else
+		print(j);
 	return EXIT_DONE;
 }
 
@@ -71,7 +60,7 @@ static int read_host(json_t *hosts, const char *path, struct err *e)
 
 static int run_baseline(void *o, const struct args *a)
 {
-	const struct cpu *c = o;
+	const struct json_only *c = o;
 	cleanup(json_drop) json_t *hosts = json_array(), *common = NULL;
 	json_t *here = NULL;
 	struct err e = {0};
@@ -89,7 +78,7 @@ static int run_baseline(void *o, const struct args *a)
 	if (rc)
 		return fail(&e);
 	if (c->json)
-		print(common, true);
+		print_json(common);
 	else
 		puts(json_string_value(json_object_get(common, "model")));
 	return EXIT_DONE;
@@ -97,10 +86,10 @@ static int run_baseline(void *o, const struct args *a)
 
 const struct verb verbs_cpu[] = {
 	{VERB("cpu show", "", "what this host's processor offers to guests of the kvm engine"),
-		.cmd.groups = groups, .size = sizeof(struct cpu), .run = run_show},
+		.cmd.groups = json_groups, .size = sizeof(struct json_only), .run = run_show},
 	{VERB("cpu baseline", "[FILE...]",
 		 "the greatest CPU model that all hosts have (files of lodge cpu show --json)"),
-		.cmd.max_args = 64, .cmd.groups = groups, .size = sizeof(struct cpu),
+		.cmd.max_args = 64, .cmd.groups = json_groups, .size = sizeof(struct json_only),
 		.run = run_baseline},
 	VERBS_END,
 };

@@ -14,18 +14,9 @@
 #include "base/fsutil.h"
 #include "base/size.h"
 #include "base/util.h"
+#include "cli/ui/print.h"
 #include "cli/verb.h"
 #include "vm/host/engines.h"
-
-struct doctor {
-	bool json;
-};
-
-static const struct opt opts[] = {
-	{"json", .type = OPT_FLAG, OPT_AT(struct doctor, json), .help = "print one JSON object"},
-	OPT_DONE,
-};
-static const struct opt_group groups[] = {{"Options", opts, 0}, {0}};
 
 /* One thing that was looked at. */
 struct finding {
@@ -213,7 +204,7 @@ static const struct {
 
 static int run(void *o, const struct args *a)
 {
-	const struct doctor *d = o;
+	const struct json_only *d = o;
 	json_t *all = json_object();
 
 	for (unsigned i = 0; i < ARRAY_SIZE(checks); i++) {
@@ -232,16 +223,14 @@ static int run(void *o, const struct args *a)
 		if (!f.good && *f.remedy)
 			printf("%-4s %-12s to get it: %s\n", "", "", f.remedy);
 	}
-	if (d->json) {
-		json_dumpf(all, stdout, JSON_INDENT(1));
-		putchar('\n');
-	}
+	if (d->json)
+		print_json(all);
 	json_decref(all);
 	return EXIT_DONE;
 }
 
 const struct verb verbs_doctor[] = {
 	{VERB("doctor", NULL, "what this host offers, what is missing and how to get it"),
-		.cmd.groups = groups, .size = sizeof(struct doctor), .run = run},
+		.cmd.groups = json_groups, .size = sizeof(struct json_only), .run = run},
 	VERBS_END,
 };

@@ -37,8 +37,8 @@ static int run_man(void *opts, const struct args *a)
 		.text = "Lodge runs virtual machines: each in a confined process of its own, "
 			"lodge-vm, that this "
 			"program starts and speaks to. No daemon and no privileges are needed.",
-		.after = ".SH EXIT STATUS\n0 done, 1 failed, 2 wrong usage, 3 not found, 4 locked "
-			 "or taken.\n"
+		.after = ".SH EXIT STATUS\n0 done, 1 failed, 2 what was asked for cannot be, 3 not "
+			 "found, 4 locked or taken.\n"
 			 ".SH ENVIRONMENT\n.TP\n\\fBLODGE_HOME\\fR\nIf set, what belongs to "
 			 "machines "
 			 "is kept "

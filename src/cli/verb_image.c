@@ -1,8 +1,6 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <jansson.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -12,8 +10,9 @@
 #include "base/json.h"
 #include "base/size.h"
 #include "base/util.h"
-#include "cli/progress.h"
-#include "cli/terminal.h"
+#include "cli/ui/print.h"
+#include "cli/ui/progress.h"
+#include "cli/ui/signals.h"
 #include "cli/verb.h"
 #include "image/image.h"
 
@@ -87,7 +86,7 @@ static void draw(struct watch *w, uint64_t done, uint64_t total, bool bytes)
 		progress_bar(&w->bar, stage_text(w->stage), 0, "%s", "");
 }
 
-static void print_json(const struct watch *w, uint64_t done, uint64_t total, bool bytes)
+static void print_progress(const struct watch *w, uint64_t done, uint64_t total, bool bytes)
 {
 	printf("{\"event\":\"progress\",\"stage\":\"%s\",\"done\":%" PRIu64 ",\"total\":%" PRIu64
 	       ",\"unit\":\"%s\"}\n",
@@ -98,7 +97,6 @@ static void print_json(const struct watch *w, uint64_t done, uint64_t total, boo
 static int on_progress(void *ctx, const char *stage, uint64_t done, uint64_t total, int bytes)
 {
 	struct watch *w = ctx;
-	struct pollfd p = {w->sigfd, POLLIN, 0};
 	bool fresh = strcmp(stage, w->stage) != 0;
 
 	if (fresh) {
@@ -107,13 +105,13 @@ static int on_progress(void *ctx, const char *stage, uint64_t done, uint64_t tot
 	}
 	if (fresh || progress_due(&w->bar)) {
 		if (w->json)
-			print_json(w, done, total, bytes);
+			print_progress(w, done, total, bytes);
 		else if (w->bar.tty)
 			draw(w, done, total, bytes);
 		else if (fresh)
 			fprintf(stderr, "%s\n", stage_text(stage));
 	}
-	return w->sigfd >= 0 && poll(&p, 1, 0) > 0;
+	return signals_came(w->sigfd);
 }
 
 static const char *read_password(const char *opt, char *line, size_t n)
@@ -126,7 +124,7 @@ static const char *read_password(const char *opt, char *line, size_t n)
 	return line;
 }
 
-static enum exit_code pulled(
+static int pulled(
 	const struct image_dirs *d, const char *name, enum image_pulled how, bool json, double s)
 {
 	static const char *const text[] = {"built", "taken from the cache", "up to date"};
@@ -147,7 +145,6 @@ static enum exit_code pulled(
 
 static int run_pull(void *opts, const struct args *a)
 {
-	static const int ending[] = {SIGINT, SIGTERM, SIGHUP};
 	const struct pull *p = opts;
 	cleanup(image_dirs_free) struct image_dirs d = {0};
 	struct err e = {0};
@@ -169,9 +166,8 @@ static int run_pull(void *opts, const struct args *a)
 	};
 	int r;
 
-	if (image_dirs_default(&d, &e))
+	if (image_dirs_default(&d, &e) || signals_hold(&w.sigfd, NULL, &e))
 		return fail(&e);
-	w.sigfd = signals_watch(ending, ARRAY_SIZE(ending));
 	r = image_pull(&d, &o, &how, &e);
 	progress_clear(&w.bar);
 	if (w.sigfd >= 0)
@@ -198,13 +194,6 @@ static const char *str(const json_t *m, const char *key)
 	return json_string_value(json_object_get(m, key)) ?: "-";
 }
 
-static enum exit_code print_whole(const json_t *j)
-{
-	json_dumpf(j, stdout, JSON_INDENT(1));
-	putchar('\n');
-	return EXIT_DONE;
-}
-
 static int run_ls(void *opts, const struct args *a)
 {
 	const struct json_only *o = opts;
@@ -219,8 +208,10 @@ static int run_ls(void *opts, const struct args *a)
 	all = image_list(&d, &e);
 	if (!all)
 		return fail(&e);
-	if (o->json)
-		return print_whole(all);
+	if (o->json) {
+		print_json(all);
+		return EXIT_DONE;
+	}
 	if (!json_array_size(all)) {
 		printf("no images yet: lodge image pull debian:mini\n");
 		return EXIT_DONE;
@@ -247,8 +238,10 @@ static int run_show(void *opts, const struct args *a)
 	m = image_manifest(&d, a->v[0], &e);
 	if (!m)
 		return fail(&e);
-	if (o->json)
-		return print_whole(m);
+	if (o->json) {
+		print_json(m);
+		return EXIT_DONE;
+	}
 	disk = json_object_get(m, "disk");
 	printf("image      %s (%s)\n", str(m, "name"), str(m, "arch"));
 	printf("made       %s from %s\n", str(m, "created"), str(m, "mirror"));
@@ -270,19 +263,24 @@ static int run_show(void *opts, const struct args *a)
 	return EXIT_DONE;
 }
 
-static int run_rm(void *opts, const struct args *a)
+static int remove_one(const void *opts, const char *name)
 {
 	const struct json_only *o = opts;
 	cleanup(image_dirs_free) struct image_dirs d = {0};
 	struct err e = {0};
 
-	if (image_dirs_default(&d, &e) || image_remove(&d, a->v[0], &e))
+	if (image_dirs_default(&d, &e) || image_remove(&d, name, &e))
 		return fail(&e);
 	if (o->json)
-		printf("{\"removed\":\"%s\"}\n", a->v[0]);
+		print_json_drop(json_pack("{s:s}", "removed", name));
 	else
-		printf("%s removed\n", a->v[0]);
+		printf("%s removed\n", name);
 	return EXIT_DONE;
+}
+
+static int run_rm(void *opts, const struct args *a)
+{
+	return each_argument(a, opts, remove_one);
 }
 
 const struct verb verbs_image[] = {
@@ -298,7 +296,7 @@ const struct verb verbs_image[] = {
 	{VERB("image show", "IMAGE", "show what an image is made of and how to log in"),
 		.cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = json_groups,
 		.size = sizeof(struct json_only), .cmd.names = "names images", .run = run_show},
-	{VERB("image rm", "IMAGE", "remove an image"), .cmd.min_args = 1, .cmd.max_args = 1,
+	{VERB("image rm", "IMAGE...", "remove images"), .cmd.min_args = 1, .cmd.max_args = 64,
 		.cmd.groups = json_groups, .size = sizeof(struct json_only),
 		.cmd.names = "names images", .run = run_rm},
 	VERBS_END,

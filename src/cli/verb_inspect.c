@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "base/util.h"
 #include "cli/client.h"
+#include "cli/ui/print.h"
 #include "cli/verb.h"
 
 struct inspect {
@@ -100,12 +101,10 @@ static int run(void *o, const struct args *a)
 		rc = client_call(&c, "inspect", NULL, &all, &e);
 	if (rc)
 		return fail(&e);
-	if (in->json) {
-		json_dumpf(all, stdout, JSON_INDENT(1));
-		putchar('\n');
-	} else {
+	if (in->json)
+		print_json(all);
+	else
 		print_value("", all);
-	}
 	return EXIT_DONE;
 }
 

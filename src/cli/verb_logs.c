@@ -45,10 +45,8 @@ static int run(void *o, const struct args *a)
 	struct err e = {0};
 	bool alive;
 
-	if (l->machine && l->console) {
-		fputs("lodge logs: --machine and --console: take one\n", stderr);
-		return EXIT_USAGE;
-	}
+	if (l->machine && l->console)
+		return usage("--machine and --console: take one");
 	if (rundir_check_name(a->v[0], &e) || place_path(a->v[0], dir, sizeof(dir), &e))
 		return fail(&e);
 	snprintf(path, sizeof(path), "%s/%s.log", dir, l->machine ? "machine" : "console");

@@ -87,10 +87,7 @@ static int run(void *o, const struct args *a)
 	for (unsigned i = 0; i < ARRAY_SIZE(kinds); i++)
 		if (!strcmp(kinds[i].name, a->v[0]))
 			return kinds[i].print(&e) ? fail(&e) : EXIT_DONE;
-	fprintf(stderr,
-		"lodge names: no kind \"%s\": give machines, kept, snapshots, images or pullable\n",
-		a->v[0]);
-	return EXIT_USAGE;
+	return usage("no kind \"%s\": give machines, kept, snapshots, images or pullable", a->v[0]);
 }
 
 const struct verb verbs_names[] = {

@@ -9,6 +9,7 @@
 #include "base/util.h"
 #include "cli/client.h"
 #include "cli/place.h"
+#include "cli/ui/print.h"
 #include "cli/verb.h"
 #include "vm/rundir.h"
 
@@ -86,12 +87,10 @@ static int run(void *o, const struct args *a)
 				"pid", rundir_pid(names.v[i]));
 		/* One that ends while we look is simply not listed. */
 		if (st) {
-			if (p->json) {
-				json_dumpf(st, stdout, JSON_COMPACT);
-				putchar('\n');
-			} else {
+			if (p->json)
+				print_json(st);
+			else
 				print_row(st);
-			}
 		}
 	}
 	return p->all && print_kept(p, &e) ? fail(&e) : EXIT_DONE;

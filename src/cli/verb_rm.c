@@ -21,27 +21,22 @@ static int find(struct place *p, const char *name, struct err *e)
 	}
 }
 
+static int remove_one(const void *o, const char *name)
+{
+	cleanup(place_close) struct place p = {.lock = -1};
+	struct err e = {0};
+	int rc = rundir_check_name(name, &e);
+
+	if (!rc && rundir_alive(name))
+		rc = err_set(&e, -EBUSY, "machine %s is running: end it first: lodge stop %s", name,
+			name);
+	rc = rc ?: find(&p, name, &e) ?: place_remove(&p, &e);
+	return rc ? fail(&e) : EXIT_DONE;
+}
+
 static int run(void *o, const struct args *a)
 {
-	int code = EXIT_DONE;
-
-	for (unsigned i = 0; i < a->n; i++) {
-		cleanup(place_close) struct place p = {.lock = -1};
-		const char *name = a->v[i];
-		struct err e = {0};
-		int rc = rundir_check_name(name, &e);
-
-		if (!rc && rundir_alive(name))
-			rc = err_set(&e, -EBUSY,
-				"machine %s is running: end it first: lodge stop %s", name, name);
-		if (!rc)
-			rc = find(&p, name, &e);
-		if (!rc)
-			rc = place_remove(&p, &e);
-		if (rc)
-			code = fail(&e);
-	}
-	return code;
+	return each_argument(a, o, remove_one);
 }
 
 const struct verb verbs_rm[] = {

@@ -12,7 +12,7 @@
 #include "cli/client.h"
 #include "cli/launch.h"
 #include "cli/place.h"
-#include "cli/terminal.h"
+#include "cli/ui/terminal.h"
 #include "cli/verb.h"
 #include "image/image.h"
 #include "vm/config/config.h"

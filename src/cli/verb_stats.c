@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "base/util.h"
 #include "cli/client.h"
+#include "cli/ui/print.h"
 #include "cli/verb.h"
 
 struct stats {
@@ -114,8 +115,7 @@ static void print(const json_t *now, const json_t *before, const struct stats *s
 		printf("  translator: off (--engine interp, or see `lodge doctor`: rv64 JIT)\n");
 	if (s->jit)
 		json_object_foreach((json_t *)engine, id, d)
-			printf("  %-24s %'14.0f\n", id, json_number_value(d));
-	fflush(stdout);
+			printf("  %-24s %14.0f\n", id, json_number_value(d));
 }
 
 static int run(void *o, const struct args *a)
@@ -131,15 +131,12 @@ static int run(void *o, const struct args *a)
 		json_t *now = NULL;
 
 		if (client_call(&c, "stats", NULL, &now, &e))
-			return before ? EXIT_DONE
-				      : (int)fail(&e); /* it has ended while we followed */
-		if (s->json) {
-			json_dumpf(now, stdout, JSON_COMPACT);
-			putchar('\n');
-			fflush(stdout);
-		} else {
+			return before ? EXIT_DONE : fail(&e); /* it has ended while we followed */
+		if (s->json)
+			print_json(now);
+		else
 			print(now, before, s);
-		}
+		fflush(stdout);
 		json_decref(before);
 		before = now;
 		if (!s->follow)
@@ -162,8 +159,7 @@ static int run_events(void *o, const struct args *a)
 		return fail(&e);
 	json_array_foreach(json_object_get(past, "events"), i, one)
 	{
-		json_dumpf(one, stdout, JSON_COMPACT);
-		putchar('\n');
+		print_json(one);
 	}
 	while (s->follow) {
 		char name[64];
@@ -173,8 +169,7 @@ static int run_events(void *o, const struct args *a)
 		if (client_event(&c, name, sizeof(name), &params, &e))
 			break;
 		one = json_pack("{s:s, s:o}", "event", name, "params", params);
-		json_dumpf(one, stdout, JSON_COMPACT);
-		putchar('\n');
+		print_json(one);
 		json_decref(one);
 	}
 	return EXIT_DONE;

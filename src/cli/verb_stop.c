@@ -24,10 +24,9 @@ static const struct opt opts[] = {
 };
 static const struct opt_group groups[] = {{"Options", opts, 0}, {0}};
 
-static int run(void *o, const struct args *a)
+static int stop_one(const void *o, const char *name)
 {
 	const struct stop *s = o;
-	const char *name = a->v[0];
 	cleanup(client_close) struct client c;
 	uint64_t began = clock_mono_ns(), limit = began + s->timeout * 1000000000ull;
 	bool tty = isatty(STDERR_FILENO);
@@ -60,9 +59,14 @@ static int run(void *o, const struct args *a)
 	return EXIT_DONE;
 }
 
+static int run(void *o, const struct args *a)
+{
+	return each_argument(a, o, stop_one);
+}
+
 const struct verb verbs_stop[] = {
-	{VERB("stop", "NAME", "press the power button and wait until the guest has shut down"),
-		.cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = groups,
+	{VERB("stop", "NAME...", "press the power button and wait until the guest has shut down"),
+		.cmd.min_args = 1, .cmd.max_args = 64, .cmd.groups = groups,
 		.size = sizeof(struct stop), .cmd.names = "names machines", .run = run},
 	VERBS_END,
 };

@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "base/util.h"
 #include "cli/client.h"
+#include "cli/ui/print.h"
 #include "cli/verb.h"
 
 struct trace {
@@ -70,12 +71,10 @@ static int ask(
 	{
 		if (!*since)
 			*since = json_number_value(json_object_get(x, "time_ns"));
-		if (t->json) {
-			json_dumpf(x, stdout, JSON_COMPACT);
-			putchar('\n');
-		} else {
+		if (t->json)
+			print_json(x);
+		else
 			print(x, *since);
-		}
 	}
 	fflush(stdout);
 	*more = json_is_true(json_object_get(got, "more"));
@@ -100,12 +99,8 @@ static int run(void *o, const struct args *a)
 	bool more;
 	int rc;
 
-	if (strcmp(a->v[1], "exits")) {
-		err_set(&e, -EINVAL, "trace: no such subject \"%s\": exits is the one there is",
-			a->v[1]);
-		fail(&e);
-		return EXIT_USAGE;
-	}
+	if (strcmp(a->v[1], "exits"))
+		return usage("no such subject \"%s\": exits is the one there is", a->v[1]);
 	if (client_open(&c, a->v[0], &e))
 		return fail(&e);
 	rc = ask(&c, t, false, &since, &more, &e);

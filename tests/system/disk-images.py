@@ -79,7 +79,7 @@ def _():
     has(disk("info", "none:raw", code=3), "there is no such file")
     disk("resize", "a:raw", "+1M")
     assert json.loads(disk("info", "a:raw", "--json"))["size"] == 33 * MIB
-    has(disk("resize", "a:raw", "8M", code=1), "--shrink")
+    has(disk("resize", "a:raw", "8M", code=2), "--shrink")
     disk("resize", "a:raw", "8M", "--shrink")
     assert os.stat("a").st_size == 8 * MIB
 
@@ -229,7 +229,7 @@ def _():
     disk("create", "-o", "clone=a", "s/b:lodgefs")  # is as large as what it is cloned from
     has(disk("info", "s/b:lodgefs"), "8 MiB")
     wrong(3, ["no snapshot 'x'"], "disk", "create", "-o", "clone=a@x", "s/c:lodgefs")
-    wrong(1, ["--shrink"], "disk", "resize", "s/a:lodgefs", "4M")
+    wrong(2, ["--shrink"], "disk", "resize", "s/a:lodgefs", "4M")
     sh(LODGE, "disk", "convert", "s/a:lodgefs", "new:raw", "--force")
     has(sh(LODGE, "store", "--help"), "store take")
     has(sh(LODGE, "disk", "--help"), "disk convert")

@@ -10,7 +10,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
 from cli import lodge
-from machine import BUILD, HOME, LODGE, TMP, Machine, check, mini_image, skip
+from machine import BUILD, HOME, LODGE, TMP, Machine, check, mini_image, skip, wait_for
 
 PAIR = os.path.join(BUILD, "guest", "pairstamp")
 if not os.path.exists(PAIR):
@@ -65,7 +65,7 @@ for name in "s1", "s2":
     st = json.loads(lodge("snapshot", "create", "a", "--name", name, "--with-disks", "--json").stdout.strip().split("\n")[-1])
     wait_rounds("a", 2, f"the machine that {name} was taken of goes on")
     check(f"{name}: verifies", lodge("snapshot", "verify", name).returncode == 0)
-    disks = json.loads(lodge("snapshot", "show", name).stdout)["disks"]
+    disks = json.loads(lodge("snapshot", "show", name, "--json").stdout)["disks"]
     check(f"{name}: names its disks and their snapshots", [d.get("snapshot") for d in disks] == [name] * 4, disks)
 lodge("kill", "a")
 for turn, name in enumerate(("s1", "s2", "s1")):
@@ -81,7 +81,7 @@ for d in f"{q}:qcow2", f"{store}/one:lodgefs", f"{store}/two:lodgefs":
 check("the disks are whole", lodge("disk", "check", f"{q}:qcow2").returncode == 0 and lodge("store", "check", f"{store}:lodgefs").returncode == 0)
 
 # ---- the same check finds memory and disks of different moments ----
-definition = json.loads(lodge("snapshot", "show", "s1").stdout)["definition"]
+definition = json.loads(lodge("snapshot", "show", "s1", "--json").stdout)["definition"]
 with open("s1.json", "w") as f:
     json.dump(definition, f)
 for d in f"{q}:qcow2", f"{store}/one:lodgefs", f"{store}/two:lodgefs":
@@ -104,11 +104,8 @@ def lines():
 
 
 def go_on(what):
-    n, end = lines(), time.monotonic() + 30
-    while lines() <= n:
-        if time.monotonic() > end:
-            check(what, False)
-    check(what, True)
+    n = lines()
+    check(what, wait_for(lambda: lines() > n, 30))
 
 
 go_on("the guest writes again after --quiesce")

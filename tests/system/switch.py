@@ -11,7 +11,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from machine import BUILD, HOME, LODGE, TMP, Machine, check, mini_image, skip
+from machine import BUILD, HOME, LODGE, TMP, Machine, check, mini_image, skip, wait_for
 
 if not os.path.exists(os.path.join(BUILD, "src/agent/lodge-agent.riscv64")):
     skip("riscv64-linux-gnu-gcc is not installed: this build has no agent")
@@ -38,15 +38,12 @@ check("a machine on a switch that is not there says what to do", r.returncode ==
 r = lodge("switch", "show", "lan")
 check("showing it is `not found`", r.returncode == 3, r)
 r = lodge("switch", "run", "../x")
-check("a name that cannot be", r.returncode == 1 and "x" in r.stderr, r)
+check("a name that cannot be", r.returncode == 2 and "x" in r.stderr, r)
 r = lodge("switch", "run", "-d", "lan", "--tap", "nosuch0")
 check("a tap that is not there", r.returncode == 1 and "nosuch0" in r.stderr, r)
 
 server = subprocess.Popen([LODGE, "switch", "run", "lan"], env=env, stdin=subprocess.DEVNULL)
-for _ in range(100):
-    if lodge("switch", "show", "lan").returncode == 0:
-        break
-    time.sleep(0.05)
+wait_for(lambda: lodge("switch", "show", "lan").returncode == 0)
 r = lodge("switch", "run", "lan")
 check("two of one name exclude each other", r.returncode == 4, r)
 check("it is listed", "lan" in lodge("switch", "ls").stdout)
@@ -97,11 +94,7 @@ try:
         check("the guests see their link go down", r.stdout.strip() == "0", r)
         r = lodge("switch", "run", "-d", "--user", "lan")
         check("start in the background, with user networking", r.returncode == 0, r)
-        for _ in range(50):
-            if len(show()["ports"]) == 3:
-                break
-            time.sleep(0.1)
-        check("both are plugged in again", len(show()["ports"]) == 3, show())
+        check("both are plugged in again", wait_for(lambda: len(show()["ports"]) == 3), show())
         r = guest("a", "ping -c 2 -i 0.2 10.9.0.2")
         check("and reach each other again", r.returncode == 0, r)
         got = [guest(n, "i=$(ls /sys/class/net | grep -v lo); ip addr flush dev $i; udhcpc -q -n -t 5 -T 1 -i $i >/dev/null 2>&1; ip -4 addr show dev $i | grep -o '10[.]0[.]2[.][0-9]*/24'") for n in "ab"]

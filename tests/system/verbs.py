@@ -10,11 +10,10 @@ import socket
 import struct
 import subprocess
 import sys
-import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
 from cli import ENV, SLOW, gone, lodge, pid
-from machine import HOME, LODGE, TMP, VM, check
+from machine import HOME, LODGE, TMP, VM, check, wait_for
 from migration import rpc
 
 VMS = os.path.join(HOME, "data", "vms")
@@ -61,10 +60,10 @@ bad(USAGE, "more than 64 bits", "disk", "create", "n:raw", "-s", "99999999999999
 bad(USAGE, "0 is too small: give at least 1G", "image", "pull", "debian:mini", "--size", "0")
 bad(USAGE, "cp.*one of the two|one of the two", "cp", "a", "b")
 for verb in ("kill", "pause", "stats", "inspect", "console"):
-    bad(1, "machine name", verb, "../x")
+    bad(USAGE, "machine name", verb, "../x")
     bad(MISSING, "no machine nosuch is running", verb, "nosuch")
-bad(1, "machine name .a.b.", "kill", "a\nb")
-bad(1, "machine name .a.\\[31mb.", "kill", "a\033[31mb")
+bad(USAGE, "machine name .a.b.", "kill", "a\nb")
+bad(USAGE, "machine name .a.\\[31mb.", "kill", "a\033[31mb")
 
 # ---- documents ----
 page = open(os.path.join(os.environ["LODGE_TOP"], "docs/cli.md")).read()
@@ -80,14 +79,14 @@ bad(MISSING, "disk nosuch: there is no such file", "disk", "info", "nosuch:raw")
 bad(USAGE, "text is not a qcow2 image", "disk", "info", "text:qcow2")
 bad(USAGE, "neither a file nor a block device", "disk", "check", "/dev/zero:qcow2")
 bad(1, "is there already", "disk", "convert", "d.qcow2:qcow2", "/dev/full:raw")
-bad(1, "neither a file", "disk", "convert", "d.qcow2:qcow2", "/dev/full:raw", "--force")
+bad(USAGE, "neither a file", "disk", "convert", "d.qcow2:qcow2", "/dev/full:raw", "--force")
 bad(MISSING, "there is no snapshot nope", "disk", "convert", "d.qcow2:qcow2", "out:raw", "--snapshot", "nope")
 bad(USAGE, "too small: its tables alone", "store", "create", "s:lodgefs", "--size", "1M")
 bad(MISSING, "store nosuch: there is no such file", "store", "ls", "nosuch:lodgefs")
 bad(MISSING, "no image is called", "image", "rm", "../x")
 bad(MISSING, "--keyring /nonexistent: No such file", "image", "pull", "debian:mini", "--keyring", "/nonexistent")
 bad(MISSING, "there is no snapshot nosuch", "snapshot", "show", "nosuch")
-bad(1, "snapshot name", "snapshot", "rm", "../../text")
+bad(USAGE, "snapshot name", "snapshot", "rm", "../../text")
 for f in ("./text", "/dev/null", "/dev/zero", TMP):
     bad(1, "not a snapshot|no snapshot of Lodge", "snapshot", "verify", f)
 bad(MISSING, "No such file", "snapshot", "import", "nosuch")
@@ -114,9 +113,7 @@ def waits(ignored=()):
     r = subprocess.Popen([LODGE, "receive", "w", f"unix:{TMP}/w.sock"], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                          preexec_fn=lambda: [signal.signal(s, signal.SIG_IGN) for s in ignored])
     r.stdout.readline()
-    end = time.monotonic() + 60 * SLOW
-    while not os.path.exists(os.path.join(VMS, "w", "machine.log")) and time.monotonic() < end:
-        time.sleep(0.02)
+    wait_for(lambda: os.path.exists(os.path.join(VMS, "w", "machine.log")))
     return r
 
 
@@ -127,9 +124,7 @@ def ended(what, r, sig):
         os.unlink("w.sock")  # which nobody could
     else:
         check(f"{what} is said", r.returncode == 1 and err == "lodge: stopped; there is no machine w\n", (r.returncode, err))
-    end = time.monotonic() + 60 * SLOW
-    while os.listdir(VMS) and time.monotonic() < end:
-        time.sleep(0.05)
+    wait_for(lambda: not os.listdir(VMS))
     check(f"{what}: nothing is left", not os.listdir(VMS) and not os.path.exists("w.sock"), (os.listdir(VMS), os.listdir(TMP)))
 
 
@@ -156,22 +151,18 @@ with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as fir
 os.unlink("busy.sock")
 # A process that does not end cannot be waited for by force: it may have the machine. A second Ctrl-C leaves it.
 r = waits()
-child, end = None, time.monotonic() + 60 * SLOW
-while not child and time.monotonic() < end:  # the keeper is there before it
-    child = next((int(p) for p in os.listdir("/proc") if p.isdigit() and "--receive" in (c := of_process(p, "cmdline")) and f"{VMS}/w/" in c), None)
+# The keeper is there before it.
+child = wait_for(lambda: next((int(p) for p in os.listdir("/proc") if p.isdigit() and "--receive" in (c := of_process(p, "cmdline")) and f"{VMS}/w/" in c), None))
 os.kill(child, signal.SIGSTOP)
+wait_for(lambda: "T (stopped)" in of_process(child, "status"))  # a hangup that comes with it would end it
 r.send_signal(signal.SIGINT)
-end = time.monotonic() + 60 * SLOW
-while not re.search("ShdPnd:.*1$", of_process(child, "status"), re.M) and time.monotonic() < end:
-    time.sleep(0.02)  # until it was told, and so we are done with the first one
+wait_for(lambda: re.search("ShdPnd:.*1$", of_process(child, "status"), re.M))  # until it was told, and so we are done with the first one
 r.send_signal(signal.SIGINT)
 r.communicate(timeout=60 * SLOW)
 check("a second Ctrl-C leaves a receiver that does not end", r.returncode == -signal.SIGINT, r.returncode)
 os.kill(child, signal.SIGCONT)
 os.unlink("w.sock")
-end = time.monotonic() + 60 * SLOW
-while os.listdir(VMS) and time.monotonic() < end:
-    time.sleep(0.05)
+wait_for(lambda: not os.listdir(VMS))
 check("and when it does, it takes its place along", not os.listdir(VMS), os.listdir(VMS))
 
 os.mkdir(os.path.join(VMS, "begun"))  # by one that was killed at once
@@ -181,8 +172,8 @@ check("an empty place goes with the next machine", os.listdir(VMS) == ["m"], os.
 # ---- a machine ----
 lodge("run", "-d", "--firmware", "spin.bin", "--memory", "16M", "--name", "raw", "--disk", "x y\nz.raw:raw")
 for name in ("../x", "x y", "", "n" * 64):
-    bad(1, "snapshot name", "snapshot", "create", "m", "--name", name)
-    bad(1, "machine name", "clone", "m", "--name", name)
+    bad(USAGE, "snapshot name", "snapshot", "create", "m", "--name", name)
+    bad(USAGE, "machine name", "clone", "m", "--name", name)
 bad(USAGE, "not both", "snapshot", "create", "m", "--memory-only", "--with-disks")
 bad(1, "raw has no snapshots.*--memory-only", "snapshot", "create", "raw")
 bad(MISSING, "there is no snapshot nosuch", "snapshot", "create", "m", "--parent", "nosuch")
@@ -203,15 +194,13 @@ lodge("snapshot", "create", "m", "--name", "s")
 bad(1, "snapshot s is there already", "snapshot", "create", "m", "--name", "s")
 bad(LOCKED, "running already", "restore", "s")
 bad(LOCKED, "in use by another machine", "restore", "s", "--name", "m2")
-bad(1, "machine name", "restore", "s", "--name", "a b")
+bad(USAGE, "machine name", "restore", "s", "--name", "a b")
 bad(1, "is there already", "snapshot", "export", "s", "/dev/full")
-bad(1, "name of the file is empty", "snapshot", "export", "s", "")
+bad(USAGE, "name of the file is empty", "snapshot", "export", "s", "")
 bad(MISSING, "folder /nonexistent", "snapshot", "export", "s", "/nonexistent/x")
 bad(LOCKED, "is running: end it first", "rm", "m")
 t = subprocess.Popen([LODGE, "migrate", "m", f"unix:{HOME}/run/raw/control.sock"], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-end = time.monotonic() + 60 * SLOW
-while rpc("m", "migrate_status")["phase"] == "none" and time.monotonic() < end:
-    time.sleep(0.02)  # until it listens to signals
+wait_for(lambda: rpc("m", "migrate_status")["phase"] != "none")  # until it listens to signals
 t.send_signal(signal.SIGINT)
 err = t.communicate(timeout=60 * SLOW)[1]
 check("what answers no migration is left by Ctrl-C", t.returncode == 1 and "goes on here" in err, err)
@@ -240,9 +229,7 @@ for closed in "<&- >&-", "<&- >&- 2>&-":
     lodge("kill", "c")
     lodge("rm", "c")
     p = subprocess.Popen(["sh", "-c", f'exec "$@" {closed}', "sh", VM, "--firmware", "spin.bin", "--memory", "16M", "--name", "c", "--disk", "d2.qcow2:qcow2"], env=ENV)
-    end = time.monotonic() + 60 * SLOW
-    while lodge("pause", "c", ok=False).returncode and p.poll() is None and time.monotonic() < end:
-        time.sleep(0.05)  # until it has opened all that it opens, and said what it says
+    wait_for(lambda: not lodge("pause", "c", ok=False).returncode or p.poll() is not None)  # until it has opened all that it opens, and said what it says
     lodge("kill", "c")
     p.wait(60 * SLOW)
 check("nor by a machine", lodge("disk", "check", "d2.qcow2:qcow2").returncode == 0 and digest() == was)

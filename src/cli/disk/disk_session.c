@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,52 +10,24 @@
 
 #include "base/err.h"
 #include "base/util.h"
-#include "cli/terminal.h"
-
-const char *session_size(char text[SESSION_SIZE], uint64_t bytes)
-{
-	static const char *const unit[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
-	double v = (double)bytes;
-	unsigned u = 0;
-
-	while (v >= 1024 && u + 1 < ARRAY_SIZE(unit)) {
-		v /= 1024;
-		u++;
-	}
-	snprintf(text, SESSION_SIZE, v == (double)(uint64_t)v ? "%.0f %s" : "%.1f %s", v, unit[u]);
-	return text;
-}
-
-void session_print(json_t *j)
-{
-	json_dumpf(j, stdout, JSON_COMPACT);
-	putchar('\n');
-	json_decref(j);
-}
+#include "cli/ui/signals.h"
 
 void session_clear(struct session *s)
 {
 	progress_clear(&s->bar);
 }
 
-int session_usage(const struct err *e)
-{
-	fprintf(stderr, "lodge: %s\n", err_msg(e));
-	return EXIT_USAGE;
-}
-
 int session_failed(struct session *s, const struct err *e)
 {
 	session_clear(s);
-	return e->code == -EINVAL && !s->n ? session_usage(e) : (int)fail(e);
+	return fail(e);
 }
 
 static bool progress(void *ctx, uint64_t done, uint64_t of)
 {
 	struct session *s = ctx;
-	struct pollfd p = {s->sigfd, POLLIN, 0};
 
-	if (s->sigfd >= 0 && poll(&p, 1, 0) > 0)
+	if (signals_came(s->sigfd))
 		return false;
 	if (!progress_due(&s->bar))
 		return true;
@@ -84,8 +55,6 @@ static void found(void *ctx, bool error, const char *text)
 
 void session_begin(struct session *s, bool json, const char *doing)
 {
-	static const int ending[] = {SIGINT, SIGTERM, SIGHUP};
-
 	memset(s, 0, sizeof(*s));
 	uv_loop_init(&s->loop);
 	s->json = json;
@@ -94,7 +63,7 @@ void session_begin(struct session *s, bool json, const char *doing)
 	s->found = json_array();
 	s->watch = (struct disk_watch){progress, found, s};
 	/* Ctrl-C is looked at between steps, so that nothing stops half way through a change. */
-	s->sigfd = signals_watch(ending, ARRAY_SIZE(ending));
+	(void)signals_hold(&s->sigfd, NULL, NULL); /* without, it cannot be stopped */
 	/* A limit of file sizes is an error that says which file, not the end. */
 	signal(SIGXFSZ, SIG_IGN);
 }

@@ -12,7 +12,8 @@
 
 #include <uv.h>
 
-#include "cli/progress.h"
+#include "cli/ui/print.h"
+#include "cli/ui/progress.h"
 #include "cli/verb.h"
 #include "disk/tool.h"
 
@@ -40,18 +41,12 @@ int session_open(
 /* What it held when this snapshot was made, readonly. NULL: what it holds. */
 int session_open_snapshot(struct session *s, const char *name, const char *snapshot,
 	struct disk **out, struct err *e);
-/* Prints the error; how the program ends: 2 for what was asked wrongly, before any disk was opened. */
+/* fail(), with the bar taken away. */
 int session_failed(struct session *s, const struct err *e);
-int session_usage(const struct err *e); /* always 2 */
 void session_close(struct session *s); /* the disk that was opened last */
 /* Takes the bar away, before anything is printed. */
 void session_clear(struct session *s);
 /* "k=v,k=v" to pairs that end with a NULL key; `text` is cut up. At most `max` - 1 pairs. */
 int session_options(char *text, struct disk_kv *kv, unsigned max, struct err *e);
-/* Prints one JSON value and a line's end; takes it over. */
-void session_print(json_t *j);
-/* "1.5 GiB" for people. */
-#define SESSION_SIZE 32
-const char *session_size(char text[SESSION_SIZE], uint64_t bytes);
 
 #endif

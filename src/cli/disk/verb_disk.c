@@ -92,7 +92,7 @@ static int run_create(void *opts, const struct args *a)
 	if (create(&s, a->v[0], c->backing, c->options, c->size, c->force, &e))
 		return session_failed(&s, &e);
 	if (c->json)
-		session_print(json_pack("{s:o}", "created", json_text(a->v[0])));
+		print_json_drop(json_pack("{s:o}", "created", json_text(a->v[0])));
 	return EXIT_DONE;
 }
 
@@ -145,7 +145,7 @@ static int run_formats(void *opts, const struct args *a)
 			print_keys("create", t->create_keys);
 	}
 	if (j->json)
-		session_print(json_incref(list));
+		print_json(list);
 	return EXIT_DONE;
 }
 
@@ -161,67 +161,6 @@ static const struct opt info_opts[] = {
 	OPT_DONE,
 };
 static const struct opt_group info_groups[] = {{"Options", info_opts}, {0}};
-
-static bool is_bytes(const char *key)
-{
-	static const char *const keys[] = {"size", "host_size", "allocated", "cluster_size",
-		"vm_size", "granularity", "dirty", "block_size"};
-
-	for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
-		if (!strcmp(keys[i], key))
-			return true;
-	return false;
-}
-
-static void print_fields(const json_t *o, int indent);
-
-/* A name that somebody else chose. */
-static void print_text(const char *key, const char *value, int indent)
-{
-	cleanup(free_ptr) char *text = strdup(value);
-
-	printf("%*s%-*s %s\n", indent, "", 22 - indent, key, text ? text_one_line(text) : "");
-}
-
-static void print_field(const char *key, const json_t *v, int indent)
-{
-	char size[SESSION_SIZE];
-	uint64_t n = (uint64_t)json_integer_value(v);
-
-	if (json_is_object(v) || json_is_array(v)) {
-		printf("%*s%s:\n", indent, "", key);
-		print_fields(v, indent + 2);
-	} else if (json_is_integer(v) && is_bytes(key)) {
-		printf("%*s%-*s %s (%" PRIu64 ")\n", indent, "", 22 - indent, key,
-			session_size(size, n), n);
-	} else {
-		cleanup(free_ptr) char *text = json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY);
-
-		if (json_is_string(v))
-			print_text(key, json_string_value(v), indent);
-		else
-			printf("%*s%-*s %s\n", indent, "", 22 - indent, key, text ?: "");
-	}
-}
-
-static void print_fields(const json_t *o, int indent)
-{
-	const char *k;
-	json_t *v;
-	size_t i;
-
-	if (json_is_array(o)) {
-		json_array_foreach((json_t *)(uintptr_t)o, i, v)
-		{
-			char n[24];
-
-			snprintf(n, sizeof(n), "%zu", i);
-			print_field(n, v, indent);
-		}
-		return;
-	}
-	json_object_foreach((json_t *)(uintptr_t)o, k, v) print_field(k, v, indent);
-}
 
 static int run_info(void *opts, const struct args *a)
 {
@@ -240,9 +179,9 @@ static int run_info(void *opts, const struct args *a)
 	if (rc)
 		return session_failed(&s, &e);
 	if (in->json) {
-		session_print(j);
+		print_json_drop(j);
 	} else {
-		print_fields(j, 0);
+		print_fields(j);
 		json_decref(j);
 	}
 	return EXIT_DONE;
@@ -294,7 +233,7 @@ static int check(const char *name, bool json, bool repair)
 		return session_failed(&s, &e);
 	session_clear(&s);
 	if (json)
-		session_print(check_json(&c, s.found));
+		print_json_drop(check_json(&c, s.found));
 	else
 		print_check(name, &c);
 	return c.errors ? EXIT_FAILED : EXIT_DONE;
@@ -387,7 +326,7 @@ static int run_convert(void *opts, const struct args *a)
 	const struct convert *c = opts;
 	cleanup(session_end) struct session s = {0};
 	struct disk_copy copy = {0};
-	char x[SESSION_SIZE], y[SESSION_SIZE];
+	char x[PRINT_SIZE], y[PRINT_SIZE];
 	struct err e = {0};
 
 	session_begin(&s, c->json, "converting");
@@ -395,11 +334,11 @@ static int run_convert(void *opts, const struct args *a)
 		return session_failed(&s, &e);
 	session_clear(&s);
 	if (c->json)
-		session_print(json_pack("{s:I, s:I}", "copied", (json_int_t)copy.copied, "skipped",
-			(json_int_t)copy.skipped));
+		print_json_drop(json_pack("{s:I, s:I}", "copied", (json_int_t)copy.copied,
+			"skipped", (json_int_t)copy.skipped));
 	else
 		printf("%s: %s copied, %s of zeroes left out\n", a->v[1],
-			session_size(x, copy.copied), session_size(y, copy.skipped));
+			print_size(x, copy.copied), print_size(y, copy.skipped));
 	return EXIT_DONE;
 }
 
@@ -450,7 +389,7 @@ static int run_resize(void *opts, const struct args *a)
 	if (resize(&s, a, r->shrink, &e))
 		return session_failed(&s, &e);
 	if (r->json)
-		session_print(json_pack("{s:I}", "size", (json_int_t)disk_size(s.open[0])));
+		print_json_drop(json_pack("{s:I}", "size", (json_int_t)disk_size(s.open[0])));
 	return EXIT_DONE;
 }
 
@@ -482,7 +421,7 @@ static int list_snapshots(struct disk *d, bool json, struct err *e)
 
 	for (unsigned i = 0; i < n && !rc; i++) {
 		struct disk_snapshot *s = &list[i];
-		char when[32] = "", size[SESSION_SIZE];
+		char when[32] = "", size[PRINT_SIZE];
 		time_t t = (time_t)s->date;
 		struct tm tm;
 
@@ -497,10 +436,10 @@ static int list_snapshots(struct disk *d, bool json, struct err *e)
 		if (localtime_r(&t, &tm))
 			strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S", &tm);
 		printf("%-6s %-24s %-20s %s\n", text_one_line(s->id), text_one_line(s->name), when,
-			session_size(size, s->size));
+			print_size(size, s->size));
 	}
 	if (json && !rc)
-		session_print(json_incref(out));
+		print_json(out);
 	json_decref(out);
 	return rc;
 }
@@ -517,14 +456,10 @@ static int run_snapshot(void *opts, const struct args *a)
 	struct disk *d[SESSION_DISKS];
 	int rc = 0;
 
-	if (!!o->create + !!o->remove + !!o->apply > 1) {
-		err_set(&e, -EINVAL, "one of --create, --delete, --apply at a time");
-		return session_usage(&e);
-	}
-	if (a->n > 1 && !o->create) {
-		err_set(&e, -EINVAL, "only --create takes several disks");
-		return session_usage(&e);
-	}
+	if (!!o->create + !!o->remove + !!o->apply > 1)
+		return usage("one of --create, --delete, --apply at a time");
+	if (a->n > 1 && !o->create)
+		return usage("only --create takes several disks");
 	session_begin(&s, o->json, "snapshot");
 	for (unsigned i = 0; i < a->n && !rc; i++)
 		rc = session_open(
@@ -536,7 +471,7 @@ static int run_snapshot(void *opts, const struct args *a)
 	if (rc)
 		return session_failed(&s, &e);
 	if (name && o->json)
-		session_print(json_pack("{s:o}",
+		print_json_drop(json_pack("{s:o}",
 			o->create   ? "created"
 			: o->remove ? "deleted"
 				    : "applied",
@@ -576,7 +511,7 @@ static int list_bitmaps(struct disk *d, bool json, struct err *e)
 
 	for (unsigned i = 0; i < n && !rc; i++) {
 		struct disk_bitmap *b = &list[i];
-		char dirty[SESSION_SIZE], grain[SESSION_SIZE];
+		char dirty[PRINT_SIZE], grain[PRINT_SIZE];
 
 		if (json)
 			json_array_append_new(out,
@@ -590,10 +525,10 @@ static int list_bitmaps(struct disk *d, bool json, struct err *e)
 				b->busy	     ? "broken"
 				: b->enabled ? "on"
 					     : "off",
-				session_size(grain, b->granularity), session_size(dirty, b->dirty));
+				print_size(grain, b->granularity), print_size(dirty, b->dirty));
 	}
 	if (json && !rc)
-		session_print(json_incref(out));
+		print_json(out);
 	json_decref(out);
 	return rc;
 }
@@ -622,11 +557,8 @@ static int run_bitmap(void *opts, const struct args *a)
 			op = i;
 			n++;
 		}
-	if (n > 1) {
-		err_set(&e, -EINVAL,
-			"one of --add, --remove, --clear, --enable, --disable at a time");
-		return session_usage(&e);
-	}
+	if (n > 1)
+		return usage("one of --add, --remove, --clear, --enable, --disable at a time");
 	session_begin(&s, o->json, "bitmap");
 	rc = session_open(&s, a->v[0], SESSION_NO_BACKING | (n ? 0u : SESSION_READONLY), &d, &e);
 	if (!rc)
@@ -635,7 +567,7 @@ static int run_bitmap(void *opts, const struct args *a)
 	if (rc)
 		return session_failed(&s, &e);
 	if (n && o->json)
-		session_print(json_pack("{s:o}", done[op], json_text(names[op])));
+		print_json_drop(json_pack("{s:o}", done[op], json_text(names[op])));
 	return EXIT_DONE;
 }
 
@@ -671,7 +603,7 @@ static int run_generation(void *opts, const struct args *a)
 		return session_failed(&s, &e);
 	snprintf(id, sizeof(id), "%016" PRIx64, g.id);
 	if (o->json)
-		session_print(json_pack("{s:I, s:I, s:s, s:I}", "generation", (json_int_t)g.now,
+		print_json_drop(json_pack("{s:I, s:I, s:s, s:I}", "generation", (json_int_t)g.now,
 			"first", (json_int_t)g.first, "id", id, "granularity",
 			(json_int_t)g.granularity));
 	else
@@ -704,7 +636,7 @@ static int map_changes(struct disk *d, const struct map *o, struct err *e)
 	if (rc)
 		return rc;
 	if (o->json) {
-		session_print(all);
+		print_json_drop(all);
 		return 0;
 	}
 	printf("%-18s %s\n", "START", "LENGTH");
@@ -787,7 +719,7 @@ static int run_map(void *opts, const struct args *a)
 			break;
 	}
 	if (!rc && o->json)
-		session_print(json_incref(list));
+		print_json(list);
 	json_decref(list);
 	return rc ? session_failed(&s, &e) : EXIT_DONE;
 }
@@ -813,9 +745,9 @@ static int run_compare(void *opts, const struct args *a)
 		return session_failed(&s, &e);
 	session_clear(&s);
 	if (o->json)
-		session_print(at == UINT64_MAX ? json_pack("{s:b}", "same", 1)
-					       : json_pack("{s:b, s:I}", "same", 0, "differs_at",
-							 (json_int_t)at));
+		print_json_drop(at == UINT64_MAX ? json_pack("{s:b}", "same", 1)
+						 : json_pack("{s:b, s:I}", "same", 0, "differs_at",
+							   (json_int_t)at));
 	else if (at == UINT64_MAX)
 		printf("the disks have the same contents%s\n",
 			x->size == y->size ? "" : "; one is longer, by zeroes");
@@ -874,17 +806,17 @@ static int run_commit(void *opts, const struct args *a)
 	cleanup(session_end) struct session s = {0};
 	struct disk_copy copy = {0};
 	struct err e = {0};
-	char n[SESSION_SIZE];
+	char n[PRINT_SIZE];
 
 	session_begin(&s, o->json, "committing");
 	if (commit(&s, a->v[0], o->keep, &copy, &e))
 		return session_failed(&s, &e);
 	session_clear(&s);
 	if (o->json)
-		session_print(json_pack("{s:I}", "copied", (json_int_t)copy.copied));
+		print_json_drop(json_pack("{s:I}", "copied", (json_int_t)copy.copied));
 	else
 		printf("%s copied to the backing file, which now has all that %s %s\n",
-			session_size(n, copy.copied), a->v[0], o->keep ? "has" : "had");
+			print_size(n, copy.copied), a->v[0], o->keep ? "has" : "had");
 	return EXIT_DONE;
 }
 
@@ -939,20 +871,18 @@ static int run_rebase(void *opts, const struct args *a)
 	cleanup(session_end) struct session s = {0};
 	struct err e = {0};
 	uint64_t copied = 0;
-	char n[SESSION_SIZE];
+	char n[PRINT_SIZE];
 
-	if (!r->backing == !r->alone) {
-		err_set(&e, -EINVAL, "either --backing FILE:FORMAT or --alone");
-		return session_usage(&e);
-	}
+	if (!r->backing == !r->alone)
+		return usage("either --backing FILE:FORMAT or --alone");
 	session_begin(&s, r->json, "rebasing");
 	if (rebase(&s, r, a->v[0], &copied, &e))
 		return session_failed(&s, &e);
 	session_clear(&s);
 	if (r->json)
-		session_print(json_pack("{s:I}", "copied", (json_int_t)copied));
+		print_json_drop(json_pack("{s:I}", "copied", (json_int_t)copied));
 	else
-		printf("%s: %s copied\n", a->v[0], session_size(n, copied));
+		printf("%s: %s copied\n", a->v[0], print_size(n, copied));
 	return EXIT_DONE;
 }
 

@@ -103,7 +103,7 @@ static int run_create(void *opts, const struct args *a)
 					 .overwrite = c->force},
 			&j.e);
 	if (!rc && c->json)
-		session_print(json_pack("{s:o}", "created", json_text(a->v[0])));
+		print_json_drop(json_pack("{s:o}", "created", json_text(a->v[0])));
 	return ended(&j, rc);
 }
 
@@ -125,7 +125,7 @@ static int run_ls(void *opts, const struct args *a)
 			"SNAPS", "PARENT");
 	for (unsigned i = 0; i < n && !rc; i++) {
 		struct disk_store_entry *d = &list[i];
-		char x[3][SESSION_SIZE];
+		char x[3][PRINT_SIZE];
 
 		if (o->json)
 			json_array_append_new(out,
@@ -137,12 +137,12 @@ static int run_ls(void *opts, const struct args *a)
 					(json_int_t)d->generation));
 		else
 			printf("%-24s %12s %12s %12s %6" PRIu64 "  %s\n", text_one_line(d->name),
-				session_size(x[0], d->size), session_size(x[1], d->allocated),
-				session_size(x[2], d->shared), d->snapshots,
+				print_size(x[0], d->size), print_size(x[1], d->allocated),
+				print_size(x[2], d->shared), d->snapshots,
 				text_one_line(d->parent));
 	}
 	if (!rc && o->json)
-		session_print(json_incref(out));
+		print_json(out);
 	json_decref(out);
 	return ended(&j, rc);
 }
@@ -157,19 +157,19 @@ static int run_df(void *opts, const struct args *a)
 	if (!rc)
 		rc = j.f->space(&j.files, j.path, &v, &j.e);
 	if (!rc && o->json) {
-		session_print(json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "total",
+		print_json_drop(json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "total",
 			(json_int_t)v.total, "used", (json_int_t)v.used, "free", (json_int_t)v.free,
 			"metadata", (json_int_t)v.metadata, "journal", (json_int_t)v.journal,
 			"quarantined", (json_int_t)v.quarantined, "disks", (json_int_t)v.disks,
 			"snapshots", (json_int_t)v.snapshots));
 	} else if (!rc) {
-		char x[5][SESSION_SIZE];
+		char x[5][PRINT_SIZE];
 
 		printf("%12s %12s %12s %12s %12s\n", "TOTAL", "USED", "FREE", "METADATA",
 			"JOURNAL");
-		printf("%12s %12s %12s %12s %12s\n", session_size(x[0], v.total),
-			session_size(x[1], v.used), session_size(x[2], v.free),
-			session_size(x[3], v.metadata), session_size(x[4], v.journal));
+		printf("%12s %12s %12s %12s %12s\n", print_size(x[0], v.total),
+			print_size(x[1], v.used), print_size(x[2], v.free),
+			print_size(x[3], v.metadata), print_size(x[4], v.journal));
 		printf("%" PRIu64 " disks, %" PRIu64 " snapshots\n", v.disks, v.snapshots);
 	}
 	return ended(&j, rc);
@@ -196,9 +196,10 @@ static int run_check(void *opts, const struct args *a)
 		rc = j.f->check(&j.files, j.path, o->repair, &j.s.watch, &c, &j.e);
 	session_clear(&j.s);
 	if (!rc && o->json)
-		session_print(json_pack("{s:I, s:I, s:I, s:I, s:O}", "errors", (json_int_t)c.errors,
-			"leaks", (json_int_t)c.leaks, "fixed_errors", (json_int_t)c.fixed_errors,
-			"fixed_leaks", (json_int_t)c.fixed_leaks, "found", j.s.found));
+		print_json_drop(json_pack("{s:I, s:I, s:I, s:I, s:O}", "errors",
+			(json_int_t)c.errors, "leaks", (json_int_t)c.leaks, "fixed_errors",
+			(json_int_t)c.fixed_errors, "fixed_leaks", (json_int_t)c.fixed_leaks,
+			"found", j.s.found));
 	else if (!rc && !c.errors && !c.leaks)
 		printf("%s: nothing is wrong\n", a->v[0]);
 	else if (!rc)
@@ -212,7 +213,7 @@ static int run_trim(void *opts, const struct args *a)
 {
 	const struct json_only *o = opts;
 	cleanup(job_end) struct job j = {0};
-	char text[SESSION_SIZE];
+	char text[PRINT_SIZE];
 	uint64_t given = 0;
 	int rc = begin(&j, a, o->json, "trimming");
 
@@ -220,9 +221,9 @@ static int run_trim(void *opts, const struct args *a)
 		rc = j.f->trim(&j.files, j.path, &j.s.watch, &given, &j.e);
 	session_clear(&j.s);
 	if (!rc && o->json)
-		session_print(json_pack("{s:I}", "given_back", (json_int_t)given));
+		print_json_drop(json_pack("{s:I}", "given_back", (json_int_t)given));
 	else if (!rc)
-		printf("%s: %s given back to the host\n", a->v[0], session_size(text, given));
+		printf("%s: %s given back to the host\n", a->v[0], print_size(text, given));
 	return ended(&j, rc);
 }
 
@@ -268,7 +269,7 @@ static int run_take(void *opts, const struct args *a)
 	if (!rc)
 		rc = j.f->take(&j.files, j.path, o->fence, &now, &j.e);
 	if (!rc && o->json)
-		session_print(json_pack("{s:I}", "fence", (json_int_t)now));
+		print_json_drop(json_pack("{s:I}", "fence", (json_int_t)now));
 	else if (!rc)
 		printf("%s: fencing number %" PRIu64 "; nobody holds it\n", a->v[0], now);
 	return ended(&j, rc);
@@ -296,7 +297,7 @@ static int run_resize(void *opts, const struct args *a)
 	if (!rc)
 		rc = j.f->resize(&j.files, j.path, o->size, &now, &j.e);
 	if (!rc && o->json)
-		session_print(json_pack("{s:I}", "size", (json_int_t)now));
+		print_json_drop(json_pack("{s:I}", "size", (json_int_t)now));
 	return ended(&j, rc);
 }
 

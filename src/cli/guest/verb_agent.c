@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "cli/guest/guest.h"
+#include "cli/ui/print.h"
 #include "cli/verb.h"
 
 struct common {
@@ -26,14 +27,6 @@ struct common {
 
 static const struct opt common_opts[] = {COMMON, OPT_DONE};
 static const struct opt_group common_groups[] = {{"Options", common_opts, 0}, {0}};
-
-static int print_json(json_t *j)
-{
-	json_dumpf(j, stdout, JSON_COMPACT);
-	putchar('\n');
-	json_decref(j);
-	return EXIT_DONE;
-}
 
 /* Lines of "key=value" that a guest wrote; what is not printable is not printed. */
 static json_t *lines(const uint8_t *p, size_t len)
@@ -76,8 +69,10 @@ static int run_info(void *o, const struct args *a)
 	j = lines(agent->in.payload, agent->in.left);
 	json_object_set_new(j, "agent", json_string(agent->build));
 	json_object_set_new(j, "protocol", json_integer(agent->version));
-	if (c->json)
-		return print_json(j);
+	if (c->json) {
+		print_json_drop(j);
+		return EXIT_DONE;
+	}
 	json_object_foreach(j, key, v)
 	{
 		if (json_is_string(v))
@@ -99,9 +94,10 @@ static int run_time(void *o, const struct args *a)
 	if (guest_agent(&agent, a->v[0], c->wait, &e) || agent_set_time(agent, &off, &e))
 		return fail(&e);
 	if (c->json)
-		return print_json(json_pack("{s:I}", "was_behind_ns", (json_int_t)off));
-	printf("the guest's clock was %.3f s %s\n", (double)(off < 0 ? -off : off) / 1e9,
-		off < 0 ? "ahead" : "behind");
+		print_json_drop(json_pack("{s:I}", "was_behind_ns", (json_int_t)off));
+	else
+		printf("the guest's clock was %.3f s %s\n", (double)(off < 0 ? -off : off) / 1e9,
+			off < 0 ? "ahead" : "behind");
 	return EXIT_DONE;
 }
 
@@ -135,7 +131,9 @@ static int run_identity(void *o, const struct args *a)
 	agent->timeout_ms = 120000; /* RSA keys in an interpreted guest */
 	if (agent_identity(agent, flags, x->hostname ?: "", &e))
 		return fail(&e);
-	return x->c.json ? print_json(json_object()) : EXIT_DONE;
+	if (x->c.json)
+		print_json_drop(json_object());
+	return EXIT_DONE;
 }
 
 const struct verb verbs_agent[] = {

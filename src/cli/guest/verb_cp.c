@@ -16,7 +16,7 @@
 #include "base/size.h"
 #include "base/util.h"
 #include "cli/guest/guest.h"
-#include "cli/progress.h"
+#include "cli/ui/progress.h"
 #include "cli/verb.h"
 
 struct cp {
@@ -488,12 +488,9 @@ static int run(void *o, const struct args *a)
 	struct copy k = {.recursive = c->recursive, .quiet = c->quiet};
 	struct err e = {0};
 
-	if (!from == !to) {
-		err_set(&e, -EINVAL,
+	if (!from == !to)
+		return usage(
 			"one of the two must be in a guest (NAME:PATH), the other on this host");
-		fail(&e);
-		return EXIT_USAGE;
-	}
 	*(from ?: to) = 0;
 	if (guest_agent(&agent, from ? a->v[0] : a->v[1], c->wait, &e))
 		return fail(&e);

@@ -18,8 +18,12 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "cli/guest/guest.h"
-#include "cli/terminal.h"
+#include "cli/ui/signals.h"
+#include "cli/ui/terminal.h"
 #include "cli/verb.h"
+
+#define EXIT_NOT_EXECUTABLE 126
+#define EXIT_NO_COMMAND 127
 
 struct var {
 	char *text;
@@ -75,25 +79,6 @@ struct session {
 	size_t at;
 	unsigned asked; /* times that we were told to end */
 };
-
-static bool put(int fd, const uint8_t *p, size_t n)
-{
-	while (n) {
-		ssize_t w = write(fd, p, n);
-
-		if (w < 0 && errno == EINTR)
-			continue;
-		if (w < 0 && errno == EAGAIN) {
-			poll(&(struct pollfd){fd, POLLOUT, 0}, 1, -1);
-			continue;
-		}
-		if (w <= 0)
-			return false;
-		p += w;
-		n -= (size_t)w;
-	}
-	return true;
-}
 
 static void get_winsize(struct winsize *w)
 {
@@ -186,8 +171,8 @@ static int take_answer(struct session *s, int *code, struct err *e)
 	switch (in->type) {
 	case AGENT_STDOUT:
 	case AGENT_STDERR:
-		if (!put(in->type == AGENT_STDOUT ? STDOUT_FILENO : STDERR_FILENO, in->payload,
-			    in->left))
+		if (!terminal_put(in->type == AGENT_STDOUT ? STDOUT_FILENO : STDERR_FILENO,
+			    in->payload, in->left))
 			return err_sys(e, -errno, "standard output");
 		return 0;
 	case AGENT_EXIT:
@@ -237,27 +222,39 @@ static int carry(struct session *s, int *code, struct err *e)
 	}
 }
 
+/* As a shell says it: what could not be run is not taken for what lodge did not find. */
+static int not_started(const struct err *e)
+{
+	fail(e);
+	switch (e->code) {
+	case -ENOENT:
+		return EXIT_NO_COMMAND;
+	case -EACCES:
+	case -ENOEXEC:
+		return EXIT_NOT_EXECUTABLE;
+	default:
+		return EXIT_FAILED;
+	}
+}
+
 static int run(void *o, const struct args *a)
 {
-	static const int passed_on[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH};
 	const struct exec *x = o;
 	cleanup(agent_closep) struct agent_client *agent = NULL;
 	struct session s = {.stdin_open = !x->no_stdin, .signals = -1};
 	struct terminal_mode mode = {.fd = -1};
+	static const int more[] = {SIGQUIT, SIGWINCH, 0};
 	struct err e = {0};
 	int rc, code = EXIT_FAILED;
 
-	if (x->tty && x->no_tty) {
-		fputs("lodge exec: --tty and --no-tty: take one\n", stderr);
-		return EXIT_USAGE;
-	}
+	if (x->tty && x->no_tty)
+		return usage("--tty and --no-tty exclude each other");
 	if (guest_agent(&agent, a->v[0], x->wait, &e))
 		return fail(&e);
 	s.agent = agent;
 	s.tty = x->tty ||
 		(!x->no_tty && !x->no_stdin && isatty(STDIN_FILENO) && isatty(STDOUT_FILENO));
-	s.signals = signals_watch(passed_on, ARRAY_SIZE(passed_on));
-	rc = ask(&s, x, a, &e);
+	rc = signals_hold(&s.signals, more, &e) ?: ask(&s, x, a, &e);
 	if (!rc && !s.stdin_open) {
 		agent_begin(&agent->out, AGENT_STDIN_END);
 		rc = agent_send(agent, 0, &e);
@@ -268,7 +265,7 @@ static int run(void *o, const struct args *a)
 		rc = carry(&s, &code, &e);
 	terminal_restore(&mode);
 	close(s.signals);
-	return rc ? (int)fail(&e) : code;
+	return rc ? not_started(&e) : code;
 }
 
 const struct verb verbs_exec[] = {
@@ -279,7 +276,9 @@ const struct verb verbs_exec[] = {
 			"The guest's lodge-agent starts the command as root, without a shell, and "
 			"passes its streams on over virtio-vsock: no network is needed. Flags of "
 			"lodge stand before NAME. The exit code is the command's (128 and its "
-			"number for a signal); signals that lodge gets go to the command.",
+			"number for a signal); 127 when it, or what --dir or --user names, is not "
+			"in the guest, 126 when it cannot be run. Signals that lodge gets go to "
+			"the command.",
 		.size = sizeof(struct exec), .run = run},
 	VERBS_END,
 };

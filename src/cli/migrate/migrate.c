@@ -1,7 +1,6 @@
 /* lodge migrate: the sockets are ours, the bytes are the machine's. */
 #include <errno.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/signalfd.h>
@@ -15,8 +14,9 @@
 #include "cli/client.h"
 #include "cli/migrate/address.h"
 #include "cli/migrate/tls.h"
-#include "cli/progress.h"
-#include "cli/terminal.h"
+#include "cli/ui/print.h"
+#include "cli/ui/progress.h"
+#include "cli/ui/signals.h"
 #include "cli/verb.h"
 #include "vm/rundir.h"
 
@@ -317,14 +317,6 @@ static json_t *split_ids(const char *text)
 	return list;
 }
 
-static int take_signals(int *fd, struct err *e)
-{
-	static const int ending[] = {SIGINT, SIGTERM};
-
-	*fd = signals_watch(ending, ARRAY_SIZE(ending));
-	return *fd < 0 ? err_sys(e, -errno, "signalfd") : 0;
-}
-
 static int begin(struct run *r, const struct address *to, struct err *e)
 {
 	const struct migrate *o = r->o;
@@ -340,7 +332,7 @@ static int begin(struct run *r, const struct address *to, struct err *e)
 		n += !rc;
 	}
 	/* Ctrl-C ended it at once until here: who does not answer is waited for long. */
-	rc = rc ?: take_signals(&r->sigfd, e);
+	rc = rc ?: signals_hold(&r->sigfd, NULL, e);
 	if (!rc)
 		rc = client_call(&r->events, "events", json_pack("{s:b}", "follow", 1), NULL, e);
 	p = json_pack("{s:I, s:I, s:b, s:b, s:b, s:s*, s:b, s:o*, s:o*}", "bandwidth",
@@ -418,8 +410,7 @@ static int print_end(struct run *r, const char *to)
 	bool done = !strcmp(phase_of(st), "done"), tried = !strcmp(phase_of(st), "tried");
 
 	if (r->o->json) {
-		json_dumpf(st, stdout, JSON_COMPACT);
-		putchar('\n');
+		print_json(st);
 	} else if (done && o->recover) {
 		printf("all of %s is at %s now\n", r->c.name, to);
 	} else if (done) {
@@ -463,7 +454,7 @@ static int move(const struct migrate *o, const char *vm, const char *dest)
 			 ?: address_allowed(&to, o->tls.cert, o->tls.plain, &e);
 
 	if (rc)
-		return fail_args(&e);
+		return fail(&e);
 	rc = client_open(&r.c, vm, &e) ?: client_open(&r.events, vm, &e);
 	progress_begin(&r.bar, 0);
 	r.bar.tty &= !o->json;
@@ -471,7 +462,7 @@ static int move(const struct migrate *o, const char *vm, const char *dest)
 	if (!rc && !strcmp(phase_of(r.st), "done"))
 		wait_for_end(&r);
 	progress_clear(&r.bar);
-	rc = rc ? (int)fail(&e) : print_end(&r, to.text);
+	rc = rc ? fail(&e) : print_end(&r, to.text);
 	json_decref(r.st);
 	client_close(&r.c);
 	client_close(&r.events);
@@ -486,7 +477,7 @@ static int only_call(const char *vm, const char *method)
 	struct err e = {0};
 	int rc = client_open(&c, vm, &e) ?: client_call(&c, method, NULL, NULL, &e);
 
-	return rc ? (int)fail(&e) : EXIT_DONE;
+	return rc ? fail(&e) : EXIT_DONE;
 }
 
 static int run_migrate(void *opts, const struct args *a)
@@ -497,24 +488,16 @@ static int run_migrate(void *opts, const struct args *a)
 		if (a->n == 1 && o->cancel != o->take_back)
 			return only_call(
 				a->v[0], o->cancel ? "migrate_cancel" : "migrate_take_back");
-		fprintf(stderr, "lodge migrate: --cancel VM or --take-back VM, and nothing else\n");
-		return EXIT_USAGE;
+		return usage("--cancel VM or --take-back VM, and nothing else");
 	}
-	if (a->n != 2) {
-		fprintf(stderr, "lodge migrate: where to? lodge migrate VM unix:PATH, or "
-				"tcp:HOST:PORT\n");
-		return EXIT_USAGE;
-	}
-	if ((o->at_once && !o->post) || (o->recover && (o->post || o->dry_run))) {
-		fprintf(stderr, "lodge migrate: --at-once goes with --post-copy, --recover with "
-				"neither it nor --dry-run\n");
-		return EXIT_USAGE;
-	}
-	if ((o->post || o->recover) && o->streams >= CLIENT_FDS) {
-		fprintf(stderr, "lodge migrate: --streams: at most %u with post-copy\n",
-			CLIENT_FDS - 1);
-		return EXIT_USAGE;
-	}
+	if (a->n != 2)
+		return usage("where to? lodge migrate VM unix:PATH, or "
+			     "tcp:HOST:PORT");
+	if ((o->at_once && !o->post) || (o->recover && (o->post || o->dry_run)))
+		return usage("--at-once goes with --post-copy, --recover with "
+			     "neither it nor --dry-run");
+	if ((o->post || o->recover) && o->streams >= CLIENT_FDS)
+		return usage("--streams: at most %u with post-copy", CLIENT_FDS - 1);
 	return move(o, a->v[0], a->v[1]);
 }
 

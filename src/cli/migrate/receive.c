@@ -14,6 +14,7 @@
 #include "cli/migrate/address.h"
 #include "cli/migrate/tls.h"
 #include "cli/place.h"
+#include "cli/ui/signals.h"
 #include "cli/verb.h"
 #include "vm/config/config.h"
 #include "vm/rundir.h"
@@ -104,7 +105,7 @@ static int receive(const struct receive *o, const char *name, struct address *a,
 	struct launch l = {.cfg = &c, .place = &p, .receive = &r};
 	cleanup(json_drop) json_t *tls = NULL; /* only whether it can be read */
 	int rc = tls_opts_read(&o->tls, NULL, &tls, e) ?: definition(o, name, &c, e)
-			 ?: launch_signals(&signals, e) ?: address_listen(a, &fd, e);
+			 ?: signals_hold(&signals, NULL, e) ?: address_listen(a, &fd, e);
 
 	place_sweep();
 	rc = rc ?: place_open(&p, name, false, e);
@@ -197,7 +198,7 @@ static int run_recover(const char *name, struct address *a)
 		}
 		remove_socket(a);
 	}
-	return rc ? (int)fail(&e) : EXIT_DONE;
+	return rc ? fail(&e) : EXIT_DONE;
 }
 
 static int run_receive(void *opts, const struct args *a)
@@ -210,12 +211,10 @@ static int run_receive(void *opts, const struct args *a)
 			 ?: address_allowed(&at, o->tls.cert, o->tls.plain, &e);
 
 	if (rc)
-		return fail_args(&e);
-	if (o->overwrite && !o->config && !o->nplaces) {
-		fprintf(stderr, "lodge receive: --overwrite goes with --disk or --config: which "
-				"files may make way is said here, not by who comes\n");
-		return EXIT_USAGE;
-	}
+		return fail(&e);
+	if (o->overwrite && !o->config && !o->nplaces)
+		return usage("--overwrite goes with --disk or --config: which "
+			     "files may make way is said here, not by who comes");
 	if (o->recover)
 		return run_recover(a->v[0], &at);
 	if (receive(o, a->v[0], &at, &m, &e))
@@ -227,11 +226,11 @@ static int run_receive(void *opts, const struct args *a)
 	if (m.coming && m.ended)
 		return EXIT_DONE;
 	if (m.coming) {
-		launch_signals_end();
+		signals_let_go();
 		rc = wait_for_rest(a->v[0], &e);
 	}
 	remove_socket(&at);
-	return rc ? (int)fail(&e) : EXIT_DONE;
+	return rc ? fail(&e) : EXIT_DONE;
 }
 
 const struct verb verbs_receive[] = {

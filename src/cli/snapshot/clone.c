@@ -214,7 +214,7 @@ static int run_clone(void *opts, const struct args *a)
 			"clock of "
 			"the machine it was: %s\n",
 			err_msg(&no_agent));
-	return rc ? (int)fail(&e) : EXIT_DONE;
+	return rc ? fail(&e) : EXIT_DONE;
 }
 
 const struct verb verbs_clone[] = {

@@ -261,13 +261,11 @@ static int run_create(void *opts, const struct args *a)
 	const struct create *o = opts;
 	cleanup(session_end) struct session s = {0};
 	cleanup(json_drop) json_t *st = NULL;
-	char name[80], size[SESSION_SIZE];
+	char name[80], size[PRINT_SIZE];
 	struct err e = {0};
 
-	if (o->memory_only && o->with_disks) {
-		fprintf(stderr, "lodge snapshot create: --memory-only or --with-disks, not both\n");
-		return EXIT_USAGE;
-	}
+	if (o->memory_only && o->with_disks)
+		return usage("--memory-only or --with-disks, not both");
 	if (o->name)
 		snprintf(name, sizeof(name), "%s", o->name);
 	else
@@ -279,13 +277,12 @@ static int run_create(void *opts, const struct args *a)
 	}
 	session_clear(&s);
 	if (o->json) {
-		json_dumpf(st, stdout, JSON_COMPACT);
-		putchar('\n');
+		print_json(st);
 		return EXIT_DONE;
 	}
 	printf("%s: %s in %.2f s; the guest stood still for %.2f ms\n", name,
-		session_size(size, (uint64_t)num(st, "file_bytes")),
-		(double)num(st, "took_ms") / 1e3, (double)num(st, "pause_us") / 1e3);
+		print_size(size, (uint64_t)num(st, "file_bytes")), (double)num(st, "took_ms") / 1e3,
+		(double)num(st, "pause_us") / 1e3);
 	return EXIT_DONE;
 }
 

@@ -24,6 +24,7 @@
 #include "cli/snapshot/clone_disks.h"
 #include "cli/snapshot/restore.h"
 #include "cli/snapshot/store.h"
+#include "cli/ui/signals.h"
 #include "cli/verb.h"
 #include "vm/config/config.h"
 #include "vm/rundir.h"
@@ -240,7 +241,7 @@ int restore_start(struct snapopen *s, struct vm_config *c, enum restore_how how,
 			"stop it: lodge stop %s",
 			c->name, rundir_pid(c->name), c->name);
 	rc = rc ?: restore_go_there(s, e) ?: prepare(&p, c, how, own, e);
-	rc = rc ?: launch_signals(&signals, e) ?: revert_disks(disks, e);
+	rc = rc ?: signals_hold(&signals, NULL, e) ?: revert_disks(disks, e);
 	if (!rc) {
 		l.signals = signals;
 		rc = launch_machine(&l, m, e);
@@ -255,7 +256,7 @@ int restore_start(struct snapopen *s, struct vm_config *c, enum restore_how how,
 	if (how == RESTORE_DETACHED)
 		launch_release(m);
 	let_go_of_kept(c->name, disks);
-	launch_signals_end();
+	signals_let_go();
 	return 0;
 }
 

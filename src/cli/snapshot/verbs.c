@@ -56,18 +56,17 @@ static void date_of(const json_t *j, char *text, size_t size)
 
 static void print_one(json_t *j, bool json)
 {
-	char date[40], memory[SESSION_SIZE], size[SESSION_SIZE];
+	char date[40], memory[PRINT_SIZE], size[PRINT_SIZE];
 
 	if (json) {
-		json_dumpf(j, stdout, JSON_COMPACT);
-		putchar('\n');
+		print_json(j);
 	} else {
 		date_of(j, date, sizeof(date));
 		printf("%-32s %-16s %-19s %9s %9s\n", json_string_value(json_object_get(j, "name")),
 			json_string_value(json_object_get(j, "machine")) ?: "", date,
-			session_size(
+			print_size(
 				memory, (uint64_t)json_integer_value(json_object_get(j, "memory"))),
-			session_size(size,
+			print_size(size,
 				(uint64_t)json_integer_value(json_object_get(j, "host_size"))));
 	}
 	json_decref(j);
@@ -98,6 +97,7 @@ static int run_ls(void *opts, const struct args *a)
 
 static int run_show(void *opts, const struct args *a)
 {
+	const struct json_only *o = opts;
 	cleanup(snapopen_close) struct snapopen s = {0};
 	struct err e = {0};
 	json_t *j;
@@ -107,8 +107,10 @@ static int run_show(void *opts, const struct args *a)
 	j = about(&s, a->v[0]);
 	json_object_set(j, "definition", json_object_get(s.manifest, "definition"));
 	json_object_set(j, "cpu", json_object_get(s.manifest, "cpu"));
-	json_dumpf(j, stdout, JSON_INDENT(1));
-	putchar('\n');
+	if (o->json)
+		print_json(j);
+	else
+		print_fields(j);
 	json_decref(j);
 	return EXIT_DONE;
 }
@@ -155,22 +157,21 @@ static int is_needed(const char *name, struct err *e)
 		     : 0;
 }
 
+static int remove_one(const void *opts, const char *name)
+{
+	struct err e = {0};
+	int rc = is_needed(name, &e);
+
+	if (!rc) {
+		tell_of_disks(name);
+		rc = snapstore_remove(name, &e);
+	}
+	return rc ? fail(&e) : EXIT_DONE;
+}
+
 static int run_rm(void *opts, const struct args *a)
 {
-	int code = EXIT_DONE;
-
-	for (unsigned i = 0; i < a->n; i++) {
-		struct err e = {0};
-		int rc = is_needed(a->v[i], &e);
-
-		if (!rc) {
-			tell_of_disks(a->v[i]);
-			rc = snapstore_remove(a->v[i], &e);
-		}
-		if (rc)
-			code = fail(&e);
-	}
-	return code;
+	return each_argument(a, opts, remove_one);
 }
 
 static bool pages_done(void *ctx, uint64_t done, uint64_t of)
@@ -195,12 +196,12 @@ static int run_verify(void *opts, const struct args *a)
 			rc = err_wrap(&e, "%s", i ? c.s[i].path : a->v[0]);
 	session_clear(&s);
 	if (o->json)
-		session_print(rc ? json_pack("{s:b, s:s}", "good", 0, "error", err_msg(&e))
-				 : json_pack("{s:b}", "good", 1));
+		print_json_drop(rc ? json_pack("{s:b, s:s}", "good", 0, "error", err_msg(&e))
+				   : json_pack("{s:b}", "good", 1));
 	else if (!rc)
 		printf("%s: every byte is as it was written\n", a->v[0]);
 	if (rc)
-		return o->json ? (int)exit_code_of(e.code) : (int)fail(&e);
+		return o->json ? exit_code_of(e.code) : fail(&e);
 	return EXIT_DONE;
 }
 
@@ -216,12 +217,9 @@ static int run_flatten(void *opts, const struct args *a)
 	struct err e = {0};
 	int rc;
 
-	if (strchr(a->v[0], '/')) {
-		fprintf(stderr, "lodge snapshot flatten: wants a snapshot's name; a file is joined "
-				"by lodge "
-				"snapshot import\n");
-		return EXIT_USAGE;
-	}
+	if (strchr(a->v[0], '/'))
+		return usage("flatten wants a snapshot's name; a file is joined by lodge snapshot "
+			     "import");
 	session_begin(&s, o->json, "flatten");
 	rc = snapchain_open(a->v[0], &c, &e);
 	if (!rc && c.n > 1) {
@@ -233,7 +231,7 @@ static int run_flatten(void *opts, const struct args *a)
 	if (rc)
 		return fail(&e);
 	if (o->json)
-		session_print(json_pack("{s:s}", "flattened", a->v[0]));
+		print_json_drop(json_pack("{s:s}", "flattened", a->v[0]));
 	return EXIT_DONE;
 }
 
@@ -260,7 +258,7 @@ static int run_export(void *opts, const struct args *a)
 	if (rc)
 		return fail(&e);
 	if (o->json)
-		session_print(json_pack("{s:o}", "exported", json_text(a->v[1])));
+		print_json_drop(json_pack("{s:o}", "exported", json_text(a->v[1])));
 	return EXIT_DONE;
 }
 
@@ -311,7 +309,7 @@ static int run_import(void *opts, const struct args *a)
 	if (rc)
 		return fail(&e);
 	if (o->json)
-		session_print(json_pack("{s:s}", "imported", name));
+		print_json_drop(json_pack("{s:s}", "imported", name));
 	else
 		puts(name);
 	return EXIT_DONE;

@@ -13,6 +13,7 @@
 #include "base/util.h"
 #include "cli/client.h"
 #include "cli/switch/serve.h"
+#include "cli/ui/print.h"
 #include "cli/verb.h"
 #include "vm/switchdir.h"
 
@@ -112,15 +113,6 @@ static int run_run(void *opts, const struct args *a)
 	return EXIT_DONE;
 }
 
-struct show {
-	bool json;
-};
-static const struct opt show_opts[] = {
-	{"json", .type = OPT_FLAG, OPT_AT(struct show, json), .help = "print one JSON object"},
-	OPT_DONE,
-};
-static const struct opt_group show_groups[] = {{"Options", show_opts, 0}, {0}};
-
 static int call(const char *name, const char *method, json_t *params, json_t **res, struct err *e)
 {
 	cleanup(client_close) struct client c = {.fd = -1};
@@ -145,7 +137,7 @@ static const char *str(const json_t *j, const char *key)
 
 static int run_show(void *opts, const struct args *a)
 {
-	const struct show *s = opts;
+	const struct json_only *s = opts;
 	json_t *j = NULL, *v;
 	struct err e = {0};
 	size_t i;
@@ -153,8 +145,7 @@ static int run_show(void *opts, const struct args *a)
 	if (call(a->v[0], "status", NULL, &j, &e))
 		return fail(&e);
 	if (s->json) {
-		json_dumpf(j, stdout, JSON_COMPACT);
-		putchar('\n');
+		print_json(j);
 	} else {
 		printf("%-32s %-6s %12s %12s %10s %s\n", "PORT", "LINK", "IN", "OUT", "DROPPED",
 			"ADDRESSES");
@@ -187,7 +178,7 @@ static bool is_switch(char *name)
 
 static int run_ls(void *opts, const struct args *a)
 {
-	const struct show *s = opts;
+	const struct json_only *s = opts;
 	cleanup(fs_names_free) struct fs_names names = {0};
 	json_t *all = json_array();
 	char path[PATH_MAX];
@@ -208,8 +199,7 @@ static int run_ls(void *opts, const struct args *a)
 		json_array_append_new(all, j);
 	}
 	if (s->json) {
-		json_dumpf(all, stdout, JSON_COMPACT);
-		putchar('\n');
+		print_json(all);
 	} else {
 		json_t *j;
 		size_t i;
@@ -248,7 +238,7 @@ static int run_stop(void *opts, const struct args *a)
 {
 	struct err e = {0};
 
-	return call(a->v[0], "stop", NULL, NULL, &e) ? (int)fail(&e) : EXIT_DONE;
+	return call(a->v[0], "stop", NULL, NULL, &e) ? fail(&e) : EXIT_DONE;
 }
 
 const struct verb verbs_switch[] = {
@@ -259,10 +249,10 @@ const struct verb verbs_switch[] = {
 			"are; what is on it forms one network, separate from the host's unless "
 			"an interface or user networking is plugged in too.",
 		.size = sizeof(struct run), .run = run_run},
-	{VERB("switch ls", NULL, "the switches of this host"), .cmd.groups = show_groups,
-		.size = sizeof(struct show), .run = run_ls},
+	{VERB("switch ls", NULL, "the switches of this host"), .cmd.groups = json_groups,
+		.size = sizeof(struct json_only), .run = run_ls},
 	{VERB("switch show", "NAME", "a switch's ports, addresses and counters"), .cmd.min_args = 1,
-		.cmd.max_args = 1, .cmd.groups = show_groups, .size = sizeof(struct show),
+		.cmd.max_args = 1, .cmd.groups = json_groups, .size = sizeof(struct json_only),
 		.run = run_show},
 	{VERB("switch capture", "NAME [FILE]",
 		 "write every frame into a pcapng file; without FILE: stop"),

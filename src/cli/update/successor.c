@@ -20,7 +20,7 @@
 #include "base/fsutil.h"
 #include "base/json.h"
 #include "base/util.h"
-#include "cli/launch.h"
+#include "cli/ui/signals.h"
 #include "vm/update/channel.h"
 
 /* A Unix socket's path is short, a place's may be long: by the descriptor of its directory. */
@@ -75,7 +75,7 @@ static void exec_new(int program, int sock)
 {
 	char arg[16], *argv[] = {(char[]){"lodge-vm"}, (char[]){"--take-over"}, arg, NULL};
 
-	launch_child_signals();
+	signals_of_child();
 	snprintf(arg, sizeof(arg), "%d", sock);
 	fcntl(sock, F_SETFD, 0);
 	fexecve(program, argv, environ);

@@ -16,6 +16,7 @@
 #include "cli/launch.h"
 #include "cli/place.h"
 #include "cli/update/successor.h"
+#include "cli/ui/print.h"
 #include "cli/verb.h"
 #include "vm/update/channel.h"
 
@@ -132,8 +133,7 @@ static int run_update(void *opts, const struct args *a)
 	if (update(a->v[0], u->program ?: program, &res, &e))
 		return fail(&e);
 	if (u->json) {
-		json_dumpf(res, stdout, JSON_COMPACT);
-		putchar('\n');
+		print_json(res);
 	} else {
 		printf("%s: lodge-vm %s goes on from %s; the guest stood still for %.1f ms\n",
 			a->v[0], json_string_value(json_object_get(res, "version")),

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "base/util.h"
-#include "cli/progress.h"
+#include "cli/ui/progress.h"
 
 #define BEGIN "\r\033[K" /* of each drawing */
 

@@ -20,7 +20,7 @@
 
 #include "base/util.h"
 #include "cli/client.h"
-#include "cli/terminal.h"
+#include "cli/ui/terminal.h"
 
 /* Feeds text in pieces of `step`; what the guest gets in out, the actions as letters in acts. */
 static void feed(const char *text, size_t n, size_t step, char *out, size_t *len, char *acts)

@@ -1,4 +1,4 @@
-#include "cli/progress.h"
+#include "cli/ui/progress.h"
 
 #include <stdarg.h>
 #include <stdio.h>

@@ -1,4 +1,4 @@
-#include "cli/terminal.h"
+#include "cli/ui/terminal.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -14,6 +14,7 @@
 #include "base/json.h"
 #include "base/util.h"
 #include "cli/client.h"
+#include "cli/ui/signals.h"
 
 #define CTRL_A 1
 #define INPUT_CHUNK 1024
@@ -58,25 +59,6 @@ enum escape_action escape_filter(
 	return ESCAPE_NONE;
 }
 
-void signals_not_ignored(sigset_t *set, const int *list, unsigned n)
-{
-	struct sigaction how;
-
-	sigemptyset(set);
-	for (unsigned i = 0; i < n; i++)
-		if (sigaction(list[i], NULL, &how) || how.sa_handler != SIG_IGN)
-			sigaddset(set, list[i]);
-}
-
-int signals_watch(const int *list, unsigned n)
-{
-	sigset_t set;
-
-	signals_not_ignored(&set, list, n);
-	sigprocmask(SIG_BLOCK, &set, NULL);
-	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-}
-
 void terminal_raw(struct terminal_mode *m, int fd)
 {
 	struct termios raw;
@@ -106,17 +88,17 @@ void terminal_restore(struct terminal_mode *m)
 	m->raw = false;
 }
 
-static bool put(int fd, const char *p, size_t n)
+bool terminal_put(int fd, const void *buf, size_t n)
 {
+	const char *p = buf;
+
 	while (n) {
 		ssize_t w = write(fd, p, n);
 
 		if (w < 0 && errno == EINTR)
 			continue;
 		if (w < 0 && errno == EAGAIN) {
-			struct pollfd full = {fd, POLLOUT, 0};
-
-			poll(&full, 1, -1);
+			poll(&(struct pollfd){fd, POLLOUT, 0}, 1, -1);
 			continue;
 		}
 		if (w < 0)
@@ -137,7 +119,7 @@ __attribute__((format(printf, 2, 3))) static void say(
 	va_start(ap, fmt);
 	n = vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	put(t->err, text, MIN((size_t)MAX(n, 0), sizeof(text) - 1));
+	terminal_put(t->err, text, MIN((size_t)MAX(n, 0), sizeof(text) - 1));
 }
 
 static void help(const struct terminal *t)
@@ -241,7 +223,7 @@ static enum terminal_end loop(struct terminal *t, int sigfd, struct terminal_mod
 			n = read(t->console->fd, buf, sizeof(buf));
 			if (n <= 0)
 				return gone(t, p[3].fd);
-			if (!put(t->out, buf, (size_t)n))
+			if (!terminal_put(t->out, buf, (size_t)n))
 				return TERMINAL_NO_OUTPUT;
 		}
 		if (p[3].revents) {

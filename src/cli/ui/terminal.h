@@ -15,7 +15,6 @@
 #ifndef LODGE_CLI_TERMINAL_H
 #define LODGE_CLI_TERMINAL_H
 
-#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <termios.h>
@@ -34,13 +33,8 @@ enum escape_action { ESCAPE_NONE, ESCAPE_LEAVE, ESCAPE_DETACH, ESCAPE_HELP };
 enum escape_action escape_filter(
 	struct escape *s, const char *in, size_t n, char *out, size_t *out_len, size_t *used);
 
-/*
- * Those of the n that this program does not ignore: one that is ignored (nohup, a script's job in the background) would be held back by a mask, and read from
- * a signalfd, all the same.
- */
-void signals_not_ignored(sigset_t *set, const int *list, unsigned n);
-/* They are held back from now on, and read from the descriptor (signalfd(2), which does not wait). */
-int signals_watch(const int *list, unsigned n);
+/* All of it, also where somebody made the descriptor not block. False: nobody reads any more. */
+bool terminal_put(int fd, const void *buf, size_t n);
 
 /* A terminal's mode, to be put back. */
 struct terminal_mode {
