@@ -30,11 +30,6 @@ unsigned build_workers(const struct vm_config *cfg)
 	return cfg->workers ?: MIN(cfg->smp, (unsigned)MAX(cores, 1L));
 }
 
-uint64_t build_memory(const struct vm_config *cfg)
-{
-	return cfg->memory;
-}
-
 /* The CPU that the definition has when nothing is said is rv64's; other engines have a default of their own. */
 static const char *cpu_model(const struct vm_config *cfg, const struct cpu_engine_ops *engine)
 {
@@ -158,11 +153,7 @@ static void on_announced(void *ctx, const json_t *params)
 	vm_emit(ctx, "announce", json_deep_copy(params));
 }
 
-int build_board(struct vm *vm, void (*wake)(void *ctx, unsigned vcpu),
-	void (*note)(void *ctx, unsigned vcpu, const struct cpu_note *n),
-	void (*system_event)(void *ctx, int event, uint64_t code),
-	void (*report)(void *ctx, const char *device, const char *text),
-	void (*stop)(void *ctx, const char *device, const char *text), struct err *e)
+int build_board(struct vm *vm, const struct board_opts *events, struct err *e)
 {
 	const struct vm_config *cfg = vm->o.cfg;
 	const struct cpu_engine_ops *engine = engine_choose(cfg->engine, cfg->kernel, e);
@@ -191,11 +182,11 @@ int build_board(struct vm *vm, void (*wake)(void *ctx, unsigned vcpu),
 		.uart = cfg->console == VM_CONSOLE_UART ? vm->uart : NULL,
 		.loop = vm->o.loop,
 		.log = vm->o.log,
-		.wake = wake,
-		.note = note,
-		.system_event = system_event,
-		.report = report,
-		.stop = stop,
+		.wake = events->wake,
+		.note = events->note,
+		.system_event = events->system_event,
+		.report = events->report,
+		.stop = events->stop,
 		.ctx = vm,
 	};
 	struct device_list list = {0};

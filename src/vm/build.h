@@ -10,27 +10,22 @@
 #include <stdint.h>
 
 struct board;
-struct cpu_note;
+struct board_opts;
 struct err;
 struct json_t;
 struct vm;
 struct vm_config;
 
 /*
- * Fills vm->board, which the caller destroys. Back ends are opened here; what fails is unwound. The callbacks get `vm`; they are called until
+ * Fills vm->board, which the caller destroys. Back ends are opened here; what fails is unwound. Of `events` only the callbacks count, which get `vm`; they are called until
  * the board is gone, from any thread, and must not call back into the board: wake (a vCPU has something to do), note (cpu.h), system_event
  * (enum cpu_system_event), report (a device has something to say), stop (a device asks for a pause: on-error=pause).
  */
-int build_board(struct vm *vm, void (*wake)(void *ctx, unsigned vcpu),
-	void (*note)(void *ctx, unsigned vcpu, const struct cpu_note *n),
-	void (*system_event)(void *ctx, int event, uint64_t code),
-	void (*report)(void *ctx, const char *device, const char *text),
-	void (*stop)(void *ctx, const char *device, const char *text), struct err *e);
+int build_board(struct vm *vm, const struct board_opts *events, struct err *e);
 int build_power_button(struct board *b, struct err *e);
 /* Asks the guest to keep `target` bytes of its memory. */
 int build_balloon(struct board *b, const struct vm_config *cfg, uint64_t target, struct err *e);
 unsigned build_workers(const struct vm_config *cfg);
-uint64_t build_memory(const struct vm_config *cfg);
 
 /* NULL: there is none such. */
 struct disk *build_disk(struct board *b, const char *id);

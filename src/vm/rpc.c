@@ -12,6 +12,7 @@
 
 #include "base/err.h"
 #include "base/list.h"
+#include "base/spell.h"
 #include "base/util.h"
 
 enum {
@@ -177,11 +178,18 @@ static void send_error(struct rpc_conn *c, json_t *id, int code, const char *tex
 	send_json(c, json_pack("{s:s, s:O?, s:o}", "jsonrpc", "2.0", "id", id, "error", err));
 }
 
-static const struct rpc_method *method_find(const struct rpc_server *s, const char *name)
+/* NULL: there is none; *near is the one whose name is nearest, or NULL. */
+static const struct rpc_method *method_find(
+	const struct rpc_server *s, const char *name, const char **near)
 {
-	for (const struct rpc_method *m = s->methods; m->name; m++)
+	struct spell sp = {0};
+
+	for (const struct rpc_method *m = s->methods; m->name; m++) {
 		if (!strcmp(m->name, name))
 			return m;
+		spell_offer(&sp, name, m->name);
+	}
+	*near = sp.best;
 	return NULL;
 }
 
@@ -205,9 +213,10 @@ static void dispatch(struct rpc_conn *c, json_t *req)
 	json_t *params = json_object_get(req, "params");
 	struct rpc_server *s = c->server;
 	const struct rpc_method *m;
+	const char *near = NULL;
 	json_t *result = NULL;
 	struct err e = {0};
-	char text[128];
+	char text[192];
 	int rc;
 
 	if (!name || !version || strcmp(version, "2.0")) {
@@ -221,9 +230,10 @@ static void dispatch(struct rpc_conn *c, json_t *req)
 		send_error(c, id, RPC_PARAMS, "\"params\" must be an object", 0);
 		return;
 	}
-	m = method_find(s, name);
+	m = method_find(s, name, &near);
 	if (!m) {
-		snprintf(text, sizeof(text), "no method \"%.64s\"", name);
+		snprintf(text, sizeof(text), "no method \"%.64s\"%s%s%s", name,
+			near ? "; did you mean " : "", near ?: "", near ? "?" : "");
 		send_error(c, id, RPC_METHOD, text, 0);
 		return;
 	}
