@@ -135,8 +135,7 @@ void frames_destroy(struct frames *f)
 		if (f->over[i].aside)
 			munmap(f->over[i].aside, f->over[i].count * PAGE_SIZE);
 	free(f->over);
-	frames_fill_end(f);
-	uffd_close(f->fill);
+	frames_fill_close(f);
 	if (f->base != MAP_FAILED)
 		munmap(f->base, f->count * PAGE_SIZE);
 	if (f->fd >= 0)
@@ -581,6 +580,13 @@ void frames_fill_end(struct frames *f)
 {
 	if (f->fill)
 		uffd_unregister(f->fill, f->base, f->count * PAGE_SIZE);
+}
+
+void frames_fill_close(struct frames *f)
+{
+	frames_fill_end(f);
+	uffd_close(f->fill);
+	f->fill = NULL;
 }
 
 int frames_fill(struct frames *f, mfn_t m, uint64_t count, const void *from)

@@ -95,11 +95,13 @@ void frames_unsettle(struct frames *f);
 /*
  * Contents for frames that nobody has touched yet: made, copied into and mapped in one go (userfaultfd), so that the host neither clears them first nor serves a fault for each. From
  * frames_fill_begin() to frames_fill_end() (any thread) of this process nobody but the callers of frames_fill() (any threads) is to touch many others: they are made by a
- * thread, one by one. `u`: of uffd_open(UFFD_MISSING | UFFD_USER), owned from now on; it is open until frames_destroy().
+ * thread, one by one. `u`: of uffd_open(UFFD_MISSING | UFFD_USER), owned from now on. frames_fill_close(): nobody calls frames_fill() any more; its
+ * thread ends.
  * frames_fill(): frames that somebody has touched may be among them. -errno (-ENOTSUP: it has not begun, or is over; or memory is short): some may be written.
  */
 int frames_fill_begin(struct frames *f, struct uffd *u, struct err *e);
 void frames_fill_end(struct frames *f);
+void frames_fill_close(struct frames *f);
 int frames_fill(struct frames *f, mfn_t m, uint64_t count, const void *from);
 
 /* How many frames from m on, at most `count`, have never been touched: they read as zero, without having been made for that. */

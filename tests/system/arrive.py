@@ -45,6 +45,8 @@ p = start_move("a", r.at)
 out, err = p.communicate(timeout=60)
 check("it moves", p.returncode == 0 and r.end()[0] == 0, err)
 check("it has them there too", leaves("b") == had, (had, leaves("b")))
+threads = [open(f"/proc/{pid('b')}/task/{t}/comm").read().strip() for t in os.listdir(f"/proc/{pid('b')}/task")]
+check("nobody waits for faults any more", not {"uffd", "receive", "receive-n"} & set(threads), threads)
 before = faults("b")
 lodge("resume", "b")
 wait_sweeps("b", 4)

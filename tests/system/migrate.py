@@ -12,9 +12,9 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from cli import lodge, pid, rounds, until
+from cli import ENV, SLOW, lodge, pid, rounds, until
 from migration import Middle, Receive, alive, certificates, message, move, rpc, start_move, tls
-from machine import BUILD, TMP, check, skip, wait_for
+from machine import BUILD, LODGE, TMP, check, skip, wait_for
 
 STAMP = os.path.join(BUILD, "guest", "stamp-rv64.elf")
 STAMP_X86 = os.path.join(BUILD, "guest", "stamp-x86.elf")
@@ -37,7 +37,7 @@ def refused(name, what, words, *receive, address=None, more=()):
     """Both sides say why, and the machine has not been paused."""
     r = Receive("no", *receive, address=address)
     p = start_move(name, r.at, *more)
-    out, err = p.communicate(timeout=60)
+    out, err = p.communicate(timeout=100 * SLOW)
     code, rout, rerr = r.end()
     st = json.loads(out)
     check(f"refused: {what}", p.returncode == 1 and st["phase"] == "failed" and words in st["error"] and "pause_for" not in st, (st, err))
@@ -70,8 +70,10 @@ lodge("resume", "j")
 goes_on("j", "resumed after it came")
 lodge("kill", "j")
 
-# ---- a stream that an earlier version has sent: a machine of 32 MiB, one hart, which ticks ----
+# ---- a stream that an earlier version has sent: a machine of 32 MiB, one hart, which ticks; from version 3 on with a card ----
 shutil.copyfile(STAMP, "stamp.elf")
+switch = subprocess.Popen([LODGE, "switch", "run", "fixture"], env=ENV, stdin=subprocess.DEVNULL)
+until("a switch", lambda: lodge("switch", "show", "fixture", ok=False).returncode == 0)
 KEPT = os.path.join(os.environ["LODGE_TOP"], "tests/fixtures/migration")
 for kept in sorted(os.listdir(KEPT)):
     r = Receive("old")
@@ -90,6 +92,8 @@ for kept in sorted(os.listdir(KEPT)):
     wait_for(lambda: "gap" in lodge("logs", "old").stdout, 30)
     check(f"{kept}: goes on", "gap" in lodge("logs", "old").stdout)
     lodge("kill", "old")
+switch.terminate()
+switch.wait()
 
 # ---- what it would be ----
 boot("a")
@@ -182,7 +186,7 @@ check("kill -9 of the source: the destination says so, and ends", code == 1 and 
 for harm in "GO", "RUNNING":
     r = Receive("b")
     p = start_move("a", Middle(r.at[5:], 1 << 62, harm).address, "--downtime", "1000")
-    out, err = p.communicate(timeout=60)
+    out, err = p.communicate(timeout=100 * SLOW)
     code, rout, rerr = r.end()
     check(f"{harm} is lost: it says so, and what to do", json.loads(out)["phase"] == "lost" and "--take-back" in err, (out, err))
     p = lodge("resume", "a", ok=False)
@@ -205,7 +209,7 @@ if shutil.which("openssl"):
     r = Receive("u", *tls("dst"), address="tcp:127.0.0.1:0")
     for what, more in (("a stranger", tls("stranger") + ("--tls-peer", "dst")), ("without TLS", ()), ("another name", tls("src"))):
         p = start_move("t", r.at, *more)
-        out, err = p.communicate(timeout=60)
+        out, err = p.communicate(timeout=100 * SLOW)
         check(f"TLS: {what} is refused", p.returncode == 1 and json.loads(out)["phase"] == "failed", (out, err))
     p = start_move("t", r.at, *tls("src"), "--tls-peer", "dst", "--streams", "2")
     out, err = p.communicate(timeout=100)

@@ -774,6 +774,8 @@ void receive_free(struct receive *r)
 		close(r->wake);
 	post_take_free(r->post);
 	uffd_close(r->fill);
+	if (r->vm)
+		frames_fill_close(space_frames(r->ram.space));
 	chan_tls_free(r->tls);
 	chan_lobby_clear(&r->lobby);
 	json_decref(r->hello);
