@@ -15,7 +15,7 @@
 
 static int one_call(const void *method, const char *name)
 {
-	cleanup(client_close) struct client c;
+	cleanup(client_close) struct client c = {.fd = -1};
 	struct err e = {0};
 
 	if (client_open(&c, name, &e) || client_call(&c, method, NULL, NULL, &e))

@@ -90,7 +90,7 @@ static int write_tables(struct client *c, const char *dir, struct err *e)
 static int run(void *o, const struct args *a)
 {
 	const struct inspect *in = o;
-	cleanup(client_close) struct client c;
+	cleanup(client_close) struct client c = {.fd = -1};
 	cleanup(json_drop) json_t *all = NULL;
 	struct err e = {0};
 	int rc = client_open(&c, a->v[0], &e);

@@ -72,7 +72,7 @@ static int run(void *o, const struct args *a)
 		printf("%-24s %-8s %8s %5s %8s  %s\n", "NAME", "STATE", "PID", "VCPUS", "MEMORY",
 			"UPTIME");
 	for (size_t i = 0; i < names.n; i++) {
-		cleanup(client_close) struct client c;
+		cleanup(client_close) struct client c = {.fd = -1};
 		cleanup(json_drop) json_t *st = NULL;
 
 		int rc = client_open(&c, names.v[i], NULL);

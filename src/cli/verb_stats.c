@@ -121,7 +121,7 @@ static void print(const json_t *now, const json_t *before, const struct stats *s
 static int run(void *o, const struct args *a)
 {
 	const struct stats *s = o;
-	cleanup(client_close) struct client c;
+	cleanup(client_close) struct client c = {.fd = -1};
 	cleanup(json_drop) json_t *before = NULL;
 	struct err e = {0};
 
@@ -148,7 +148,7 @@ static int run(void *o, const struct args *a)
 static int run_events(void *o, const struct args *a)
 {
 	const struct events *s = o;
-	cleanup(client_close) struct client c;
+	cleanup(client_close) struct client c = {.fd = -1};
 	cleanup(json_drop) json_t *past = NULL;
 	struct err e = {0};
 	json_t *one;

@@ -27,7 +27,7 @@ static const struct opt_group groups[] = {{"Options", opts, 0}, {0}};
 static int stop_one(const void *o, const char *name)
 {
 	const struct stop *s = o;
-	cleanup(client_close) struct client c;
+	cleanup(client_close) struct client c = {.fd = -1};
 	uint64_t began = clock_mono_ns(), limit = began + s->timeout * 1000000000ull;
 	bool tty = isatty(STDERR_FILENO);
 	struct err e = {0};

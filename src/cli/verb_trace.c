@@ -92,7 +92,7 @@ static int ask(
 static int run(void *o, const struct args *a)
 {
 	struct trace *t = o;
-	cleanup(client_close) struct client c;
+	cleanup(client_close) struct client c = {.fd = -1};
 	struct err e = {0};
 	uint64_t end;
 	double since = 0;

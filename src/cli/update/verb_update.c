@@ -104,7 +104,7 @@ static int start_new(int keeper, int program, struct err *e)
 
 static int update(const char *name, const char *program, json_t **res, struct err *e)
 {
-	cleanup(client_close) struct client c;
+	cleanup(client_close) struct client c = {.fd = -1};
 	cleanup(close_fd) int keeper = -1, fd = -1, channel = -1;
 	int rc = client_open(&c, name, e);
 
