@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <uv.h>
@@ -384,13 +385,30 @@ static unsigned choose(struct memfile *m)
 	return m->devs->seed ? (unsigned)(mix(&m->devs->seed) % m->n) : 0;
 }
 
+static bool meet(const struct file_req *a, const struct file_req *b)
+{
+	return a->op != FILE_READ && a->op != FILE_FLUSH && b->op != FILE_READ &&
+	       b->op != FILE_FLUSH && a->off < b->off + b->len && b->off < a->off + a->len;
+}
+
+/* Of changes to the same bytes the one that came first is the first: what is read is what a power cut leaves when all of it was flushed. */
+static unsigned first_there(const struct memfile *m, unsigned i)
+{
+	for (unsigned k = 0; k < i; k++)
+		if (meet(m->q[k].r, m->q[i].r)) {
+			i = k;
+			k = UINT_MAX; /* and from the beginning again */
+		}
+	return i;
+}
+
 static void deliver(struct memfile *m, bool all)
 {
 	struct files *fs = m->f.owner;
 	unsigned n = all || !m->devs->seed ? m->n : 1 + choose(m);
 
 	while (n-- && m->n) {
-		unsigned i = choose(m);
+		unsigned i = first_there(m, choose(m));
 
 		if (m->q[i].turns && !all)
 			m->q[i].turns--;

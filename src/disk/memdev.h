@@ -14,7 +14,7 @@
  * Faults. Rules by file, operation and place: the n-th such request and those after it fail (EIO, ENOSPC), or take longer. A capacity makes
  * writes beyond it -ENOSPC. What fails has no effect, or (`torn`) has had half of it.
  *
- * Completions come in the loop's next turn (or in drain), in an order that the seed makes.
+ * Completions come in the loop's next turn (or in drain), in an order that the seed makes, but for changes of the same bytes, which keep theirs.
  *
  * Threads: one. For tests and benches: nothing here is made for speed, but pages are shared between a device and its crashed copies.
  */

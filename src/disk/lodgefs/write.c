@@ -261,9 +261,10 @@ static void cover(struct cover *c, const struct sorter_tx *tx)
 				 n = (unsigned)((stop - at) / SECTOR);
 			uint8_t m = (uint8_t)(((1u << n) - 1) << lo);
 
+			/* A discard of less than a sub-block has lost the rest to what came after it, and may have taken what came before. */
 			if (el->kind == SORT_DATA)
 				c->data[at / LF_SUB] |= m;
-			else if (el->kind == SORT_ZERO || m == ALL)
+			else
 				c->zero[at / LF_SUB] |= m;
 			at = stop;
 		}

@@ -1,9 +1,10 @@
 /*
  * test_crash.c: generated workloads on a device that a power cut may hit at every write.
  *
- * A workload is a sequence of steps: several requests in flight together (writes, scattered writes, zeroes, discards; those in flight at once do
- * not overlap), flushes, snapshots made and deleted, the disk made longer, and in a store clones of it and of its snapshots, which are written to in
- * turn with it. Each write has a stamp of its own in each of its sectors. The record
+ * A workload is a sequence of steps: several requests in flight together (writes, scattered writes, zeroes, discards), flushes, snapshots made and
+ * deleted, the disk made longer, and in a store clones of it and of its snapshots, which are written to in turn with it. Requests that are in flight at
+ * once do not overlap, but for the dense kind: there they are neighbours or overlap, in blocks of which others share some parts. Each write has a stamp of
+ * its own in each of its sectors, and what is read behind it is that, or what was in flight at the same time. The record
  * of the device then gives the images that a power cut may leave behind each event that changes something, in several variants (nothing that was
  * not flushed, all of it, some sectors). On each:
  *
@@ -56,6 +57,7 @@
 #define VOLUMES 3 /* a disk and its clones */
 #define KINDS 32
 #define NEAR (48 * KiB)
+#define SUB 4096u
 #define PART (64 * KiB) /* is read at once: it stays in the processor's cache */
 
 struct kind {
@@ -72,6 +74,10 @@ struct kind {
 struct past {
 	uint64_t stamp; /* 0: zeroes */
 	uint64_t submitted, done; /* events */
+	uint64_t began,
+		ended; /* in the order of requests: what had ended before another one began is under it */
+	uint64_t seen,
+		last; /* it was read at that event: it is the last one of those that were in flight together */
 	bool discard, fua;
 };
 
@@ -125,10 +131,10 @@ struct world {
 	uv_loop_t loop;
 	struct memdevs devs;
 	struct disk_stores stores;
-	uint64_t rng, seed, stamp;
+	uint64_t rng, seed, stamp, order;
 	struct volume volume[VOLUMES];
 	unsigned nvolumes;
-	struct made made[STEPS];
+	struct made made[STEPS + VOLUMES];
 	unsigned nmade;
 	struct probe probe[STEPS];
 	unsigned nprobes;
@@ -173,7 +179,12 @@ static struct past *note(struct world *w, struct volume *v, uint64_t sector, uin
 {
 	struct past *p = add(&v->sector[sector]);
 
-	*p = (struct past){.stamp = stamp, .submitted = now(w), .done = UINT64_MAX};
+	*p = (struct past){.stamp = stamp,
+		.submitted = now(w),
+		.done = UINT64_MAX,
+		.began = w->order,
+		.ended = UINT64_MAX,
+		.seen = UINT64_MAX};
 	return p;
 }
 
@@ -193,15 +204,19 @@ struct call {
 	char *buf;
 	struct world *w;
 	struct volume *v;
+	uint64_t began;
 	bool done;
 };
 
 static void ended(struct call *c, uint64_t off, uint64_t len)
 {
 	for (uint64_t s = off / SECTOR; s < (off + len) / SECTOR; s++) {
-		struct history *h = &c->v->sector[s];
+		struct past *p = c->v->sector[s].p + c->v->sector[s].n - 1;
 
-		h->p[h->n - 1].done = now(c->w);
+		while (p->began != c->began)
+			p--;
+		p->done = now(c->w);
+		p->ended = c->w->order;
 	}
 }
 
@@ -210,6 +225,7 @@ static void on_done(struct disk_req *r)
 	struct call *c = container_of(r, struct call, r);
 
 	c->done = true;
+	c->w->order++;
 	if (r->result)
 		fail_msg("seed %llu: %s of %llu at %llu: %s", (unsigned long long)c->w->seed,
 			disk_op_name(r->op), (unsigned long long)r->len,
@@ -226,6 +242,7 @@ static void on_done(struct disk_req *r)
 
 static void begin(struct world *w, struct call *c, uint64_t off, uint64_t len, char *buf)
 {
+	c->began = w->order;
 	for (uint64_t s = off / SECTOR; s < (off + len) / SECTOR; s++) {
 		struct past *p = note(w, c->v, s, c->r.op == DISK_WRITE ? w->stamp : 0);
 
@@ -245,23 +262,19 @@ static void wait_for(struct world *w, struct call *c, unsigned n)
 	}
 }
 
-/* One request in [base, base + room). */
-static void request(struct world *w, struct volume *v, struct call *c, uint64_t base, uint64_t room)
+static void send_one(struct world *w, struct volume *v, struct call *c, enum disk_op op,
+	uint64_t off, uint64_t len)
 {
-	uint64_t off = base + rnd(w, room / SECTOR) * SECTOR, k = rnd(w, 12);
-	uint64_t len = MIN(base + room - off, (1 + rnd(w, rnd(w, 3) ? 16 : 300)) * SECTOR);
-
 	*c = (struct call){.w = w, .v = v};
 	w->stamp++;
-	c->r = (struct disk_req){.op = k < 8	? DISK_WRITE
-				       : k < 10 ? DISK_WRITE_ZEROES
-						: DISK_DISCARD,
+	w->order++;
+	c->r = (struct disk_req){.op = op,
 		.unmap = rnd(w, 2),
 		.fua = !rnd(w, 8),
 		.offset = off,
 		.len = len,
 		.done = on_done};
-	if (c->r.op == DISK_WRITE) {
+	if (op == DISK_WRITE) {
 		c->buf = malloc(len);
 		c->iov[0] = (struct iovec){c->buf, SECTOR / 2};
 		c->iov[1] = (struct iovec){c->buf + SECTOR / 2, len - SECTOR / 2};
@@ -272,30 +285,149 @@ static void request(struct world *w, struct volume *v, struct call *c, uint64_t 
 	disk_submit(v->d, &c->r);
 }
 
+static enum disk_op any_op(struct world *w)
+{
+	uint64_t k = rnd(w, 12);
+
+	return k < 8 ? DISK_WRITE : k < 10 ? DISK_WRITE_ZEROES : DISK_DISCARD;
+}
+
+/* One request in [base, base + room). */
+static void request(struct world *w, struct volume *v, struct call *c, uint64_t base, uint64_t room)
+{
+	uint64_t off = base + rnd(w, room / SECTOR) * SECTOR;
+	uint64_t len = MIN(base + room - off, (1 + rnd(w, rnd(w, 3) ? 16 : 300)) * SECTOR);
+
+	send_one(w, v, c, any_op(w), off, len);
+}
+
+/* One near all the others: mostly of whole sub-blocks. */
+static void request_near(struct world *w, struct volume *v, struct call *c, uint64_t base)
+{
+	uint64_t sub = rnd(w, NEAR / SUB) * SUB,
+		 off = rnd(w, 3) ? sub : sub + rnd(w, SUB / SECTOR) * SECTOR;
+	uint64_t len = rnd(w, 4) ? (1 + rnd(w, rnd(w, 2) ? 1 : 3)) * SUB
+				 : (1 + rnd(w, 24)) * SECTOR;
+
+	send_one(w, v, c, any_op(w), base + off, MIN(len, NEAR - off));
+}
+
+/* What a reader sees, if of `certain` ones (NULL: of all that have ended) the effect has to be there. */
+static bool allowed(const struct history *h, uint64_t stamp, uint64_t point,
+	bool (*certain)(const void *ctx, const struct past *p), const void *ctx)
+{
+	uint64_t under = 0; /* what had ended then is no more */
+	bool fresh = true;
+
+	for (unsigned i = 0; i < h->n; i++) {
+		const struct past *p = &h->p[i];
+
+		if (p->discard || (certain ? !certain(ctx, p) : p->ended == UINT64_MAX))
+			continue;
+		under = MAX(under, p->seen <= point ? p->last : p->began);
+		fresh = false;
+	}
+	for (unsigned i = 0; i < h->n; i++) {
+		const struct past *p = &h->p[i];
+		uint64_t ended = p->seen <= point ? UINT64_MAX : p->ended;
+
+		/* submitted 0: it was there before */
+		if (p->stamp == stamp && (!p->submitted || p->submitted < point) && ended > under)
+			return true;
+	}
+	return fresh && !stamp; /* as it was made */
+}
+
+/* Of those that were in flight together one is the last: it is from now on. */
+static void is_last(struct world *w, struct history *h, uint64_t stamp)
+{
+	unsigned i = h->n;
+
+	while (i && h->p[i - 1].stamp != stamp)
+		i--;
+	if (!i)
+		return;
+	h->p[i - 1].seen = now(w);
+	h->p[i - 1].last = w->order;
+	for (struct past p = h->p[i - 1]; i < h->n; i++) {
+		h->p[i - 1] = h->p[i];
+		h->p[i] = p;
+	}
+}
+
+/* What was acknowledged is there. */
+static void look_back(struct world *w, const struct call *c)
+{
+	char *buf = malloc(c->r.len);
+	struct err e = {0};
+
+	w->order++;
+	if (disk_rw(c->v->d, DISK_READ, c->r.offset, buf, c->r.len, &e))
+		fail_msg("seed %llu: %s", (unsigned long long)w->seed, err_msg(&e));
+	for (uint64_t i = 0; i < c->r.len / SECTOR; i++) {
+		struct history *h = &c->v->sector[c->r.offset / SECTOR + i];
+		uint64_t is = get_le64(buf + i * SECTOR) >> 24;
+
+		if (!allowed(h, is, UINT64_MAX - 1, NULL, NULL))
+			fail_msg("LODGE_CRASH_KIND=%s LODGE_CRASH_SEED=%llu: %s: sector %llu reads "
+				 "as %llu, and %llu was acknowledged",
+				w->k->name, (unsigned long long)w->seed, c->v->path,
+				(unsigned long long)(c->r.offset / SECTOR + i),
+				(unsigned long long)is,
+				(unsigned long long)current(c->v, c->r.offset / SECTOR + i));
+		is_last(w, h, is);
+	}
+	free(buf);
+}
+
+/* Some of what goes to blocks, or comes from there, is late. */
+static void be_late(struct world *w)
+{
+	for (unsigned i = 0; i < 2; i++)
+		w->devs.fault[i] = (struct memdev_fault){.ops = 1u << (i ? FILE_READ : FILE_WRITE),
+			.off = 3 * MiB, /* blocks */
+			.len = GiB,
+			.after = rnd(w, 2) ? 0 : (unsigned)rnd(w, 4),
+			.count = 1 + (unsigned)rnd(w, 3),
+			.turns = 1 + (unsigned)rnd(w, 60)};
+	w->devs.nfaults = 1 + (unsigned)rnd(w, 2);
+}
+
+static void wait_and_look(struct world *w, struct call *c, unsigned n)
+{
+	wait_for(w, c, n);
+	w->devs.nfaults = 0;
+	for (unsigned i = 0; i < n; i++)
+		look_back(w, &c[i]);
+}
+
 static void together(struct world *w)
 {
 	struct call c[TOGETHER];
 	unsigned n = 1 + (unsigned)rnd(w, TOGETHER);
 
-	if (w->k->dense)
-		w->devs.fault[0] = (struct memdev_fault){.ops = 1u << FILE_WRITE,
-			.off = 3 * MiB, /* blocks */
-			.len = GiB,
-			.after = (unsigned)rnd(w, 4),
-			.count = 1 + (unsigned)rnd(w, 3),
-			.turns = 1 + (unsigned)rnd(w, 60)};
-	w->devs.nfaults = w->k->dense;
 	for (unsigned i = 0; i < n; i++) {
 		struct volume *v = any_volume(w);
-		uint64_t room = w->k->dense ? align_down(NEAR / n, SECTOR)
-					    : align_down(v->d->size / n, 4096);
+		uint64_t room = align_down(v->d->size / n, 4096);
 
 		request(w, v, &c[i], i * room, room);
-		if (w->k->dense && rnd(w, 2))
+	}
+	wait_and_look(w, c, n);
+}
+
+/* Near each other and late, of that volume; NULL: of all. */
+static void near_together(struct world *w, struct volume *v, uint64_t base)
+{
+	struct call c[TOGETHER];
+	unsigned n = 1 + (unsigned)rnd(w, TOGETHER);
+
+	be_late(w);
+	for (unsigned i = 0; i < n; i++) {
+		request_near(w, v ?: any_volume(w), &c[i], base);
+		for (uint64_t turns = rnd(w, 4); turns; turns--)
 			uv_run(&w->loop, UV_RUN_NOWAIT);
 	}
-	wait_for(w, c, n);
-	w->devs.nfaults = 0;
+	wait_and_look(w, c, n);
 }
 
 static bool untouched(const struct world *w, const struct volume *v, uint64_t block)
@@ -315,6 +447,7 @@ static void scattered(struct world *w)
 
 	*p = (struct probe){.volume = (unsigned)(v - w->volume)};
 	w->stamp++;
+	w->order++;
 	for (unsigned tries = 0; tries < 64 && p->n < TOGETHER; tries++) {
 		uint64_t b = rnd(w, blocks);
 		bool twice = false;
@@ -384,24 +517,21 @@ static void generation(struct world *w)
 	m->generation = g.now;
 }
 
-static void snapshot(struct world *w)
+static void delete_snapshot(struct world *w, struct made *m)
 {
-	struct made *m = &w->made[w->nmade];
-	struct volume *v = any_volume(w);
 	struct err e = {0};
 
-	for (unsigned i = 0; i < w->nmade; i++) {
-		struct made *old = &w->made[i];
+	m->deleted.submitted = now(w);
+	if (disk_snapshot(w->volume[m->volume].d, DISK_SNAP_DELETE, m->name, &e))
+		fail_msg("%s", err_msg(&e));
+	m->deleted.done = now(w);
+}
 
-		if (!old->deleted.done && !rnd(w, 2)) {
-			old->deleted.submitted = now(w);
-			if (disk_snapshot(
-				    w->volume[old->volume].d, DISK_SNAP_DELETE, old->name, &e))
-				fail_msg("%s", err_msg(&e));
-			old->deleted.done = now(w);
-			return;
-		}
-	}
+static void snapshot_of(struct world *w, struct volume *v)
+{
+	struct made *m = &w->made[w->nmade];
+	struct err e = {0};
+
 	snprintf(m->name, sizeof(m->name), "s%u", w->nmade);
 	m->volume = (unsigned)(v - w->volume);
 	m->stamp = stamps(v);
@@ -411,6 +541,16 @@ static void snapshot(struct world *w)
 		fail_msg("%s", err_msg(&e));
 	m->made.done = now(w);
 	w->nmade++;
+}
+
+static void snapshot(struct world *w)
+{
+	for (unsigned i = 0; i < w->nmade; i++)
+		if (!w->made[i].deleted.done && !rnd(w, 2)) {
+			delete_snapshot(w, &w->made[i]);
+			return;
+		}
+	snapshot_of(w, any_volume(w));
 }
 
 static void longer(struct world *w)
@@ -479,12 +619,10 @@ static void inherit(struct volume *v, const struct volume *from, uint64_t upto)
 	}
 }
 
-/* Of a volume as it is, or of a snapshot. Nothing is in flight. */
-static void clone_one(struct world *w)
+/* Of a volume as it is, or of a snapshot (m). Nothing is in flight. */
+static void clone_it(struct world *w, const struct volume *from, const struct made *m)
 {
-	const struct volume *from = any_volume(w);
-	uint64_t upto = now(w);
-	const struct made *m = NULL;
+	uint64_t upto = m ? m->made.submitted : now(w);
 	char source[64];
 	struct disk_kv kv[] = {{"clone", source}, {0}};
 	struct disk_create_opts c = {.kv = kv,
@@ -495,15 +633,6 @@ static void clone_one(struct world *w)
 	struct err e = {0};
 	struct volume *v;
 
-	if (w->nvolumes == VOLUMES)
-		return;
-	for (unsigned i = 0; i < w->nmade && !m; i++)
-		if (!w->made[i].deleted.done && rnd(w, 2))
-			m = &w->made[i];
-	if (m) {
-		from = &w->volume[m->volume];
-		upto = m->made.submitted;
-	}
 	snprintf(source, sizeof(source), "%s%s%s", strrchr(from->path, '/') + 1, m ? "@" : "",
 		m ? m->name : "");
 	v = add_volume(w);
@@ -528,6 +657,51 @@ static int make_store(struct world *w, struct err *e)
 		e);
 }
 
+static void clone_one(struct world *w)
+{
+	const struct made *m = NULL;
+
+	for (unsigned i = 0; i < w->nmade && !m; i++)
+		if (!w->made[i].deleted.done && rnd(w, 2))
+			m = &w->made[i];
+	clone_it(w, m ? &w->volume[m->volume] : any_volume(w), m);
+}
+
+/* Most of every other sub-block of those that are near each other, in each block. */
+static void write_some(struct world *w, struct volume *v, unsigned first)
+{
+	struct call c[NEAR / SUB];
+	unsigned n;
+
+	for (uint64_t near = 0; near < START; near += MiB) {
+		n = 0;
+		for (uint64_t at = first * SUB; at < NEAR; at += 2 * SUB)
+			if (rnd(w, 8))
+				send_one(w, v, &c[n++], DISK_WRITE, near + at, SUB);
+		wait_for(w, c, n);
+	}
+}
+
+/*
+ * A clone beside a disk whose blocks are in part its own: a snapshot made it take a second block for each, and is gone; and of the two the clone, which was
+ * written since, has kept one.
+ */
+static void partly_shared(struct world *w)
+{
+	struct volume *v = any_volume(w);
+	unsigned first = (unsigned)rnd(w, 2);
+
+	write_some(w, v, first);
+	snapshot_of(w, v);
+	write_some(w, v, !first);
+	delete_snapshot(w, &w->made[w->nmade - 1]);
+	clone_it(w, v, NULL);
+	write_some(w, rnd(w, 2) ? v : &w->volume[w->nvolumes - 1], (unsigned)rnd(w, 2));
+	for (unsigned i = 0; i < w->nvolumes; i++)
+		for (uint64_t near = 0; near < START; near += MiB)
+			near_together(w, &w->volume[i], near);
+}
+
 static void create(struct world *w)
 {
 	struct volume *v = add_volume(w);
@@ -545,6 +719,7 @@ static void create(struct world *w)
 			struct past *p = note(w, v, s, 1);
 
 			p->submitted = p->done = 0;
+			p->ended = 1;
 			p->fua = true;
 			fill(buf, 1, s);
 			memdev_poke(&w->devs, "base", s * SECTOR, buf, SECTOR);
@@ -562,14 +737,16 @@ static void create(struct world *w)
 static void run(struct world *w)
 {
 	create(w);
-	for (unsigned i = 0; i < (w->k->dense || w->k->synced ? STEPS : FEW_STEPS); i++) {
+	for (unsigned i = 0; i < (w->k->synced ? STEPS : FEW_STEPS); i++) {
 		uint64_t k = rnd(w, 16);
 
 		if (w->k->tracked && !rnd(w, 4))
 			generation(w);
-		if (w->k->clones && i && !rnd(w, 4))
-			clone_one(w);
-		if (k < 7 || (w->k->dense && k < 9))
+		if (w->k->clones && i && w->nvolumes < VOLUMES && !rnd(w, 4))
+			(w->k->dense ? partly_shared : clone_one)(w);
+		if (w->k->dense && k < 9)
+			near_together(w, NULL, rnd(w, START / MiB) * MiB);
+		else if (k < 7)
 			together(w);
 		else if (k < 9)
 			scattered(w);
@@ -639,23 +816,18 @@ static bool flushed(const struct cut *c, const struct past *p)
 }
 
 /* Variant 1 has everything that was sent to the host: it is a process that was killed. Then whatever was done is there. */
+static bool certain(const void *ctx, const struct past *p)
+{
+	const struct cut *c = ctx;
+
+	if (p->done && p->submitted >= c->point)
+		return false;
+	return c->w->k->kill && c->variant == 1 ? p->done <= c->point : flushed(c, p);
+}
+
 static bool permitted(const struct cut *c, uint64_t s, uint64_t stamp)
 {
-	const struct history *h = &c->v->sector[s];
-	uint64_t point = c->point;
-
-	for (unsigned i = h->n; i--;) {
-		const struct past *p = &h->p[i];
-
-		if (p->done && p->submitted >= point)
-			continue; /* done 0: it was there before */
-		if (p->stamp == stamp)
-			return true;
-		if (!p->discard &&
-			(c->w->k->kill && c->variant == 1 ? p->done <= point : flushed(c, p)))
-			return false;
-	}
-	return !stamp; /* as it was made */
+	return allowed(&c->v->sector[s], stamp, c->point, certain, c);
 }
 
 static uint64_t stamp_of(struct cut *c, uint64_t s, const char *data)

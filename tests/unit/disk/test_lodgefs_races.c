@@ -242,6 +242,35 @@ static void written_on_what_fails(void **state)
 	end(f);
 }
 
+/* A discard that took what came before it, and of which what came after it has left less than a sub-block: what was there before both does not come back. */
+static void discarded_between(void **state)
+{
+	struct fix *f = begin(64 * MiB, (struct disk_kv[]){{"journal", "2M"}, {0}});
+	struct call *w = calloc(3, sizeof(*w));
+	struct err e = {0};
+	struct disk *d;
+	uint8_t buf[SUB];
+
+	(void)state;
+	ok(make(f, "store/a", 4 * MiB, NULL, NULL, &e), &e, "a");
+	d = get(f, "store/a");
+	write_now(d, 0, SUB, 1);
+	ok(disk_snapshot(d, DISK_SNAP_CREATE, "s", &e), &e, "snapshot");
+	write_soon(d, &w[0], 0, SECTOR, 2);
+	w[1].r = (struct disk_req){.op = DISK_DISCARD, .len = SUB, .done = on_done};
+	disk_submit(d, &w[1].r);
+	write_soon(d, &w[2], SUB - SECTOR, SECTOR, 3);
+	for (unsigned i = 0; i < 3; i++)
+		await(f, &w[i]);
+	ok(disk_rw(d, DISK_READ, 0, buf, SUB, &e), &e, "read");
+	assert_true(buf[0] == 0 || buf[0] == 2);
+	is_now(d, SUB - SECTOR, SECTOR, 3);
+	put(f, d);
+	check_in(f, &f->devs, true);
+	free(w);
+	end(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -249,6 +278,7 @@ int main(void)
 		cmocka_unit_test(written_before_a_copy),
 		cmocka_unit_test(becomes_own_behind_a_copy),
 		cmocka_unit_test(written_on_what_fails),
+		cmocka_unit_test(discarded_between),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
