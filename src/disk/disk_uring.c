@@ -34,6 +34,7 @@
  * awaited, and the others are done in the way that was quicker. Awake has to win by an eighth, as it takes a processor; none waits for longer than QUICK_NS.
  */
 #define QUICK_NS 150000u
+#define SLOW_NS (2 * QUICK_NS) /* what takes longer, waking included, is slept for */
 #define TRIES 8u
 #define ROUND 1024u
 
@@ -196,7 +197,7 @@ static bool better_awake(struct took *t)
 {
 	unsigned n = t->n++ % ROUND;
 
-	if (n < TRIES || t->ns[false] >= QUICK_NS)
+	if (n < TRIES || t->ns[false] >= SLOW_NS)
 		return false;
 	return n < 2 * TRIES || t->ns[true] + t->ns[true] / 8 < t->ns[false];
 }
@@ -217,7 +218,7 @@ static void ends(struct uring *u)
 {
 	uint64_t now = clock_mono_ns(), *avg = &u->took->ns[u->awake];
 	/* One that somebody held up says little. */
-	uint64_t ns = MIN(now - u->since, 2ull * QUICK_NS);
+	uint64_t ns = MIN(now - u->since, (uint64_t)SLOW_NS);
 
 	if (u->alone)
 		*avg = *avg ? (3 * *avg + ns) / 4 : ns;
