@@ -164,8 +164,8 @@ def main():
         good &= generations('rv64', ['--firmware', STAMP_RV64])
     if ALONE == 'rv64':
         return 0 if good else 1
-    if not os.path.exists('/dev/kvm') or not os.path.exists(X86):
-        print('SKIP: no /dev/kvm')
+    if not os.access('/dev/kvm', os.R_OK | os.W_OK) or not os.path.exists(X86):
+        print('SKIP: no /dev/kvm that we may open')
         return 0 if good else 1
     for cpus in (1, 2):
         good &= both('kvm', ['--engine', 'kvm', '--kernel', X86], cpus)

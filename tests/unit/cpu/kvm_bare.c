@@ -127,7 +127,7 @@ struct kvm_bare *kb_new_with(const struct cpu_vm_opts *opts, const struct kvm_sy
 	struct err e = {0};
 
 	if (kvm_available_on(&kvm_sys_host, &e)) {
-		print_message("skipped: %s\n", err_msg(&e));
+		print_message("SKIP: %s\n", err_msg(&e));
 		skip();
 	}
 	b = calloc(1, sizeof(*b));

@@ -722,7 +722,8 @@ static void timer_latency(void **state)
 	h->x[7] = 0;
 	h->x[28] = ~0ull;
 	rv64_set_priv(h, PRIV_S);
-	while (clock_mono_ns() < end)
+	/* On a busy host 0.1 s may be a moment of ours. */
+	while (clock_mono_ns() < end || (h->x[7] <= 20 && clock_mono_ns() < end + 20000000000ull))
 		rv64_engine.vcpu_run(b->v[0], 4000000, &x);
 	print_message("timer to handler: best of %lu: %lu ticks\n", (unsigned long)h->x[7],
 		(unsigned long)h->x[28]);
