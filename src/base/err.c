@@ -46,17 +46,23 @@ char *text_one_line(char *text)
 	return text;
 }
 
+int err_vset(struct err *e, int code, const char *fmt, va_list ap)
+{
+	if (!e)
+		return code;
+	e->code = code;
+	vsnprintf(e->msg, sizeof(e->msg), fmt, ap);
+	text_one_line(e->msg);
+	return code;
+}
+
 int err_set(struct err *e, int code, const char *fmt, ...)
 {
 	va_list ap;
 
-	if (!e)
-		return code;
-	e->code = code;
 	va_start(ap, fmt);
-	vsnprintf(e->msg, sizeof(e->msg), fmt, ap);
+	err_vset(e, code, fmt, ap);
 	va_end(ap);
-	text_one_line(e->msg);
 	return code;
 }
 
@@ -67,11 +73,9 @@ int err_sys(struct err *e, int code, const char *fmt, ...)
 
 	if (!e)
 		return code;
-	e->code = code;
 	va_start(ap, fmt);
-	vsnprintf(e->msg, sizeof(e->msg), fmt, ap);
+	err_vset(e, code, fmt, ap);
 	va_end(ap);
-	text_one_line(e->msg);
 	len = strlen(e->msg);
 	snprintf(e->msg + len, sizeof(e->msg) - len, ": %s",
 		strerrordesc_np(-code) ?: "unknown error");

@@ -24,6 +24,8 @@ struct err {
 
 /* Sets the error and returns `code` (which must be negative). The message is one line: control characters in it become '?'. */
 int err_set(struct err *e, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+int err_vset(struct err *e, int code, const char *fmt, va_list ap)
+	__attribute__((format(printf, 3, 0)));
 
 /* As err_set(), and appends ": " and the text of errno `-code`. */
 int err_sys(struct err *e, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));

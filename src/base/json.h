@@ -39,6 +39,19 @@ int json_only_keys(
 /* A text from outside, whatever bytes it has: where it is no UTF-8, which JSON cannot hold, with '?' in their places. */
 json_t *json_text(const char *text);
 
+/* Of an object that is our own: "" or 0 where there is nothing, or something else. Borrowed. */
+static inline const char *json_text_at(const json_t *obj, const char *key)
+{
+	const char *text = json_string_value(json_object_get(obj, key));
+
+	return text ? text : "";
+}
+
+static inline json_int_t json_int_at(const json_t *obj, const char *key)
+{
+	return json_integer_value(json_object_get(obj, key));
+}
+
 /* "a text", "an array" ... */
 const char *json_type_name(const json_t *j);
 

@@ -88,13 +88,11 @@ int fail(const struct err *e)
 int usage(const char *fmt, ...)
 {
 	struct err e = {0};
-	char text[sizeof(e.msg)];
 	va_list ap;
 
 	va_start(ap, fmt);
-	vsnprintf(text, sizeof(text), fmt, ap);
+	err_vset(&e, -EINVAL, fmt, ap);
 	va_end(ap);
-	err_set(&e, -EINVAL, "%s", text);
 	return fail(&e);
 }
 

@@ -51,11 +51,6 @@ static const struct opt clone_opts[] = {
 };
 static const struct opt_group clone_groups[] = {{"Options", clone_opts}, {0}};
 
-static const char *text_of(const json_t *j, const char *key)
-{
-	return json_string_value(json_object_get(j, key)) ?: "";
-}
-
 /* Two machines cannot have one tap. */
 static int can_clone(const json_t *definition, struct err *e)
 {
@@ -68,7 +63,7 @@ static int can_clone(const json_t *definition, struct err *e)
 			return err_set(e, -EOPNOTSUPP,
 				"clone: the machine has the host's interface %s, and its address; "
 				"machines with user networking can be cloned",
-				text_of(d, "tap"));
+				json_text_at(d, "tap"));
 	}
 	return 0;
 }
@@ -144,7 +139,7 @@ static int clone_one(struct snapopen *s, const struct clone *o, const struct clo
 	unsigned number, bool agent, struct err *e)
 {
 	cleanup(copy_drop) struct copy k = {.number = number};
-	const char *base = o->name ?: text_of(s->manifest, "machine");
+	const char *base = o->name ?: json_text_at(s->manifest, "machine");
 	struct launched m;
 	int rc = define(&k, s, base, e);
 

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/err.h"
+#include "base/json.h"
 #include "base/fsutil.h"
 #include "base/util.h"
 #include "cli/disk/disk_session.h"
@@ -54,11 +55,6 @@ int clone_disks_make(struct clone_disks *c, const json_t *definition, struct err
 	return rc;
 }
 
-static const char *text_of(const json_t *d, const char *key)
-{
-	return json_string_value(json_object_get(d, key)) ?: "";
-}
-
 static int copy_one(const json_t *d, int fd, struct err *e)
 {
 	cleanup(session_end) struct session s = {0};
@@ -67,13 +63,13 @@ static int copy_one(const json_t *d, int fd, struct err *e)
 	struct disk *a, *b;
 	int rc;
 
-	snprintf(from, sizeof(from), "%s:%s", text_of(d, "file"), text_of(d, "format"));
+	snprintf(from, sizeof(from), "%s:%s", json_text_at(d, "file"), json_text_at(d, "format"));
 	snprintf(to, sizeof(to), "/proc/self/fd/%d:raw", fd);
 	session_begin(&s, false, "clone");
 	copy.watch = s.watch;
-	rc = session_open_snapshot(&s, from, text_of(d, "snapshot"), &a, e);
+	rc = session_open_snapshot(&s, from, json_text_at(d, "snapshot"), &a, e);
 	if (!rc && ftruncate(fd, (off_t)disk_size(a)))
-		rc = err_sys(e, -errno, "copy of disk %s", text_of(d, "id"));
+		rc = err_sys(e, -errno, "copy of disk %s", json_text_at(d, "id"));
 	return rc ?: session_open(&s, to, 0, &b, e) ?: disk_copy(a, b, &copy, e);
 }
 
@@ -85,18 +81,18 @@ int clone_disks_of_snapshot(struct clone_disks *c, const struct snapopen *s, str
 	for (unsigned i = 0; i < c->n && !rc; i++) {
 		const json_t *d = json_array_get(disks, c->index[i]);
 
-		if (!*text_of(d, "snapshot"))
+		if (!*json_text_at(d, "snapshot"))
 			return err_set(e, -EOPNOTSUPP,
 				"clone: the snapshot does not have what disk %s held then "
 				"(--memory-only): clone the machine while it runs, or make one "
 				"with its disks",
-				text_of(d, "id"));
+				json_text_at(d, "id"));
 		rc = copy_one(d, c->fd[i], e);
 		if (rc == -EBUSY)
 			err_wrap(e,
 				"clone: the machine that the snapshot is of still has its disk %s: "
 				"clone that machine, or stop it first",
-				text_of(d, "id"));
+				json_text_at(d, "id"));
 	}
 	return rc;
 }

@@ -61,11 +61,6 @@ static void default_name(const char *vm, char *name, size_t size)
 		tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec);
 }
 
-static json_int_t num(const json_t *j, const char *key)
-{
-	return json_integer_value(json_object_get(j, key));
-}
-
 /* Until it is written. *st: how it went. */
 static int follow(struct client *c, struct session *s, json_t **st, struct err *e)
 {
@@ -81,8 +76,10 @@ static int follow(struct client *c, struct session *s, json_t **st, struct err *
 					   "failed");
 		/* Hanging up is what cancels it. */
 		if (!s->watch.progress(s->watch.ctx,
-			    (uint64_t)(num(*st, "done") * 4096 + num(*st, "disk_done")),
-			    (uint64_t)(num(*st, "pages") * 4096 + num(*st, "disk_bytes"))))
+			    (uint64_t)(json_int_at(*st, "done") * 4096 +
+				       json_int_at(*st, "disk_done")),
+			    (uint64_t)(json_int_at(*st, "pages") * 4096 +
+				       json_int_at(*st, "disk_bytes"))))
 			return err_set(e, -ECANCELED, "stopped; nothing is left of the snapshot");
 		nanosleep(&(struct timespec){0, POLL_NS}, NULL);
 		json_decref(*st);
@@ -281,8 +278,9 @@ static int run_create(void *opts, const struct args *a)
 		return EXIT_DONE;
 	}
 	printf("%s: %s in %.2f s; the guest stood still for %.2f ms\n", name,
-		print_size(size, (uint64_t)num(st, "file_bytes")), (double)num(st, "took_ms") / 1e3,
-		(double)num(st, "pause_us") / 1e3);
+		print_size(size, (uint64_t)json_int_at(st, "file_bytes")),
+		(double)json_int_at(st, "took_ms") / 1e3,
+		(double)json_int_at(st, "pause_us") / 1e3);
 	return EXIT_DONE;
 }
 

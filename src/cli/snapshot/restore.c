@@ -54,11 +54,6 @@ static const struct opt_group restore_groups[] = {{"Options", restore_opts}, {0}
 #define KEPT_MAX 9
 #define AGAIN_NS 100000000l
 
-static const char *text_of(const json_t *d, const char *key)
-{
-	return json_string_value(json_object_get(d, key)) ?: "";
-}
-
 /* One disk, opened for a moment. `from` NULL: only `op` with `name`. */
 static int on_disk(const json_t *d, enum disk_snap_op op, const char *name, struct err *e)
 {
@@ -67,7 +62,7 @@ static int on_disk(const json_t *d, enum disk_snap_op op, const char *name, stru
 	struct disk *disk;
 	int rc;
 
-	snprintf(path, sizeof(path), "%s:%s", text_of(d, "file"), text_of(d, "format"));
+	snprintf(path, sizeof(path), "%s:%s", json_text_at(d, "file"), json_text_at(d, "format"));
 	session_begin(&s, false, "disk");
 	rc = session_open(&s, path, 0, &disk, e);
 	return rc ?: disk_snapshot(disk, op, name, e);
@@ -106,7 +101,7 @@ static void put_back(const json_t *disks, size_t n)
 			fprintf(stderr,
 				"lodge: disk %s could not be put back: what it had is in its "
 				"snapshot %s\n",
-				text_of(d, "file"), k.name);
+				json_text_at(d, "file"), k.name);
 	}
 }
 
@@ -141,7 +136,7 @@ static int revert_disks(const json_t *disks, struct err *e)
 		}
 		if (rc) {
 			put_back(disks, i);
-			return err_wrap(e, "restore: disk %s", text_of(d, "id"));
+			return err_wrap(e, "restore: disk %s", json_text_at(d, "id"));
 		}
 	}
 	return 0;
@@ -169,7 +164,7 @@ static void let_go_of_kept(const char *machine, const json_t *disks)
 	json_array_foreach(disks, i, d)
 	{
 		for (unsigned k = kept_of(d); k; k--)
-			let_go(&c, text_of(d, "id"), kept_name(k).name);
+			let_go(&c, json_text_at(d, "id"), kept_name(k).name);
 	}
 }
 
@@ -188,13 +183,13 @@ int restore_definition(
 	if (!name && c->name)
 		return 0;
 	free(c->name);
-	c->name = strdup(name ?: text_of(s->manifest, "machine"));
+	c->name = strdup(name ?: json_text_at(s->manifest, "machine"));
 	return c->name ? 0 : err_set(e, -ENOMEM, "out of memory");
 }
 
 int restore_go_there(const struct snapopen *s, struct err *e)
 {
-	const char *dir = text_of(s->manifest, "directory");
+	const char *dir = json_text_at(s->manifest, "directory");
 
 	return *dir && chdir(dir) && errno != ENOENT
 		       ? err_sys(e, -errno, "restore: %s, where the machine was started", dir)

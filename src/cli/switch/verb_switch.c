@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/err.h"
+#include "base/json.h"
 #include "base/fsutil.h"
 #include "base/util.h"
 #include "cli/client.h"
@@ -125,16 +126,6 @@ static int call(const char *name, const char *method, json_t *params, json_t **r
 	return client_call(&c, method, params, res, e);
 }
 
-static json_int_t num(const json_t *j, const char *key)
-{
-	return json_integer_value(json_object_get(j, key));
-}
-
-static const char *str(const json_t *j, const char *key)
-{
-	return json_string_value(json_object_get(j, key)) ?: "";
-}
-
 static int run_show(void *opts, const struct args *a)
 {
 	const struct json_only *s = opts;
@@ -151,15 +142,18 @@ static int run_show(void *opts, const struct args *a)
 			"ADDRESSES");
 		json_array_foreach(json_object_get(j, "ports"), i, v)
 		{
-			printf("%-32s %-6s %12lld %12lld %10lld %lld\n", str(v, "name"),
-				str(v, "link"), (long long)num(v, "in"), (long long)num(v, "out"),
-				(long long)num(v, "dropped"), (long long)num(v, "addresses"));
+			printf("%-32s %-6s %12lld %12lld %10lld %lld\n", json_text_at(v, "name"),
+				json_text_at(v, "link"), (long long)json_int_at(v, "in"),
+				(long long)json_int_at(v, "out"),
+				(long long)json_int_at(v, "dropped"),
+				(long long)json_int_at(v, "addresses"));
 		}
 		json_array_foreach(json_object_get(j, "addresses"), i, v)
 		{
 			printf("%s%-17s  vlan %-4lld %-32s %lld s ago\n", i ? "" : "\n",
-				str(v, "address"), (long long)num(v, "vlan"), str(v, "port"),
-				(long long)num(v, "age_ms") / 1000);
+				json_text_at(v, "address"), (long long)json_int_at(v, "vlan"),
+				json_text_at(v, "port"),
+				(long long)json_int_at(v, "age_ms") / 1000);
 		}
 	}
 	json_decref(j);
@@ -206,7 +200,7 @@ static int run_ls(void *opts, const struct args *a)
 
 		json_array_foreach(all, i, j)
 		{
-			printf("%-24s %zu ports, %zu addresses%s\n", str(j, "name"),
+			printf("%-24s %zu ports, %zu addresses%s\n", json_text_at(j, "name"),
 				json_array_size(json_object_get(j, "ports")),
 				json_array_size(json_object_get(j, "addresses")),
 				json_is_true(json_object_get(j, "capturing")) ? ", capturing" : "");
