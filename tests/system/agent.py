@@ -158,7 +158,7 @@ with Machine("--kernel", image["kernel"], "--initrd", image["initrd"], "--append
     check("a device or a pipe here does not make way for a file", r.returncode == 2 and b"is no file" in r.stderr and stat.S_ISFIFO(os.stat(pipe).st_mode), r)
     lodge("exec", "agent", "--", "mkfifo", "/tmp/pipe")
     r = lodge("cp", "/etc/hostname", "agent:/tmp/pipe")
-    check("nor in the guest", r.returncode == 1 and b"not a regular file" in r.stderr and
+    check("nor in the guest", r.returncode == 2 and b"not a regular file" in r.stderr and
           lodge("exec", "agent", "--", "sh", "-c", "test -p /tmp/pipe").returncode == 0, r)
     lodge("exec", "agent", "--", "truncate", "-s", "4G", "/tmp/endless")
     k = subprocess.Popen([LODGE, "cp", "agent:/tmp/endless", os.path.join(TMP, "half")], env=env)
