@@ -255,7 +255,7 @@ for sig in signal.SIGKILL, signal.SIGINT:
 debugger = shutil.which("gdb") or shutil.which("gdb-multiarch")
 if debugger:
     fill(2)
-    p = subprocess.run([debugger, "-batch", "-nx", "-ex", "break launch_signals_end", "-ex", "run", "-ex", "delete", "-ex", "signal SIGINT", "--args", LODGE, "restore", "disk", "--name", "m", "-d"],
+    p = subprocess.run([debugger, "-batch", "-nx", "-ex", "break signals_let_go", "-ex", "run", "-ex", "delete", "-ex", "signal SIGINT", "--args", LODGE, "restore", "disk", "--name", "m", "-d"],
                        env=ENV, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100 * SLOW)
     check("Ctrl-C when its machine runs: lodge restore was there", "Breakpoint 1" in p.stdout and "SIGINT" in p.stdout, p)
     check("Ctrl-C when its machine runs: it goes on", lives_on(), p.stdout)
