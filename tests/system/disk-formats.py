@@ -9,7 +9,7 @@ import sys
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
 from failing import gets
-from machine import TMP, Machine, check, mini_image
+from machine import TMP, Machine, check, mini_image, wait_for
 
 if not shutil.which("qemu-img"):
     print("SKIP: qemu-img is not installed")
@@ -56,7 +56,7 @@ try:
         info = m.call("disk_info", id="root")
         check("a snapshot of a running machine", [s["name"] for s in info["snapshots"]] == ["live"], json.dumps(info))
         m.call("disk_resize", id="root", size=48 * MIB)
-        check("a grown qcow2 is seen at once", m.run("cat /sys/block/vda/size").strip() == str(48 * MIB // 512))
+        check("a grown qcow2 is seen", wait_for(lambda: m.run("cat /sys/block/vda/size").strip() == str(48 * MIB // 512), 10))
         if mounted:
             m.run("(dd if=/tmp/r of=/dev/vdb bs=1M conv=fsync; dd if=/tmp/r of=/dev/vdb bs=1M seek=8 conv=fsync; echo wrote $? >/tmp/done) >/dev/null 2>&1 & true")
             check("a full host pauses the machine", gets(m, "paused"))
