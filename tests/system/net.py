@@ -62,7 +62,8 @@ def free_port(kind):
     return port
 
 
-def wait_for(m, command, text, seconds):
+def printed(m, command, text, seconds):
+    """What the command prints, once that text is in it."""
     end = time.monotonic() + seconds
     while True:
         out = m.run(command)
@@ -75,7 +76,7 @@ tcp, udp = free_port(socket.SOCK_STREAM), free_port(socket.SOCK_DGRAM)
 loop_port = serve("127.0.0.1")
 with Machine(*BOOT, "--seed", "7", "--net", f"user,hostfwd=tcp::{tcp}-:8080,hostfwd=udp::{udp}-:5353", name="net") as m:
     m.expect(b"# ", 60)
-    out = wait_for(m, "cat /etc/resolv.conf; ip route; ip addr show dev eth0", "10.0.2.3", 20)
+    out = printed(m, "cat /etc/resolv.conf; ip route; ip addr show dev eth0", "10.0.2.3", 20)
     check("DHCP gives 10.0.2.15, the gateway and the name server", "10.0.2.15/24" in out and "via 10.0.2.2" in out and "10.0.2.3" in out, out)
     mac = m.run("cat /sys/class/net/eth0/address").strip()
     check("the address is locally administered and not multicast", int(mac[:2], 16) & 3 == 2, mac)
@@ -108,7 +109,7 @@ with Machine(*BOOT, "--seed", "7", "--net", f"user,hostfwd=tcp::{tcp}-:8080,host
         s.settimeout(20)
         answer = s.recv(100)
     check("a forwarded TCP port reaches the guest and answers", answer == b"one from the guest\n", answer)
-    check("and the guest got what was sent", "one from the host" in wait_for(m, "cat /run/got", "host", 10))
+    check("and the guest got what was sent", "one from the host" in printed(m, "cat /run/got", "host", 10))
 
     # Busybox has no UDP server: the guest's kernel counts what came to a port where nobody listens. Answers are the unit test's.
     no_ports = lambda: int(m.run("awk '/^Udp: [0-9]/ { print $3 }' /proc/net/snmp"))
