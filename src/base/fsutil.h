@@ -20,7 +20,7 @@ struct err;
  */
 int fs_read_file(const char *path, size_t max, char **out, size_t *len, struct err *e);
 
-/* All of it, whatever interrupts. A negative errno. */
+/* All of it, whatever interrupts; waits where fd does not (O_NONBLOCK). A negative errno. */
 int fs_write_all(int fd, const void *buf, size_t len);
 /*
  * Replaces the file in one step: a reader, or the next start after a crash, sees the old content or

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/fsutil.h"
 #include "base/util.h"
 
 static bool blank(char c)
@@ -162,25 +163,14 @@ int whole_file_read(const char *path, size_t max, struct buf *out, struct err *e
 
 int fd_write_all(int fd, const void *p, size_t n, const char *path, struct err *e)
 {
-	const char *c = p;
+	int rc = fs_write_all(fd, p, n);
 
-	while (n) {
-		ssize_t r = write(fd, c, n);
-
-		if (r < 0 && errno == EINTR)
-			continue;
-		if (r < 0 && (errno == ENOSPC || errno == EDQUOT))
-			return err_sys(e, -errno,
-				"write %s (free some space, or put cache and images on another "
-				"disk with "
-				"XDG_CACHE_HOME and XDG_DATA_HOME; what was fetched is kept)",
-				path);
-		if (r < 0)
-			return err_sys(e, -errno, "write %s", path);
-		c += r;
-		n -= (size_t)r;
-	}
-	return 0;
+	if (rc == -ENOSPC || rc == -EDQUOT)
+		return err_sys(e, rc,
+			"write %s (free some space, or put cache and images on another disk with "
+			"XDG_CACHE_HOME and XDG_DATA_HOME; what was fetched is kept)",
+			path);
+	return rc ? err_sys(e, rc, "write %s", path) : 0;
 }
 
 int whole_file_write(

@@ -16,6 +16,7 @@
 
 #include "agent/client.h"
 #include "base/err.h"
+#include "base/fsutil.h"
 #include "base/util.h"
 #include "cli/guest/guest.h"
 #include "cli/ui/signals.h"
@@ -167,14 +168,14 @@ static int take_answer(struct session *s, int *code, struct err *e)
 {
 	struct agent_in *in = &s->agent->in;
 	uint32_t signaled, n;
+	int rc;
 
 	switch (in->type) {
 	case AGENT_STDOUT:
 	case AGENT_STDERR:
-		if (!terminal_put(in->type == AGENT_STDOUT ? STDOUT_FILENO : STDERR_FILENO,
-			    in->payload, in->left))
-			return err_sys(e, -errno, "standard output");
-		return 0;
+		rc = fs_write_all(in->type == AGENT_STDOUT ? STDOUT_FILENO : STDERR_FILENO,
+			in->payload, in->left);
+		return rc ? err_sys(e, rc, "standard output") : 0;
 	case AGENT_EXIT:
 		signaled = agent_get_u32(in);
 		n = agent_get_u32(in);

@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/fsutil.h"
 #include "base/json.h"
 #include "base/util.h"
 #include "cli/client.h"
@@ -88,27 +89,6 @@ void terminal_restore(struct terminal_mode *m)
 	m->raw = false;
 }
 
-bool terminal_put(int fd, const void *buf, size_t n)
-{
-	const char *p = buf;
-
-	while (n) {
-		ssize_t w = write(fd, p, n);
-
-		if (w < 0 && errno == EINTR)
-			continue;
-		if (w < 0 && errno == EAGAIN) {
-			poll(&(struct pollfd){fd, POLLOUT, 0}, 1, -1);
-			continue;
-		}
-		if (w < 0)
-			return false;
-		p += w;
-		n -= (size_t)w;
-	}
-	return true;
-}
-
 __attribute__((format(printf, 2, 3))) static void say(
 	const struct terminal *t, const char *fmt, ...)
 {
@@ -119,7 +99,7 @@ __attribute__((format(printf, 2, 3))) static void say(
 	va_start(ap, fmt);
 	n = vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	terminal_put(t->err, text, MIN((size_t)MAX(n, 0), sizeof(text) - 1));
+	fs_write_all(t->err, text, MIN((size_t)MAX(n, 0), sizeof(text) - 1));
 }
 
 static void help(const struct terminal *t)
@@ -223,7 +203,7 @@ static enum terminal_end loop(struct terminal *t, int sigfd, struct terminal_mod
 			n = read(t->console->fd, buf, sizeof(buf));
 			if (n <= 0)
 				return gone(t, p[3].fd);
-			if (!terminal_put(t->out, buf, (size_t)n))
+			if (fs_write_all(t->out, buf, (size_t)n))
 				return TERMINAL_NO_OUTPUT;
 		}
 		if (p[3].revents) {

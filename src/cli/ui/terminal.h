@@ -33,9 +33,6 @@ enum escape_action { ESCAPE_NONE, ESCAPE_LEAVE, ESCAPE_DETACH, ESCAPE_HELP };
 enum escape_action escape_filter(
 	struct escape *s, const char *in, size_t n, char *out, size_t *out_len, size_t *used);
 
-/* All of it, also where somebody made the descriptor not block. False: nobody reads any more. */
-bool terminal_put(int fd, const void *buf, size_t n);
-
 /* A terminal's mode, to be put back. */
 struct terminal_mode {
 	int fd;

@@ -539,8 +539,12 @@ static void find_rides(struct announcer *a)
 }
 
 /* NULL: what is known already. Nothing is asked for yet. */
-static int prepare(struct announcer *a, const json_t *addresses, struct err *e)
+static int prepare(struct net_backend *port, const json_t *addresses, struct err *e)
 {
+	struct announcer *a = of(port);
+
+	if (port->ops != &ops)
+		return err_set(e, -ENOTSUP, "announce: this network needs none");
 	uv_timer_stop(&a->timer);
 	a->nitems = a->open = a->confirmed = 0;
 	a->frames = 0;
@@ -561,11 +565,8 @@ static void add_item(struct announcer *a, const struct address *x)
 int announce_start(struct net_backend *port, const json_t *addresses, struct err *e)
 {
 	struct announcer *a = of(port);
-	int rc;
+	int rc = prepare(port, addresses, e);
 
-	if (port->ops != &ops)
-		return err_set(e, -ENOTSUP, "announce: this network needs none");
-	rc = prepare(a, addresses, e);
 	if (rc)
 		return rc;
 	for (unsigned i = 0; i < ANNOUNCE_ADDRESSES; i++) {
@@ -585,11 +586,8 @@ int announce_go_on(struct net_backend *port, const json_t *addresses, struct err
 	struct announcer *a = of(port);
 	const json_t *one;
 	size_t i;
-	int rc;
+	int rc = prepare(port, addresses, e);
 
-	if (port->ops != &ops)
-		return err_set(e, -ENOTSUP, "announce: this network needs none");
-	rc = prepare(a, addresses, e);
 	if (rc)
 		return rc;
 	json_array_foreach(json_object_get(addresses, "addresses"), i, one)
