@@ -1,9 +1,11 @@
 #include "base/options.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <string.h>
 
 #include "base/err.h"
+#include "base/size.h"
 #include "base/spell.h"
 #include "base/strbuf.h"
 #include "base/util.h"
@@ -26,10 +28,33 @@ static struct found find(const struct command *c, const char *name, size_t len, 
 	return (struct found){0};
 }
 
+/* Is `name`, in capitals, one of the arguments that the command takes? */
+static bool is_argument(const struct command *c, const char *name)
+{
+	size_t len = strlen(name);
+
+	for (const char *p = len ? c->args : NULL; p && *p; p++) {
+		size_t n = 0;
+
+		while (n < len && toupper((unsigned char)name[n]) == p[n])
+			n++;
+		if (n == len && !isalpha((unsigned char)p[n]) &&
+			(p == c->args || !isalpha((unsigned char)p[-1])))
+			return true;
+	}
+	return false;
+}
+
 static int unknown(const struct command *c, const char *name, struct err *e)
 {
+	cleanup(strbuf_free) struct strbuf usage = {0};
 	struct spell near = {0};
 
+	if (is_argument(c, name)) {
+		command_usage(c, &usage);
+		return err_set(e, -EINVAL, "unknown flag --%s: it is an argument; usage: %s", name,
+			strbuf_text(&usage));
+	}
 	spell_offer(&near, name, "help");
 	for (unsigned g = 0; c->groups && c->groups[g].title; g++)
 		for (const struct opt *o = c->groups[g].opts; o->type != OPT_END; o++)
@@ -100,16 +125,35 @@ static bool is_flag(const char *arg)
 	return arg[0] == '-' && arg[1];
 }
 
+/* Programs that people come from take a size as an argument: how it is given here, or nothing. */
+static void size_instead(const struct command *c, const char *text, struct strbuf *out)
+{
+	uint64_t bytes;
+
+	if (!isdigit((unsigned char)text[0]))
+		return;
+	for (const struct opt_group *g = c->groups; g && g->title; g++)
+		for (const struct opt *o = g->opts; o->type != OPT_END; o++) {
+			if (o->type != OPT_SIZE || !o->flag)
+				continue;
+			strbuf_addf(out, ": write --%s %s", o->flag,
+				size_parse(text, &bytes, NULL) ? o->arg : text);
+			return;
+		}
+}
+
 static int check_count(const struct command *c, const struct args *a, struct err *e)
 {
-	cleanup(strbuf_free) struct strbuf usage = {0};
+	cleanup(strbuf_free) struct strbuf usage = {0}, instead = {0};
 
 	if (a->n >= c->min_args && a->n <= c->max_args)
 		return 0;
 	command_usage(c, &usage);
-	if (a->n > c->max_args)
-		return err_set(e, -EINVAL, "\"%s\" is one argument too many; usage: %s",
-			a->v[c->max_args], strbuf_text(&usage));
+	if (a->n > c->max_args) {
+		size_instead(c, a->v[c->max_args], &instead);
+		return err_set(e, -EINVAL, "\"%s\" is one argument too many%s; usage: %s",
+			a->v[c->max_args], strbuf_text(&instead), strbuf_text(&usage));
+	}
 	return err_set(e, -EINVAL, "an argument is missing; usage: %s", strbuf_text(&usage));
 }
 

@@ -189,6 +189,15 @@ static void each_mistake_names_the_remedy(void **state)
 	BAD("--part: more than 3 are not possible", "--part=file=x", "--part=file=x",
 		"--part=file=x", "--part=file=x");
 	BAD("\"b\" is one argument too many; usage: lodge run [OPTION...] [IMAGE]", "a", "b");
+	BAD("\"64M\" is one argument too many: write --memory 64M; usage: lodge run [OPTION...] "
+	    "[IMAGE]",
+		"a", "64M");
+	BAD("\"64\" is one argument too many: write --memory SIZE; usage: lodge run [OPTION...] "
+	    "[IMAGE]",
+		"a", "64");
+	BAD("unknown flag --image: it is an argument; usage: lodge run [OPTION...] [IMAGE]",
+		"--image=a");
+	BAD("unknown flag --imag: lodge run --help lists them", "--imag");
 }
 
 static void peek_sets_nothing(void **state)
