@@ -196,7 +196,9 @@ def _():
     text = disk("check", "q:qcow2", "--json")
     found = json.loads(text)
     assert found["leaks"] == 1 and found["errors"] == 0, text
-    disk("repair", "q:qcow2")
+    has(disk("check", "q:qcow2"), "leak: cluster 6: its count is 2, references to it: 1\n", "q:qcow2: 0 errors, 1 leak of 64 KiB: `lodge disk repair` mends them\n")
+    text = disk("repair", "q:qcow2")
+    has(text, "q:qcow2: repaired 0 errors and 1 leak\nq:qcow2: nothing is wrong any more\n", "1 MiB of 8 MiB is allocated (12.5 %); the file is in use up to ")
     has(sh("qemu-img", "check", "-f", "qcow2", "q"), "No errors")
     has(disk("check", "none:raw", code=3), "no such file")
 

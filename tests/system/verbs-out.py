@@ -100,6 +100,7 @@ objects("store", "create", "s:lodgefs", "-s", "64M")
 objects("disk", "create", b"s/" + EVIL + b":lodgefs", "-s", "1M", "-o", "track=on")
 for verb in "ls", "df", "check", "take":
     objects("store", verb, "s:lodgefs")
+check("one disk is one disk", lodge("store", "df", "s:lodgefs").stdout.endswith("\n1 disk, 0 snapshots\n"), lodge("store", "df", "s:lodgefs").stdout)
 objects("store", "resize", "s:lodgefs", "-s", "80M")
 objects("disk", "generation", b"s/" + EVIL + b":lodgefs", "--next")
 objects("disk", "map", b"s/" + EVIL + b":lodgefs", "--changed-since", "1")

@@ -134,6 +134,41 @@ int session_open_snapshot(
 	return open_as(s, name, SESSION_READONLY, kv, out, e);
 }
 
+static double percent(uint64_t part, uint64_t of)
+{
+	return of ? 100.0 * (double)part / (double)of : 0;
+}
+
+void session_print_check(char *name, const struct disk_check *c, const char *mends)
+{
+	bool fixed = c->fixed_errors || c->fixed_leaks;
+	char unit[PRINT_SIZE], total[PRINT_SIZE], used[PRINT_SIZE], end[PRINT_SIZE];
+
+	text_one_line(name);
+	if (fixed)
+		printf("%s: repaired %" PRIu64 " error%s and %" PRIu64 " leak%s\n", name,
+			c->fixed_errors, print_s(c->fixed_errors), c->fixed_leaks,
+			print_s(c->fixed_leaks));
+	if (!c->errors && !c->leaks)
+		printf("%s: nothing is wrong%s\n", name, fixed ? " any more" : "");
+	else
+		printf("%s: %" PRIu64 " error%s, %" PRIu64 " leak%s of %s%s%s%s\n", name, c->errors,
+			print_s(c->errors), c->leaks, print_s(c->leaks), print_size(unit, c->unit),
+			mends ? ": `" : "", mends ?: "", mends ? "` mends them" : "");
+	if (!c->total)
+		return;
+	printf("%s of %s is allocated (%.1f %%)", print_size(used, c->allocated * c->unit),
+		print_size(total, c->total * c->unit), percent(c->allocated, c->total));
+	if (c->compressed)
+		printf(", %.1f %% of it compressed", percent(c->compressed, c->allocated));
+	if (c->fragmented)
+		printf(", %.1f %% of it not behind what is before it",
+			percent(c->fragmented, c->allocated));
+	if (c->end)
+		printf("; the file is in use up to %s", print_size(end, c->end));
+	putchar('\n');
+}
+
 int session_options(char *text, struct disk_kv *kv, unsigned max, struct err *e)
 {
 	unsigned n = 0;

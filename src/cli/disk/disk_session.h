@@ -46,6 +46,8 @@ int session_failed(struct session *s, const struct err *e);
 void session_close(struct session *s); /* the disk that was opened last */
 /* Takes the bar away, before anything is printed. */
 void session_clear(struct session *s);
+/* What a check of `name` came to, for people. `mends`: the words that repair it, or NULL: that was tried. */
+void session_print_check(char *name, const struct disk_check *c, const char *mends);
 /* "k=v,k=v" to pairs that end with a NULL key; `text` is cut up. At most `max` - 1 pairs. */
 int session_options(char *text, struct disk_kv *kv, unsigned max, struct err *e);
 

@@ -199,20 +199,7 @@ static json_t *check_json(const struct disk_check *c, json_t *found)
 		(json_int_t)c->compressed, "end", (json_int_t)c->end, "found", found);
 }
 
-static void print_check(const char *name, const struct disk_check *c)
-{
-	if (c->fixed_errors || c->fixed_leaks)
-		printf("%s: repaired %" PRIu64 " errors and %" PRIu64 " leaks\n", name,
-			c->fixed_errors, c->fixed_leaks);
-	if (!c->errors && !c->leaks)
-		printf("%s: nothing is wrong\n", name);
-	else
-		printf("%s: %" PRIu64 " errors, %" PRIu64 " leaks of %" PRIu64
-		       " bytes: `lodge disk repair` mends them\n",
-			name, c->errors, c->leaks, c->unit);
-}
-
-static int check(const char *name, bool json, bool repair)
+static int check(char *name, bool json, bool repair)
 {
 	cleanup(session_end) struct session s = {0};
 	struct disk_check c = {0};
@@ -235,7 +222,7 @@ static int check(const char *name, bool json, bool repair)
 	if (json)
 		print_json_drop(check_json(&c, s.found));
 	else
-		print_check(name, &c);
+		session_print_check(name, &c, repair ? NULL : "lodge disk repair");
 	return c.errors ? EXIT_FAILED : EXIT_DONE;
 }
 

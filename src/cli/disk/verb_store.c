@@ -170,7 +170,8 @@ static int run_df(void *opts, const struct args *a)
 		printf("%12s %12s %12s %12s %12s\n", print_size(x[0], v.total),
 			print_size(x[1], v.used), print_size(x[2], v.free),
 			print_size(x[3], v.metadata), print_size(x[4], v.journal));
-		printf("%" PRIu64 " disks, %" PRIu64 " snapshots\n", v.disks, v.snapshots);
+		printf("%" PRIu64 " disk%s, %" PRIu64 " snapshot%s\n", v.disks, print_s(v.disks),
+			v.snapshots, print_s(v.snapshots));
 	}
 	return ended(&j, rc);
 }
@@ -195,17 +196,14 @@ static int run_check(void *opts, const struct args *a)
 	if (!rc)
 		rc = j.f->check(&j.files, j.path, o->repair, &j.s.watch, &c, &j.e);
 	session_clear(&j.s);
+	c.end = 0; /* a store has a size of its own */
 	if (!rc && o->json)
 		print_json_drop(json_pack("{s:I, s:I, s:I, s:I, s:O}", "errors",
 			(json_int_t)c.errors, "leaks", (json_int_t)c.leaks, "fixed_errors",
 			(json_int_t)c.fixed_errors, "fixed_leaks", (json_int_t)c.fixed_leaks,
 			"found", j.s.found));
-	else if (!rc && !c.errors && !c.leaks)
-		printf("%s: nothing is wrong\n", a->v[0]);
 	else if (!rc)
-		printf("%s: %" PRIu64 " errors, %" PRIu64 " leaks of %" PRIu64 " bytes%s\n",
-			a->v[0], c.errors, c.leaks, c.unit,
-			o->repair ? "" : ": --repair mends them");
+		session_print_check(a->v[0], &c, o->repair ? NULL : "lodge store check --repair");
 	return rc || !c.errors ? ended(&j, rc) : EXIT_FAILED;
 }
 

@@ -34,6 +34,11 @@ const char *print_size(char text[PRINT_SIZE], uint64_t bytes)
 	return text;
 }
 
+const char *print_s(uint64_t n)
+{
+	return n == 1 ? "" : "s";
+}
+
 static bool is_bytes(const char *key)
 {
 	static const char *const keys[] = {"size", "memory", "host_size", "allocated",

@@ -17,5 +17,7 @@ void print_fields(const json_t *o);
 /* "1.5 GiB" for people; size_text() is exact. Returns `text`. */
 #define PRINT_SIZE 32
 const char *print_size(char text[PRINT_SIZE], uint64_t bytes);
+/* What makes "disk" the word for n of them: "" or "s". */
+const char *print_s(uint64_t n);
 
 #endif

@@ -341,13 +341,13 @@ static void compare_one(struct check *k, uint64_t c, uint64_t stored, uint64_t w
 		return;
 	if (stored > want) {
 		k->out->leaks++;
-		say(k, false, "cluster %llu is counted %llu times and used %llu times",
+		say(k, false, "cluster %llu: its count is %llu, references to it: %llu",
 			(unsigned long long)c, (unsigned long long)stored,
 			(unsigned long long)want);
 		return;
 	}
-	say(k, true, "cluster %llu is used %llu times and counted %llu times",
-		(unsigned long long)c, (unsigned long long)want, (unsigned long long)stored);
+	say(k, true, "cluster %llu: its count is %llu, references to it: %llu",
+		(unsigned long long)c, (unsigned long long)stored, (unsigned long long)want);
 }
 
 static bool any_counted(struct check *k, uint64_t from, uint64_t n)
