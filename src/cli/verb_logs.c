@@ -12,12 +12,16 @@
 #include "vm/rundir.h"
 
 struct logs {
-	bool follow, machine, console;
+	bool follow, machine, console, some;
+	uint64_t tail;
 };
 
 static const struct opt opts[] = {
 	{"follow", 'f', .type = OPT_FLAG, OPT_AT(struct logs, follow),
 		.help = "go on until the machine ends"},
+	{"tail", .type = OPT_U64, OPT_AT(struct logs, tail),
+		.set_offset = offsetof(struct logs, some), .arg = "N",
+		.help = "begin with the last N lines; 0: with what comes now"},
 	{"machine", 'm', .type = OPT_FLAG, OPT_AT(struct logs, machine),
 		.help = "the log of lodge-vm instead of the guest's console"},
 	{"console", 'c', .type = OPT_FLAG, OPT_AT(struct logs, console),
@@ -25,6 +29,24 @@ static const struct opt opts[] = {
 	OPT_DONE,
 };
 static const struct opt_group groups[] = {{"Options", opts, 0}, {0}};
+
+/* Goes to where the last `lines` lines begin. What is after the last newline is a line, too. */
+static void seek_lines(int fd, uint64_t lines)
+{
+	off_t at = lseek(fd, 0, SEEK_END), end = at;
+	char buf[16384];
+
+	while (at > 0 && lines) {
+		off_t from = at > (off_t)sizeof(buf) ? at - (off_t)sizeof(buf) : 0;
+		ssize_t n = pread(fd, buf, (size_t)(at - from), from);
+
+		if (n != at - from)
+			return; /* it goes on from the end */
+		while (at > from && (at == end || buf[at - from - 1] != '\n' || --lines))
+			at--;
+	}
+	lseek(fd, at, SEEK_SET);
+}
 
 static bool copy(int fd)
 {
@@ -59,6 +81,8 @@ static int run(void *o, const struct args *a)
 			a->v[0]);
 		return fail(&e);
 	}
+	if (l->some)
+		seek_lines(fd, l->tail);
 	do {
 		alive = rundir_alive(a->v[0]); /* before the copy, so that the end is not missed */
 		if (!copy(fd))

@@ -175,6 +175,14 @@ lodge("switch", "stop", "lan")
 was = pid("m")
 lodge("kill", "m")
 gone(was)
+log = os.path.join(HOME, "data", "vms", "m", "console.log")
+for text in b"", b"\n", b"one", b"one\ntwo\n", b"one\n\ntwo", b"x" * 40000 + b"\n" + b"y" * 40000 + b"\nz\n":
+    with open(log, "wb") as f:
+        f.write(text)
+    for n in 0, 1, 2, 3, 10**18:
+        p = raw("logs", "m", "--tail", str(n))
+        check(f"logs --tail {n} of {text[:12]!r}", p.returncode == 0 and p.stdout == b"".join(text.splitlines(True)[-n:] if n else []), p)
+check("logs --tail: no number", raw("logs", "m", "--tail", "-1").returncode == USAGE)
 p = lodge("rm", "nosuch", "m", ok=False)
 check("lodge rm goes on behind one that is not there", p.returncode == MISSING and p.stderr.count("\n") == 1 and "m" not in lodge("ps", "--all").stdout.split(), p)
 
