@@ -72,6 +72,8 @@ struct opt {
 		max; /* numbers; max 0 is no upper bound. Lists: at most `max` elements (0: 64) */
 	const char *const *values; /* OPT_ENUM: ends with NULL */
 	enum opt_complete complete;
+	/* What the shell runs to complete the value, as command.names; or NULL. */
+	const char *names;
 	/* OPT_TEXT: may this be a value? Message without the name of the option. */
 	int (*check)(const char *text, struct err *e);
 	/*

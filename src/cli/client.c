@@ -114,16 +114,48 @@ int client_open(struct client *c, const char *name, struct err *e)
 	return connect_to(c, "machine", path, e);
 }
 
-int client_open_switch(struct client *c, const char *name, struct err *e)
+static int connect_switch(struct client *c, const char *name, struct err *e)
 {
 	char path[4096];
-	int rc;
 
 	client_begin(c, name);
-	rc = switch_path(name, "ctl", path, sizeof(path), e) ?: connect_to(c, "switch", path, e);
-	return rc == -ENOENT || rc == -ECONNREFUSED
-		       ? err_set(e, -ENOENT, "there is no switch %s: lodge switch ls", name)
-		       : rc;
+	return switch_path(name, "ctl", path, sizeof(path), e) ?: connect_to(c, "switch", path, e);
+}
+
+/* The name of its control socket becomes the switch's. */
+static bool switch_answers(char *name)
+{
+	cleanup(client_close) struct client c = {.fd = -1};
+	char *dot = strrchr(name, '.');
+
+	if (!dot || strcmp(dot, ".ctl"))
+		return false;
+	*dot = 0;
+	return !connect_switch(&c, name, NULL);
+}
+
+int client_switch_names(struct fs_names *names, struct err *e)
+{
+	char path[4096];
+
+	*names = (struct fs_names){0};
+	return switch_path(NULL, NULL, path, sizeof(path), e)
+		       ?: fs_list(path, switch_answers, names, e);
+}
+
+int client_open_switch(struct client *c, const char *name, struct err *e)
+{
+	cleanup(fs_names_free) struct fs_names names = {0};
+	int rc = connect_switch(c, name, e);
+	const char *near;
+
+	if (rc != -ENOENT && rc != -ECONNREFUSED)
+		return rc;
+	(void)client_switch_names(&names, NULL);
+	near = spell_nearest(name, (const char *const *)names.v, names.n);
+	if (near)
+		return err_set(e, -ENOENT, "there is no switch %s; did you mean %s?", name, near);
+	return err_set(e, -ENOENT, "there is no switch %s: lodge switch ls", name);
 }
 
 void client_patience(struct client *c, unsigned seconds)

@@ -46,5 +46,7 @@ int client_event(struct client *c, char *event, size_t size, json_t **params, st
 
 /* Names of machines whose lodge-vm lives; the caller frees them. Removes what dead ones left. */
 int client_names(struct fs_names *names, struct err *e);
+/* Those of switches that answer. */
+int client_switch_names(struct fs_names *names, struct err *e);
 
 #endif

@@ -42,6 +42,13 @@ static int snapshots(struct err *e)
 	return print_names(snapstore_names(&names, e), &names);
 }
 
+static int switches(struct err *e)
+{
+	cleanup(fs_names_free) struct fs_names names;
+
+	return print_names(client_switch_names(&names, e), &names);
+}
+
 static int images(struct err *e)
 {
 	cleanup(image_dirs_free) struct image_dirs d = {0};
@@ -76,6 +83,7 @@ static const struct {
 	{"machines", machines},
 	{"snapshots", snapshots},
 	{"kept", kept},
+	{"switches", switches},
 	{"images", images},
 	{"pullable", pullable},
 };
@@ -87,12 +95,14 @@ static int run(void *o, const struct args *a)
 	for (unsigned i = 0; i < ARRAY_SIZE(kinds); i++)
 		if (!strcmp(kinds[i].name, a->v[0]))
 			return kinds[i].print(&e) ? fail(&e) : EXIT_DONE;
-	return usage("no kind \"%s\": give machines, kept, snapshots, images or pullable", a->v[0]);
+	return usage("no kind \"%s\": give machines, kept, snapshots, switches, images or pullable",
+		a->v[0]);
 }
 
 const struct verb verbs_names[] = {
-	{VERB("names", "machines|kept|snapshots|images|pullable",
-		 "print names, one a line, for scripts and completion"),
+	{VERB("names", "KIND", "print names, one a line, for scripts and completion"),
+		.cmd.text = "KIND is machines (those that run), kept (also those that do not), "
+			    "snapshots, switches, images, or pullable (images that can be made).",
 		.cmd.min_args = 1, .cmd.max_args = 1, .run = run},
 	VERBS_END,
 };

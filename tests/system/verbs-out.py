@@ -167,6 +167,23 @@ check("a switch with such a name", p.returncode == 2 and "switch name" in p.stde
 for args in ("ps",), ("stats", "m"), ("events", "m"), ("snapshot", "create", "m", "-n", "s1"), ("snapshot", "ls"), ("snapshot", "verify", "s1"), ("switch", "ls"), ("switch", "show", "lan"), \
         ("inspect", "m"), ("doctor",), ("snapshot", "show", "s1"), ("image", "ls"), ("cpu", "show"):
     objects(*args)
+
+
+def completed(*words):
+    """What the shell makes of the last word."""
+    script = f'lodge() {{ "$LODGE_PROGRAM" "$@"; }}; source <(lodge completion); COMP_LINE="$*"; COMP_POINT=${{#COMP_LINE}}; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); ' \
+             '_complete_lodge; printf "%s\\n" "${COMPREPLY[@]}"'
+    p = subprocess.run(["bash", "-c", script, "bash", "lodge", *words], env=dict(ENV, LODGE_PROGRAM=LODGE), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60 * SLOW)
+    return p.stdout.split()
+
+
+for words, wanted in (("switch", "show", ""), ["lan"]), (("switch", "stop", "l"), ["lan"]), (("switch", "capture", "x"), []), (("switch", "run", "--uplink", ""), ["lan"]), \
+        (("snapshot", "create", "m", "--parent", "s"), ["s1"]), (("stats", ""), ["m"]):
+    check(f"lodge {' '.join(words)}<Tab>", completed(*words) == wanted, completed(*words))
+check("the names of switches", lodge("names", "switches").stdout == "lan\n")
+p = lodge("switch", "show", "lam", ok=False)
+check("a switch that is not there: the nearest is named", p.returncode == MISSING and p.stderr == "lodge: there is no switch lam; did you mean lan?\n", p)
+check("one switch has one port, not one ports", re.search(r"^lan +\d+ (port,|ports,) 0 addresses$", lodge("switch", "ls").stdout, re.M) and " 1 ports" not in lodge("switch", "ls").stdout)
 lodge("snapshot", "create", "m", "-n", "s2", "--parent", "s1")
 check("flattened", objects("snapshot", "flatten", "s2") == {"flattened": "s2"})
 check("exported", objects("snapshot", "export", "s2", "s2.file") == {"exported": "s2.file"})

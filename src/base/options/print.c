@@ -235,7 +235,7 @@ static void shell_name(FILE *f, const char *program)
 }
 
 /* Lines "CASE) COMPREPLY=... ;;" for the values of the flags of one command. */
-static void complete_values(const struct command *c, FILE *f)
+static void complete_values(const char *program, const struct command *c, FILE *f)
 {
 	for (const struct opt_group *g = c->groups; g && g->title; g++) {
 		for (const struct opt *o = g->opts; o->type != OPT_END; o++) {
@@ -250,6 +250,8 @@ static void complete_values(const struct command *c, FILE *f)
 				for (int i = 0; o->values && o->values[i]; i++)
 					fprintf(f, "%s%s", i ? " " : "", o->values[i]);
 				fprintf(f, "%s'", o->values ? "" : "on off");
+			} else if (o->names) {
+				fprintf(f, "-W \"$(%s %s 2>/dev/null)\"", program, o->names);
 			} else {
 				fputs(o->complete == OPT_COMPLETE_FILE	  ? "-f"
 					: o->complete == OPT_COMPLETE_DIR ? "-d"
@@ -314,7 +316,7 @@ void commands_print_completion(
 	fputs("\tcase \"$verb\" in\n", f);
 	for (unsigned i = 0; i < n; i++) {
 		fprintf(f, "\t'%s')\n\t\tcase \"$prev\" in\n", cmds[i]->verb ?: "");
-		complete_values(cmds[i], f);
+		complete_values(program, cmds[i], f);
 		fputs("\t\tesac\n\t\t[[ $cur == -* ]] && COMPREPLY=($(compgen -W '", f);
 		complete_flags(cmds[i], f);
 		fputs("' -- \"$cur\")) && return\n", f);

@@ -32,6 +32,7 @@ static const struct opt create_opts[] = {
 	{"name", 'n', .type = OPT_TEXT, OPT_AT(struct create, name), .arg = "NAME",
 		.help = "what it is called; without it VM-DATE-TIME"},
 	{"parent", .type = OPT_TEXT, OPT_AT(struct create, parent), .arg = "SNAPSHOT",
+		.names = "names snapshots",
 		.help = "keep only what differs from this one, which is needed from then on"},
 	{"memory-only", .type = OPT_FLAG, OPT_AT(struct create, memory_only),
 		.help = "leave the disks out: nothing may write to them until it is restored"},

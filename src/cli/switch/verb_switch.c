@@ -16,7 +16,6 @@
 #include "cli/switch/serve.h"
 #include "cli/ui/print.h"
 #include "cli/verb.h"
-#include "vm/switchdir.h"
 
 struct run {
 	bool user, detach;
@@ -46,7 +45,7 @@ static const struct opt run_opts[] = {
 		.sub = tap_opts, .parse = tap_parse,
 		.help = "plug in an interface of the host; may be given several times"},
 	{"uplink", .type = OPT_LIST, OPT_LIST_AT(struct run, uplinks, nuplinks), .arg = "SWITCH",
-		.max = 16, .sub = tap_opts, .parse = tap_parse,
+		.max = 16, .sub = tap_opts, .parse = tap_parse, .names = "names switches",
 		.help = "a cable to another switch of this host; several switches make a tree"},
 	{"detach", 'd', .type = OPT_FLAG, OPT_AT(struct run, detach),
 		.help = "in the background, once it serves"},
@@ -160,26 +159,14 @@ static int run_show(void *opts, const struct args *a)
 	return EXIT_DONE;
 }
 
-static bool is_switch(char *name)
-{
-	char *dot = strrchr(name, '.');
-
-	if (!dot || strcmp(dot, ".ctl"))
-		return false;
-	*dot = 0;
-	return true;
-}
-
 static int run_ls(void *opts, const struct args *a)
 {
 	const struct json_only *s = opts;
 	cleanup(fs_names_free) struct fs_names names = {0};
 	json_t *all = json_array();
-	char path[PATH_MAX];
 	struct err e = {0};
 
-	if (switch_path(NULL, NULL, path, sizeof(path), &e) ||
-		fs_list(path, is_switch, &names, &e)) {
+	if (client_switch_names(&names, &e)) {
 		json_decref(all);
 		return fail(&e);
 	}
@@ -200,9 +187,11 @@ static int run_ls(void *opts, const struct args *a)
 
 		json_array_foreach(all, i, j)
 		{
-			printf("%-24s %zu ports, %zu addresses%s\n", json_text_at(j, "name"),
-				json_array_size(json_object_get(j, "ports")),
-				json_array_size(json_object_get(j, "addresses")),
+			size_t ports = json_array_size(json_object_get(j, "ports")),
+			       addresses = json_array_size(json_object_get(j, "addresses"));
+
+			printf("%-24s %zu port%s, %zu address%s%s\n", json_text_at(j, "name"),
+				ports, print_s(ports), addresses, addresses == 1 ? "" : "es",
 				json_is_true(json_object_get(j, "capturing")) ? ", capturing" : "");
 		}
 	}
@@ -246,12 +235,14 @@ const struct verb verbs_switch[] = {
 	{VERB("switch ls", NULL, "the switches of this host"), .cmd.groups = json_groups,
 		.size = sizeof(struct json_only), .run = run_ls},
 	{VERB("switch show", "NAME", "a switch's ports, addresses and counters"), .cmd.min_args = 1,
-		.cmd.max_args = 1, .cmd.groups = json_groups, .size = sizeof(struct json_only),
-		.run = run_show},
+		.cmd.max_args = 1, .cmd.names = "names switches", .cmd.groups = json_groups,
+		.size = sizeof(struct json_only), .run = run_show},
 	{VERB("switch capture", "NAME [FILE]",
 		 "write every frame into a pcapng file; without FILE: stop"),
-		.cmd.min_args = 1, .cmd.max_args = 2, .run = run_capture},
+		.cmd.min_args = 1, .cmd.max_args = 2, .cmd.names = "names switches",
+		.run = run_capture},
 	{VERB("switch stop", "NAME", "end a switch; its machines lose their link"),
-		.cmd.min_args = 1, .cmd.max_args = 1, .run = run_stop},
+		.cmd.min_args = 1, .cmd.max_args = 1, .cmd.names = "names switches",
+		.run = run_stop},
 	VERBS_END,
 };

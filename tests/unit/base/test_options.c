@@ -29,7 +29,7 @@ struct opts {
 	bool quiet;
 	bool box;
 	int mode;
-	char *name;
+	char *name, *like;
 	struct part *parts;
 	unsigned nparts;
 };
@@ -68,6 +68,8 @@ static const struct opt opts[] = {
 		.help = "whose clock"},
 	{"name", 'n', "name", OPT_TEXT, OPT_AT(struct opts, name), .check = check_name,
 		.arg = "NAME", .help = "its name"},
+	{"like", 0, NULL, OPT_TEXT, OPT_AT(struct opts, like), .arg = "NAME",
+		.names = "names; echo one two", .help = "as another one"},
 	{"part", 0, "parts", OPT_LIST, OPT_LIST_AT(struct opts, parts, nparts), .max = 3,
 		.sub = part_opts, .arg = "file=FILE[,queues=N]", .help = ".parts\\"},
 	OPT_DONE,
@@ -318,6 +320,7 @@ static void bash_completes(void **state)
 	assert_string_equal(complete("lodge run --clock \"\"", 3), "host model\n");
 	assert_string_equal(complete("lodge run --sandbox o", 3), "on off\n");
 	assert_string_equal(complete("lodge image pull -", 3), "--help\n");
+	assert_string_equal(complete("lodge run --like t", 3), "two\n");
 }
 
 int main(void)
