@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/size.h"
+#include "base/spell.h"
 #include "base/util.h"
 #include "disk/dirty.h"
 #include "disk/format.h"
@@ -697,6 +698,20 @@ void disk_read_backing(struct disk *d, struct disk_req *child)
 
 /* ---- options ---- */
 
+static int no_option(
+	const char *key, const struct disk_key *keys, const char *format, struct err *e)
+{
+	struct spell near = {0};
+
+	for (; keys && keys->key; keys++)
+		spell_offer(&near, key, keys->key);
+	if (near.best)
+		return err_set(e, -EINVAL, "%s has no option '%s': did you mean '%s'?", format, key,
+			near.best);
+	return err_set(
+		e, -EINVAL, "%s has no option '%s': `lodge disk formats` lists them", format, key);
+}
+
 int disk_kv_known(const struct disk_kv *kv, const struct disk_key *keys, const char *format,
 	bool *sized, struct err *e)
 {
@@ -706,9 +721,7 @@ int disk_kv_known(const struct disk_kv *kv, const struct disk_key *keys, const c
 		while (k && k->key && strcmp(k->key, kv->key))
 			k++;
 		if (!k || !k->key)
-			return err_set(e, -EINVAL,
-				"%s has no option '%s': `lodge disk formats` lists them", format,
-				kv->key);
+			return no_option(kv->key, keys, format, e);
 		if (sized)
 			*sized |= k->sized;
 	}

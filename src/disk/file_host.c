@@ -412,6 +412,23 @@ static int extent(struct file *f, uint64_t off, uint64_t *len, bool *data)
 
 /* ---- life ---- */
 
+/* What is in the way of a new file. */
+static int is_there(const char *path, struct err *e)
+{
+	struct stat st;
+
+	if (stat(path, &st))
+		return err_set(e, -EEXIST,
+			"disk %s is a link that leads to no file: remove it, or name the file",
+			path);
+	if (S_ISDIR(st.st_mode))
+		return err_set(e, -EEXIST, "disk %s: is there already, as a directory", path);
+	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+		return err_set(e, -EEXIST,
+			"disk %s: is there already, and neither a file nor a block device", path);
+	return err_set(e, -EEXIST, "disk %s: is there already (--force replaces it)", path);
+}
+
 static int open_error(const char *path, bool write, bool create, int code, struct err *e)
 {
 	switch (code) {
@@ -419,11 +436,11 @@ static int open_error(const char *path, bool write, bool create, int code, struc
 		if (create)
 			return err_set(e, code, "disk %s: there is no such folder", path);
 		return err_set(e, code,
-			"disk %s: there is no such file; `truncate -s 8G %s` makes an empty disk, "
-			"`lodge disk create` one of any format",
+			"disk %s: there is no such file; `lodge disk create %s:FORMAT --size 8G` "
+			"makes an empty disk",
 			path, path);
 	case -EEXIST:
-		return err_set(e, code, "disk %s: is there already (--force replaces it)", path);
+		return is_there(path, e);
 	case -EACCES:
 	case -EPERM:
 	case -EROFS:

@@ -27,7 +27,7 @@ int disk_split_name(const char *text, char **path, const char **format, struct e
 		return err_set(e, -EINVAL,
 			"'%s' names no format: write %s:FORMAT; there is: %s (formats are never "
 			"guessed)",
-			text, *text == ':' ? "FILE" : text, list);
+			text, !*text || *text == ':' ? "FILE" : text, list);
 	if (!f)
 		return err_set(e, -EINVAL, "'%s': there is no format '%s'; there is: %s", text,
 			colon + 1, list);
@@ -48,6 +48,8 @@ int disk_create(const char *format, const struct disk_create_opts *o, struct err
 		return err_wrap(e, "disk %s", o->path);
 	if (!sized)
 		return err_set(e, -EINVAL, "disk %s: how large? add --size 8G", o->path);
+	if (o->size > INT64_MAX)
+		return err_set(e, -EINVAL, "disk %s: no disk has so many bytes", o->path);
 	if (o->size % DISK_SECTOR)
 		return err_set(e, -EINVAL, "disk %s: a size of %llu bytes is not a multiple of %u",
 			o->path, (unsigned long long)o->size, DISK_SECTOR);

@@ -4,6 +4,7 @@
 import json
 import os
 import random
+import resource
 import subprocess
 import sys
 import tempfile
@@ -235,6 +236,65 @@ def _():
     sh(LODGE, "disk", "convert", "s/a:lodgefs", "new:raw", "--force")
     has(sh(LODGE, "store", "--help"), "store take")
     has(sh(LODGE, "disk", "--help"), "disk convert")
+
+
+@check("what fails leaves nothing behind, and what is there as it was")
+def _():
+    def here():  # a store counts who opened it
+        return {n: open(n, "rb").read() if n != "s" and os.path.isfile(n) else b"" for n in os.listdir(".")}
+
+    def fails(code, words, *args, limit=None):
+        before = here()
+        p = subprocess.run([LODGE, "disk", *args], capture_output=True, text=True, timeout=60,
+                           preexec_fn=limit and (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))))
+        assert p.returncode == code and p.stderr.count("\n") == 1, (args, p.returncode, p.stderr)
+        has(p.stderr, *words)
+        assert here() == before, (args, os.listdir("."))
+        return p.stderr
+
+    sparse_raw("r", 8 * MIB, 7)
+    disk("create", "q:qcow2", "--backing", "r:raw")
+    disk("create", "top:qcow2", "--backing", "q:qcow2")
+    size = ("--size", "8M")
+    fails(1, ["is there already"], "create", "q:qcow2", *size, "-o", "data-file=new")
+    for force in ((), ("--force",)):
+        fails(2, ["its own data file"], "create", "new:qcow2", *size, "-o", "data-file=new", *force)
+        fails(2, ["its own data file"], "create", "q:qcow2", *size, "-o", "data-file=./q", *force)
+        fails(2, ["its own backing file"], "create", "q:qcow2", "-b", "./q:qcow2", *force)
+        fails(2, ["q is made of it"], "create", "r:qcow2", "-b", "q:qcow2", *force)
+    for alone in ((), ("--unsafe",)):
+        fails(2, ["its own backing file"], "rebase", "q:qcow2", "--backing", "./q:qcow2", *alone)
+    fails(4, ["named twice"], "convert", "r:raw", "./r:raw", "--force")
+    fails(4, ["named twice"], "convert", "top:qcow2", "r:raw", "--force")
+    fails(4, ["below the other"], "rebase", "q:qcow2", "--backing", "top:qcow2")
+    fails(1, ["external data file"], "convert", "r:raw", "new:qcow2", "--compress", "-o", "data-file=new.data")
+    fails(1, ["File too large"], "convert", "r:raw", "new:qcow2", "-o", "data-file=new.data", limit=8 * MIB - 512)
+    for how in "metadata", "falloc":
+        fails(1, ["preallocated: File too large"], "create", "new:qcow2", *size, "-o", f"preallocation={how}", limit=MIB)
+    # What is in the way.
+    os.symlink("nowhere", "link")
+    os.mkdir("folder")
+    os.mkfifo("pipe")
+    for force in ((), ("--force",)):
+        fails(1, ["link that leads to no file"], "create", "link:qcow2", *size, *force)
+    for name, what in ("folder", "directory"), ("pipe", "neither a file"):
+        said = fails(1, [what], "create", f"{name}:qcow2", *size)
+        assert "--force" not in said, said
+    # Words.
+    fails(2, ["no disk has so many bytes"], "create", "new:raw", "--size", "8388608T")
+    fails(2, ["raw format has no backing files"], "create", "new:raw", "--backing", "nosuch:raw")
+    fails(2, ["clone=DISK"], "create", "s/new:lodgefs", "--backing", "r:raw")
+    fails(2, ["did you mean 'cluster-size'?"], "create", "new:qcow2", *size, "-o", "clustersize=4K")
+    fails(2, ["there is: off, metadata"], "create", "new:qcow2", *size, "-o", "preallocation=all")
+    fails(2, ["write FILE:FORMAT"], "info", "")
+    said = fails(3, ["lodge disk create none:FORMAT --size 8G"], "info", "none:qcow2")
+    disk("create", "qemu:qcow2", *size, "-o", "cluster_size=4K,lazy_refcounts=on")
+    has(disk("info", "qemu:qcow2"), "4 KiB")
+    sh(LODGE, "store", "create", "s:lodgefs", "--size", "64M")
+    disk("create", "s/a:lodgefs", *size)
+    fails(1, ["--force replaces"], "create", "s/a:lodgefs", *size)
+    fails(1, ["`lodge store check s:lodgefs`"], "check", "s/a:lodgefs")
+    fails(1, ["`lodge store check s:lodgefs --repair`"], "repair", "s/a:lodgefs")
 
 
 @check("two openers; an NBD server as a witness")

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/err.h"
@@ -68,6 +69,25 @@ void session_begin(struct session *s, bool json, const char *doing)
 	signal(SIGXFSZ, SIG_IGN);
 }
 
+bool session_same_file(const char *a, const char *b)
+{
+	struct stat x, y;
+
+	return !stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+int session_unused(const struct session *s, const char *path, struct err *e)
+{
+	for (unsigned i = 0; i < s->n; i++)
+		for (const struct disk *d = s->open[i]; d; d = d->backing)
+			if (session_same_file(path, d->o.path))
+				return err_set(e, -EBUSY,
+					"disk %s is named twice, or below the other one: it cannot "
+					"be read and written at once",
+					path);
+	return 0;
+}
+
 void session_close(struct session *s)
 {
 	disk_close(s->open[--s->n]);
@@ -114,7 +134,9 @@ static int open_as(struct session *s, const char *name, unsigned flags, const st
 	if (s->n == ARRAY_SIZE(s->open))
 		return err_set(e, -EMFILE, "%s: too many disks at once", name);
 	o.path = path;
-	rc = disk_open(out, &o, e);
+	if (s->n && !o.readonly)
+		rc = session_unused(s, path, e);
+	rc = rc ?: disk_open(out, &o, e);
 	if (!rc)
 		s->open[s->n++] = *out;
 	return rc;
@@ -184,6 +206,9 @@ int session_options(char *text, struct disk_kv *kv, unsigned max, struct err *e)
 		if (n + 1 == max)
 			return err_set(e, -EINVAL, "--options: more than %u", max - 1);
 		*eq = 0;
+		/* QEMU's options have underscores. */
+		for (char *c = p; *c; c++)
+			*c = *c == '_' ? '-' : *c;
 		kv[n++] = (struct disk_kv){p, eq + 1};
 		kv[n].key = NULL;
 	}

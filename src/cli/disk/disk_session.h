@@ -44,6 +44,10 @@ int session_open_snapshot(struct session *s, const char *name, const char *snaps
 /* fail(), with the bar taken away. */
 int session_failed(struct session *s, const struct err *e);
 void session_close(struct session *s); /* the disk that was opened last */
+/* -EBUSY when `path` is a file of a disk that is open, or below one: it cannot be written to meanwhile. */
+int session_unused(const struct session *s, const char *path, struct err *e);
+/* Two names of one file, which is there. */
+bool session_same_file(const char *a, const char *b);
 /* Takes the bar away, before anything is printed. */
 void session_clear(struct session *s);
 /* What a check of `name` came to, for people. `mends`: the words that repair it, or NULL: that was tried. */

@@ -55,8 +55,14 @@ static int look_at_backing(struct session *s, const char *path, const char *form
 		return err_wrap(e, "backing file");
 	if (!*size)
 		*size = disk_size(d);
+	/* A new image in the place of an old one, which is below its own backing file. */
+	for (const struct disk *i = d->backing; i && !rc; i = i->backing)
+		if (session_same_file(i->o.path, of))
+			rc = err_set(e, -EINVAL,
+				"disk %s: %s is made of it: it cannot be its backing file", of,
+				path);
 	disk_close(d);
-	return 0;
+	return rc;
 }
 
 static int create(struct session *s, const char *name, const char *backing, char *options,
@@ -73,8 +79,9 @@ static int create(struct session *s, const char *name, const char *backing, char
 		rc = session_options(options, kv, MAX_KV, e);
 	if (!rc && backing)
 		rc = disk_split_name(backing, &below, &o.backing_format, e);
-	if (!rc && backing)
+	if (!rc && backing && disk_format_by_name(format)->set_backing)
 		rc = look_at_backing(s, below, o.backing_format, path, &o.size, e);
+	rc = rc ?: session_unused(s, path, e);
 	if (rc)
 		return rc;
 	o.path = path;
@@ -199,6 +206,20 @@ static json_t *check_json(const struct disk_check *c, json_t *found)
 		(json_int_t)c->compressed, "end", (json_int_t)c->end, "found", found);
 }
 
+static int no_check(const struct disk *d, bool repair, struct err *e)
+{
+	const char *slash = strrchr(d->o.path, '/');
+
+	if (slash && d->format->store)
+		return err_set(e, -EOPNOTSUPP,
+			"disk %s: is checked with all of its store: `lodge store check %.*s:%s%s`",
+			d->o.path, (int)(slash - d->o.path), d->o.path, d->format->name,
+			repair ? " --repair" : "");
+	return err_set(e, -EOPNOTSUPP,
+		"disk %s: the format %s has no metadata that could be checked", d->o.path,
+		d->format->name);
+}
+
 static int check(char *name, bool json, bool repair)
 {
 	cleanup(session_end) struct session s = {0};
@@ -211,9 +232,7 @@ static int check(char *name, bool json, bool repair)
 	rc = session_open(&s, name,
 		SESSION_FORCE | SESSION_NO_BACKING | (repair ? 0u : SESSION_READONLY), &d, &e);
 	if (!rc && !d->format->check)
-		rc = err_set(&e, -EOPNOTSUPP,
-			"disk %s: the format %s has no metadata that could be checked", name,
-			d->format->name);
+		rc = no_check(d, repair, &e);
 	if (!rc)
 		rc = d->format->check(d, repair, &s.watch, &c, &e);
 	if (rc)
@@ -269,15 +288,21 @@ static bool is_blank(const struct disk *d)
 }
 
 /* A part of a copy looks like a disk. All disks are closed first: they may be of one store. */
-static void forget_copy(struct session *s, const char *name)
+static void forget_copy(struct session *s, const char *name, struct disk *to)
 {
-	cleanup(free_ptr) char *path = NULL;
+	cleanup(json_decrefp) json_t *what = NULL;
+	cleanup(free_ptr) char *path = NULL, *data = NULL;
 	const char *format;
 
+	if (!disk_describe(to, &what, NULL) && json_object_get(what, "data_file"))
+		data = disk_backing_path(to->o.path, json_text_at(what, "data_file"));
 	while (s->n)
 		session_close(s);
-	if (!disk_split_name(name, &path, &format, NULL))
-		disk_remove(format, path, &s->loop, NULL);
+	if (disk_split_name(name, &path, &format, NULL))
+		return;
+	disk_remove(format, path, &s->loop, NULL);
+	if (data)
+		disk_remove("raw", data, &s->loop, NULL);
 }
 
 static int convert(struct session *s, const struct convert *c, const struct args *a,
@@ -304,7 +329,7 @@ static int convert(struct session *s, const struct convert *c, const struct args
 	rc = c->backing ? disk_copy_differing(from, to, &s->watch, &copy->copied, e)
 			: disk_copy(from, to, copy, e);
 	if (rc)
-		forget_copy(s, a->v[1]);
+		forget_copy(s, a->v[1], to);
 	return rc;
 }
 
@@ -324,7 +349,7 @@ static int run_convert(void *opts, const struct args *a)
 		print_json_drop(json_pack("{s:I, s:I}", "copied", (json_int_t)copy.copied,
 			"skipped", (json_int_t)copy.skipped));
 	else
-		printf("%s: %s copied, %s of zeroes left out\n", a->v[1],
+		printf("%s: %s copied, %s of zeroes left out\n", text_one_line(a->v[1]),
 			print_size(x, copy.copied), print_size(y, copy.skipped));
 	return EXIT_DONE;
 }
@@ -803,7 +828,8 @@ static int run_commit(void *opts, const struct args *a)
 		print_json_drop(json_pack("{s:I}", "copied", (json_int_t)copy.copied));
 	else
 		printf("%s copied to the backing file, which now has all that %s %s\n",
-			print_size(n, copy.copied), a->v[0], o->keep ? "has" : "had");
+			print_size(n, copy.copied), text_one_line(a->v[0]),
+			o->keep ? "has" : "had");
 	return EXIT_DONE;
 }
 
@@ -826,30 +852,33 @@ static const struct opt rebase_opts[] = {
 #undef P
 static const struct opt_group rebase_groups[] = {{"Options", rebase_opts}, {0}};
 
+/* The new backing file first: the disk cannot be opened for writing when it is below that. */
 static int rebase(struct session *s, const struct rebase *r, const char *name, uint64_t *copied,
 	struct err *e)
 {
-	cleanup(free_ptr) char *path = NULL, *full = NULL, *whole = NULL;
+	cleanup(free_ptr) char *own = NULL, *path = NULL, *full = NULL, *whole = NULL;
 	const char *format = NULL;
 	struct disk *d, *now = NULL;
-	int rc = session_open(s, name, r->unsafe ? SESSION_NO_BACKING : 0, &d, e);
+	int rc = disk_split_name(name, &own, &format, e);
 
-	if (!rc && !d->format->set_backing)
-		rc = err_set(e, -EOPNOTSUPP, "disk %s: the format %s has no backing files", name,
-			d->format->name);
 	if (!rc && r->backing)
 		rc = disk_split_name(r->backing, &path, &format, e);
 	if (rc)
 		return rc;
-	if (r->backing && !r->unsafe) {
-		full = disk_backing_path(d->o.path, path);
-		if (!full || asprintf(&whole, "%s:%s", full, format) < 0)
-			return err_set(e, -ENOMEM, "out of memory");
+	full = path ? disk_backing_path(own, path) : NULL;
+	if (path && (!full || asprintf(&whole, "%s:%s", full, format) < 0))
+		return err_set(e, -ENOMEM, "out of memory");
+	if (full && session_same_file(full, own))
+		return err_set(e, -EINVAL, "disk %s: cannot be its own backing file", own);
+	if (path && !r->unsafe)
 		rc = session_open(s, whole, SESSION_READONLY, &now, e);
-	}
+	rc = rc ?: session_open(s, name, r->unsafe ? SESSION_NO_BACKING : 0, &d, e);
+	if (!rc && !d->format->set_backing)
+		rc = err_set(e, -EOPNOTSUPP, "disk %s: the format %s has no backing files", own,
+			d->format->name);
 	if (!rc && !r->unsafe)
 		rc = disk_rebase(d, now, &s->watch, copied, e);
-	return rc ?: d->format->set_backing(d, path, format, e);
+	return rc ?: d->format->set_backing(d, path, path ? format : NULL, e);
 }
 
 static int run_rebase(void *opts, const struct args *a)
@@ -869,7 +898,7 @@ static int run_rebase(void *opts, const struct args *a)
 	if (r->json)
 		print_json_drop(json_pack("{s:I}", "copied", (json_int_t)copied));
 	else
-		printf("%s: %s copied\n", a->v[0], print_size(n, copied));
+		printf("%s: %s copied\n", text_one_line(a->v[0]), print_size(n, copied));
 	return EXIT_DONE;
 }
 

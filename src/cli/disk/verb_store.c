@@ -221,7 +221,8 @@ static int run_trim(void *opts, const struct args *a)
 	if (!rc && o->json)
 		print_json_drop(json_pack("{s:I}", "given_back", (json_int_t)given));
 	else if (!rc)
-		printf("%s: %s given back to the host\n", a->v[0], print_size(text, given));
+		printf("%s: %s given back to the host\n", text_one_line(a->v[0]),
+			print_size(text, given));
 	return ended(&j, rc);
 }
 
@@ -269,7 +270,8 @@ static int run_take(void *opts, const struct args *a)
 	if (!rc && o->json)
 		print_json_drop(json_pack("{s:I}", "fence", (json_int_t)now));
 	else if (!rc)
-		printf("%s: fencing number %" PRIu64 "; nobody holds it\n", a->v[0], now);
+		printf("%s: fencing number %" PRIu64 "; nobody holds it\n", text_one_line(a->v[0]),
+			now);
 	return ended(&j, rc);
 }
 

@@ -478,7 +478,8 @@ static int make_disk(
 	int rc = disk_kv_bool(o->kv, "track", &track, e);
 
 	if (!rc && old.r && !o->overwrite)
-		rc = err_set(e, -EEXIST, "disk %s: is there already", o->path);
+		rc = err_set(
+			e, -EEXIST, "disk %s: is there already (--force replaces it)", o->path);
 	if (!rc && old.r)
 		rc = may_go(fs, old.r, &old.need, e);
 	if (!rc)

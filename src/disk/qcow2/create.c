@@ -6,8 +6,11 @@
  * The header is written last, behind a barrier: a file that begins with the magic number has its tables.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/bytes.h"
 #include "base/err.h"
@@ -32,7 +35,7 @@ struct create {
 	const struct disk_create_opts *o;
 	struct qcow2_header h;
 	struct files fs;
-	struct file *file;
+	struct file *file, *data;
 	uint64_t blocks, l1_clusters;
 	bool metadata, falloc;
 };
@@ -43,13 +46,21 @@ static int want_one_of(const struct disk_create_opts *o, const char *key, const 
 	unsigned n, unsigned *out, struct err *e)
 {
 	const char *v = disk_kv_get(o->kv, key);
+	char list[80] = "";
 
 	for (unsigned i = 0; v && i < n; i++)
 		if (!strcmp(v, names[i])) {
 			*out = i;
 			return 0;
 		}
-	return v ? err_set(e, -EINVAL, "%s: there is no '%s'", key, v) : 0;
+	if (!v)
+		return 0;
+	for (unsigned i = 0; i < n; i++) {
+		size_t len = strlen(list);
+
+		snprintf(list + len, sizeof(list) - len, "%s%s", i ? ", " : "", names[i]);
+	}
+	return err_set(e, -EINVAL, "%s: there is no '%s'; there is: %s", key, v, list);
 }
 
 static int take_options(struct create *c, struct err *e)
@@ -105,6 +116,20 @@ static int take_options(struct create *c, struct err *e)
 		return err_set(e, -EINVAL,
 			"the backing file %s needs its format: it is never guessed", h->backing);
 	return 0;
+}
+
+/* The name of another file, which is as the image has it: relative to the image. */
+static int not_itself(const struct create *c, const char *name, const char *what, struct err *e)
+{
+	cleanup(free_ptr) char *path = disk_backing_path(c->o->path, name);
+	struct stat a, b;
+
+	if (!path)
+		return err_set(e, -ENOMEM, "out of memory");
+	if (strcmp(path, c->o->path) && (stat(path, &a) || stat(c->o->path, &b) ||
+						a.st_dev != b.st_dev || a.st_ino != b.st_ino))
+		return 0;
+	return err_set(e, -EINVAL, "an image cannot be its own %s", what);
 }
 
 static int backing_size(const struct disk_create_opts *o, uint64_t *size, struct err *e)
@@ -198,20 +223,18 @@ static int write_tables(struct create *c, struct err *e)
 static int make_data_file(struct create *c, struct err *e)
 {
 	cleanup(free_ptr) char *path = disk_backing_path(c->o->path, c->h.data_file);
-	struct file *f = NULL;
 	int rc;
 
 	if (!path)
 		return err_set(e, -ENOMEM, "disk %s: out of memory", c->o->path);
-	rc = file_make(&f, &c->fs, path, c->o->overwrite, e);
+	rc = file_make(&c->data, &c->fs, path, c->o->overwrite, e);
 	if (rc)
 		return err_wrap(e, "disk %s: its data file", c->o->path);
-	if (!f->block_device) {
-		rc = file_truncate(f, 0, e);
-		rc = rc ?: file_truncate(f, c->h.size, e);
+	if (!c->data->block_device) {
+		rc = file_truncate(c->data, 0, e);
+		rc = rc ?: file_truncate(c->data, c->h.size, e);
 	}
-	rc = rc ?: file_flush(f, e);
-	return file_made(f, rc);
+	return rc ?: file_flush(c->data, e);
 }
 
 /* Opened like any other disk, it gets entries for all of its clusters. */
@@ -289,9 +312,14 @@ int q_create(const struct disk_create_opts *o, struct err *e)
 			.io = IO_THREADS,
 			.open = o->open_file,
 			.open_ctx = o->open_ctx}};
+	bool made;
 	int rc = take_options(&c, e);
 
 	c.h.size = o->size;
+	if (!rc && c.h.data_file)
+		rc = not_itself(&c, c.h.data_file, "data file", e);
+	if (!rc && o->backing)
+		rc = not_itself(&c, o->backing, "backing file", e);
 	if (!rc && !o->size && o->backing)
 		rc = backing_size(o, &c.h.size, e);
 	if (!rc && (!c.h.size || c.h.size % DISK_SECTOR))
@@ -304,9 +332,14 @@ int q_create(const struct disk_create_opts *o, struct err *e)
 	if (!rc && c.h.data_file)
 		rc = make_data_file(&c, e);
 	rc = rc ?: create_file(&c, e);
+	made = c.file && c.file->o.create && !o->open_file;
+	(void)file_made(c.data, rc);
 	(void)file_made(c.file, rc);
-	if (!rc && c.metadata)
+	if (!rc && c.metadata) {
 		rc = preallocate(&c, e);
+		if (rc && made)
+			(void)unlink(o->path);
+	}
 	qcow2_header_free(&c.h);
 	return rc;
 }

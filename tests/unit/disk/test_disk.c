@@ -505,7 +505,7 @@ static void open_errors(void **state)
 	open_fails(&o, -EINVAL, "there is no format 'qcow3'");
 	o.format = "raw";
 	o.path = "/nowhere/x.img";
-	open_fails(&o, -ENOENT, "truncate -s");
+	open_fails(&o, -ENOENT, "lodge disk create");
 	o.path = "/tmp";
 	open_fails(&o, -EINVAL, "directory");
 	o.path = "/dev/null";

@@ -221,8 +221,10 @@ static void chains(void **state)
 	poke("top", 112, 0x11111111, 4);
 	refused("top", -EINVAL, "format");
 	assert_int_equal(make("loop", NULL, "loop2", "qcow2"), 0);
-	assert_int_equal(make("loop2", NULL, "loop2", "qcow2"), 0);
-	refused("loop", -EINVAL, "longer than");
+	assert_int_equal(make("loop2", NULL, "loop2", "qcow2"), -EINVAL);
+	assert_int_equal(make("loop2", NULL, "loop", "qcow2"), 0);
+	assert_int_equal(make("over", NULL, "loop", "qcow2"), 0);
+	refused("over", -EINVAL, "longer than");
 }
 
 static void scattered(struct disk *d, uint64_t first, uint64_t step, int byte)
