@@ -64,6 +64,7 @@ struct disk_copy {
 	bool no_sparse; /* writes zeroes too */
 	bool only_here; /* leaves out what the source has from its backing file */
 	bool blank; /* the target reads as zeroes everywhere */
+	uint64_t rate; /* reads at most so many bytes a second; 0: as it can */
 	struct disk_watch watch;
 	uint64_t copied, skipped; /* set: bytes */
 };

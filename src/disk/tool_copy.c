@@ -7,8 +7,10 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <uv.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/util.h"
 #include "disk/tool.h"
@@ -31,6 +33,7 @@ struct copy {
 	struct disk_copy *o;
 	struct slot slot[SLOTS];
 	uint64_t next, end, done, shown;
+	uint64_t begun, asked; /* ns; bytes that were read, or will be */
 	unsigned busy;
 	int rc;
 	struct err *e;
@@ -145,6 +148,7 @@ static void start_slot(struct slot *s, uint64_t off, uint64_t len)
 	s->len = len;
 	s->busy = true;
 	c->busy++;
+	c->asked += len;
 	s->iov = (struct iovec){s->buf, len};
 	s->wr[1].len = 0; /* not being zeroed */
 	s->rd = (struct disk_req){.op = DISK_READ,
@@ -217,7 +221,7 @@ static bool show(struct copy *c)
 {
 	const struct disk_watch *w = &c->o->watch;
 
-	if (!w->progress || (c->done < c->shown && c->done < c->end))
+	if (!w->progress || (c->done < c->shown && c->done < c->end && !c->o->rate))
 		return true;
 	c->shown = c->done + MAX(c->end / 1000, PIECE);
 	return w->progress(w->ctx, c->done, c->end);
@@ -231,6 +235,13 @@ static void turn(struct copy *c)
 		uv_run(c->to->o.loop, UV_RUN_NOWAIT);
 }
 
+static bool too_fast(const struct copy *c)
+{
+	double s = (double)(clock_mono_ns() - c->begun) / 1e9;
+
+	return c->o->rate && (double)c->asked > s * (double)c->o->rate;
+}
+
 static int go(struct copy *c, struct err *e)
 {
 	int rc = 0;
@@ -239,7 +250,7 @@ static int go(struct copy *c, struct err *e)
 		for (unsigned i = 0; i < SLOTS && !rc && !c->rc; i++) {
 			struct slot *s = &c->slot[i];
 
-			if (!s->busy)
+			if (!s->busy && !too_fast(c))
 				rc = feed(c, s, e);
 			if (s->busy && c->o->compress && s->wr[1].len == 0) {
 				/* In order, so that compressed clusters lie one behind the other. */
@@ -252,6 +263,8 @@ static int go(struct copy *c, struct err *e)
 			rc = err_set(e, -ECANCELED, "stopped");
 		if (c->busy)
 			turn(c);
+		else if (!rc && !c->rc && c->next < c->end && too_fast(c))
+			nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
 	} while (c->busy || (!rc && !c->rc && c->next < c->end));
 	if (!rc && c->rc && c->o->compress && e && e->code)
 		rc = c->rc;
@@ -279,6 +292,7 @@ int disk_copy(struct disk *from, struct disk *to, struct disk_copy *o, struct er
 	c->to = to;
 	c->o = o;
 	c->end = from->size;
+	c->begun = clock_mono_ns();
 	c->e = e;
 	for (unsigned i = 0; i < SLOTS; i++) {
 		c->slot[i].c = c;

@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 
 top = os.environ.get("LODGE_TOP", os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
 LODGE = os.path.join(os.environ.get("LODGE_BUILD", os.path.join(top, "build")), "src/cli/lodge")
@@ -180,6 +181,51 @@ def _():
     disk("snapshot", "q:qcow2", "--delete", "second")
     has(sh("qemu-img", "check", "-f", "qcow2", "q"), "No errors")
     has(disk("snapshot", "q:qcow2", "--apply", "third", code=3), "third")
+
+
+@check("records of changes can be read")
+def _():
+    sh(LODGE, "store", "create", "s:lodgefs", "--size", "80M")
+    disk("create", "s/d:lodgefs", "--size", "8M")
+    disk("create", "q:qcow2", "--size", "8M")
+    disk("bitmap", "q:qcow2", "--add", "all", "--granularity", "4K")
+    has(disk("bitmap", "q:qcow2"), "NAME ", "GRANULARITY", "all ")
+    assert json.loads(disk("map", "q:qcow2", "--bitmap", "all", "--json"))["changed"] == []
+    sh("qemu-io", "-f", "qcow2", "-c", "write -P 1 1M 5k", "-c", "write -P 1 8388096 512", "q")
+    assert json.loads(disk("map", "q:qcow2", "--bitmap", "all", "--json"))["changed"] == [{"start": MIB, "length": 8192}, {"start": 8 * MIB - 4096, "length": 4096}]
+    has(disk("map", "q:qcow2", "--bitmap", "all"), "0x100000           0x2000\n")
+    disk("bitmap", "s/d:lodgefs", "--add", "all")
+    disk("snapshot", "s/d:lodgefs", "--create", "before")
+    has(disk("snapshot", "s/d:lodgefs"), "ID ", "NAME ", "before")
+    assert json.loads(disk("map", "s/d:lodgefs", "--bitmap", "all", "--json")) == {"bitmap": "all", "changed": []}
+    has(disk("map", "q:qcow2", "--bitmap", "nope", code=3), "nope")
+    has(disk("map", "q:qcow2", "--bitmap", "all", "--changed-since", "1", code=2), "take one")
+    has(disk("map", "s/d:lodgefs", "--bitmap", "nope", code=3), "nope")
+
+
+@check("convert: larger, slower; compare: as long")
+def _():
+    sparse_raw("r", 6 * MIB, 9)
+    disk("convert", "r:raw", "q:qcow2", "--size", "64M")
+    disk("convert", "r:raw", "l:raw", "--size", "7M")
+    disk("create", "top:qcow2", "--backing", "q:qcow2")
+    disk("convert", "l:raw", "thin:qcow2", "--backing", "q:qcow2", "--size", "65M")
+    assert [json.loads(sh("qemu-img", "info", "--output=json", n))["virtual-size"] >> 20 for n in ("q", "l", "thin")] == [64, 7, 65]
+    for name, fmt in ("q", "qcow2"), ("l", "raw"), ("thin", "qcow2"):
+        has(sh("qemu-img", "compare", "-f", "raw", "-F", fmt, "r", name), "Images are identical")
+        has(disk("compare", "r:raw", f"{name}:{fmt}"), "one is longer, by zeroes")
+        has(disk("compare", "--strict", f"{name}:{fmt}", "r:raw", code=1), f"differ at byte {6 * MIB}")
+    disk("compare", "--strict", "q:qcow2", "top:qcow2")
+    has(disk("convert", "r:raw", "new:raw", "--size", "5M", code=2), "--size is less")
+    has(disk("convert", "r:raw", "new:qcow2", "-b", "q:qcow2", "--rate", "1M", code=2), "none of")
+    assert not os.path.exists("new")
+    with open("full", "wb") as f:
+        f.write(b"x" * 6 * MIB)
+    for more in (), ("--compress",):
+        began = time.monotonic()
+        disk("convert", "full:raw", f"slow{len(more)}:qcow2", "--rate", "4M", *more)
+        assert time.monotonic() - began > 0.9, "6 MiB at 4 MiB a second, of which a piece or two come at once"
+        same("full", "raw", f"slow{len(more)}", "qcow2")
 
 
 @check("check and repair")

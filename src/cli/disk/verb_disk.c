@@ -258,6 +258,7 @@ static int run_repair(void *opts, const struct args *a)
 /* ---- convert ---- */
 
 struct convert {
+	uint64_t size, rate;
 	char *backing, *options, *snapshot;
 	bool compress, no_sparse, force, json;
 };
@@ -272,6 +273,11 @@ static const struct opt convert_opts[] = {
 		.help = "the new disk holds only what differs from this one"},
 	{"snapshot", 's', .type = OPT_TEXT, P(snapshot), .arg = "NAME",
 		.help = "what the disk held when this snapshot was made"},
+	{"size", .type = OPT_SIZE, P(size), .arg = "SIZE",
+		.help = "of the new disk, when it is to be larger; zeroes are behind what is "
+			"copied"},
+	{"rate", .type = OPT_SIZE, P(rate), .arg = "SIZE",
+		.help = "reads at most so much a second, to leave the host to others"},
 	{"options", 'o', .type = OPT_TEXT, P(options), .arg = "KEY=VALUE,...",
 		.help = "of the new disk's format; lodge disk formats lists them"},
 	{"force", 'f', .type = OPT_FLAG, P(force), .help = "replace what is there"},
@@ -311,19 +317,25 @@ static int convert(struct session *s, const struct convert *c, const struct args
 	struct disk *from, *to;
 	int rc;
 
-	if (c->backing && (c->compress || c->no_sparse))
+	if (c->backing && (c->compress || c->no_sparse || c->rate))
 		return err_set(e, -EINVAL,
-			"--backing writes what differs, as it is: neither --compress nor "
-			"--no-sparse");
+			"--backing writes what differs, as it is: none of --compress, --no-sparse "
+			"and --rate");
 	rc = session_open_snapshot(s, a->v[0], c->snapshot, &from, e);
+	if (!rc && c->size && c->size < from->size)
+		rc = err_set(e, -EINVAL,
+			"disk %s has %" PRIu64 " bytes, and --size is less: lodge disk resize can "
+			"cut a copy",
+			from->o.path, from->size);
 	if (!rc)
-		rc = create(s, a->v[1], c->backing, c->options, from->size, c->force, e);
+		rc = create(s, a->v[1], c->backing, c->options, c->size ?: from->size, c->force, e);
 	if (!rc)
 		rc = session_open(s, a->v[1], 0, &to, e);
 	if (rc)
 		return rc;
 	copy->compress = c->compress;
 	copy->no_sparse = c->no_sparse;
+	copy->rate = c->rate;
 	copy->blank = !to->backing && is_blank(to);
 	copy->watch = s->watch;
 	rc = c->backing ? disk_copy_differing(from, to, &s->watch, &copy->copied, e)
@@ -738,9 +750,20 @@ static int run_map(void *opts, const struct args *a)
 
 /* ---- compare ---- */
 
+struct compare {
+	bool strict, json;
+};
+static const struct opt compare_opts[] = {
+	{"strict", .type = OPT_FLAG, OPT_AT(struct compare, strict),
+		.help = "disks of different sizes differ, even where one is longer by zeroes"},
+	{"json", .type = OPT_FLAG, OPT_AT(struct compare, json), .help = "print JSON"},
+	OPT_DONE,
+};
+static const struct opt_group compare_groups[] = {{"Options", compare_opts}, {0}};
+
 static int run_compare(void *opts, const struct args *a)
 {
-	const struct json_only *o = opts;
+	const struct compare *o = opts;
 	cleanup(session_end) struct session s = {0};
 	struct disk *x, *y;
 	struct err e = {0};
@@ -755,6 +778,8 @@ static int run_compare(void *opts, const struct args *a)
 		rc = disk_compare(x, y, &s.watch, &at, &e);
 	if (rc)
 		return session_failed(&s, &e);
+	if (o->strict)
+		at = MIN(at, x->size == y->size ? UINT64_MAX : MIN(x->size, y->size));
 	session_clear(&s);
 	if (o->json)
 		print_json_drop(at == UINT64_MAX ? json_pack("{s:b}", "same", 1)
@@ -937,7 +962,7 @@ const struct verb verbs_disk[] = {
 		.cmd.groups = generation_groups, .size = sizeof(struct generation),
 		.run = run_generation},
 	{VERB("disk compare", "FILE:FORMAT FILE:FORMAT", "ends with 1 when the contents differ"),
-		TWO_ARGS, .cmd.groups = json_groups, .size = sizeof(struct json_only),
+		TWO_ARGS, .cmd.groups = compare_groups, .size = sizeof(struct compare),
 		.run = run_compare},
 	{VERB("disk formats", "", "the formats and their options"), .cmd.groups = json_groups,
 		.size = sizeof(struct json_only), .run = run_formats},
