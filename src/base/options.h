@@ -114,6 +114,8 @@ struct command {
 	bool flags_first; /* flags end at the first argument: what follows belongs to another program */
 	/* What the shell runs to complete an argument, without the program: "names images"; or NULL. */
 	const char *names;
+	/* The same for what comes after a colon, in arguments and values: "names formats"; or NULL. */
+	const char *suffixes;
 };
 
 /* What is left of a command line. `v` points into argv, which command_parse() reorders. */

@@ -12,6 +12,7 @@
 #include "cli/place.h"
 #include "cli/snapshot/store.h"
 #include "cli/verb.h"
+#include "disk/tool.h"
 #include "image/image.h"
 
 static int print_names(int rc, const struct fs_names *names)
@@ -76,6 +77,26 @@ static int pullable(struct err *e)
 	return 0;
 }
 
+static int formats(struct err *e)
+{
+	const struct disk_format *f;
+
+	(void)e;
+	for (unsigned i = 0; (f = disk_format_at(i)); i++)
+		puts(f->name);
+	return 0;
+}
+
+static int stores(struct err *e)
+{
+	const struct disk_store_format *f;
+
+	(void)e;
+	for (unsigned i = 0; (f = disk_store_at(i)); i++)
+		puts(f->name);
+	return 0;
+}
+
 static const struct {
 	const char *name;
 	int (*print)(struct err *e);
@@ -86,6 +107,8 @@ static const struct {
 	{"switches", switches},
 	{"images", images},
 	{"pullable", pullable},
+	{"formats", formats},
+	{"stores", stores},
 };
 
 static int run(void *o, const struct args *a)
@@ -95,14 +118,17 @@ static int run(void *o, const struct args *a)
 	for (unsigned i = 0; i < ARRAY_SIZE(kinds); i++)
 		if (!strcmp(kinds[i].name, a->v[0]))
 			return kinds[i].print(&e) ? fail(&e) : EXIT_DONE;
-	return usage("no kind \"%s\": give machines, kept, snapshots, switches, images or pullable",
+	return usage("no kind \"%s\": give machines, kept, snapshots, switches, images, pullable, "
+		     "formats or stores",
 		a->v[0]);
 }
 
 const struct verb verbs_names[] = {
 	{VERB("names", "KIND", "print names, one a line, for scripts and completion"),
 		.cmd.text = "KIND is machines (those that run), kept (also those that do not), "
-			    "snapshots, switches, images, or pullable (images that can be made).",
+			    "snapshots, switches, images, pullable (images that can be made), "
+			    "formats (of "
+			    "disks) or stores (formats of those).",
 		.cmd.min_args = 1, .cmd.max_args = 1, .run = run},
 	VERBS_END,
 };

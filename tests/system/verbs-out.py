@@ -121,6 +121,12 @@ for verb, of in ("snapshot", None), ("bitmap", None), ("info", "snapshots"), ("i
     check(f"disk {verb}: nothing for the terminal", b"a?[31mb??" in text and b"\033" not in text and b"\xff" not in text, text)
 found = objects("store", "ls", "s:lodgefs")
 check("store ls: it is there", len(found) == 1 and found[0]["name"] == "a?[31mb??", str(found))
+check("store info", objects("store", "info", "s:lodgefs")["format"] == "lodgefs")
+lodge("disk", "create", "s/x:lodgefs", "-s", "1M")
+check("renamed", objects("store", "rename", "s:lodgefs", "x", "y") == {"renamed": "x", "to": "y"})
+check("removed", objects("store", "rm", "s:lodgefs", "y") == {"removed": "y"})
+lodge("disk", "bitmap", "c.qcow2:qcow2", "--add", "x")
+check("a record of changes", objects("disk", "map", "c.qcow2:qcow2", "--bitmap", "x") == {"bitmap": "x", "changed": []})
 lodge("disk", "convert", "data.raw:raw", "s/from2:lodgefs")
 lodge("disk", "snapshot", "s/from2:lodgefs", "-c", "then")
 lodge("disk", "create", "s/child:lodgefs", "-o", "clone=from2@then")
@@ -178,7 +184,8 @@ def completed(*words):
 
 
 for words, wanted in (("switch", "show", ""), ["lan"]), (("switch", "stop", "l"), ["lan"]), (("switch", "capture", "x"), []), (("switch", "run", "--uplink", ""), ["lan"]), \
-        (("snapshot", "create", "m", "--parent", "s"), ["s1"]), (("stats", ""), ["m"]):
+        (("snapshot", "create", "m", "--parent", "s"), ["s1"]), (("stats", ""), ["m"]), (("disk", "info", "x:q"), ["qcow2"]), (("disk", "convert", "x:raw", "y:l"), ["lodgefs"]), \
+        (("disk", "create", "-b", "x:r"), ["raw"]), (("store", "ls", "x:"), ["lodgefs"]):
     check(f"lodge {' '.join(words)}<Tab>", completed(*words) == wanted, completed(*words))
 check("the names of switches", lodge("names", "switches").stdout == "lan\n")
 p = lodge("switch", "show", "lam", ok=False)

@@ -263,6 +263,17 @@ static void complete_values(const char *program, const struct command *c, FILE *
 	}
 }
 
+/* In the same way: FILE: and then one of these. */
+static void complete_suffixes(const char *program, const struct command *c, FILE *f)
+{
+	fprintf(f,
+		"\t\tlocal word=${COMP_LINE:0:COMP_POINT}\n\t\tword=${word##*[[:space:]]}\n"
+		"\t\tif [[ $word == *:* && $word != -* ]]; then\n"
+		"\t\t\tCOMPREPLY=($(compgen -W \"$(%s %s 2>/dev/null)\" -- \"${word##*:}\"))\n"
+		"\t\t\treturn\n\t\tfi\n",
+		program, c->suffixes);
+}
+
 /*
  * The names that the program knows now. bash takes a word apart at its colons and wants only what
  * comes behind the last one, hence the whole word from the line.
@@ -315,7 +326,10 @@ void commands_print_completion(
 	}
 	fputs("\tcase \"$verb\" in\n", f);
 	for (unsigned i = 0; i < n; i++) {
-		fprintf(f, "\t'%s')\n\t\tcase \"$prev\" in\n", cmds[i]->verb ?: "");
+		fprintf(f, "\t'%s')\n", cmds[i]->verb ?: "");
+		if (cmds[i]->suffixes)
+			complete_suffixes(program, cmds[i], f);
+		fputs("\t\tcase \"$prev\" in\n", f);
 		complete_values(program, cmds[i], f);
 		fputs("\t\tesac\n\t\t[[ $cur == -* ]] && COMPREPLY=($(compgen -W '", f);
 		complete_flags(cmds[i], f);

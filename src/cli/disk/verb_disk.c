@@ -443,6 +443,8 @@ static int list_snapshots(struct disk *d, bool json, struct err *e)
 	int rc = disk_snapshots(d, &list, &n, e);
 	json_t *out = json_array();
 
+	if (!rc && !json)
+		printf("%-6s %-24s %-20s %s\n", "ID", "NAME", "MADE", "SIZE");
 	for (unsigned i = 0; i < n && !rc; i++) {
 		struct disk_snapshot *s = &list[i];
 		char when[32] = "", size[PRINT_SIZE];
@@ -533,6 +535,8 @@ static int list_bitmaps(struct disk *d, bool json, struct err *e)
 	int rc = disk_bitmaps(d, &list, &n, e);
 	json_t *out = json_array();
 
+	if (!rc && !json)
+		printf("%-24s %-8s %-11s %s\n", "NAME", "STATE", "GRANULARITY", "CHANGED");
 	for (unsigned i = 0; i < n && !rc; i++) {
 		struct disk_bitmap *b = &list[i];
 		char dirty[PRINT_SIZE], grain[PRINT_SIZE];
@@ -545,7 +549,7 @@ static int list_bitmaps(struct disk *d, bool json, struct err *e)
 					(json_int_t)b->generation, "dirty", (json_int_t)b->dirty,
 					"enabled", b->enabled, "busy", b->busy));
 		else
-			printf("%-24s %-8s %-10s %s changed\n", text_one_line(b->name),
+			printf("%-24s %-8s %-11s %s\n", text_one_line(b->name),
 				b->busy	     ? "broken"
 				: b->enabled ? "on"
 					     : "off",
@@ -640,22 +644,46 @@ static int run_generation(void *opts, const struct args *a)
 
 struct map {
 	uint64_t since;
+	char *bitmap;
 	bool json;
 };
 static const struct opt map_opts[] = {
 	{"changed-since", .type = OPT_U64, OPT_AT(struct map, since), .arg = "GENERATION",
 		.help = "what has changed in that generation or later (lodge disk generation)"},
+	{"bitmap", .type = OPT_TEXT, OPT_AT(struct map, bitmap), .arg = "BITMAP",
+		.help = "what has changed as this record has it (lodge disk bitmap)"},
 	{"json", .type = OPT_FLAG, OPT_AT(struct map, json), .help = "print JSON"},
 	OPT_DONE,
 };
 static const struct opt_group map_groups[] = {{"Options", map_opts}, {0}};
+
+static int bitmap_json(struct disk *d, const char *name, json_t **out, struct err *e)
+{
+	json_t *list = json_array();
+	uint64_t at = 0, len;
+	bool dirty;
+	int rc = 0;
+
+	for (; at < d->size && !rc; at += len) {
+		len = d->size - at;
+		rc = disk_bitmap_status(d, name, at, &len, &dirty, e);
+		if (!rc && dirty)
+			json_array_append_new(list, json_pack("{s:I, s:I}", "start", (json_int_t)at,
+							    "length", (json_int_t)len));
+	}
+	*out = json_pack("{s:o, s:o}", "bitmap", json_text(name), "changed", list);
+	if (rc)
+		json_decref(*out);
+	return rc;
+}
 
 static int map_changes(struct disk *d, const struct map *o, struct err *e)
 {
 	const json_t *x;
 	json_t *all;
 	size_t i;
-	int rc = disk_changes_json(d, o->since, 0, &all, e);
+	int rc = o->bitmap ? bitmap_json(d, o->bitmap, &all, e)
+			   : disk_changes_json(d, o->since, 0, &all, e);
 
 	if (rc)
 		return rc;
@@ -715,9 +743,13 @@ static int run_map(void *opts, const struct args *a)
 	struct disk *d;
 	int rc;
 
+	if (o->since && o->bitmap) {
+		json_decref(list);
+		return usage("--changed-since or --bitmap: take one");
+	}
 	session_begin(&s, false, "map");
 	rc = session_open(&s, a->v[0], SESSION_READONLY, &d, &e);
-	if (o->since) {
+	if (o->since || o->bitmap) {
 		json_decref(list);
 		rc = rc ?: map_changes(d, o, &e);
 		return rc ? session_failed(&s, &e) : EXIT_DONE;
@@ -927,8 +959,9 @@ static int run_rebase(void *opts, const struct args *a)
 	return EXIT_DONE;
 }
 
-#define ONE_DISK .cmd.min_args = 1, .cmd.max_args = 1
-#define TWO_ARGS .cmd.min_args = 2, .cmd.max_args = 2
+#define FORMATS .cmd.suffixes = "names formats"
+#define ONE_DISK FORMATS, .cmd.min_args = 1, .cmd.max_args = 1
+#define TWO_ARGS FORMATS, .cmd.min_args = 2, .cmd.max_args = 2
 
 const struct verb verbs_disk[] = {
 	{VERB("disk create", "FILE:FORMAT", "make an empty disk, or one upon another"), ONE_DISK,
@@ -947,8 +980,9 @@ const struct verb verbs_disk[] = {
 		.cmd.groups = resize_groups, .size = sizeof(struct resize), .run = run_resize},
 	{VERB("disk snapshot", "FILE:FORMAT...",
 		 "list, make (of several disks at one instant), delete, go back to snapshots"),
-		.cmd.min_args = 1, .cmd.max_args = SESSION_DISKS, .cmd.groups = snapshot_groups,
-		.size = sizeof(struct snapshot), .run = run_snapshot},
+		FORMATS, .cmd.min_args = 1, .cmd.max_args = SESSION_DISKS,
+		.cmd.groups = snapshot_groups, .size = sizeof(struct snapshot),
+		.run = run_snapshot},
 	{VERB("disk bitmap", "FILE:FORMAT", "list and work on records of changed blocks"), ONE_DISK,
 		.cmd.groups = bitmap_groups, .size = sizeof(struct bitmap), .run = run_bitmap},
 	{VERB("disk commit", "FILE:FORMAT", "copy a disk's own part into its backing file"),

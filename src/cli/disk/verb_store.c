@@ -226,23 +226,48 @@ static int run_trim(void *opts, const struct args *a)
 	return ended(&j, rc);
 }
 
+static int run_info(void *opts, const struct args *a)
+{
+	const struct json_only *o = opts;
+	cleanup(json_decrefp) json_t *out = NULL;
+	cleanup(job_end) struct job j = {0};
+	int rc = begin(&j, a, o->json, "reading");
+
+	if (!rc) {
+		out = json_pack("{s:o, s:s}", "store", json_text(j.path), "format", j.f->name);
+		rc = j.f->info(&j.files, j.path, out, &j.e);
+	}
+	if (!rc && o->json)
+		print_json(out);
+	else if (!rc)
+		print_fields(out);
+	return ended(&j, rc);
+}
+
 static int run_rm(void *opts, const struct args *a)
 {
+	const struct json_only *o = opts;
 	cleanup(job_end) struct job j = {0};
-	int rc = begin(&j, a, false, "removing");
+	int rc = begin(&j, a, o->json, "removing");
 
 	if (!rc)
 		rc = j.f->remove(&j.files, j.path, a->v[1], &j.e);
+	if (!rc && o->json)
+		print_json_drop(json_pack("{s:o}", "removed", json_text(a->v[1])));
 	return ended(&j, rc);
 }
 
 static int run_rename(void *opts, const struct args *a)
 {
+	const struct json_only *o = opts;
 	cleanup(job_end) struct job j = {0};
-	int rc = begin(&j, a, false, "renaming");
+	int rc = begin(&j, a, o->json, "renaming");
 
 	if (!rc)
 		rc = j.f->rename(&j.files, j.path, a->v[1], a->v[2], &j.e);
+	if (!rc && o->json)
+		print_json_drop(json_pack(
+			"{s:o, s:o}", "renamed", json_text(a->v[1]), "to", json_text(a->v[2])));
 	return ended(&j, rc);
 }
 
@@ -301,32 +326,36 @@ static int run_resize(void *opts, const struct args *a)
 	return ended(&j, rc);
 }
 
+#define IN_STORE .cmd.suffixes = "names stores"
 #define STORE \
-	.cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = json_groups, \
-	.size = sizeof(struct json_only)
+	IN_STORE, .cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = json_groups, \
+		  .size = sizeof(struct json_only)
 
 const struct verb verbs_store[] = {
-	{VERB("store create", "FILE:FORMAT", "make a store that holds many disks"),
+	{VERB("store create", "FILE:FORMAT", "make a store that holds many disks"), IN_STORE,
 		.cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = create_groups,
 		.size = sizeof(struct create), .run = run_create},
+	{VERB("store info", "FILE:FORMAT", "what a store is"), STORE, .run = run_info},
 	{VERB("store ls", "FILE:FORMAT", "the disks of a store"), STORE, .run = run_ls},
 	{VERB("store df", "FILE:FORMAT", "how much of a store is used"), STORE, .run = run_df},
 	{VERB("store check", "FILE:FORMAT", "look for damage; ends with 1 when there is some"),
-		.cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = check_groups,
+		IN_STORE, .cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = check_groups,
 		.size = sizeof(struct check), .run = run_check},
 	{VERB("store trim", "FILE:FORMAT",
 		 "give back to the host what no disk has in use, such as what a kill left behind"),
 		STORE, .run = run_trim},
-	{VERB("store resize", "FILE:FORMAT", "make a store larger"), .cmd.min_args = 1,
+	{VERB("store resize", "FILE:FORMAT", "make a store larger"), IN_STORE, .cmd.min_args = 1,
 		.cmd.max_args = 1, .cmd.groups = resize_groups, .size = sizeof(struct resize),
 		.run = run_resize},
 	{VERB("store take", "FILE:FORMAT",
 		 "take a store from a host that is gone: what still writes there fails"),
-		.cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = take_groups,
+		IN_STORE, .cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = take_groups,
 		.size = sizeof(struct take), .run = run_take},
-	{VERB("store rm", "FILE:FORMAT DISK", "delete a disk and its snapshots"), .cmd.min_args = 2,
-		.cmd.max_args = 2, .run = run_rm},
-	{VERB("store rename", "FILE:FORMAT DISK NAME", "give a disk another name"),
-		.cmd.min_args = 3, .cmd.max_args = 3, .run = run_rename},
+	{VERB("store rm", "FILE:FORMAT DISK", "delete a disk and its snapshots"), IN_STORE,
+		.cmd.min_args = 2, .cmd.max_args = 2, .cmd.groups = json_groups,
+		.size = sizeof(struct json_only), .run = run_rm},
+	{VERB("store rename", "FILE:FORMAT DISK NAME", "give a disk another name"), IN_STORE,
+		.cmd.min_args = 3, .cmd.max_args = 3, .cmd.groups = json_groups,
+		.size = sizeof(struct json_only), .run = run_rename},
 	VERBS_END,
 };

@@ -42,7 +42,8 @@ const char *print_s(uint64_t n)
 static bool is_bytes(const char *key)
 {
 	static const char *const keys[] = {"size", "memory", "host_size", "allocated",
-		"cluster_size", "vm_size", "granularity", "dirty", "block_size"};
+		"cluster_size", "vm_size", "granularity", "dirty", "block_size", "sub_block_size",
+		"journal", "max_size"};
 
 	for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
 		if (!strcmp(keys[i], key))
@@ -65,7 +66,9 @@ static void print_field(const char *key, const json_t *v, int indent)
 	char size[PRINT_SIZE];
 	uint64_t n = (uint64_t)json_integer_value(v);
 
-	if (json_is_object(v) || json_is_array(v)) {
+	if (json_is_array(v) && !json_array_size(v)) {
+		printf("%*s%-*s none\n", indent, "", 22 - indent, key);
+	} else if (json_is_object(v) || json_is_array(v)) {
 		printf("%*s%s:\n", indent, "", key);
 		print_inside(v, indent + 2);
 	} else if (json_is_integer(v) && is_bytes(key)) {

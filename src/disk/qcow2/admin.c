@@ -198,8 +198,6 @@ int q_info(struct disk *d, json_t *obj, struct err *e)
 	set_flag(obj, "extended_l2", q->extended);
 	set_flag(obj, "dirty", h->incompatible & QCOW2_DIRTY);
 	set_flag(obj, "corrupt", q->corrupt || (h->incompatible & QCOW2_CORRUPT));
-	set_number(obj, "snapshots", h->nb_snapshots);
-	set_number(obj, "bitmaps", h->has_bitmaps ? h->nb_bitmaps : 0);
 	if (h->backing) {
 		json_object_set_new(obj, "backing_file", json_string(h->backing));
 		json_object_set_new(obj, "backing_format",
