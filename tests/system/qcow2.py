@@ -283,6 +283,23 @@ class Image:
             else:
                 b[1] = op == "enable"
 
+    def lodge_bitmap(self):
+        """What lodge disk bitmap does to one of them; QEMU looks at it afterwards."""
+        name, op = random.choice(list(self.bitmaps)), random.choice(("clear", "disable", "enable", "remove"))
+        sh(LODGE, "disk", "bitmap", f"{self.path}:qcow2", f"--{op}", name)
+        if op == "remove":
+            del self.bitmaps[name]
+        elif op == "clear":
+            self.bitmaps[name][2] = set()
+        else:
+            self.bitmaps[name][1] = op == "enable"
+        on = {b["name"]: "auto" in b["flags"] for b in json.loads(sh("qemu-img", "info", "--output=json", self.path).stdout)["format-specific"]["data"].get("bitmaps", [])}
+        assert on == {n: b[1] for n, b in self.bitmaps.items()}, f"lodge disk bitmap --{op} {name}: QEMU says {on}"
+
+    def cut_bitmaps(self):
+        for b in self.bitmaps.values():
+            b[2] = {g for g in b[2] if g * b[0] < self.size}
+
     def check_bitmap(self, when):
         """What one bitmap says, to Lodge and to an NBD server of QEMU's: the same, and no change is missing."""
         name = random.choice(list(self.bitmaps))
@@ -311,10 +328,12 @@ class Image:
         if self.packs and self.bits > 1:
             if self.snaps and random.random() < 0.5:
                 name = random.choice(list(self.snaps))
-                if random.random() < 0.5 and not self.bitmaps:
+                if random.random() < 0.5:
                     self.data = bytearray(self.snaps[name])
                     script.append(f"A {name}")
                     self.size = len(self.data)
+                    self.cut_bitmaps()
+                    self.touch(0, self.size)
                 else:
                     del self.snaps[name]
                     script.append(f"D {name}")
@@ -327,8 +346,7 @@ class Image:
             script.append(f"s {size}")
             self.data = self.data[:size] + bytes(max(0, size - self.size))
             self.size = size
-            for b in self.bitmaps.values():
-                b[2] = {g for g in b[2] if g * b[0] < size}
+            self.cut_bitmaps()
         if not self.v2 and random.random() < 0.3:
             name = f"bm{random.randrange(10**6)}"
             script.append(f"B {name}")
@@ -347,6 +365,8 @@ class Image:
         assert "errors 0 leaks 0" in p.stdout, p.stdout
         with open("out.raw", "rb") as f:
             self.differ(f.read(), "read by Lodge")
+        if self.bitmaps and random.random() < 0.7:
+            self.lodge_bitmap()
 
     def differ(self, out, what):
         if out != self.data:

@@ -232,9 +232,15 @@ void q_bitmaps_mark(struct qcow2 *q, uint64_t off, uint64_t len)
 
 		if (!b->map || !(b->flags & AUTO) || !len)
 			continue;
-		for (uint64_t k = off >> b->bits; k <= (off + len - 1) >> b->bits; k++)
+		for (uint64_t k = off >> b->bits;
+			k <= (off + len - 1) >> b->bits && k / 8 < b->map_bytes; k++)
 			b->map[k / 8] |= (uint8_t)(1u << k % 8);
 	}
+}
+
+void q_bitmaps_mark_all(struct qcow2 *q)
+{
+	q_bitmaps_mark(q, 0, q->d->size);
 }
 
 /* ---- saving ---- */
@@ -301,6 +307,11 @@ static int save_one(struct qcow2 *q, struct q_bitmap *b)
 	put_be64(field, off);
 	put_be32(field + 8, b->table_size);
 	put_be32(field + 12, b->flags & ~(uint32_t)IN_USE);
+	/* In two sectors: the flag goes last. */
+	if (b->entry_off / 512 != (b->entry_off + sizeof(field) - 1) / 512) {
+		rc = rc ?: q_pwrite(q, q->file, b->entry_off, field, 8);
+		rc = rc ?: q_sync(q);
+	}
 	rc = rc ?: q_pwrite(q, q->file, b->entry_off, field, sizeof(field));
 	rc = rc ?: q_sync(q);
 	if (rc) {
@@ -316,8 +327,9 @@ int q_bitmaps_save(struct qcow2 *q)
 {
 	int rc = 0;
 
+	/* One that is as long as a size which the disk did not get stays marked. */
 	for (unsigned i = 0; i < q->nbitmaps && !rc; i++)
-		if (q->bitmaps[i].map)
+		if (q->bitmaps[i].map && q->bitmaps[i].map_bytes == bytes_of(q, &q->bitmaps[i]))
 			rc = save_one(q, &q->bitmaps[i]);
 	return rc;
 }
@@ -521,29 +533,31 @@ int q_bitmaps_resize(struct qcow2 *q, uint64_t size)
 {
 	for (unsigned i = 0; i < q->nbitmaps; i++) {
 		struct q_bitmap *b = &q->bitmaps[i];
-		uint64_t old = bytes_of(q, b), bytes = ((size - 1) >> b->bits) / 8 + 1;
+		uint64_t bytes = ((size - 1) >> b->bits) / 8 + 1, old;
 		uint8_t *more;
 		int rc = 0;
 
 		if (!usable(b) || ((b->flags & IN_USE) && !b->map))
 			continue;
-		if (!b->map)
+		if (!b->map) {
 			rc = read_map(q, b, &b->map);
+			b->map_bytes = rc ? 0 : bytes_of(q, b);
+		}
 		rc = rc ?: write_flags(q, b, b->flags | IN_USE);
 		if (!rc && bytes > Q_BITMAP_MAX)
 			rc = -EFBIG;
 		if (rc)
 			return rc;
-		old = MIN(old, bytes);
-		bytes = align_up(bytes, q->cluster_size);
-		more = calloc(1, bytes);
+		old = MIN(b->map_bytes, bytes);
+		more = calloc(1, align_up(bytes, q->cluster_size));
 		if (!more)
 			return -ENOMEM;
 		memcpy(more, b->map, old);
-		if (size < q->d->size && ((size - 1) >> b->bits) % 8 != 7)
+		if (old == bytes && ((size - 1) >> b->bits) % 8 != 7)
 			more[old - 1] &= (uint8_t)((2u << ((size - 1) >> b->bits) % 8) - 1);
 		free(b->map);
 		b->map = more;
+		b->map_bytes = bytes;
 	}
 	return 0;
 }

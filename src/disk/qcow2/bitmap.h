@@ -31,6 +31,8 @@ void q_bitmaps_free(struct qcow2 *q);
 /* For a writer, after q_bitmaps_load(). */
 int q_bitmaps_begin(struct qcow2 *q, struct err *e);
 void q_bitmaps_mark(struct qcow2 *q, uint64_t off, uint64_t len);
+/* The disk has other contents: that of a snapshot. */
+void q_bitmaps_mark_all(struct qcow2 *q);
 /* The disk will be `size` bytes long. */
 int q_bitmaps_resize(struct qcow2 *q, uint64_t size);
 /* Before the disk is closed; nothing in flight. */

@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/util.h"
+#include "disk/qcow2/bitmap.h"
 #include "disk/qcow2/check.h"
 
 #define FIXED 40u
@@ -594,7 +595,7 @@ static int apply(struct qcow2 *q, const struct q_snap *s, struct err *e)
 		return rc;
 	more = calloc(MAX(n, 1u), 8);
 	old = calloc(MAX(oldn, 1ull), 8);
-	rc = more && old ? 0 : -ENOMEM;
+	rc = more && old ? q_bitmaps_resize(q, s->size) : -ENOMEM;
 	if (!rc) {
 		memcpy(more, l1, s->l1_size * 8ull);
 		memcpy(old, q->l1, oldn * 8);
@@ -608,6 +609,7 @@ static int apply(struct qcow2 *q, const struct q_snap *s, struct err *e)
 			free(more);
 		return rc;
 	}
+	q_bitmaps_mark_all(q); /* anything may be another than it was */
 	rc = note_tables(q, old, oldn, false);
 	rc = rc ?: note_tables(q, more, n, true);
 	rc = rc ?: tree_refs(q, old, oldn, -1);

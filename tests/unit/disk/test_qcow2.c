@@ -15,6 +15,7 @@
 #include "base/util.h"
 #include "disk/format.h"
 #include "disk/memdev.h"
+#include "disk/tool.h"
 #include "disk/qcow2/qcow2.h"
 #include "disk/qcow2/header.h"
 
@@ -686,6 +687,53 @@ static void snapshots_and_bitmaps(void **state)
 	assert_int_equal(check("a", false).errors + check("a", false).leaks, 0);
 }
 
+/* Bitmaps are as long as the disk: made longer, shorter, gone back to a snapshot of another size; and know of all that a snapshot has changed. */
+static void bitmaps_and_sizes(void **state)
+{
+	struct disk_bitmap *b;
+	uint64_t len;
+	struct disk *d;
+	unsigned n;
+	bool dirty;
+
+	/* A map of exactly one cluster. */
+	assert_int_equal(
+		make("a", (struct disk_kv[]){{"cluster-size", "512B"}, {0}}, NULL, NULL), 0);
+	d = open_rw("a");
+	assert_int_equal(disk_bitmap(d, DISK_BITMAP_ADD, "b", 16384, &rig.e), 0);
+	fill(d, 0, 512, 1);
+	assert_int_equal(disk_snapshot(d, DISK_SNAP_CREATE, "s", &rig.e), 0);
+	fill(d, SIZE - 512, 512, 1);
+	assert_int_equal(disk_resize(d, SIZE + 4 * MiB, &rig.e), 0);
+	fill(d, SIZE + MiB, 512, 2);
+	assert_int_equal(disk_bitmap(d, DISK_BITMAP_CLEAR, "b", 0, &rig.e), 0);
+	assert_int_equal(disk_bitmaps(d, &b, &n, &rig.e), 0);
+	assert_int_equal(b->dirty, 0);
+	free(b);
+	/* Shorter, then cleared: the map is not what it was. */
+	assert_int_equal(disk_resize(d, 8 * MiB, &rig.e), 0);
+	assert_int_equal(disk_bitmap(d, DISK_BITMAP_CLEAR, "b", 0, &rig.e), 0);
+	assert_int_equal(disk_snapshot(d, DISK_SNAP_APPLY, "s", &rig.e), 0);
+	assert_int_equal(disk_size(d), SIZE);
+	fill(d, SIZE - 512, 512, 3);
+	disk_close(d);
+	assert_int_equal(check("a", false).errors + check("a", false).leaks, 0);
+	d = open_rw("a");
+	len = SIZE;
+	assert_int_equal(disk_bitmap_status(d, "b", 0, &len, &dirty, &rig.e), 0);
+	assert_true(dirty);
+	assert_int_equal(len, SIZE);
+	assert_int_equal(disk_bitmap(d, DISK_BITMAP_CLEAR, "b", 0, &rig.e), 0);
+	assert_int_equal(disk_resize(d, SIZE - MiB, &rig.e), 0);
+	disk_close(d);
+	d = open_rw("a");
+	len = SIZE - MiB;
+	assert_int_equal(disk_bitmap_status(d, "b", 0, &len, &dirty, &rig.e), 0);
+	assert_false(dirty);
+	disk_close(d);
+	assert_int_equal(check("a", false).errors + check("a", false).leaks, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -704,6 +752,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(host_full, setup, teardown),
 		cmocka_unit_test_setup_teardown(flush_fails, setup, teardown),
 		cmocka_unit_test_setup_teardown(snapshots_and_bitmaps, setup, teardown),
+		cmocka_unit_test_setup_teardown(bitmaps_and_sizes, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
