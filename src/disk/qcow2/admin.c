@@ -10,6 +10,8 @@
 #include "disk/qcow2/bitmap.h"
 #include "disk/qcow2/check.h"
 
+#define SECTOR 512u /* what a medium writes as a whole or not at all */
+
 /* ---- size ---- */
 
 static void zero_done(struct disk_req *r)
@@ -130,14 +132,67 @@ int q_resize(struct disk *d, uint64_t size, struct err *e)
 
 /* ---- backing file ---- */
 
+static int write_sure(struct qcow2 *q, uint64_t off, const void *buf, uint64_t len, struct err *e)
+{
+	return file_write(q->file, off, buf, len, e) ?: file_flush(q->file, e);
+}
+
+/* Somewhere behind all extensions that are there or will be, and beside the name that is there. */
+static uint64_t place_of_name(
+	const struct qcow2 *q, const uint8_t *was, uint64_t end, uint64_t name_len)
+{
+	uint64_t name = get_be64(was + 8), name_end = name + get_be32(was + 16);
+	uint64_t at = align_up(
+		MAX(MAX(end, qcow2_header_end(was, q->cluster_size)), (uint64_t)SECTOR), 8);
+
+	return name && at < name_end && name < at + name_len ? align_up(name_end, 8) : at;
+}
+
+/* Sector 0 becomes another one. When that fails, it is as it was, or nothing is written any more. */
+static int switch_sector(struct qcow2 *q, const uint8_t *was, const uint8_t *now, struct err *e)
+{
+	int rc = write_sure(q, 0, now, SECTOR, e);
+
+	if (rc && write_sure(q, 0, was, SECTOR, NULL))
+		q->corrupt = true;
+	return rc;
+}
+
+/*
+ * A power cut may leave some sectors and not others. So a header that does not need any other sector than the first one becomes the present one in between:
+ * with the backing file's name in a place where nothing was, and without the names of features.
+ */
+static int write_by_sectors(
+	struct qcow2 *q, const uint8_t *was, uint8_t *brief, uint8_t *full, struct err *e)
+{
+	uint64_t len = q->h.backing ? strlen(q->h.backing) : 0, at, end;
+	int rc = qcow2_header_build(&q->h, full, 0, false, &end, q->d->o.path, e);
+
+	if (rc)
+		return rc;
+	if (!memcmp(was + SECTOR, full + SECTOR, q->cluster_size - SECTOR))
+		return switch_sector(q, was, full, e);
+	at = place_of_name(q, was, end, len);
+	if (qcow2_header_build(&q->h, brief, at, true, &end, q->d->o.path, NULL) || end > SECTOR)
+		return write_sure(
+			q, 0, full, q->cluster_size, e); /* too many extensions, or names */
+	rc = qcow2_header_build(&q->h, full, at, false, &end, q->d->o.path, e);
+	if (len)
+		rc = rc ?: write_sure(q, at, full + at, len, e);
+	rc = rc ?: switch_sector(q, was, brief, e);
+	/* It is there; the rest only explains. */
+	if (!rc && !write_sure(q, SECTOR, full + SECTOR, q->cluster_size - SECTOR, NULL))
+		(void)write_sure(q, 0, full, SECTOR, NULL);
+	return rc;
+}
+
 int q_write_header(struct qcow2 *q, struct err *e)
 {
-	cleanup(free_ptr) uint8_t *buf = malloc(q->cluster_size);
-	int rc = buf ? qcow2_header_build(&q->h, buf, q->d->o.path, e)
+	cleanup(free_ptr) uint8_t *buf = calloc(3, q->cluster_size);
+	int rc = buf ? file_read(q->file, 0, buf, MIN(q->cluster_size, q->file->size), e)
 		     : err_set(e, -ENOMEM, "disk %s: out of memory", q->d->o.path);
 
-	rc = rc ?: file_write(q->file, 0, buf, q->cluster_size, e);
-	return rc ?: file_flush(q->file, e);
+	return rc ?: write_by_sectors(q, buf, buf + q->cluster_size, buf + 2 * q->cluster_size, e);
 }
 
 int q_set_backing(struct disk *d, const char *path, const char *format, struct err *e)

@@ -193,7 +193,7 @@ static int write_tables(struct create *c, struct err *e)
 	const struct qcow2_header *h = &c->h;
 	unsigned cb = h->cluster_bits;
 	uint64_t cs = 1ull << cb, per = cs * 8 >> h->refcount_order, left;
-	uint64_t table = (uint64_t)h->rt_clusters << cb;
+	uint64_t table = (uint64_t)h->rt_clusters << cb, end;
 	cleanup(free_ptr) uint8_t *buf = calloc(1, MAX(table, cs));
 	int rc;
 
@@ -215,7 +215,7 @@ static int write_tables(struct create *c, struct err *e)
 		rc = rc ?: file_truncate(c->file, h->l1_off + (c->l1_clusters << cb), e);
 	rc = rc ?: file_flush(c->file, e);
 	memset(buf, 0, cs);
-	rc = rc ?: qcow2_header_build(h, buf, c->o->path, e);
+	rc = rc ?: qcow2_header_build(h, buf, 0, false, &end, c->o->path, e);
 	rc = rc ?: file_write(c->file, 0, buf, cs, e);
 	return rc ?: file_flush(c->file, e);
 }

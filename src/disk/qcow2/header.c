@@ -479,7 +479,18 @@ static void put_fixed(const struct qcow2_header *h, char *p)
 		memcpy(p + QCOW2_LENGTH, h->extra, h->extra_len);
 }
 
-int qcow2_header_build(const struct qcow2_header *h, void *cluster, const char *path, struct err *e)
+uint64_t qcow2_header_end(const void *cluster, uint64_t len)
+{
+	const char *p = cluster;
+	uint64_t at = get_be32(p + 4) == 2 ? QCOW2_V2_LENGTH : get_be32(p + 100);
+
+	while (at + 8 <= len && get_be32(p + at) != EXT_END)
+		at = align_up(at + 8 + get_be32(p + at + 4), 8);
+	return MIN(at + 8, len);
+}
+
+int qcow2_header_build(const struct qcow2_header *h, void *cluster, uint64_t name_at, bool brief,
+	uint64_t *end, const char *path, struct err *e)
 {
 	struct build b = {.p = cluster, .size = (size_t)1 << h->cluster_bits};
 	size_t name = h->backing ? strlen(h->backing) : 0;
@@ -492,7 +503,7 @@ int qcow2_header_build(const struct qcow2_header *h, void *cluster, const char *
 		put_ext(&b, EXT_BACKING_FORMAT, h->backing_format, strlen(h->backing_format));
 	if (h->data_file)
 		put_ext(&b, EXT_DATA_FILE, h->data_file, strlen(h->data_file));
-	if (h->version > 2)
+	if (h->version > 2 && !brief)
 		put_features(&b);
 	if (h->has_bitmaps) {
 		put_be32(bitmaps, h->nb_bitmaps);
@@ -503,7 +514,9 @@ int qcow2_header_build(const struct qcow2_header *h, void *cluster, const char *
 	for (unsigned i = 0; i < h->nexts; i++)
 		put_ext(&b, h->ext[i].type, h->ext[i].data, h->ext[i].len);
 	put_ext(&b, EXT_END, NULL, 0);
-	if (b.full || name > b.size - b.at || name > QCOW2_NAME_MAX)
+	*end = b.at;
+	b.at = MAX(b.at, (size_t)name_at);
+	if (b.full || b.at > b.size || name > b.size - b.at || name > QCOW2_NAME_MAX)
 		return err_set(e, -ENOSPC,
 			"disk %s: the name of the backing file does not fit into a cluster of %zu "
 			"bytes: take larger clusters or a shorter name",

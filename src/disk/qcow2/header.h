@@ -97,9 +97,14 @@ int qcow2_header_peek(
 int qcow2_header_parse(struct qcow2_header *h, const void *data, size_t len, uint64_t file_size,
 	const char *path, struct err *e);
 
-/* Fills `cluster` (1 << cluster_bits bytes). -ENOSPC: names and extensions do not fit. */
-int qcow2_header_build(
-	const struct qcow2_header *h, void *cluster, const char *path, struct err *e);
+/*
+ * Fills `cluster` (1 << cluster_bits bytes). -ENOSPC: names and extensions do not fit. name_at: where the name of the backing file stands; 0: behind the
+ * extensions. brief: without the names of features, which only explain. *end: where the extensions end.
+ */
+int qcow2_header_build(const struct qcow2_header *h, void *cluster, uint64_t name_at, bool brief,
+	uint64_t *end, const char *path, struct err *e);
+/* The same of a cluster that was parsed. */
+uint64_t qcow2_header_end(const void *cluster, uint64_t len);
 
 void qcow2_header_free(struct qcow2_header *h);
 

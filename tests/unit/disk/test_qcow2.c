@@ -734,6 +734,102 @@ static void bitmaps_and_sizes(void **state)
 	assert_int_equal(check("a", false).errors + check("a", false).leaks, 0);
 }
 
+/* What another process finds behind a power cut: the backing file's name, and how many bitmaps there are. -1: it does not open. */
+static int found(struct memdevs *devs, char *name, size_t size)
+{
+	struct disk_opts o = {.path = "a",
+		.format = "qcow2",
+		.readonly = true,
+		.no_backing = true,
+		.loop = &rig.loop,
+		.open_file = memdevs_open,
+		.open_ctx = devs};
+	struct disk_bitmap *b;
+	struct disk *d;
+	unsigned n;
+
+	if (disk_open(&d, &o, &rig.e))
+		return -1;
+	snprintf(name, size, "%s:%s", d->backing_path ?: "", d->backing_format ?: "");
+	assert_int_equal(disk_bitmaps(d, &b, &n, &rig.e), 0);
+	free(b);
+	disk_close(d);
+	return (int)n;
+}
+
+/* Each change of the header's names is there as a whole or not at all, whichever sectors a power cut leaves. */
+static void header_and_power(void **state)
+{
+	char name[1200], was[1200], now[1200], longest[901];
+	const struct {
+		const char *path, *format;
+		bool bitmap;
+	} steps[] = {{"base", "raw", false}, {"base", "raw", true}, {longest, "qcow2", true},
+		{"b", "raw", true}, {NULL, NULL, true}, {longest, "raw", true},
+		{longest, "raw", false}, {NULL, NULL, false}};
+	struct disk *d;
+	unsigned cuts = 0;
+
+	memset(longest, 'l', sizeof(longest) - 1);
+	longest[900] = 0;
+	for (unsigned k = 0; k < 2; k++) {
+		struct disk_kv kv[] = {{"cluster-size", k ? "4K" : "64K"}, {0}};
+
+		assert_int_equal(make("a", kv, NULL, NULL), 0);
+		snprintf(was, sizeof(was), ":");
+		for (unsigned i = 0, had = 0; i < ARRAY_SIZE(steps); i++) {
+			if (try_open(&d, "a", false, false) == -ENOENT) { /* as `rebase --unsafe` */
+				struct disk_opts o = {.path = "a",
+					.format = "qcow2",
+					.no_backing = true,
+					.offline = true,
+					.loop = &rig.loop,
+					.open_file = memdevs_open,
+					.open_ctx = &rig.devs};
+
+				assert_int_equal(disk_open(&d, &o, &rig.e), 0);
+			}
+			assert_int_equal(memdevs_record(&rig.devs), 0);
+			if (steps[i].bitmap != (had > 0))
+				assert_int_equal(disk_bitmap(d,
+							 steps[i].bitmap ? DISK_BITMAP_ADD
+									 : DISK_BITMAP_REMOVE,
+							 "b", 65536, &rig.e),
+					0);
+			else
+				assert_int_equal(disk_qcow2.set_backing(
+							 d, steps[i].path, steps[i].format, &rig.e),
+					0);
+			snprintf(now, sizeof(now), "%s:%s", steps[i].path ?: "",
+				steps[i].format ?: "");
+			for (uint64_t p = 0; p <= memdevs_events(&rig.devs); p++)
+				for (unsigned v = 0; v < 8; v++, cuts++) {
+					struct memdevs after = {0};
+					int n;
+
+					assert_int_equal(memdevs_crash(&rig.devs, p, v, &after), 0);
+					n = found(&after, name, sizeof(name));
+					if (n != (int)had && n != steps[i].bitmap)
+						fail_msg("step %u, point %llu: %d bitmaps: %s", i,
+							(unsigned long long)p, n, err_msg(&rig.e));
+					if (strcmp(name, was) && strcmp(name, now))
+						fail_msg("step %u, point %llu: %.40s", i,
+							(unsigned long long)p, name);
+					memdevs_free(&after);
+				}
+			disk_close(d);
+			had = (unsigned)found(&rig.devs, name, sizeof(name));
+			assert_int_equal(had, steps[i].bitmap);
+			assert_string_equal(name, now);
+			snprintf(was, sizeof(was), "%s", now);
+		}
+		assert_int_equal(check("a", false).errors + check("a", false).leaks, 0);
+		memdevs_free(&rig.devs);
+		rig.devs = (struct memdevs){0};
+	}
+	print_message("%u power cuts\n", cuts);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -753,6 +849,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(flush_fails, setup, teardown),
 		cmocka_unit_test_setup_teardown(snapshots_and_bitmaps, setup, teardown),
 		cmocka_unit_test_setup_teardown(bitmaps_and_sizes, setup, teardown),
+		cmocka_unit_test_setup_teardown(header_and_power, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
