@@ -80,20 +80,53 @@ int q_empty(struct disk *d, struct err *e)
 
 static int set_size(struct qcow2 *q, uint64_t size)
 {
-	uint64_t n = qcow2_l1_entries(size, q->cluster_bits, q->extended);
-	int rc;
+	int rc = q_header_field(q, QCOW2_AT_SIZE, size, 8);
 
-	if (n > QCOW2_L1_MAX / 8)
-		return -EFBIG;
-	if (n > q->h.l1_size) {
-		rc = q_resize_l1(q, (uint32_t)n, size);
-	} else {
-		rc = q_header_field(q, QCOW2_AT_SIZE, size, 8);
-		rc = rc ?: q_sync(q);
-	}
+	rc = rc ?: q_sync(q);
 	if (!rc)
 		q->h.size = q->d->size = size;
 	return rc;
+}
+
+/* What is cut off does not come back when it grows again: not what the disk itself has there, nor what lies below. */
+static int shrink(struct qcow2 *q, uint64_t size, uint64_t back)
+{
+	struct disk *d = q->d;
+	uint64_t old = d->size, end = MIN(old, align_up(size, q->cluster_size));
+	int rc;
+
+	/* Where the backing file would be seen while entries go one by one, zeroes stand in their places first. Version 2 has no entries that say so. */
+	if (q->v3 && back > size)
+		end = MAX(end, MIN(old, back));
+	rc = zero(d, size, end);
+	rc = rc ?: q_bitmaps_resize(q, size);
+	if (rc)
+		return rc;
+	if (end > align_up(size, q->cluster_size)) {
+		rc = q_commit(q) ?: set_size(q, size);
+		return rc ?: cut(q, size, old);
+	}
+	rc = cut(q, size, old);
+	return rc ?: set_size(q, size);
+}
+
+/* The guest may not see what the backing file has beyond the old end: zeroes are there before the size says so. */
+static int grow(struct qcow2 *q, uint64_t size, uint64_t back)
+{
+	uint64_t n = qcow2_l1_entries(size, q->cluster_bits, q->extended), old = q->d->size;
+	int rc = n > QCOW2_L1_MAX / 8 ? -EFBIG : q_bitmaps_resize(q, size);
+
+	if (!rc && n > q->h.l1_size)
+		rc = q_resize_l1(q, (uint32_t)n, old);
+	if (rc)
+		return rc;
+	if (back > old) {
+		q->d->size = size;
+		rc = zero(q->d, old, MIN(size, back));
+		rc = rc ?: q_commit(q);
+		q->d->size = old;
+	}
+	return rc ?: set_size(q, size);
 }
 
 int q_resize(struct disk *d, uint64_t size, struct err *e)
@@ -110,20 +143,9 @@ int q_resize(struct disk *d, uint64_t size, struct err *e)
 		return err_set(e, -EOPNOTSUPP,
 			"disk %s: has snapshots, which in version 2 are as large as the disk",
 			d->o.path);
-	rc = q_bitmaps_resize(q, size);
-	if (rc)
-		return err_sys(e, rc, "disk %s: its bitmaps", d->o.path);
-	if (size < old) {
-		/* What is cut off does not come back when it grows again. */
-		rc = zero(d, size, MIN(old, align_up(size, q->cluster_size)));
-		rc = rc ?: cut(q, size, old);
-	}
-	rc = rc ?: set_size(q, size);
+	rc = size < old ? shrink(q, size, back) : size > old ? grow(q, size, back) : 0;
 	if (!rc && q->raw_data)
 		rc = file_truncate(q->data, size, e);
-	/* Nor does what the backing file has there. */
-	if (!rc && size > old && back > old)
-		rc = zero(d, old, MIN(size, back));
 	if (rc)
 		return err_sys(e, rc, "disk %s: cannot be made %llu bytes long", d->o.path,
 			(unsigned long long)size);
