@@ -20,6 +20,7 @@
 
 #include "base/util.h"
 #include "cli/client.h"
+#include "cli/ui/signals.h"
 #include "cli/ui/terminal.h"
 
 /* Feeds text in pieces of `step`; what the guest gets in out, the actions as letters in acts. */
@@ -131,6 +132,8 @@ static void stage_up(struct stage *s)
 		enum terminal_end end;
 
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		/* Tests in the background of a script, or under nohup, are born without them. */
+		signals_of_child();
 		close(sv[0]);
 		end = terminal_run(&t);
 		_exit(end == TERMINAL_SIGNAL ? 100 + t.signum : (int)end);

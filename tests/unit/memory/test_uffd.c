@@ -45,7 +45,7 @@ static uint8_t *memory(struct server *s, unsigned mode, uint8_t **other)
 	struct err e = {0};
 
 	if (!(uffd_modes() & mode)) {
-		print_message("skipped: this host has no userfaultfd of mode %u for us\n", mode);
+		print_message("SKIP: no userfaultfd of mode %u for us\n", mode);
 		skip();
 	}
 	assert_int_equal(ftruncate(fd, PAGES * PAGE_SIZE), 0);
@@ -137,8 +137,10 @@ static void test_unregister(void **state)
 	struct uffd *u;
 	pthread_t t;
 
-	if (!(uffd_modes() & UFFD_WP))
+	if (!(uffd_modes() & UFFD_WP)) {
+		print_message("SKIP: no userfaultfd for us\n");
 		skip();
+	}
 	s.p = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	assert_int_equal(uffd_open(&u, UFFD_WP, &e), 0);
 	assert_int_equal(uffd_register(u, s.p, PAGE_SIZE, UFFD_WP, &e), 0);
@@ -187,8 +189,10 @@ static void test_aside(void **state)
 	int fd = memfd_create("file", MFD_CLOEXEC);
 	mfn_t m;
 
-	if (!(uffd_modes() & UFFD_MISSING))
+	if (!(uffd_modes() & UFFD_MISSING)) {
+		print_message("SKIP: no userfaultfd for us\n");
 		skip();
+	}
 	for (unsigned i = 0; i < 512; i++) {
 		memset(page, (int)(i % 200 + 1), sizeof(page));
 		assert_int_equal(write(fd, page, sizeof(page)), sizeof(page));

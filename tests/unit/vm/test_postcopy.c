@@ -314,8 +314,10 @@ static void test_comes(void **state)
 {
 	struct rig *r = *state;
 
-	if (!r->take)
+	if (!r->take) {
+		print_message("SKIP: no userfaultfd for us\n");
 		skip();
+	}
 	all_comes(r, 0);
 }
 
@@ -323,8 +325,10 @@ static void test_breaks(void **state)
 {
 	struct rig *r = *state;
 
-	if (!r->take)
+	if (!r->take) {
+		print_message("SKIP: no userfaultfd for us\n");
 		skip();
+	}
 	all_comes(r, 3);
 }
 
