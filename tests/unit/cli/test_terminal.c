@@ -20,7 +20,6 @@
 
 #include "base/util.h"
 #include "cli/client.h"
-#include "cli/ui/signals.h"
 #include "cli/ui/terminal.h"
 
 /* Feeds text in pieces of `step`; what the guest gets in out, the actions as letters in acts. */
@@ -111,6 +110,8 @@ struct stage {
 	struct termios before;
 };
 
+static const int signals[] = {SIGTERM, SIGHUP, SIGINT, SIGQUIT};
+
 static void stage_up(struct stage *s)
 {
 	int sv[2];
@@ -132,8 +133,9 @@ static void stage_up(struct stage *s)
 		enum terminal_end end;
 
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		/* Tests in the background of a script, or under nohup, are born without them. */
-		signals_of_child();
+		/* Tests in the background of a script, or under nohup, are born without some. */
+		for (unsigned i = 0; i < ARRAY_SIZE(signals); i++)
+			signal(signals[i], SIG_DFL);
 		close(sv[0]);
 		end = terminal_run(&t);
 		_exit(end == TERMINAL_SIGNAL ? 100 + t.signum : (int)end);
@@ -184,8 +186,6 @@ static void stage_down(struct stage *s, int code)
 
 static void restored_on_signals(void **state)
 {
-	static const int signals[] = {SIGTERM, SIGHUP, SIGINT, SIGQUIT};
-
 	for (unsigned i = 0; i < ARRAY_SIZE(signals); i++) {
 		struct stage s;
 
