@@ -401,7 +401,6 @@ static int join(struct sorter_job *j, struct sorter_batch *b, unsigned need, uin
 			tx = new_tx(s, b, set->block);
 		if (!tx || join_tx(set, tx))
 			return -ENOMEM;
-		b->fua |= j->r->fua;
 		for (unsigned k = 0; k < set->n; k++)
 			b->bytes += set->elem[k].len;
 	}
@@ -824,7 +823,7 @@ void sorter_commit_along(struct sorter_batch *b)
 {
 	struct sorter *s = b->sorter;
 
-	if (s->committing || b->fua || any_failed(b) || !s->o.ops->unordered ||
+	if (s->committing || any_failed(b) || !s->o.ops->unordered ||
 		!s->o.ops->unordered(s->o.ctx, b))
 		return;
 	b->both = true;

@@ -37,8 +37,7 @@
  *   - Space that a commit frees is reused only after sorter_quarantine() has let it go: reads, and plain writes of requests that overlap, may
  *     still be on their way to it. The format brackets its own reads by sorter_enter() and sorter_leave().
  *   - Durability: a request that is done is on its way to the medium; DISK_FLUSH is the format's: it makes durable what was done before.
- *     `fua` requests do not come here unless the format says that it does fua itself: then batch.fua asks for it, and plain
- *     elements are written with fua.
+ *     `fua` does not come here: a format that sorts leaves it to disk.c (disk_format.fua).
  *
  * Threads: the loop's. docs/disk.md, "The sorter".
  */
@@ -136,7 +135,6 @@ struct sorter_copy {
 struct sorter_batch {
 	struct sorter_tx *first; /* those that are to be committed */
 	unsigned ntx;
-	bool fua;
 	void *priv; /* the format's, during commit */
 	struct sorter *sorter;
 	/* The sorter's own: */

@@ -116,7 +116,6 @@ static int send_out(struct sorter *s, struct sorter_piece *p, unsigned from, uns
 	o->req = (struct file_req){.op = p[from].op,
 		.off = p[from].addr,
 		.unmap = p[from].unmap,
-		.fua = j && j->r->fua,
 		.iov = o->iov,
 		.done = out_done};
 	for (unsigned i = from; i < to; i++) {

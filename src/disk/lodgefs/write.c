@@ -757,7 +757,7 @@ static int commit_batch(struct lf_disk *l, struct sorter_batch *b)
 	cleanup(free_ptr) struct lf_rec_check *checks = NULL;
 	cleanup(lf_pins_drop) struct lf_pins pins = {0};
 	struct lf *fs = l->fs;
-	bool late = l->late && !b->fua, all = true;
+	bool all = true;
 	uint64_t need, bytes;
 	unsigned n = 0;
 	int rc;
@@ -766,7 +766,7 @@ static int commit_batch(struct lf_disk *l, struct sorter_batch *b)
 		n += tx->n + tx->nfill;
 	checks = malloc(MAX(n, 1u) * sizeof(*checks));
 	need = lf_need(pages_of(l, b)) + n * sizeof(*checks);
-	rc = !checks ? -ENOMEM : late ? lf_join(fs, need) : lf_begin(fs, need);
+	rc = !checks ? -ENOMEM : l->late ? lf_join(fs, need) : lf_begin(fs, need);
 	if (!rc) {
 		/* Others may have failed meanwhile. From here on nobody waits. */
 		rc = pin_all(l, b, &pins) ?: fs->failed;
@@ -785,7 +785,7 @@ static int commit_batch(struct lf_disk *l, struct sorter_batch *b)
 	}
 	bytes = fs->stats.journal_bytes;
 	fs->ordered |= !all;
-	rc = late ? lf_leave(fs, checks, n) : lf_end(fs, checks, n);
+	rc = l->late ? lf_leave(fs, checks, n) : lf_end(fs, checks, n);
 	sorter_account(l->sorter, fs->stats.journal_bytes - bytes, 0, 0, 0);
 	return rc;
 }

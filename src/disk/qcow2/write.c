@@ -590,7 +590,7 @@ static void commit_job(struct job *j)
 {
 	struct qcow2 *q = j->q;
 
-	j->rc = j->batch->fua || q_frees_wait(q) ? q_commit(q) : q_link(q);
+	j->rc = q_frees_wait(q) ? q_commit(q) : q_link(q);
 }
 
 static void commit(void *ctx, struct sorter_batch *b)
@@ -599,7 +599,7 @@ static void commit(void *ctx, struct sorter_batch *b)
 
 	for (struct sorter_tx *tx = b->first; tx; tx = tx->next)
 		link_tx(q, tx);
-	if (b->fua || !q->late || q->cache.dirty_bytes > Q_DIRTY_BYTES || q_frees_wait(q)) {
+	if (!q->late || q->cache.dirty_bytes > Q_DIRTY_BYTES || q_frees_wait(q)) {
 		start(q, commit_job, b, answer_batch);
 		return;
 	}
