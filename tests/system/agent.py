@@ -160,6 +160,10 @@ with Machine("--kernel", image["kernel"], "--initrd", image["initrd"], "--append
     r = lodge("cp", "/etc/hostname", "agent:/tmp/pipe")
     check("nor in the guest", r.returncode == 2 and b"not a regular file" in r.stderr and
           lodge("exec", "agent", "--", "sh", "-c", "test -p /tmp/pipe").returncode == 0, r)
+    lodge("exec", "agent", "--", "sh", "-c", "mkdir /tmp/small; mount -t tmpfs -o size=64k none /tmp/small")
+    r = lodge("cp", os.path.join(tree, "a", "big"), "agent:/tmp/small/big")
+    check("a guest's disk that is full is said to be, and nothing stays there", r.returncode == 1 and b"No space left" in r.stderr and
+          lodge("exec", "agent", "--", "ls", "-A", "/tmp/small").stdout == b"", r)
     lodge("exec", "agent", "--", "truncate", "-s", "4G", "/tmp/endless")
     k = subprocess.Popen([LODGE, "cp", "agent:/tmp/endless", os.path.join(TMP, "half")], env=env)
     wait_for(lambda: has_come(k.pid) or k.poll() is not None)

@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/fsutil.h"
 #include "guest/agent.h"
 
 static uint64_t ns(struct timespec t)
@@ -145,21 +146,6 @@ static void drop_temp(void)
 		unlink(put_temp);
 }
 
-static int write_all(int fd, const uint8_t *buf, size_t len)
-{
-	while (len) {
-		ssize_t n = write(fd, buf, len);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return errno;
-		buf += n;
-		len -= (size_t)n;
-	}
-	return 0;
-}
-
 /* Takes the data to its end even when writing failed, so that the client hears why. */
 static int take_data(struct peer *p, int fd)
 {
@@ -172,7 +158,7 @@ static int take_data(struct peer *p, int fd)
 		if (p->in.type != AGENT_DATA)
 			peer_bad(p, "not the data of a file");
 		if (!err)
-			err = write_all(fd, p->in.payload, p->in.left);
+			err = -fs_write_all(fd, p->in.payload, p->in.left);
 	}
 }
 
@@ -185,7 +171,7 @@ void serve_put(struct peer *p)
 		{(time_t)(mtime / 1000000000u), (long)(mtime % 1000000000u)}};
 	static bool registered;
 	struct stat st;
-	int fd = -1, err = 0;
+	int fd = -1, err = 0, taken;
 	bool other;
 
 	peer_check(p);
@@ -200,9 +186,8 @@ void serve_put(struct peer *p)
 		err = errno;
 	if (err)
 		put_temp[0] = 0;
-	/* take_data() first: the data comes in any case. */
-	if (take_data(p, fd) && !err)
-		err = errno;
+	taken = take_data(p, fd); /* the data comes in any case */
+	err = err ?: taken;
 	if (!err && (fchmod(fd, mode) || (mtime && futimens(fd, t)) || fsync(fd) ||
 			    rename(put_temp, path)))
 		err = errno;

@@ -13,6 +13,7 @@
 
 #include "agent/client.h"
 #include "base/err.h"
+#include "base/fsutil.h"
 #include "base/size.h"
 #include "base/util.h"
 #include "cli/guest/guest.h"
@@ -268,15 +269,11 @@ static int get_file(struct copy *k, const char *from, const char *to, struct err
 				(int)k->agent->in.type);
 			break;
 		}
-		for (size_t at = 0; !rc && at < k->agent->in.left;) {
-			ssize_t n = write(fd, k->agent->in.payload + at, k->agent->in.left - at);
-
-			if (n < 0 && errno != EINTR)
-				rc = err_sys(e, -errno, "%s", to);
-			at += n > 0 ? (size_t)n : 0;
-		}
-		if (rc)
+		rc = fs_write_all(fd, k->agent->in.payload, k->agent->in.left);
+		if (rc) {
+			err_sys(e, rc, "%s", to);
 			break;
+		}
 		k->done += k->agent->in.left;
 		show(k, from, size);
 	}
