@@ -7,13 +7,13 @@
 #include <string.h>
 #include <sys/random.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/unix_socket.h"
 #include "base/util.h"
 
 #define RETRY_MS 50
@@ -217,17 +217,15 @@ static int hello(struct agent_client *c, struct err *e)
 	return rc;
 }
 
-static int connect_once(struct agent_client *c, const struct sockaddr_un *sa, struct err *e)
+static int connect_once(struct agent_client *c, const char *path, struct err *e)
 {
 	static const char ask[] = "CONNECT 1024\n";
 	int rc;
 
 	_Static_assert(AGENT_PORT == 1024, "the line above");
-	c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	c->fd = unix_connect(path, SOCK_STREAM, e);
 	if (c->fd < 0)
-		return err_sys(e, -errno, "socket");
-	if (connect(c->fd, (const struct sockaddr *)sa, sizeof(*sa)))
-		return err_sys(e, -errno, "%s", sa->sun_path);
+		return c->fd;
 	rc = send_all(c, ask, sizeof(ask) - 1, now_ms() + c->timeout_ms, e);
 	return rc == -EPIPE || rc == -ECONNRESET
 		       ? err_set(e, -ECONNREFUSED, "the guest has no vsock driver yet")
@@ -238,7 +236,6 @@ int agent_open(struct agent_client **out, const char *vsock_path, unsigned timeo
 	struct err *e)
 {
 	struct agent_client *c = calloc(1, sizeof(*c));
-	struct sockaddr_un sa = {.sun_family = AF_UNIX};
 	uint64_t end = now_ms() + timeout_ms;
 	int rc;
 
@@ -246,20 +243,16 @@ int agent_open(struct agent_client **out, const char *vsock_path, unsigned timeo
 		return err_set(e, -ENOMEM, "agent: out of memory");
 	c->fd = -1;
 	c->timeout_ms = timeout_ms;
-	if (strlen(vsock_path) >= sizeof(sa.sun_path)) {
-		agent_close(c);
-		return err_set(e, -ENAMETOOLONG, "%s: too long for a Unix socket", vsock_path);
-	}
-	strcpy(sa.sun_path, vsock_path);
 	for (;;) {
 		struct err last = {0};
 
-		rc = connect_once(c, &sa, &last);
+		rc = connect_once(c, vsock_path, &last);
 		if (!rc) {
 			*out = c;
 			return 0;
 		}
-		close(c->fd);
+		if (c->fd >= 0)
+			close(c->fd);
 		c->fd = -1;
 		c->in = (struct agent_in){0};
 		if (!wait || (rc != -ECONNREFUSED && rc != -ECONNRESET) ||

@@ -7,7 +7,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
-#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -15,6 +14,7 @@
 #include "base/fsutil.h"
 #include "base/json.h"
 #include "base/spell.h"
+#include "base/unix_socket.h"
 #include "base/util.h"
 #include "vm/rundir.h"
 #include "vm/switchdir.h"
@@ -84,19 +84,13 @@ static void client_begin(struct client *c, const char *name)
 
 static int connect_to(struct client *c, const char *kind, const char *path, struct err *e)
 {
-	struct sockaddr_un sa = {.sun_family = AF_UNIX};
-	int rc;
+	int rc = unix_connect(path, SOCK_STREAM, e);
 
-	if (strlen(path) >= sizeof(sa.sun_path))
-		return err_set(e, -ENAMETOOLONG,
-			"%s %s: the path of its control socket is too long", kind, c->name);
-	memcpy(sa.sun_path, path, strlen(path) + 1);
-	c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (c->fd < 0 || connect(c->fd, (struct sockaddr *)&sa, sizeof(sa))) {
-		rc = err_sys(e, -errno, "%s %s: its control socket does not answer", kind, c->name);
-		client_close(c);
-		return rc;
-	}
+	if (rc == -ENAMETOOLONG)
+		return err_wrap(e, "%s %s", kind, c->name);
+	if (rc < 0)
+		return err_sys(e, rc, "%s %s: its control socket does not answer", kind, c->name);
+	c->fd = rc;
 	return 0;
 }
 

@@ -6,13 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 #include <uv.h>
 
 #include "base/err.h"
 #include "base/list.h"
+#include "base/unix_socket.h"
 #include "base/util.h"
 
 #define HELLO "LODGE1 "
@@ -30,7 +29,7 @@ struct net_wire_listener {
 	void *ctx;
 	struct list asking; /* connections that have no name yet */
 	unsigned nasking;
-	char path[108];
+	char path[UNIX_PATH_LONGEST + 1];
 };
 
 struct wire {
@@ -261,17 +260,11 @@ static int try_connect(struct wire *w)
 {
 	char hello[sizeof(HELLO) + NET_WIRE_NAME];
 	int n = snprintf(hello, sizeof(hello), HELLO "%s", w->name);
-	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), rc;
+	int fd = unix_connect(w->sa.sun_path, SOCK_SEQPACKET | SOCK_NONBLOCK, NULL), rc;
 
 	if (fd < 0)
-		return -errno;
-	if (connect(fd, (struct sockaddr *)&w->sa, sizeof(w->sa)) ||
-		send(fd, hello, (size_t)n, MSG_NOSIGNAL) != n) {
-		rc = -errno;
-		close(fd);
-		return rc;
-	}
-	rc = plug_in(w, fd);
+		return fd;
+	rc = send(fd, hello, (size_t)n, MSG_NOSIGNAL) == n ? plug_in(w, fd) : -errno;
 	if (rc)
 		close(fd);
 	return rc;
@@ -285,24 +278,13 @@ static void on_retry(uv_timer_t *t)
 		try_connect(w);
 }
 
-static int address(struct sockaddr_un *sa, const char *path, struct err *e)
-{
-	*sa = (struct sockaddr_un){.sun_family = AF_UNIX};
-	if (strlen(path) >= sizeof(sa->sun_path))
-		return err_set(e, -ENAMETOOLONG,
-			"%s: longer than the %zu bytes that a Unix socket may have", path,
-			sizeof(sa->sun_path) - 1);
-	memcpy(sa->sun_path, path, strlen(path) + 1);
-	return 0;
-}
-
 int net_wire_open(struct net_backend **out, const struct net_wire_opts *o, struct err *e)
 {
 	struct wire *w = wire_new(o->loop, o->name);
 	int rc = w ? 0 : err_set(e, -ENOMEM, "%s: out of memory", o->id);
 
 	if (!rc && o->path)
-		rc = address(&w->sa, o->path, e);
+		rc = unix_address(&w->sa, o->path, e);
 	if (!rc) {
 		rc = o->fd > 0 ? plug_in(w, o->fd) : try_connect(w);
 		if (rc)
@@ -344,33 +326,30 @@ int net_wire_listen(struct net_wire_listener **out, const char *path, struct uv_
 	struct err *e)
 {
 	struct net_wire_listener *l = calloc(1, sizeof(*l));
-	struct sockaddr_un sa;
+	cleanup(close_fd) int fd = -1;
 	int rc;
 
 	if (!l)
 		return err_set(e, -ENOMEM, "out of memory");
-	rc = address(&sa, path, e);
-	if (rc) {
-		free(l);
-		return rc;
-	}
 	list_init(&l->asking);
 	l->loop = loop;
 	l->plugged = plugged;
 	l->ctx = ctx;
 	snprintf(l->path, sizeof(l->path), "%s", path);
-	l->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	l->poll = calloc(1, sizeof(*l->poll));
-	if (l->fd < 0 || !l->poll || fchmod(l->fd, 0600) ||
-		bind(l->fd, (struct sockaddr *)&sa, sizeof(sa)) || listen(l->fd, 64) ||
-		uv_poll_init(loop, l->poll, l->fd)) {
-		rc = err_sys(e, -errno, "%s", path);
-		if (l->fd >= 0)
-			close(l->fd);
+	fd = unix_listen(path, SOCK_SEQPACKET | SOCK_NONBLOCK, 64, e);
+	rc = MIN(fd, 0);
+	l->poll = rc ? NULL : calloc(1, sizeof(*l->poll));
+	if (!rc) {
+		rc = l->poll ? uv_poll_init(loop, l->poll, fd) : -ENOMEM;
+		if (rc)
+			err_sys(e, rc, "%s", path);
+	}
+	if (rc) {
 		free(l->poll);
 		free(l);
 		return rc;
 	}
+	l->fd = steal_fd(&fd);
 	l->poll->data = l;
 	uv_unref((uv_handle_t *)l->poll);
 	uv_poll_start(l->poll, UV_READABLE, on_connection);

@@ -5,15 +5,16 @@
 #include <jansson.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 #include <uv.h>
 
 #include "base/err.h"
 #include "base/list.h"
 #include "base/spell.h"
+#include "base/unix_socket.h"
 #include "base/util.h"
+
+#define BACKLOG 16
 
 enum {
 	RPC_PARSE = -32700,
@@ -414,46 +415,12 @@ void rpc_notify(struct rpc_server *s, const char *event, json_t *params)
 	json_decref(params);
 }
 
-/* True when somebody answers at the path: a socket file that a dead process left is not in the way. */
-static bool socket_alive(const char *path)
-{
-	struct sockaddr_un sa = {.sun_family = AF_UNIX};
-	cleanup(close_fd) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-	snprintf(sa.sun_path, sizeof(sa.sun_path), "%s", path);
-	return fd >= 0 && connect(fd, (struct sockaddr *)&sa, sizeof(sa)) == 0;
-}
-
 static void server_closed(uv_handle_t *h)
 {
 	struct rpc_server *s = container_of((uv_pipe_t *)h, struct rpc_server, pipe);
 
 	free(s->path);
 	free(s);
-}
-
-static int check_path(const char *path, struct err *e)
-{
-	return strlen(path) < sizeof(((struct sockaddr_un *)0)->sun_path)
-		       ? 0
-		       : err_set(e, -ENAMETOOLONG,
-				 "control socket %s: longer than the %zu bytes that a Unix socket "
-				 "may "
-				 "have",
-				 path, sizeof(((struct sockaddr_un *)0)->sun_path) - 1);
-}
-
-/* Not by libuv: that would remove the file when it closes, also where another process goes on with it. */
-static int listen_at(const char *path)
-{
-	struct sockaddr_un sa = {.sun_family = AF_UNIX};
-	cleanup(close_fd) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-
-	memcpy(sa.sun_path, path, strlen(path) + 1);
-	if (fd < 0 || fchmod(fd, 0600) || bind(fd, (struct sockaddr *)&sa, sizeof(sa)) ||
-		chmod(path, 0600))
-		return -errno;
-	return steal_fd(&fd);
 }
 
 int rpc_server_adopt(struct rpc_server **out, uv_loop_t *loop, int listening, const char *path,
@@ -471,7 +438,7 @@ int rpc_server_adopt(struct rpc_server **out, uv_loop_t *loop, int listening, co
 	s->ctx = ctx;
 	uv_pipe_init(loop, &s->pipe, 0);
 	rc = uv_pipe_open(&s->pipe, listening)
-		     ?: uv_listen((uv_stream_t *)&s->pipe, 16, on_connect);
+		     ?: uv_listen((uv_stream_t *)&s->pipe, BACKLOG, on_connect);
 	if (rc) {
 		uv_close((uv_handle_t *)&s->pipe, server_closed);
 		return err_set(e, rc, "control socket %s: %s", path, uv_strerror(rc));
@@ -483,17 +450,15 @@ int rpc_server_adopt(struct rpc_server **out, uv_loop_t *loop, int listening, co
 int rpc_server_create(struct rpc_server **out, uv_loop_t *loop, const char *path,
 	const struct rpc_method *methods, void *ctx, struct err *e)
 {
-	int rc = check_path(path, e), fd;
+	int fd;
 
-	if (rc)
-		return rc;
-	if (socket_alive(path))
+	if (unix_clear(path) == -EADDRINUSE)
 		return err_set(
 			e, -EADDRINUSE, "control socket %s: another machine answers there", path);
-	unlink(path);
-	fd = listen_at(path);
+	/* Not by libuv: that would remove the file when it closes, also where another process goes on with it. */
+	fd = unix_listen(path, SOCK_STREAM | SOCK_NONBLOCK, BACKLOG, e);
 	if (fd < 0)
-		return err_sys(e, fd, "control socket %s", path);
+		return err_wrap(e, "control socket");
 	return rpc_server_adopt(out, loop, fd, path, methods, ctx, e);
 }
 

@@ -8,11 +8,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <sys/un.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/err.h"
+#include "base/unix_socket.h"
 #include "base/util.h"
 
 #define BACKLOG 8
@@ -21,11 +21,9 @@ static int parse_unix(struct address *a, const char *path, struct err *e)
 {
 	struct sockaddr_un *un = (struct sockaddr_un *)&a->sa;
 
-	if (!*path || strlen(path) >= sizeof(un->sun_path))
-		return err_set(e, -EINVAL, "unix:PATH: a path of 1 to %zu bytes",
-			sizeof(un->sun_path) - 1);
-	un->sun_family = AF_UNIX;
-	memcpy(un->sun_path, path, strlen(path) + 1);
+	if (!*path || unix_address(un, path, NULL))
+		return err_set(
+			e, -EINVAL, "unix:PATH: a path of 1 to %u bytes", UNIX_PATH_LONGEST);
 	a->len = sizeof(*un);
 	return 0;
 }
@@ -127,47 +125,37 @@ int address_connect(const struct address *a, int *fd, struct err *e)
 	return 0;
 }
 
-/* What a receiver that was killed has left. A socket that answers stays, also one that has no time to. */
-static void remove_dead(const struct address *a)
+/* A descriptor, or a negative errno. */
+static int listen_at(const struct address *a)
 {
 	const struct sockaddr_un *un = (const struct sockaddr_un *)&a->sa;
 	cleanup(close_fd) int fd = -1;
-	struct stat st;
+	int one = 1;
 
-	if (a->sa.ss_family != AF_UNIX || stat(un->sun_path, &st) || !S_ISSOCK(st.st_mode))
-		return;
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd >= 0 && connect(fd, (const struct sockaddr *)un, a->len) && errno == ECONNREFUSED)
-		unlink(un->sun_path);
+	if (a->sa.ss_family == AF_UNIX) {
+		unix_clear(un->sun_path); /* what a receiver that was killed has left */
+		return unix_listen(un->sun_path, SOCK_STREAM, BACKLOG, NULL);
+	}
+	fd = socket(a->sa.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) ||
+		bind(fd, (const struct sockaddr *)&a->sa, a->len) || listen(fd, BACKLOG))
+		return -errno;
+	return steal_fd(&fd);
 }
 
 int address_listen(struct address *a, int *fd, struct err *e)
 {
 	struct sockaddr_in *in = (struct sockaddr_in *)&a->sa;
 	socklen_t len = sizeof(a->sa);
-	mode_t was = umask(0177);
-	int one = 1, rc = 0;
+	int rc = listen_at(a);
 
-	remove_dead(a);
-	*fd = socket(a->sa.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (*fd >= 0 && a->sa.ss_family != AF_UNIX)
-		setsockopt(*fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	if (*fd < 0 || bind(*fd, (struct sockaddr *)&a->sa, a->len) || listen(*fd, BACKLOG))
-		rc = errno == EADDRINUSE
-			     ? err_set(e, -EBUSY,
-				       "%s: somebody has it already: choose another address%s",
-				       a->text,
-				       a->sa.ss_family == AF_UNIX ? ", or remove a file of that "
-								    "name"
-								  : "")
-			     : err_sys(e, -errno, "%s", a->text);
-	umask(was);
-	if (rc) {
-		if (*fd >= 0)
-			close(*fd);
-		*fd = -1;
-		return rc;
-	}
+	*fd = MAX(rc, -1);
+	if (rc == -EADDRINUSE)
+		return err_set(e, -EBUSY, "%s: somebody has it already: choose another address%s",
+			a->text,
+			a->sa.ss_family == AF_UNIX ? ", or remove a file of that name" : "");
+	if (rc < 0)
+		return err_sys(e, rc, "%s", a->text);
 	if (a->sa.ss_family != AF_UNIX && !getsockname(*fd, (struct sockaddr *)&a->sa, &len))
 		snprintf(a->text, sizeof(a->text),
 			strchr(a->host, ':') ? "tcp:[%s]:%u" : "tcp:%s:%u", a->host,

@@ -11,7 +11,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -19,6 +18,7 @@
 #include "base/fdlist.h"
 #include "base/fsutil.h"
 #include "base/json.h"
+#include "base/unix_socket.h"
 #include "base/util.h"
 #include "cli/ui/signals.h"
 #include "vm/update/channel.h"
@@ -26,16 +26,12 @@
 /* A Unix socket's path is short, a place's may be long: by the descriptor of its directory. */
 void successor_open(struct successor *s, int place)
 {
-	struct sockaddr_un sa = {.sun_family = AF_UNIX};
-	cleanup(close_fd) int fd = socket(
-		AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	char path[64];
 
 	*s = (struct successor){-1, -1, 0, -1, NULL};
 	unlinkat(place, SUCCESSOR_SOCKET, 0);
-	snprintf(sa.sun_path, sizeof(sa.sun_path), "/proc/self/fd/%d/" SUCCESSOR_SOCKET, place);
-	if (fd >= 0 && !fchmod(fd, 0600) && !bind(fd, (struct sockaddr *)&sa, sizeof(sa)) &&
-		!listen(fd, 8))
-		s->listening = steal_fd(&fd);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d/" SUCCESSOR_SOCKET, place);
+	s->listening = unix_listen(path, SOCK_SEQPACKET | SOCK_NONBLOCK, 8, NULL);
 }
 
 void successor_poll(const struct successor *s, struct pollfd *p)

@@ -5,12 +5,12 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/err.h"
 #include "base/fdlist.h"
 #include "base/json.h"
+#include "base/unix_socket.h"
 #include "base/util.h"
 #include "cli/client.h"
 #include "cli/launch.h"
@@ -59,21 +59,18 @@ static int no_keeper(const char *name, struct err *e)
 
 static int connect_keeper(const char *name, struct err *e)
 {
-	struct sockaddr_un sa = {.sun_family = AF_UNIX};
-	cleanup(close_fd) int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	cleanup(close_fd) int dir = -1;
 	char path[PATH_MAX];
-	int rc = place_path(name, path, sizeof(path), e);
+	int rc = place_path(name, path, sizeof(path), e), fd;
 
 	if (rc)
 		return rc;
 	dir = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (dir < 0)
 		return no_keeper(name, e);
-	snprintf(sa.sun_path, sizeof(sa.sun_path), "/proc/self/fd/%d/" SUCCESSOR_SOCKET, dir);
-	if (fd < 0 || connect(fd, (struct sockaddr *)&sa, sizeof(sa)))
-		return no_keeper(name, e);
-	return steal_fd(&fd);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d/" SUCCESSOR_SOCKET, dir);
+	fd = unix_connect(path, SOCK_SEQPACKET, NULL);
+	return fd < 0 ? no_keeper(name, e) : fd;
 }
 
 /* The new process is started and waits; the other end of its channel. */

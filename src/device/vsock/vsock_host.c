@@ -6,9 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/uio.h>
-#include <sys/un.h>
 #include <unistd.h>
 #include <uv.h>
 
@@ -16,8 +14,10 @@
 #include "base/fdlist.h"
 #include "base/hex.h"
 #include "base/list.h"
+#include "base/unix_socket.h"
 #include "base/util.h"
 
+#define PATH_ROOM (UNIX_PATH_LONGEST - 10) /* and "_4294967295" has room behind it */
 #define GREETING_MAX 32 /* "CONNECT 4294967295\n" */
 
 struct vsock_host {
@@ -28,7 +28,7 @@ struct vsock_host {
 	struct list asking; /* streams whose program has not said yet what it wants */
 	unsigned streams; /* from programs of the host */
 	bool forgotten; /* another process has the socket's path */
-	char path[108];
+	char path[PATH_ROOM];
 };
 
 struct vsock_stream {
@@ -276,34 +276,19 @@ static void on_listen(uv_poll_t *p, int status, int events)
 	vsock_stream_want(s, true);
 }
 
-static int address(struct sockaddr_un *sa, const char *path)
-{
-	*sa = (struct sockaddr_un){.sun_family = AF_UNIX};
-	if (strlen(path) >= sizeof(sa->sun_path))
-		return -ENAMETOOLONG;
-	memcpy(sa->sun_path, path, strlen(path) + 1);
-	return 0;
-}
-
 struct vsock_stream *vsock_stream_open(struct vsock_host *h, uint32_t port, void *owner)
 {
-	char path[sizeof(h->path) + 12];
-	struct sockaddr_un sa;
+	char path[UNIX_PATH_LONGEST + 1];
 	struct vsock_stream *s;
-	int fd, rc;
+	int fd;
 
 	snprintf(path, sizeof(path), "%s_%u", h->path, port);
-	rc = -address(&sa, path);
-	fd = rc ? -1 : socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0) {
-		errno = rc ?: errno;
-		return NULL;
-	}
-	rc = connect(fd, (struct sockaddr *)&sa, sizeof(sa)) ? errno : 0;
-	s = rc ? NULL : stream_new(h, fd);
+	fd = unix_connect(path, SOCK_STREAM | SOCK_NONBLOCK, NULL);
+	s = fd < 0 ? NULL : stream_new(h, fd);
 	if (!s) {
-		close(fd);
-		errno = rc ?: ENOMEM;
+		if (fd >= 0)
+			close(fd);
+		errno = fd < 0 ? -fd : ENOMEM;
 		return NULL;
 	}
 	s->owner = owner;
@@ -315,30 +300,26 @@ static void host_free(uv_handle_t *p)
 	free(p->data);
 }
 
-static int too_long(const char *path, struct err *e)
+static int check_path(const char *path, struct err *e)
 {
-	return err_set(e, -EINVAL,
-		"vsock: %s: the path of a Unix socket may have %zu bytes: take a shorter "
-		"name, or --vsock off",
-		path, sizeof(((struct sockaddr_un *)0)->sun_path) - 12);
+	return strlen(path) < PATH_ROOM ? 0
+					: err_set(e, -EINVAL,
+						  "vsock: %s: the path of a Unix socket may have "
+						  "%u bytes: take a shorter name, or --vsock off",
+						  path, PATH_ROOM - 1);
 }
 
 int vsock_host_adopt(struct vsock_host **out, int fd, const char *path, struct uv_loop_s *loop,
 	const struct vsock_host_ops *ops, struct err *e)
 {
-	struct vsock_host *h = calloc(1, sizeof(*h));
-	int rc;
+	int rc = check_path(path, e);
+	struct vsock_host *h = rc ? NULL : calloc(1, sizeof(*h));
 
 	if (!h)
-		return err_set(e, -ENOMEM, "vsock: out of memory");
+		return rc ?: err_set(e, -ENOMEM, "vsock: out of memory");
 	h->ops = *ops;
 	h->loop = loop;
 	list_init(&h->asking);
-	/* Room for "_4294967295" too. */
-	if (strlen(path) + 11 >= sizeof(h->path)) {
-		free(h);
-		return too_long(path, e);
-	}
 	memcpy(h->path, path, strlen(path) + 1);
 	h->fd = fd;
 	rc = uv_poll_init(loop, &h->poll, fd);
@@ -356,15 +337,14 @@ int vsock_host_adopt(struct vsock_host **out, int fd, const char *path, struct u
 int vsock_host_open(struct vsock_host **out, const char *path, struct uv_loop_s *loop,
 	const struct vsock_host_ops *ops, struct err *e)
 {
-	cleanup(close_fd) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	struct sockaddr_un sa;
-	int rc;
+	cleanup(close_fd) int fd = -1;
+	int rc = check_path(path, e);
 
-	if (address(&sa, path))
-		return too_long(path, e);
-	if (fd < 0 || fchmod(fd, 0600) || bind(fd, (struct sockaddr *)&sa, sizeof(sa)) ||
-		listen(fd, 64))
-		return err_sys(e, -errno, "vsock: %s", path);
+	if (rc)
+		return rc;
+	fd = unix_listen(path, SOCK_STREAM | SOCK_NONBLOCK, 64, e);
+	if (fd < 0)
+		return err_wrap(e, "vsock");
 	rc = vsock_host_adopt(out, fd, path, loop, ops, e);
 	if (rc)
 		unlink(path);
