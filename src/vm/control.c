@@ -8,7 +8,6 @@
 
 #include "base/err.h"
 #include "base/fdlist.h"
-#include "base/fsutil.h"
 #include "base/hex.h"
 #include "base/util.h"
 #include "disk/tool.h"
@@ -27,7 +26,6 @@ struct control {
 	struct vm *vm;
 	json_t *history; /* the last events, oldest first: a late subscriber sees what happened */
 	unsigned long long nevents;
-	int save_fd;
 	int (*update)(void *ctx, struct rpc_conn *conn, int sock, struct err *e);
 	const char *no_update;
 	void *update_ctx;
@@ -166,26 +164,6 @@ static int m_events(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **
 		rpc_conn_subscribe(conn);
 	*res = json_pack("{s:O}", "events", c->history);
 	return 0;
-}
-
-static int send_chunk(void *ctx, const void *buf, uint64_t len)
-{
-	return fs_write_all(*(const int *)ctx, buf, len);
-}
-
-static int m_save(void *ctx, struct rpc_conn *conn, const json_t *p, json_t **res, struct err *e)
-{
-	struct control *c = ctx;
-
-	if (need_vm(c, e))
-		return -EBUSY;
-	if (c->save_fd < 0)
-		return err_set(e, -ENOTSUP,
-			"save: start the machine with --save-to FILE: inside its sandbox it cannot "
-			"make one");
-	if (lseek(c->save_fd, 0, SEEK_SET) < 0 || ftruncate(c->save_fd, 0))
-		return err_sys(e, -errno, "save");
-	return vm_save(c->vm, send_chunk, &c->save_fd, e);
 }
 
 /* Who asked for the snapshot has gone, or has hung up: nobody would give it its name. */
@@ -478,7 +456,6 @@ static const struct rpc_method methods[] = {
 	{"acpi", "the machine's ACPI tables by signature, in hexadecimal digits", NULL, m_acpi},
 	{"console", "turns this connection into the console", "{\"history\": bool}", m_console},
 	{"events", "what happened, and with follow what happens", "{\"follow\": bool}", m_events},
-	{"save", "writes the paused machine to the descriptor of --save-to", NULL, m_save},
 	{"snapshot_create",
 		"starts a snapshot into a file that is passed with the request, and answers when "
 		"the "
@@ -549,7 +526,7 @@ json_t *control_methods(void)
 }
 
 int control_create(struct control **out, uv_loop_t *loop, const char *path, int listening,
-	const char *name, int save_fd, struct err *e)
+	const char *name, struct err *e)
 {
 	struct control *c = calloc(1, sizeof(*c));
 	int rc;
@@ -557,7 +534,6 @@ int control_create(struct control **out, uv_loop_t *loop, const char *path, int 
 	if (!c)
 		return err_set(e, -ENOMEM, "control socket: out of memory");
 	snprintf(c->name, sizeof(c->name), "%s", name);
-	c->save_fd = save_fd;
 	c->history = json_array();
 	rc = listening < 0 ? rpc_server_create(&c->server, loop, path, methods, c, e)
 			   : rpc_server_adopt(&c->server, loop, listening, path, methods, c, e);

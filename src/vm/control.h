@@ -14,12 +14,9 @@ struct json_t;
 struct uv_loop_s;
 struct vm;
 
-/*
- * `save_fd` (borrowed; -1: none) is where the method `save` writes to: inside the sandbox no file can be made. `listening`: a descriptor that listens at
- * `path` already, from another process (owned); -1: the socket is made.
- */
+/* `listening`: a descriptor that listens at `path` already, from another process (owned); -1: the socket is made. */
 int control_create(struct control **out, struct uv_loop_s *loop, const char *path, int listening,
-	const char *name, int save_fd, struct err *e);
+	const char *name, struct err *e);
 /* The machine may come later than the socket, and must be taken away (NULL) before it is destroyed. */
 void control_set_vm(struct control *c, struct vm *vm);
 /* To everybody who subscribed; `params` is borrowed. */

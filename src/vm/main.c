@@ -38,7 +38,7 @@
 /* What a process has beside the machine's definition. */
 struct process {
 	struct vm_config cfg;
-	char *config, *console_log, *load, *restore, *save_to, *rundir;
+	char *config, *console_log, *restore;
 	char *tls_cert, *tls_key, *tls_ca;
 	unsigned ready_fd, receive_fd, take_over;
 	struct vm_place *places;
@@ -58,7 +58,7 @@ struct process {
 	struct update_giver *giver; /* another process is about to take the machine over */
 	struct update_taker *taker; /* we are */
 	char name[64];
-	int lock_fd, save_fd, pid_fd;
+	int lock_fd, pid_fd;
 	int code;
 };
 
@@ -70,9 +70,6 @@ static const struct opt process_opts[] = {
 		.complete = OPT_COMPLETE_FILE, .help = "keep what the guest writes to its console"},
 	{"paused", .type = OPT_FLAG, OPT_AT(struct process, paused),
 		.help = "build the machine and wait for `resume`"},
-	{"load", .type = OPT_TEXT, OPT_AT(struct process, load), .arg = "FILE",
-		.complete = OPT_COMPLETE_FILE,
-		.help = "go on from a machine that was saved with the same definition"},
 	{"restore", .type = OPT_TEXT, OPT_AT(struct process, restore), .arg = "FILE",
 		.complete = OPT_COMPLETE_FILE,
 		.help = "go on from a snapshot of a machine of the same definition; its memory is "
@@ -103,8 +100,6 @@ static const struct opt process_opts[] = {
 	{"tls-ca", .type = OPT_TEXT, OPT_AT(struct process, tls_ca), .arg = "FILE",
 		.complete = OPT_COMPLETE_FILE,
 		.help = "what must have signed the certificate of who sends the machine"},
-	{"save-to", .type = OPT_TEXT, OPT_AT(struct process, save_to), .arg = "FILE",
-		.complete = OPT_COMPLETE_FILE, .help = "where the control method `save` writes to"},
 	{"ready-fd", .type = OPT_UINT, OPT_AT(struct process, ready_fd), .arg = "FD", .max = 1023,
 		.help = "write one line of JSON to this descriptor when the machine runs or could "
 			"not be built; no console on standard input and output then"},
@@ -291,7 +286,6 @@ static int on_update(void *ctx, struct rpc_conn *conn, int sock, struct err *e)
 		.name = p->name,
 		.loop = &p->loop,
 		.lock_fd = p->lock_fd,
-		.save_fd = p->save_fd,
 		.given = on_given,
 		.kept = on_kept,
 		.ctx = p};
@@ -325,22 +319,14 @@ static int open_console_log(struct process *p, struct err *e)
 	return fd < 0 ? err_sys(e, -errno, "console log %s", p->console_log) : fd;
 }
 
-static int open_files(struct process *p, struct err *e)
+static int open_log(struct process *p, struct err *e)
 {
-	p->save_fd = -1;
 	p->log.fd = STDERR_FILENO;
 	p->log.max = (enum log_level)p->cfg.log_level;
 	if (p->cfg.log) {
 		p->log.fd = open(p->cfg.log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 		if (p->log.fd < 0)
 			return err_sys(e, -errno, "log %s", p->cfg.log);
-	}
-	if (p->taker) {
-		p->save_fd = update_fd(p->taker, "save");
-	} else if (p->save_to) {
-		p->save_fd = open(p->save_to, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-		if (p->save_fd < 0)
-			return err_sys(e, -errno, "%s", p->save_to);
 	}
 	return 0;
 }
@@ -396,7 +382,7 @@ static int build(struct process *p, struct err *e)
 		.asleep = p->receive || p->taker,
 		.disk_at = disks_in_at(p->disks),
 		.handed = p->taker ? update_handed(p->taker) : NULL};
-	cleanup(close_fd) int load_fd = -1;
+	cleanup(close_fd) int snapshot_fd = -1;
 	char path[PATH_MAX], vsock[PATH_MAX];
 	int rc;
 
@@ -406,7 +392,7 @@ static int build(struct process *p, struct err *e)
 	rc = rundir_path(p->name, "control.sock", path, sizeof(path), e);
 	if (!rc)
 		rc = control_create(&p->control, &p->loop, path,
-			p->taker ? update_fd(p->taker, "control") : -1, p->name, p->save_fd, e);
+			p->taker ? update_fd(p->taker, "control") : -1, p->name, e);
 	if (!rc)
 		rc = rundir_path(p->name, "vsock.sock", vsock, sizeof(vsock), e);
 	o.vsock = vsock;
@@ -425,13 +411,10 @@ static int build(struct process *p, struct err *e)
 	if (p->receive) {
 		rc = disks_in_open(p->disks, e) ?: receive_check(p->receive, p->vm, e);
 	} else if (p->restore) {
-		load_fd = open(p->restore, O_RDONLY | O_CLOEXEC);
-		rc = load_fd < 0 ? err_sys(e, -errno, "%s", p->restore)
-				 : vm_restore(p->vm, load_fd,
+		snapshot_fd = open(p->restore, O_RDONLY | O_CLOEXEC);
+		rc = snapshot_fd < 0 ? err_sys(e, -errno, "%s", p->restore)
+				 : vm_restore(p->vm, snapshot_fd,
 					   p->cold ? 0 : VM_WARM_MEMORY | VM_WARM_CODE, e);
-	} else if (p->load) {
-		load_fd = open(p->load, O_RDONLY | O_CLOEXEC);
-		rc = load_fd < 0 ? err_sys(e, -errno, "%s", p->load) : vm_load(p->vm, load_fd, e);
 	}
 	return rc;
 }
@@ -488,7 +471,7 @@ static void note_pid(struct process *p)
 /* A running machine of another process, from here on in this one. */
 static int take_over(struct process *p, struct err *e)
 {
-	int rc = open_files(p, e) ?: take_name(p, e) ?: build(p, e);
+	int rc = open_log(p, e) ?: take_name(p, e) ?: build(p, e);
 
 	update_stage("built");
 	if (!rc) {
@@ -622,7 +605,7 @@ static int bring_up(struct process *p, struct err *e)
 {
 	int rc = p->receive_fd ? wait_for_machine(p, e) : 0;
 
-	rc = rc ?: open_files(p, e);
+	rc = rc ?: open_log(p, e);
 	rc = rc ?: claim_name(p, e);
 	if (rc)
 		return rc;

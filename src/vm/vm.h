@@ -105,13 +105,4 @@ int vm_inspect(struct vm *vm, struct json_t **out, struct err *e);
 /* ACPI tables by signature, as hexadecimal text. -ENOTSUP: the board has none. New reference. */
 int vm_acpi(struct vm *vm, struct json_t **out, struct err *e);
 
-/*
- * The whole machine (described state and RAM) as a stream; the machine must be paused. `write` returns 0 or a negative
- * errno and may be called many times. Format: save.c.
- */
-int vm_save(struct vm *vm, int (*write)(void *ctx, const void *buf, uint64_t len), void *ctx,
-	struct err *e);
-/* Into a VM just created from the same configuration; the VM is then PAUSED. `fd` is read from its position on. */
-int vm_load(struct vm *vm, int fd, struct err *e);
-
 #endif

@@ -124,7 +124,7 @@ static void fuzz_channel(const uint8_t *p, size_t left)
 /* As the keeper and the old process say it: the page, then the offer. */
 static void fuzz_offer(const uint8_t *p, size_t size)
 {
-	static const char *const fds[] = {"lock", "save", "console_log", "control", "no such"};
+	static const char *const fds[] = {"lock", "console_log", "control", "no such"};
 	struct fdlist mine = some_fds();
 	struct update_taker *t = NULL;
 	struct err e = {0};
@@ -204,7 +204,7 @@ static void fuzz_machine(const json_t *j)
 	cfg.memory = 4 * MiB;
 	cfg.firmware = strdup("/proc/self/exe") /* opened, and not looked at */;
 	must(write(blob, bytes, sizeof(bytes)) == sizeof(bytes));
-	must(!control_create(&control, &loop, NOWHERE, listening(), "fuzz", -1, &e) &&
+	must(!control_create(&control, &loop, NOWHERE, listening(), "fuzz", &e) &&
 		!vm_create(&vm, &o, &e));
 	control_set_vm(control, vm);
 	if (carry_in(vm, control, j, blob, &fds, &e))

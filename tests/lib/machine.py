@@ -136,7 +136,7 @@ class Machine:
         return text.replace(b"\r", b"").decode(errors="replace")
 
     # ---- control ----
-    def call(self, method, seconds=60, **params):
+    def call(self, method, seconds=60, fds=(), **params):
         if not self.sock:
             path = os.path.join(HOME, "run", self.name, "control.sock")
             end = time.monotonic() + 10
@@ -154,7 +154,8 @@ class Machine:
             self.reader = self.sock.makefile("r")
         self.sock.settimeout(seconds)
         self.id += 1
-        self.sock.sendall((json.dumps({"jsonrpc": "2.0", "id": self.id, "method": method, "params": params}) + "\n").encode())
+        line = (json.dumps({"jsonrpc": "2.0", "id": self.id, "method": method, "params": params}) + "\n").encode()
+        socket.send_fds(self.sock, [line], fds)
         # The guest must not stall on a full pipe while the answer takes its time.
         while True:
             line = self.reader.readline()
@@ -166,6 +167,21 @@ class Machine:
             if "error" in msg:
                 raise Failed(f"{self.name}: {method}: {msg['error']['message']}")
             return msg["result"]
+
+    def snapshot(self, path, **params):
+        """A snapshot in a new file, complete when this returns."""
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        self.call("snapshot_create", 120, fds=[fd], name=os.path.basename(path), **params)
+        os.close(fd)
+
+        def over():
+            self.pump(0)
+            st = self.call("snapshot_status")
+            return st["state"] != "writing" and st
+
+        st = wait_for(over, 120)
+        if not st or st["state"] != "done":
+            raise Failed(f"{self.name}: snapshot: {st}")
 
     def wait(self, seconds):
         end = time.monotonic() + seconds

@@ -123,16 +123,18 @@ def verbs(engine, boot):
 def generations(engine, boot):
     """A guest that ticks with its vector registers in use, while its second processor writes all memory, lives in thirty processes."""
     args = ['--engine', engine, *boot, '--memory', '16M', '--smp', '2', *SANDBOX]
-    stream = os.path.join(TMP, 'saved-' + engine)
+    saved = os.path.join(TMP, 'saved-%s-%d')
     for life in range(LIVES):
-        load = ['--load', stream] if life else []
-        with Machine(*args, *load, '--save-to', stream, name='life-%s-%d' % (engine, life)) as m:
+        before = saved % (engine, life - 1)
+        with Machine(*args, *(['--restore', before] if life else []), name='life-%s-%d' % (engine, life)) as m:
             words = m.expect(b'rounds', 60)
             m.expect(b'\n', 60)
             m.call('pause')
-            m.call('save')
+            m.snapshot(saved % (engine, life))
             m.call('kill')
             m.wait(10)
+            if life:
+                os.unlink(before)
             if b'FAIL' in m.out:
                 return show(False, '%s: life %d' % (engine, life), m.out.decode())
             if not life:

@@ -62,18 +62,18 @@ def verify(acked, what):
     check(f"{what}: all {len(acked)} acknowledged records are there", acked and not lost, f"lost or damaged: {lost[:20]}")
 
 
-def stream(smp):
-    return os.path.join(TMP, f"stream{smp}")
+def saved(smp):
+    return os.path.join(TMP, f"saved{smp}")
 
 
 def boot_and_save(smp):
-    with Machine(*args("", smp), "--save-to", stream(smp), name=f"boot{smp}") as m:
+    with Machine(*args("", smp), name=f"boot{smp}") as m:
         m.expect(b"debian:mini ready", 120)
         m.expect(b"# ", 10)
         # Nothing of the disk may be in the guest's memory: it will have changed.
         m.run("modprobe ext4; mkdir -p /m; echo 3 >/proc/sys/vm/drop_caches", 60)
         m.call("pause")
-        m.call("save", seconds=120)
+        m.snapshot(saved(smp), disks="memory-only")
         m.call("kill")
         m.wait(10)
 
@@ -81,7 +81,7 @@ def boot_and_save(smp):
 def write_until_killed(cycle, mode, acked):
     first = cycle * 10000
     smp = 1 + cycle % 2
-    with Machine(*args(mode, smp), "--load", stream(smp), name=f"c{cycle}") as m:
+    with Machine(*args(mode, smp), "--restore", saved(smp), name=f"c{cycle}") as m:
         said = m.run("echo 3 >/proc/sys/vm/drop_caches; mount -t ext4 /dev/vda /m && mkdir -p /m/records && echo mounted", 60)
         if "mounted" not in said:
             raise Failed(said)

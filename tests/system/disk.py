@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # time-limit: 240
-"""Disks in a stock kernel: data against the host's view, read-only, live resize, save and load under load, exclusion of QEMU, and each bad image."""
+"""Disks in a stock kernel: data against the host's view, read-only, live resize, snapshot and restore under load, exclusion of QEMU, and each bad image."""
 import hashlib
 import os
 import shutil
@@ -11,7 +11,7 @@ sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
 from machine import TMP, Machine, check, mini_image
 
 mini = mini_image()
-a, b, stream = (os.path.join(TMP, n) for n in ("a.img", "b.img", "saved"))
+a, b, saved = (os.path.join(TMP, n) for n in ("a.img", "b.img", "saved"))
 MIB = 1 << 20
 
 
@@ -42,7 +42,7 @@ with open(b, "r+b") as f:
     f.write(b"read me" * 100)
 disks = [f"{a}:raw,id=root,queues=2", f"{b}:raw,readonly=on,io=threads"]
 
-with Machine(*args(*disks), "--save-to", stream, name="d1") as m:
+with Machine(*args(*disks), name="d1") as m:
     ready(m)
     seen = m.run("cat /sys/block/vda/size; cat /sys/block/vda/serial; echo; cat /sys/block/vdb/ro; ls /sys/block/vda/mq | wc -w").split()
     check("the guest sees size, serial, queues and the read-only one", seen == [str(64 * MIB // 512), "root", "1", "2"], str(seen))
@@ -72,17 +72,17 @@ with Machine(*args(*disks), "--save-to", stream, name="d1") as m:
     m.call("pause")
     about = m.call("inspect")["about"]
     check("inspect tells of the disk", about["root"]["disk"]["size"] == 96 * MIB and about["disk1"]["disk"]["io"] == "threads", str(about))
-    m.call("save", seconds=120)
+    m.snapshot(saved, disks="memory-only")
     m.call("kill")
     m.wait(10)
 
-with Machine(*args(*disks), "--load", stream, name="d2") as m:
+with Machine(*args(*disks), "--restore", saved, name="d2") as m:
     for _ in range(3):
         m.expect(b"turn 160", 60)
         m.expect(b"turn 640", 60)
     m.type("kill %1 %2\n\n")
     m.expect(b"# ", 10)
-    check("writers go on after save and load", b"FAILED" not in m.out and m.run("dmesg | grep -c -E 'I/O error|stall|BUG:|hung'").strip() == "0", m.run("dmesg | tail -5"))
+    check("writers go on after snapshot and restore", b"FAILED" not in m.out and m.run("dmesg | grep -c -E 'I/O error|stall|BUG:|hung'").strip() == "0", m.run("dmesg | tail -5"))
     st = m.call("stats")["devices"]["root"]
     check("stats count and time requests", st["write"]["ops"] > 0 and sum(st["write"]["latency_log2_us"]) == st["write"]["ops"] and not st["failed"], str(st))
     m.type("poweroff\n")

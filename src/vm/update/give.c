@@ -174,12 +174,11 @@ static int send_offer(struct update_giver *g, struct err *e)
 	struct device *vsock = vsock_device(vm);
 	struct fdlist fds = {0};
 	json_t *j = json_pack(
-		"{s:s, s:i, s:s, s:s, s:o, s:o, s:o, s:i, s:i, s:i, s:i, s:i, s:i, s:o}", "t",
+		"{s:s, s:i, s:s, s:s, s:o, s:o, s:o, s:i, s:i, s:i, s:i, s:i, s:o}", "t",
 		"offer", "protocol", UPDATE_PROTOCOL, "version", LODGE_VERSION, "name", g->p.name,
 		"definition", vm_config_to_json(g->p.cfg), "shape", mig_shape(vm), "layout",
 		carry_layout(vm), "ram", fdlist_add(&fds, frames_fd(vm->board->frames)), "lock",
-		fdlist_add(&fds, g->p.lock_fd), "save", fdlist_add(&fds, g->p.save_fd),
-		"console_log", fdlist_add(&fds, console_log_fd(vm->console)), "control",
+		fdlist_add(&fds, g->p.lock_fd), "console_log", fdlist_add(&fds, console_log_fd(vm->console)), "control",
 		fdlist_add(&fds, control_fd(g->p.control)), "vsock",
 		vsock ? fdlist_add(&fds, virtio_vsock_listening(vsock)) : -1, "nets",
 		nets_json(vm, &fds));

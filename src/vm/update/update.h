@@ -50,7 +50,7 @@ struct update_parts {
 	struct control *control;
 	const char *name;
 	struct uv_loop_s *loop;
-	int lock_fd, save_fd; /* of the name; -1: none */
+	int lock_fd; /* of the name */
 	/* The other process has the machine. `nat[i]`: the cable's end for network i, now the callee's; 0: none. Called from the loop. */
 	void (*given)(void *ctx, const int nat[VM_MAX_NETS]);
 	/* It came to nothing; the guest runs here. Frees the giver before the call. */
@@ -76,7 +76,7 @@ int update_take(struct update_taker **out, int sock, struct err *e);
 /* Of the offer; borrowed. */
 const struct json_t *update_definition(const struct update_taker *t);
 const struct vm_handed *update_handed(const struct update_taker *t);
-/* "lock", "save", "console_log", "control": the descriptor, now the caller's; -1: there is none. */
+/* "lock", "console_log", "control": the descriptor, now the caller's; -1: there is none. */
 int update_fd(struct update_taker *t, const char *what);
 /* The machine is built, the sandbox entered: waits for the moment, and runs it. */
 int update_go_on(struct update_taker *t, struct vm *vm, struct control *control, struct err *e);
