@@ -34,6 +34,21 @@ struct vm_post {
 };
 #define VM_POST_ERROR (-1)
 
+/*
+ * Whose the machine is. Where it is not ours it stands still here (VM_PAUSED), and its disks are another process's, or may be. A migration that is
+ * under way (`mig`) changes nothing before it ends.
+ *
+ *   how it comes                                             state            how it goes
+ *
+ *   a machine that is migrated here                      --> VM_COMING      --GO--> VM_OURS (post-copy: with `coming`, until all its pages are here)
+ *
+ *   VM_OURS: failed before GO, its disks are not free    --> VM_DISKLESS    --resume--> VM_OURS
+ *   VM_OURS: GO was sent, and then the connection lost   --> VM_UNSURE      --take-back (somebody knows that it does not run there)--> VM_OURS
+ *   VM_OURS: the same, of a post-copy                    --> VM_UNSURE_POST --take-back--> VM_OURS, --recover--> it has ended here; VM_AWAY; the same
+ *   VM_OURS: runs there, connection for its pages lost   --> VM_AWAY        --recover--> it has ended here; the same
+ */
+enum vm_owner { VM_OURS, VM_COMING, VM_DISKLESS, VM_UNSURE, VM_UNSURE_POST, VM_AWAY };
+
 struct vm {
 	struct vm_opts o;
 	struct board *board;
@@ -59,12 +74,8 @@ struct vm {
 	struct vm_snapshot *snap; /* the one that is being written; NULL */
 	struct vm_migration *mig; /* the one that is going on; NULL */
 	struct json_t *last_mig; /* how the last one went; or NULL */
-	bool receiving; /* it is not here yet */
-	bool asleep; /* a migration has failed and left it without its disks (it is paused) */
-	bool lost; /* and it may be running elsewhere */
-	bool away; /* and it does, and may wait for pages that are here */
-	bool left_here; /* post_id names those */
-	uint8_t post_id[16];
+	enum vm_owner owner;
+	uint8_t post_id[16]; /* VM_UNSURE_POST, VM_AWAY: of the migration whose pages are here */
 	struct receive *receive; /* with `coming` */
 	struct post_take *coming; /* pages of this machine are still to come; NULL */
 	_Atomic unsigned throttle; /* (any) thousandths of their time that vCPUs do not run */

@@ -15,7 +15,7 @@
 json_t *vm_status(struct vm *vm)
 {
 	json_t *j = json_pack("{s:s, s:i, s:I, s:I, s:s}", "state",
-		vm->receiving ? "receiving" : vm_migrate_state(vm) ?: vm_state_name(vm->state),
+		vm->owner == VM_COMING ? "receiving" : vm_migrate_state(vm) ?: vm_state_name(vm->state),
 		"vcpus", (int)vm->nvcpus,
 		"memory", (json_int_t)vm->o.cfg->memory, "reboots", (json_int_t)vm->reboots,
 		"engine", vm->board->engine->name);

@@ -523,7 +523,7 @@ int vm_resume(struct vm *vm, struct err *e)
 	if (vm->halted)
 		return err_set(
 			e, -EIO, "machine stopped on an error and cannot go on: reset or kill it");
-	if (vm->receiving)
+	if (vm->owner == VM_COMING)
 		return err_set(e, -EBUSY, "machine is still coming from another process");
 	if (vm_migrate_idle(vm, e) || vm_migrate_take_back(vm, false, e))
 		return e ? e->code : -EBUSY;
@@ -538,7 +538,7 @@ int vm_reset(struct vm *vm, struct err *e)
 {
 	if (vm->state == VM_ENDED)
 		return err_set(e, -EBUSY, "machine has ended");
-	if (vm->receiving || vm->asleep)
+	if (vm->owner != VM_OURS)
 		return err_set(e, -EBUSY, "machine is not this process's to reset just now");
 	return vm_migrate_idle(vm, e) ?: vm_migrate_whole(vm, true, e) ?: reboot(vm, e);
 }
@@ -559,7 +559,7 @@ int vm_disk_resize(struct vm *vm, const char *id, uint64_t size, struct err *e)
 
 	if (vm->state == VM_ENDED)
 		return err_set(e, -EBUSY, "machine has ended");
-	if (vm->mig || vm->receiving || vm->asleep)
+	if (vm->mig || vm->owner != VM_OURS)
 		return err_set(e, -EBUSY, "machine is moving: grow its disk afterwards");
 	rc = build_disk_resize(vm->board, id, size, e);
 	if (!rc)
@@ -572,7 +572,7 @@ int vm_disk(struct vm *vm, const char *id, struct disk **out, struct err *e)
 {
 	if (vm->state == VM_ENDED)
 		return err_set(e, -EBUSY, "machine has ended");
-	if (vm->receiving || vm->asleep || vm_migrate_idle(vm, NULL))
+	if (vm->owner != VM_OURS || vm_migrate_idle(vm, NULL))
 		return err_set(e, -EBUSY, "machine is moving: its disks are not ours just now");
 	*out = id ? build_disk(vm->board, id) : NULL;
 	return *out ? 0

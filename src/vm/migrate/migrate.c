@@ -182,14 +182,14 @@ static void put_away(struct vm_migration *m)
 }
 
 /* The vCPUs stay where they are; whoever looks sees a paused machine. */
-static void stay_still(struct vm *vm)
+static void stay_still(struct vm *vm, enum vm_owner owner)
 {
 	if (!vm->held) {
 		vm->board->engine->time_stop(vm->board->cpu_vm);
 		vm->held = true;
 	}
 	vm->state = VM_PAUSED;
-	vm->asleep = true;
+	vm->owner = owner;
 }
 
 static void go_on_here(struct vm_migration *m)
@@ -198,7 +198,7 @@ static void go_on_here(struct vm_migration *m)
 	struct err e = {0};
 
 	if (mig_disks_wake(vm->board, &e)) {
-		stay_still(vm);
+		stay_still(vm, VM_DISKLESS);
 		log_error(vm->o.log, "migration", "%s", err_msg(&e));
 		json_object_set_new(vm->last_mig, "paused",
 			json_sprintf("the machine is here, paused: %s; `lodge resume` tries again",
@@ -221,10 +221,7 @@ static void end(struct vm_migration *m)
 	json_decref(vm->last_mig);
 	vm->last_mig = status_of(m);
 	if (st.phase == MIG_LOST || st.phase == MIG_BROKEN) {
-		stay_still(vm);
-		vm->lost = true;
-		vm->away = st.phase == MIG_BROKEN;
-		vm->left_here = post;
+		stay_still(vm, st.phase == MIG_BROKEN ? VM_AWAY : post ? VM_UNSURE_POST : VM_UNSURE);
 		memcpy(vm->post_id, m->id, sizeof(vm->post_id));
 	} else if (st.phase == MIG_FAILED && stopped) {
 		go_on_here(m);
@@ -290,6 +287,12 @@ static void throttle(void *ctx, unsigned permille)
 
 /* ---- starting ---- */
 
+/* Of a machine that runs elsewhere, or may. */
+static bool has_pages(const struct vm *vm)
+{
+	return vm->owner == VM_UNSURE_POST || vm->owner == VM_AWAY;
+}
+
 static int check(struct vm *vm, struct err *e)
 {
 	if (vm->mig)
@@ -299,9 +302,11 @@ static int check(struct vm *vm, struct err *e)
 	if (vm->snap)
 		return err_set(e, -EBUSY,
 			"a snapshot of this machine is being written: migrate it afterwards");
-	if (vm->asleep)
+	if (vm->owner == VM_COMING)
+		return err_set(e, -EBUSY, "this machine is still coming from another process");
+	if (vm->owner != VM_OURS)
 		return err_set(e, -EBUSY,
-			vm->left_here
+			has_pages(vm)
 				? "this machine runs where it was migrated to, and pages of it "
 				  "are here: `lodge migrate --recover` or `lodge kill`"
 				: "an earlier migration of this machine is not settled: `lodge "
@@ -318,7 +323,7 @@ static int check_again(const struct vm *vm, struct err *e)
 {
 	if (vm->mig)
 		return err_set(e, -EBUSY, "the connection has not broken: this machine is moving");
-	if (!vm->left_here)
+	if (!has_pages(vm))
 		return err_set(e, -EINVAL,
 			"there is nothing to go on with: only a post-copy migration whose "
 			"connection broke leaves pages behind");
@@ -359,7 +364,7 @@ static int start(struct vm_migration *m, const struct vm_migrate_opts *o, struct
 		rc = err_set(e, -EINVAL, "post-copy wants two connections or more");
 	if (!rc && o->recover) {
 		memcpy(so->id, m->vm->post_id, sizeof(so->id));
-		so->away = m->vm->away;
+		so->away = m->vm->owner == VM_AWAY;
 		m->stopped = true;
 	}
 	memcpy(m->id, so->id, sizeof(m->id));
@@ -441,7 +446,7 @@ const char *vm_migrate_state(const struct vm *vm)
 		source_stat(vm->mig->source, &out);
 		return out.phase == MIG_POST || out.phase == MIG_BROKEN ? "postcopy" : NULL;
 	}
-	return vm->asleep && vm->away ? "postcopy-paused" : NULL;
+	return vm->owner == VM_AWAY ? "postcopy-paused" : NULL;
 }
 
 int vm_migrate_whole(const struct vm *vm, bool broken, struct err *e)
@@ -484,18 +489,18 @@ int vm_migrate_take_back(struct vm *vm, bool force, struct err *e)
 {
 	int rc;
 
-	if (!vm->asleep)
+	if (vm->owner == VM_OURS || vm->owner == VM_COMING)
 		return force ? err_set(e, -EINVAL, "it is here: there is nothing to take back") : 0;
 	if (vm->mig)
 		return err_set(
 			e, -EBUSY, "the machine is moving: its connection is being made anew");
-	if (vm->away)
+	if (vm->owner == VM_AWAY)
 		return err_set(e, -EPERM,
 			"this machine runs where it was migrated to, and waits there for pages "
 			"that are here: lodge migrate --recover. What is here is older than what "
 			"it has done since; if it has ended there, end it here: lodge kill, and "
 			"start it anew from its disks");
-	if (vm->lost && !force)
+	if (vm->owner != VM_DISKLESS && !force)
 		return err_set(e, -EPERM,
 			"the connection broke when the machine was to begin to run at its "
 			"destination. Look there: if it runs, end it here (lodge kill); only if "
@@ -505,7 +510,7 @@ int vm_migrate_take_back(struct vm *vm, bool force, struct err *e)
 		return rc;
 	board_resume(vm->board);
 	vm_announce_hold(vm, false);
-	vm->asleep = vm->lost = vm->left_here = false;
+	vm->owner = VM_OURS;
 	return 0;
 }
 

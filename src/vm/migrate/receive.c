@@ -454,7 +454,7 @@ static void run(struct receive *r)
 	struct err e = {0};
 
 	set_clock(r);
-	vm->receiving = false;
+	vm->owner = VM_OURS;
 	vm->coming = r->post;
 	vm->receive = r;
 	if (!r->was_paused)
@@ -693,7 +693,7 @@ int receive_start(struct receive *r, struct vm *vm, struct disks_in *disks,
 	r->disks = disks;
 	r->over = over;
 	r->ctx = ctx;
-	vm->receiving = true;
+	vm->owner = VM_COMING;
 	chan_stall(r->stream[0].c, WAIT_STALL_NS);
 	r->words = (r->ram.pages + 63) / 64;
 	r->fresh = calloc(r->words, sizeof(*r->fresh));

@@ -402,7 +402,7 @@ static int begin(struct vm *vm, struct vm_snapshot_opts *o, struct err *e)
 			"a snapshot of this machine is being written already (%s): wait for it, or "
 			"stop who writes it",
 			vm->snap->name);
-	else if (vm->mig || vm->receiving || vm->asleep)
+	else if (vm->mig || vm->owner != VM_OURS)
 		rc = err_set(e, -EBUSY, "snapshot: the machine is being migrated");
 	else if (vm_migrate_whole(vm, false, e))
 		rc = -EBUSY;

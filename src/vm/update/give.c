@@ -131,7 +131,7 @@ static int refuse(struct vm *vm, struct err *e)
 		return err_set(e, -EBUSY, "update: the machine is %s", vm_state_name(vm->state));
 	if (vm->halted)
 		return err_set(e, -EBUSY, "update: the machine is about to end or to reboot");
-	if (vm->mig || vm->receiving || vm->asleep)
+	if (vm->mig || vm->owner != VM_OURS)
 		return err_set(e, -EBUSY,
 			"update: this machine is being migrated, or has been and is left without "
 			"its "
