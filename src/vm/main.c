@@ -24,7 +24,7 @@
 #include "net/splice.h"
 #include "net/wire.h"
 #include "vm/console.h"
-#include "vm/control.h"
+#include "vm/control/control.h"
 #include "vm/migrate/chan.h"
 #include "vm/migrate/disks_in.h"
 #include "vm/migrate/receive.h"
@@ -413,8 +413,8 @@ static int build(struct process *p, struct err *e)
 	} else if (p->restore) {
 		snapshot_fd = open(p->restore, O_RDONLY | O_CLOEXEC);
 		rc = snapshot_fd < 0 ? err_sys(e, -errno, "%s", p->restore)
-				 : vm_restore(p->vm, snapshot_fd,
-					   p->cold ? 0 : VM_WARM_MEMORY | VM_WARM_CODE, e);
+				     : vm_restore(p->vm, snapshot_fd,
+					       p->cold ? 0 : VM_WARM_MEMORY | VM_WARM_CODE, e);
 	}
 	return rc;
 }

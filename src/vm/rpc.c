@@ -26,8 +26,7 @@ enum {
 
 struct rpc_server {
 	uv_pipe_t pipe;
-	const struct rpc_method *methods;
-	void *ctx;
+	struct rpc_service service;
 	struct list conns;
 	unsigned nconns;
 	bool forgotten; /* the socket's file is another process's */
@@ -181,15 +180,16 @@ static void send_error(struct rpc_conn *c, json_t *id, int code, const char *tex
 
 /* NULL: there is none; *near is the one whose name is nearest, or NULL. */
 static const struct rpc_method *method_find(
-	const struct rpc_server *s, const char *name, const char **near)
+	const struct rpc_service *s, const char *name, const char **near)
 {
 	struct spell sp = {0};
 
-	for (const struct rpc_method *m = s->methods; m->name; m++) {
-		if (!strcmp(m->name, name))
-			return m;
-		spell_offer(&sp, name, m->name);
-	}
+	for (unsigned i = 0; s->tables[i]; i++)
+		for (const struct rpc_method *m = s->tables[i]; m->name; m++) {
+			if (!strcmp(m->name, name))
+				return m;
+			spell_offer(&sp, name, m->name);
+		}
 	*near = sp.best;
 	return NULL;
 }
@@ -212,8 +212,8 @@ static void dispatch(struct rpc_conn *c, json_t *req)
 	const char *version = json_string_value(json_object_get(req, "jsonrpc"));
 	json_t *id = json_object_get(req, "id");
 	json_t *params = json_object_get(req, "params");
-	struct rpc_server *s = c->server;
-	const struct rpc_method *m;
+	const struct rpc_service *s = &c->server->service;
+	struct rpc_request q = {s->ctx, NULL, c, params};
 	const char *near = NULL;
 	json_t *result = NULL;
 	struct err e = {0};
@@ -231,14 +231,15 @@ static void dispatch(struct rpc_conn *c, json_t *req)
 		send_error(c, id, RPC_PARAMS, "\"params\" must be an object", 0);
 		return;
 	}
-	m = method_find(s, name, &near);
-	if (!m) {
+	q.method = method_find(s, name, &near);
+	if (!q.method) {
 		snprintf(text, sizeof(text), "no method \"%.64s\"%s%s%s", name,
 			near ? "; did you mean " : "", near ?: "", near ? "?" : "");
 		send_error(c, id, RPC_METHOD, text, 0);
 		return;
 	}
-	rc = m->call(s->ctx, c, params, &result, &e);
+	rc = s->admit ? s->admit(&q, &e) : 0;
+	rc = rc ?: q.method->call(&q, &result, &e);
 	close_fds(c);
 	if (c->closing) {
 		json_decref(result);
@@ -424,7 +425,7 @@ static void server_closed(uv_handle_t *h)
 }
 
 int rpc_server_adopt(struct rpc_server **out, uv_loop_t *loop, int listening, const char *path,
-	const struct rpc_method *methods, void *ctx, struct err *e)
+	const struct rpc_service *service, struct err *e)
 {
 	struct rpc_server *s = calloc(1, sizeof(*s));
 	int rc;
@@ -434,8 +435,7 @@ int rpc_server_adopt(struct rpc_server **out, uv_loop_t *loop, int listening, co
 		return err_set(e, -ENOMEM, "control socket: out of memory");
 	}
 	list_init(&s->conns);
-	s->methods = methods;
-	s->ctx = ctx;
+	s->service = *service;
 	uv_pipe_init(loop, &s->pipe, 0);
 	rc = uv_pipe_open(&s->pipe, listening)
 		     ?: uv_listen((uv_stream_t *)&s->pipe, BACKLOG, on_connect);
@@ -448,7 +448,7 @@ int rpc_server_adopt(struct rpc_server **out, uv_loop_t *loop, int listening, co
 }
 
 int rpc_server_create(struct rpc_server **out, uv_loop_t *loop, const char *path,
-	const struct rpc_method *methods, void *ctx, struct err *e)
+	const struct rpc_service *service, struct err *e)
 {
 	int fd;
 
@@ -459,7 +459,7 @@ int rpc_server_create(struct rpc_server **out, uv_loop_t *loop, const char *path
 	fd = unix_listen(path, SOCK_STREAM | SOCK_NONBLOCK, BACKLOG, e);
 	if (fd < 0)
 		return err_wrap(e, "control socket");
-	return rpc_server_adopt(out, loop, fd, path, methods, ctx, e);
+	return rpc_server_adopt(out, loop, fd, path, service, e);
 }
 
 void rpc_server_close(struct rpc_server *s)

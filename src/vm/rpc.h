@@ -1,7 +1,7 @@
 /*
  * rpc.h: JSON-RPC 2.0, one object a line, on a Unix socket (docs/control.md).
  *
- * The transport only: which methods there are is the caller's table (control.c). Everything runs in the event loop
+ * The transport only: which methods there are is said by the caller's tables (control/). Everything runs in the event loop
  * thread. A connection may turn into one of two other things for good:
  *
  *   subscribed: it also gets notifications (rpc_notify)
@@ -29,18 +29,32 @@ struct uv_loop_s;
 struct rpc_server;
 struct rpc_conn;
 
-struct rpc_method {
-	const char *name;
-	const char *help;
-	const char *params; /* "{follow: bool}"; NULL: none */
-	/* `params` is an object or NULL (borrowed). *result: new reference, or NULL for {}. RPC_LATER: rpc_conn_answer() follows. */
-	int (*call)(void *ctx, struct rpc_conn *c, const struct json_t *params,
-		struct json_t **result, struct err *e);
+struct rpc_request {
+	void *ctx; /* of the service */
+	const struct rpc_method *method;
+	struct rpc_conn *conn;
+	const struct json_t *params; /* an object or NULL; borrowed */
 };
 
-/* `methods` ends with a NULL name and must outlive the server. The socket is made with mode 0600; -EADDRINUSE when a live server has it. */
+struct rpc_method {
+	const char *name;
+	unsigned needs; /* what it wants, in the service's own bits: for admit */
+	/* *result: new reference, or NULL for {}. RPC_LATER: rpc_conn_answer() follows. */
+	int (*call)(const struct rpc_request *q, struct json_t **result, struct err *e);
+	const char *help;
+	const char *params; /* "{follow: bool}"; NULL: none */
+};
+
+struct rpc_service {
+	const struct rpc_method *const *tables; /* ends with NULL; each ends with a NULL name */
+	/* Before a method is called: 0, or why it cannot be. NULL: all can. */
+	int (*admit)(const struct rpc_request *q, struct err *e);
+	void *ctx;
+};
+
+/* The service is copied; its tables must outlive the server. The socket is made with mode 0600; -EADDRINUSE when a live server has it. */
 int rpc_server_create(struct rpc_server **out, struct uv_loop_s *loop, const char *path,
-	const struct rpc_method *methods, void *ctx, struct err *e);
+	const struct rpc_service *service, struct err *e);
 /* Removes the socket file; connections close when what is queued for them has gone out. Not from inside a method call. */
 void rpc_server_close(struct rpc_server *s);
 
@@ -81,7 +95,7 @@ void rpc_conn_finish(struct rpc_conn *c);
  * have them for a moment, and only one of them may turn its loop. Then the old one calls rpc_server_forget(): the path stays when it closes.
  */
 int rpc_server_adopt(struct rpc_server **out, struct uv_loop_s *loop, int listening,
-	const char *path, const struct rpc_method *methods, void *ctx, struct err *e);
+	const char *path, const struct rpc_service *service, struct err *e);
 int rpc_server_fd(const struct rpc_server *s);
 void rpc_server_forget(struct rpc_server *s);
 

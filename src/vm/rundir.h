@@ -3,7 +3,7 @@
  *
  *   lock          held (flock) by the lodge-vm as long as it lives; two machines of one name exclude each other by it
  *   pid           of that lodge-vm, as text
- *   control.sock  vm/control.h
+ *   control.sock  vm/control/control.h
  *   vsock.sock    device/vsock/vsock_host.h; programs that serve the guest listen on vsock.sock_PORT beside it
  *   config.json   the definition it was started with
  *

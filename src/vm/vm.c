@@ -9,6 +9,7 @@
 #include "vm/build.h"
 #include "vm/internal.h"
 #include "vm/migrate/migrate.h"
+#include "vm/needs.h"
 #include "vm/nets.h"
 #include "vm/snapshot/restore.h"
 #include "vm/snapshot/snapshot.h"
@@ -280,7 +281,7 @@ void vm_end(struct vm *vm, enum vm_cause cause, int code, const char *text)
 		vm->o.ended(vm->o.ctx, cause, code);
 }
 
-static int reboot(struct vm *vm, struct err *e)
+int vm_reset(struct vm *vm, struct err *e)
 {
 	int rc;
 
@@ -317,7 +318,7 @@ static void act(struct vm *vm, const struct vm_post *p)
 			"guest reported a failure");
 		return;
 	case CPU_SYSTEM_REBOOT:
-		if (reboot(vm, &e))
+		if (vm_reset(vm, &e))
 			vm_end(vm, VM_CAUSE_ERROR, 1, err_msg(&e));
 		return;
 	case CPU_SYSTEM_SUSPEND:
@@ -505,7 +506,7 @@ int vm_pause(struct vm *vm, struct err *e)
 	if (vm->state != VM_RUNNING)
 		return err_set(e, -EBUSY, "machine is %s: only a running one can be paused",
 			vm_state_name(vm->state));
-	if (vm_migrate_idle(vm, e) || vm_migrate_whole(vm, true, e))
+	if (vm_need(vm, VM_NEED_LOOSE | VM_NEED_LINKED, e))
 		return -EBUSY;
 	hold(vm);
 	vm->state = VM_PAUSED;
@@ -534,34 +535,15 @@ int vm_resume(struct vm *vm, struct err *e)
 	return 0;
 }
 
-int vm_reset(struct vm *vm, struct err *e)
-{
-	if (vm->state == VM_ENDED)
-		return err_set(e, -EBUSY, "machine has ended");
-	if (vm->owner != VM_OURS)
-		return err_set(e, -EBUSY, "machine is not this process's to reset just now");
-	return vm_migrate_idle(vm, e) ?: vm_migrate_whole(vm, true, e) ?: reboot(vm, e);
-}
-
 int vm_power_button(struct vm *vm, struct err *e)
 {
-	if (vm->state != VM_RUNNING)
-		return err_set(e, -EBUSY,
-			"machine is %s: a guest that does not run cannot shut itself down; resume "
-			"or kill it",
-			vm_state_name(vm->state));
 	return build_power_button(vm->board, e);
 }
 
 int vm_disk_resize(struct vm *vm, const char *id, uint64_t size, struct err *e)
 {
-	int rc;
+	int rc = build_disk_resize(vm->board, id, size, e);
 
-	if (vm->state == VM_ENDED)
-		return err_set(e, -EBUSY, "machine has ended");
-	if (vm->mig || vm->owner != VM_OURS)
-		return err_set(e, -EBUSY, "machine is moving: grow its disk afterwards");
-	rc = build_disk_resize(vm->board, id, size, e);
 	if (!rc)
 		vm_emit(vm, "disk_resized",
 			json_pack("{s:s, s:I}", "id", id, "size", (json_int_t)size));
@@ -570,10 +552,6 @@ int vm_disk_resize(struct vm *vm, const char *id, uint64_t size, struct err *e)
 
 int vm_disk(struct vm *vm, const char *id, struct disk **out, struct err *e)
 {
-	if (vm->state == VM_ENDED)
-		return err_set(e, -EBUSY, "machine has ended");
-	if (vm->owner != VM_OURS || vm_migrate_idle(vm, NULL))
-		return err_set(e, -EBUSY, "machine is moving: its disks are not ours just now");
 	*out = id ? build_disk(vm->board, id) : NULL;
 	return *out ? 0
 		    : err_set(e, -ENOENT, "this machine has no disk %s", id ?: "without a name");

@@ -9,6 +9,8 @@
  * Data flow: workers (cpu/sched) run vCPUs and handle their exits by one table (exits.c) in the worker's thread. What
  * concerns the whole machine (shutdown, reboot, errors) is posted to the event loop, which pauses the workers and acts.
  *
+ * What an operation needs of the machine is looked at before it is called, by the row of its control method (needs.h); start, pause and resume look themselves.
+ *
  * Threads: every call belongs to the event loop's thread. `cfg`, `loop` and `log` must outlive the VM.
  */
 #ifndef LODGE_VM_VM_H

@@ -23,7 +23,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "vm/config/config.h"
-#include "vm/control.h"
+#include "vm/control/control.h"
 #include "vm/update/carry.h"
 #include "vm/update/channel.h"
 #include "vm/update/update.h"

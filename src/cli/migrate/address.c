@@ -22,8 +22,7 @@ static int parse_unix(struct address *a, const char *path, struct err *e)
 	struct sockaddr_un *un = (struct sockaddr_un *)&a->sa;
 
 	if (!*path || unix_address(un, path, NULL))
-		return err_set(
-			e, -EINVAL, "unix:PATH: a path of 1 to %u bytes", UNIX_PATH_LONGEST);
+		return err_set(e, -EINVAL, "unix:PATH: a path of 1 to %u bytes", UNIX_PATH_LONGEST);
 	a->len = sizeof(*un);
 	return 0;
 }

@@ -58,18 +58,18 @@ static void on_plugged(void *ctx, const char *name, struct net_backend *b)
 	}
 }
 
-static int call_status(void *ctx, struct rpc_conn *c, const json_t *p, json_t **res, struct err *e)
+static int call_status(const struct rpc_request *q, json_t **res, struct err *e)
 {
-	struct serve *v = ctx;
+	struct serve *v = q->ctx;
 
 	*res = net_switch_describe(v->sw);
 	return 0;
 }
 
-static int call_capture(void *ctx, struct rpc_conn *c, const json_t *p, json_t **res, struct err *e)
+static int call_capture(const struct rpc_request *q, json_t **res, struct err *e)
 {
-	const char *path = json_string_value(json_object_get(p, "path"));
-	struct serve *v = ctx;
+	const char *path = json_string_value(json_object_get(q->params, "path"));
+	struct serve *v = q->ctx;
 	int fd;
 
 	if (!path)
@@ -80,19 +80,20 @@ static int call_capture(void *ctx, struct rpc_conn *c, const json_t *p, json_t *
 	return net_switch_capture(v->sw, fd, e);
 }
 
-static int call_stop(void *ctx, struct rpc_conn *c, const json_t *p, json_t **res, struct err *e)
+static int call_stop(const struct rpc_request *q, json_t **res, struct err *e)
 {
-	end(ctx);
+	end(q->ctx);
 	return 0;
 }
 
 static const struct rpc_method methods[] = {
-	{"status", "ports, addresses and counters", NULL, call_status},
-	{"capture", "writes every frame into a file; without path: ends that", "{\"path\": text}",
-		call_capture},
-	{"stop", "ends the switch", NULL, call_stop},
-	{NULL},
+	{"status", 0, call_status, "ports, addresses and counters", NULL},
+	{"capture", 0, call_capture, "writes every frame into a file; without path: ends that",
+		"{\"path\": text}"},
+	{"stop", 0, call_stop, "ends the switch", NULL},
+	{0},
 };
+static const struct rpc_method *const tables[] = {methods, NULL};
 
 /* A cable to another switch; there it is a port of our name. */
 static int add_uplink(struct serve *v, const char *self, const char *to, struct err *e)
@@ -143,6 +144,7 @@ static int add_ports(struct serve *v, const struct switch_opts *o, struct err *e
 static int open_all(struct serve *v, const struct switch_opts *o, struct err *e)
 {
 	static const int signals[] = {SIGTERM, SIGINT, SIGHUP};
+	const struct rpc_service service = {tables, NULL, v};
 	char path[PATH_MAX];
 	int rc = switch_claim(o->name, &v->lock_fd, e);
 
@@ -150,7 +152,7 @@ static int open_all(struct serve *v, const struct switch_opts *o, struct err *e)
 	rc = rc ?: switch_path(o->name, "sock", path, sizeof(path), e);
 	rc = rc ?: net_wire_listen(&v->wires, path, &v->loop, on_plugged, v, e);
 	rc = rc ?: switch_path(o->name, "ctl", path, sizeof(path), e);
-	rc = rc ?: rpc_server_create(&v->rpc, &v->loop, path, methods, v, e);
+	rc = rc ?: rpc_server_create(&v->rpc, &v->loop, path, &service, e);
 	for (size_t i = 0; !rc && i < ARRAY_SIZE(signals); i++) {
 		uv_signal_init(&v->loop, &v->signals[i]);
 		v->signals[i].data = v;

@@ -23,6 +23,7 @@
 #include "vm/migrate/postcopy.h"
 #include "vm/migrate/shape.h"
 #include "vm/migrate/source.h"
+#include "vm/needs.h"
 
 struct vm_migration {
 	struct vm *vm;
@@ -221,7 +222,9 @@ static void end(struct vm_migration *m)
 	json_decref(vm->last_mig);
 	vm->last_mig = status_of(m);
 	if (st.phase == MIG_LOST || st.phase == MIG_BROKEN) {
-		stay_still(vm, st.phase == MIG_BROKEN ? VM_AWAY : post ? VM_UNSURE_POST : VM_UNSURE);
+		stay_still(vm, st.phase == MIG_BROKEN ? VM_AWAY
+			       : post		      ? VM_UNSURE_POST
+						      : VM_UNSURE);
 		memcpy(vm->post_id, m->id, sizeof(vm->post_id));
 	} else if (st.phase == MIG_FAILED && stopped) {
 		go_on_here(m);
@@ -287,34 +290,13 @@ static void throttle(void *ctx, unsigned permille)
 
 /* ---- starting ---- */
 
-/* Of a machine that runs elsewhere, or may. */
-static bool has_pages(const struct vm *vm)
-{
-	return vm->owner == VM_UNSURE_POST || vm->owner == VM_AWAY;
-}
-
 static int check(struct vm *vm, struct err *e)
 {
-	if (vm->mig)
-		return err_set(e, -EBUSY,
-			"this machine is being migrated already: wait for it, or stop it: lodge "
-			"migrate --cancel");
-	if (vm->snap)
-		return err_set(e, -EBUSY,
-			"a snapshot of this machine is being written: migrate it afterwards");
-	if (vm->owner == VM_COMING)
-		return err_set(e, -EBUSY, "this machine is still coming from another process");
-	if (vm->owner != VM_OURS)
-		return err_set(e, -EBUSY,
-			has_pages(vm)
-				? "this machine runs where it was migrated to, and pages of it "
-				  "are here: `lodge migrate --recover` or `lodge kill`"
-				: "an earlier migration of this machine is not settled: `lodge "
-				  "migrate --take-back` or `lodge kill` first");
-	if (vm_migrate_whole(vm, false, e))
+	if (vm_need(vm,
+		    VM_NEED_LIVE | VM_NEED_UNMOVED | VM_NEED_OURS | VM_NEED_WHOLE |
+			    VM_NEED_UNSNAPPED,
+		    e))
 		return -EBUSY;
-	if (vm->state != VM_RUNNING && vm->state != VM_PAUSED)
-		return err_set(e, -EBUSY, "the machine is %s", vm_state_name(vm->state));
 	return mig_disks_can(vm->board, e);
 }
 
@@ -323,7 +305,7 @@ static int check_again(const struct vm *vm, struct err *e)
 {
 	if (vm->mig)
 		return err_set(e, -EBUSY, "the connection has not broken: this machine is moving");
-	if (!has_pages(vm))
+	if (vm->owner != VM_UNSURE_POST && vm->owner != VM_AWAY)
 		return err_set(e, -EINVAL,
 			"there is nothing to go on with: only a post-copy migration whose "
 			"connection broke leaves pages behind");

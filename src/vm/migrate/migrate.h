@@ -56,12 +56,4 @@ int vm_migrate_idle(const struct vm *vm, struct err *e);
 /* For vm_destroy(). */
 void vm_migrate_drop(struct vm *vm);
 
-/*
- * The control method migrate_start: the sockets came with the request. {"bandwidth", "downtime_us", "dry_run", "throttle", "post_copy": "after-round" or "at-once",
- * "recover", "copy_disks", "shared": [id ...], "tls": {"cert", "key", "ca", "peer"}}, all optional; TLS as PEM text.
- */
-struct rpc_conn;
-int vm_migrate_rpc(
-	struct vm *vm, struct rpc_conn *conn, const struct json_t *params, struct err *e);
-
 #endif

@@ -394,27 +394,10 @@ static int start(struct vm_snapshot *s, struct vm_snapshot_opts *o, struct err *
 
 static int begin(struct vm *vm, struct vm_snapshot_opts *o, struct err *e)
 {
-	struct vm_snapshot *s;
-	int rc = 0;
+	struct vm_snapshot *s = calloc(1, sizeof(*s));
+	int rc = s ? uv_async_init(vm->o.loop, &s->async, on_done)
+		   : err_set(e, -ENOMEM, "snapshot: out of memory");
 
-	if (vm->snap)
-		rc = err_set(e, -EBUSY,
-			"a snapshot of this machine is being written already (%s): wait for it, or "
-			"stop who writes it",
-			vm->snap->name);
-	else if (vm->mig || vm->owner != VM_OURS)
-		rc = err_set(e, -EBUSY, "snapshot: the machine is being migrated");
-	else if (vm_migrate_whole(vm, false, e))
-		rc = -EBUSY;
-	else if (vm->state != VM_RUNNING && vm->state != VM_PAUSED)
-		rc = err_set(e, -EBUSY, "snapshot: the machine is %s", vm_state_name(vm->state));
-	else if (vm->halted)
-		rc = err_set(e, -EBUSY, "snapshot: the machine is about to end or to reboot");
-	s = rc ? NULL : calloc(1, sizeof(*s));
-	if (!rc && !s)
-		rc = err_set(e, -ENOMEM, "snapshot: out of memory");
-	if (!rc)
-		rc = uv_async_init(vm->o.loop, &s->async, on_done);
 	if (rc) {
 		close(o->fd);
 		free(s);
@@ -448,6 +431,11 @@ json_t *vm_snapshot_status(struct vm *vm)
 	if (vm->snap)
 		return status_of(vm->snap, "writing");
 	return vm->last_snap ? json_incref(vm->last_snap) : json_pack("{s:s}", "state", "none");
+}
+
+const char *vm_snapshot_name(const struct vm *vm)
+{
+	return vm->snap ? vm->snap->name : NULL;
 }
 
 void vm_snapshot_cancel(struct vm *vm)

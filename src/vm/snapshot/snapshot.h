@@ -39,10 +39,12 @@ struct vm_snapshot_opts {
 	unsigned pack_percent; /* the same */
 };
 
-/* The moment is over when it returns 0; the rest goes on behind the guest's back. -EBUSY, -EOPNOTSUPP (and which device). */
+/* The moment is over when it returns 0; the rest goes on behind the guest's back. -EOPNOTSUPP (and which device). Who calls has looked at needs.h. */
 int vm_snapshot_start(struct vm *vm, const struct vm_snapshot_opts *o, struct err *e);
 /* {"state": "none"|"writing"|"done"|"failed", ...} of the present or the last one. New reference. */
 struct json_t *vm_snapshot_status(struct vm *vm);
+/* Of the one that is being written; NULL: none is. */
+const char *vm_snapshot_name(const struct vm *vm);
 /* The event "snapshot" follows. Nothing to cancel is fine. */
 void vm_snapshot_cancel(struct vm *vm);
 /* For vm_destroy(). */

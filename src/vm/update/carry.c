@@ -16,7 +16,7 @@
 #include "device/vsock/virtio_vsock.h"
 #include "net/announce/announce.h"
 #include "vm/console.h"
-#include "vm/control.h"
+#include "vm/control/control.h"
 #include "vm/internal.h"
 #include "vm/nets.h"
 

@@ -24,11 +24,12 @@
 #include "memory/frames.h"
 #include "net/net.h"
 #include "vm/console.h"
-#include "vm/control.h"
+#include "vm/control/control.h"
 #include "vm/internal.h"
 #include "vm/migrate/migrate.h"
 #include "vm/migrate/disks.h"
 #include "vm/migrate/shape.h"
+#include "vm/needs.h"
 #include "vm/nets.h"
 #include "vm/rpc.h"
 #include "vm/update/carry.h"
@@ -127,22 +128,11 @@ static void give_up(struct update_giver *g, int rc, struct err *e)
 
 static int refuse(struct vm *vm, struct err *e)
 {
-	if (vm->state != VM_RUNNING && vm->state != VM_PAUSED)
-		return err_set(e, -EBUSY, "update: the machine is %s", vm_state_name(vm->state));
-	if (vm->halted)
-		return err_set(e, -EBUSY, "update: the machine is about to end or to reboot");
-	if (vm->mig || vm->owner != VM_OURS)
-		return err_set(e, -EBUSY,
-			"update: this machine is being migrated, or has been and is left without "
-			"its "
-			"disks");
-	if (vm_migrate_whole(vm, false, e))
-		return -EBUSY;
-	if (vm->snap)
-		return err_set(e, -EBUSY,
-			"update: a snapshot of this machine is being written: wait for it, or stop "
-			"who "
-			"writes it");
+	if (vm_need(vm,
+		    VM_NEED_LIVE | VM_NEED_UNMOVED | VM_NEED_OURS | VM_NEED_WHOLE |
+			    VM_NEED_UNSNAPPED | VM_NEED_STEADY,
+		    e))
+		return err_wrap(e, "update");
 	return mig_disks_can(vm->board, e) ? err_wrap(e, "update") : 0;
 }
 
@@ -173,12 +163,12 @@ static int send_offer(struct update_giver *g, struct err *e)
 	struct vm *vm = g->p.vm;
 	struct device *vsock = vsock_device(vm);
 	struct fdlist fds = {0};
-	json_t *j = json_pack(
-		"{s:s, s:i, s:s, s:s, s:o, s:o, s:o, s:i, s:i, s:i, s:i, s:i, s:o}", "t",
-		"offer", "protocol", UPDATE_PROTOCOL, "version", LODGE_VERSION, "name", g->p.name,
-		"definition", vm_config_to_json(g->p.cfg), "shape", mig_shape(vm), "layout",
-		carry_layout(vm), "ram", fdlist_add(&fds, frames_fd(vm->board->frames)), "lock",
-		fdlist_add(&fds, g->p.lock_fd), "console_log", fdlist_add(&fds, console_log_fd(vm->console)), "control",
+	json_t *j = json_pack("{s:s, s:i, s:s, s:s, s:o, s:o, s:o, s:i, s:i, s:i, s:i, s:i, s:o}",
+		"t", "offer", "protocol", UPDATE_PROTOCOL, "version", LODGE_VERSION, "name",
+		g->p.name, "definition", vm_config_to_json(g->p.cfg), "shape", mig_shape(vm),
+		"layout", carry_layout(vm), "ram", fdlist_add(&fds, frames_fd(vm->board->frames)),
+		"lock", fdlist_add(&fds, g->p.lock_fd), "console_log",
+		fdlist_add(&fds, console_log_fd(vm->console)), "control",
 		fdlist_add(&fds, control_fd(g->p.control)), "vsock",
 		vsock ? fdlist_add(&fds, virtio_vsock_listening(vsock)) : -1, "nets",
 		nets_json(vm, &fds));

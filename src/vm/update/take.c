@@ -19,7 +19,7 @@
 #include "base/state.h"
 #include "base/util.h"
 #include "memory/frames.h"
-#include "vm/control.h"
+#include "vm/control/control.h"
 #include "vm/internal.h"
 #include "vm/migrate/disks.h"
 #include "vm/migrate/shape.h"

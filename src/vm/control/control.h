@@ -1,10 +1,10 @@
 /*
  * control.h: the control socket of one machine: the methods behind rpc.h.
  *
- * The table in control.c is the reference: name, parameters, what it does. `lodge` verbs are thin over it.
+ * The tables in the files of features beside it are the reference: name, parameters, what it needs, what it does. `lodge` verbs are thin over it.
  */
-#ifndef LODGE_VM_CONTROL_H
-#define LODGE_VM_CONTROL_H
+#ifndef LODGE_VM_CONTROL_CONTROL_H
+#define LODGE_VM_CONTROL_CONTROL_H
 
 struct control;
 struct err;
@@ -41,7 +41,7 @@ void control_answer(struct control *c, struct json_t *result); /* stolen */
 void control_forget(struct control *c);
 int control_fd(const struct control *c); /* that listens */
 
-/* Every method with its parameters and help, for docs and `lodge-vm --help`. New reference. */
+/* Every method with its parameters, needs and help, for docs and `lodge-vm --help`. New reference. */
 struct json_t *control_methods(void);
 
 #endif
