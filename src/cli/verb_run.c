@@ -10,7 +10,7 @@
 #include "base/size.h"
 #include "base/util.h"
 #include "cli/client.h"
-#include "cli/launch.h"
+#include "cli/launch/launch.h"
 #include "cli/place.h"
 #include "cli/ui/terminal.h"
 #include "cli/verb.h"

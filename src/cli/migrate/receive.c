@@ -10,7 +10,7 @@
 #include "base/util.h"
 #include "base/json.h"
 #include "cli/client.h"
-#include "cli/launch.h"
+#include "cli/launch/launch.h"
 #include "cli/migrate/address.h"
 #include "cli/migrate/tls.h"
 #include "cli/place.h"

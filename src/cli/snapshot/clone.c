@@ -18,7 +18,7 @@
 #include "base/json.h"
 #include "base/util.h"
 #include "cli/guest/guest.h"
-#include "cli/launch.h"
+#include "cli/launch/launch.h"
 #include "cli/place.h"
 #include "cli/snapshot/clone_disks.h"
 #include "cli/snapshot/create.h"

@@ -19,7 +19,7 @@
 #include "cli/client.h"
 #include "cli/disk/disk_session.h"
 #include "cli/guest/guest.h"
-#include "cli/launch.h"
+#include "cli/launch/launch.h"
 #include "cli/place.h"
 #include "cli/snapshot/clone_disks.h"
 #include "cli/snapshot/restore.h"

@@ -8,7 +8,7 @@
  * Who asks must not be in a sandbox that the keeper is not in: a guest that has broken out of its lodge-vm must not get programs started. When it
  * hangs up and the machine was not given, the new process is ended.
  *
- * One thread: the keeper's loop (launch.c).
+ * One thread: the keeper's loop (cli/launch/keeper.c).
  */
 #ifndef LODGE_CLI_UPDATE_SUCCESSOR_H
 #define LODGE_CLI_UPDATE_SUCCESSOR_H

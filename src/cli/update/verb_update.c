@@ -13,7 +13,7 @@
 #include "base/unix_socket.h"
 #include "base/util.h"
 #include "cli/client.h"
-#include "cli/launch.h"
+#include "cli/launch/launch.h"
 #include "cli/place.h"
 #include "cli/update/successor.h"
 #include "cli/ui/print.h"

@@ -11,8 +11,8 @@
  *
  * One thread.
  */
-#ifndef LODGE_CLI_LAUNCH_H
-#define LODGE_CLI_LAUNCH_H
+#ifndef LODGE_CLI_LAUNCH_LAUNCH_H
+#define LODGE_CLI_LAUNCH_LAUNCH_H
 
 #include <stdbool.h>
 #include <stddef.h>
