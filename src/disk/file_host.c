@@ -384,8 +384,8 @@ static int resize(struct file *f, uint64_t size, struct err *e)
 		return 0;
 	if (errno == EINVAL && f->block_device)
 		return err_set(e, -EINVAL,
-			"%s: is not a file that can be grown here: extend the device, then resize "
-			"to 0",
+			"%s: is a block device, which only its own tools make larger or smaller; a "
+			"machine that runs sees that by disk_resize with a size of 0",
 			f->path);
 	return err_sys(
 		e, -errno, "%s: cannot be made %llu bytes long", f->path, (unsigned long long)size);
@@ -426,7 +426,10 @@ static int is_there(const char *path, struct err *e)
 	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
 		return err_set(e, -EEXIST,
 			"disk %s: is there already, and neither a file nor a block device", path);
-	return err_set(e, -EEXIST, "disk %s: is there already (--force replaces it)", path);
+	return err_set(e, -EEXIST,
+		S_ISBLK(st.st_mode) ? "disk %s: is a block device: --force writes over what it has"
+				    : "disk %s: is there already (--force replaces it)",
+		path);
 }
 
 static int open_error(const char *path, bool write, bool create, int code, struct err *e)
@@ -446,10 +449,10 @@ static int open_error(const char *path, bool write, bool create, int code, struc
 	case -EROFS:
 		if (write && !access(path, R_OK))
 			return err_set(e, -EROFS,
-				"disk %s may only be read: add readonly=on, or allow writing "
-				"(chmod u+w)",
+				"disk %s may only be read: allow writing (chmod u+w); a machine "
+				"that needs no more takes it with readonly=on",
 				path);
-		return err_sys(e, code, "disk %s cannot be opened", path);
+		return err_sys(e, code, "disk %s cannot be %s", path, create ? "made" : "opened");
 	case -EISDIR:
 		return err_set(e, -EINVAL, "disk %s is a directory, not a disk image", path);
 	default:

@@ -268,7 +268,11 @@ static int go(struct copy *c, struct err *e)
 	} while (c->busy || (!rc && !c->rc && c->next < c->end));
 	if (!rc && c->rc && c->o->compress && e && e->code)
 		rc = c->rc;
-	if (!rc && c->rc)
+	if (!rc && c->rc == -ENOSPC && c->to->format->store)
+		rc = err_set(e, c->rc,
+			"copying disk %s to %s: the store is full: `lodge store df` shows how",
+			c->from->o.path, c->to->o.path);
+	else if (!rc && c->rc)
 		rc = err_sys(e, c->rc, "copying disk %s to %s", c->from->o.path, c->to->o.path);
 	return rc;
 }

@@ -326,6 +326,12 @@ def _():
     for name, what in ("folder", "directory"), ("pipe", "neither a file"):
         said = fails(1, [what], "create", f"{name}:qcow2", *size)
         assert "--force" not in said, said
+    os.mkdir("shut", 0o555)
+    os.chmod("r", 0o444)
+    powerless = ("setpriv", "--bounding-set=-all", "--inh-caps=-all") if os.geteuid() == 0 else ()
+    has(sh(*powerless, LODGE, "disk", "create", "shut/new:raw", *size, code=1), "shut/new cannot be made: Permission denied")
+    has(sh(*powerless, LODGE, "disk", "resize", "r:raw", "+1M", code=1), "r may only be read: allow writing (chmod u+w)")
+    os.chmod("r", 0o644)
     # Words.
     fails(2, ["no disk has so many bytes"], "create", "new:raw", "--size", "8388608T")
     fails(2, ["raw format has no backing files"], "create", "new:raw", "--backing", "nosuch:raw")
@@ -339,6 +345,9 @@ def _():
     sh(LODGE, "store", "create", "s:lodgefs", "--size", "64M")
     disk("create", "s/a:lodgefs", *size)
     fails(1, ["--force replaces"], "create", "s/a:lodgefs", *size)
+    with open("large", "wb") as f:
+        f.write(b"x" * 40 * MIB)
+    fails(1, ["the store is full", "lodge store df"], "convert", "large:raw", "s/large:lodgefs")
     fails(1, ["`lodge store check s:lodgefs`"], "check", "s/a:lodgefs")
     fails(1, ["`lodge store check s:lodgefs --repair`"], "repair", "s/a:lodgefs")
 

@@ -246,15 +246,20 @@ static int set_part(const struct opt *opts, void *obj, char *part, struct err *e
 		*value++ = '\0';
 	o = options_by_flag(opts, part);
 	if (!o) {
+		cleanup(strbuf_free) struct strbuf all = {0};
 		struct spell near = {0};
 
-		for (o = opts; o->type != OPT_END; o++)
-			if (o->flag)
-				spell_offer(&near, part, o->flag);
+		for (o = opts; o->type != OPT_END; o++) {
+			if (!o->flag)
+				continue;
+			spell_offer(&near, part, o->flag);
+			strbuf_addf(&all, "%s%s", all.len ? ", " : "", o->flag);
+		}
 		if (near.best)
 			return err_set(e, -EINVAL, "unknown part \"%s\": did you mean \"%s\"?",
 				part, near.best);
-		return err_set(e, -EINVAL, "unknown part \"%s\"", part);
+		return err_set(
+			e, -EINVAL, "unknown part \"%s\"; there is: %s", part, strbuf_text(&all));
 	}
 	if (!value && o->type != OPT_FLAG && o->type != OPT_BOOL)
 		return err_set(

@@ -190,8 +190,10 @@ static int disk_parse(void *elem, const char *text, struct err *e)
 	colon = file.s ? strrchr(file.s, ':') : NULL;
 	if (!colon || !colon[1] || strchr(colon, '/'))
 		return err_set(e, -EINVAL,
-			"\"%.200s\" names no format: write %.200s:raw (formats are never guessed)",
-			strbuf_text(&file), strbuf_text(&file));
+			"\"%.200s\" names no format: write %.200s:FORMAT, which is raw, qcow2 or "
+			"lodgefs (formats are never guessed)",
+			strbuf_text(&file),
+			!file.len || strchr(file.s, '=') ? "FILE" : strbuf_text(&file));
 	*colon++ = '\0';
 	r = options_set(options_by_key(vm_disk_opts, "format"), d, colon, e);
 	if (r)

@@ -187,7 +187,7 @@ static void each_mistake_names_the_remedy(void **state)
 	BAD("--part: unknown part \"fiel\": did you mean \"file\"?", "--part", "fiel=x");
 	BAD("--part: file needs a value: file=FILE", "--part", "file");
 	BAD("--part: queues: 17 is too large: give 1 to 16", "--part", "queues=17");
-	BAD("--part: unknown part \"\"", "--part", "");
+	BAD("--part: unknown part \"\"; there is: file, queues, readonly, direct", "--part", "");
 	BAD("--part: more than 3 are not possible", "--part=file=x", "--part=file=x",
 		"--part=file=x", "--part=file=x");
 	BAD("\"b\" is one argument too many; usage: lodge run [OPTION...] [IMAGE]", "a", "b");

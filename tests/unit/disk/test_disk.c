@@ -538,7 +538,7 @@ static void readonly_file(void **state)
 	}
 	if (root && access(rig.path, R_OK)) /* checks by the real id: see below */
 		print_message("cannot see the file as nobody\n");
-	open_fails(&o, -EROFS, "add readonly=on");
+	open_fails(&o, -EROFS, "readonly=on");
 	if (root)
 		assert_int_equal(seteuid(0), 0);
 }

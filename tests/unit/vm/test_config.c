@@ -251,12 +251,17 @@ static void each_bad_flag_names_the_remedy(void **state)
 	BAD("--memory: 3B is too small: give 1M to 8T", "--memory", "3B");
 	BAD("--smp: 0 is too small: give 1 to 128", "--smp", "0");
 	BAD("--smp: 129 is too large: give 1 to 128", "--smp", "129");
-	BAD("--disk: \"a.raw\" names no format: write a.raw:raw (formats are never guessed)",
+	BAD("--disk: \"a.raw\" names no format: write a.raw:FORMAT, which is raw, "
+	    "qcow2 or lodgefs (formats are never guessed)",
 		"--disk", "a.raw");
-	BAD("--disk: \"a:b/c\" names no format: write a:b/c:raw (formats are never guessed)",
+	BAD("--disk: \"a:b/c\" names no format: write a:b/c:FORMAT, which is raw, "
+	    "qcow2 or lodgefs (formats are never guessed)",
 		"--disk", "a:b/c");
 	BAD("--disk: format of a.raw: \"qcow9\" is not known: give one of raw, qcow2, lodgefs",
 		"--disk", "a.raw:qcow9");
+	BAD("--disk: \"file=a.raw\" names no format: write FILE:FORMAT, which is raw, qcow2 or "
+	    "lodgefs (formats are never guessed)",
+		"--disk", "file=a.raw,format=raw");
 	BAD("--disk: the file name is empty", "--disk", ":raw");
 	BAD("--disk: unknown part \"reedonly\": did you mean \"readonly\"?", "--disk",
 		"a:raw,reedonly");
@@ -321,9 +326,9 @@ static void each_bad_yaml_names_line_and_column(void **state)
 			"line 1, column 1: unknown key \"memroy\": did you mean \"memory\"?"},
 		{"smp: 1\nsmp: 2\n", "line 2, column 1: the key \"smp\" is there twice"},
 		{"disks: a.raw:raw\n", "line 1, column 8: disks: a single value instead of a list"},
-		{"disks:\n- a.raw\n",
-			"line 2, column 3: disks[0]: \"a.raw\" names no format: write a.raw:raw "
-			"(formats are never guessed)"},
+		{"disks:\n- a.raw\n", "line 2, column 3: disks[0]: \"a.raw\" names no format: "
+				      "write a.raw:FORMAT, "
+				      "which is raw, qcow2 or lodgefs (formats are never guessed)"},
 		{"disks:\n- a.raw:raw\n- file: b\n  format: qcow9\n",
 			"line 4, column 11: disks[1]: format: \"qcow9\" is not known: give one of "
 			"raw, qcow2, lodgefs"},
