@@ -2,6 +2,8 @@
  * test_faults.c: the same small workload again and again, and each time another operation on the device fails: every read, write, flush, discard of
  * data and of metadata, once or three times in a row. What is told to who asked is true: what was acknowledged is there, now and after the disk was
  * opened again, what failed is there or is not; a check finds no damage; and what comes later is not the worse for it.
+ * With the policy pause nothing fails that is sent once more when the cause is gone: all is there, as if nothing had been. With ignore nothing fails,
+ * each sector is of one write, and there is no damage.
  *
  *	LODGE_FAULTS=all test_faults          every operation (default: one in several)
  *	LODGE_FAULTS_SEED=N                   another workload
@@ -14,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 #include <cmocka.h>
 #include <uv.h>
@@ -54,7 +57,10 @@ static const struct kind kinds[] = {
 		.store = {{"sums", "on"}, {"max-size", "64M"}}},
 };
 
-/* What a sector may hold: from what was acknowledged last on (where flushes fail: from what was flushed last on), and what failed since. */
+/*
+ * What a sector may hold: what was acknowledged last (v[acked]), and what failed since. Where flushes fail, errors are ignored, or closing the disk has said that
+ * something is lost: anything since the last flush.
+ */
 struct may {
 	uint8_t v[STEPS + 1];
 	unsigned n, acked;
@@ -68,6 +74,9 @@ struct world {
 	bool snapshot[STEPS], unsure[STEPS]; /* of that step: is there; may be there */
 	struct may *held[STEPS]; /* by the snapshot */
 	unsigned op, after, count;
+	enum disk_on_error policy;
+	unsigned paused;
+	bool lost;
 	uint64_t rng;
 	unsigned failed;
 };
@@ -80,8 +89,20 @@ static uint64_t rnd(struct world *w, uint64_t n)
 static void ok(struct world *w, int rc, const struct err *e, const char *what)
 {
 	if (rc)
-		fail_msg("%s: %u faults of operation %u after %u: %s: %d %s", w->k->name, w->count,
-			w->op, w->after, what, rc, err_msg(e));
+		fail_msg("%s: policy %u, %u faults of operation %u after %u: %s: %d %s", w->k->name,
+			w->policy, w->count, w->op, w->after, what, rc, err_msg(e));
+}
+
+static void on_failed(void *ctx, const struct disk_req *r)
+{
+	(void)r;
+	((struct world *)ctx)->paused++;
+}
+
+static void on_lost(void *ctx, int why)
+{
+	(void)why;
+	((struct world *)ctx)->lost = true;
 }
 
 static int open_disk(struct world *w, struct disk **d, struct err *e)
@@ -91,10 +112,55 @@ static int open_disk(struct world *w, struct disk **d, struct err *e)
 			.format = w->k->format,
 			.discard = true,
 			.offline = true,
+			.on_error = w->policy,
+			/* Else a flush that failed has failed for good. */
+			.cache = w->policy == DISK_ERROR_PAUSE ? DISK_CACHE_NONE
+							       : DISK_CACHE_WRITEBACK,
+			.client = {.failed = on_failed, .lost = on_lost, .ctx = w},
 			.loop = &w->loop,
 			.open_file = memdevs_open,
 			.open_ctx = &w->devs},
 		e);
+}
+
+struct call {
+	struct disk_req r;
+	struct iovec iov;
+	bool done;
+};
+
+static void on_done(struct disk_req *r)
+{
+	container_of(r, struct call, r)->done = true;
+}
+
+/* What is held is sent again until it is done: a store looks ten times a second whether it can go on. */
+static int rw(
+	struct world *w, struct disk *d, enum disk_op op, uint64_t off, void *buf, uint64_t len)
+{
+	struct call c = {.r = {.op = op,
+				 .offset = off,
+				 .len = len,
+				 .iov = &c.iov,
+				 .niov = 1,
+				 .unmap = true,
+				 .done = on_done},
+		.iov = {buf, len}};
+
+	disk_submit(d, &c.r);
+	disk_drain(d);
+	for (unsigned i = 0; !c.done; i++) {
+		if (i == 500)
+			fail_msg("%s: %u faults of operation %u after %u: %s of %llu at %llu is "
+				 "held for ever: %d",
+				w->k->name, w->count, w->op, w->after, disk_op_name(op),
+				(unsigned long long)len, (unsigned long long)off, c.r.result);
+		if (i > 2)
+			nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+		disk_retry(d);
+		disk_drain(d);
+	}
+	return c.r.result;
 }
 
 static void make(struct world *w)
@@ -133,17 +199,18 @@ static void note(struct world *w, uint64_t off, uint64_t len, uint8_t v, int rc)
 	for (uint64_t s = off / SECTOR; s < (off + len) / SECTOR; s++) {
 		struct may *m = &w->sector[s];
 
-		if (!rc && w->op != FILE_FLUSH)
-			m->n = 0;
 		if (!rc)
 			m->acked = m->n;
 		m->v[m->n++] = v;
 	}
 }
 
-static bool may_hold(const struct may *m, uint8_t v)
+static bool may_hold(const struct world *w, const struct may *m, uint8_t v)
 {
-	for (unsigned i = 0; i < m->n; i++)
+	bool any = w->lost || w->policy == DISK_ERROR_IGNORE ||
+		   (w->op == FILE_FLUSH && w->policy == DISK_ERROR_REPORT);
+
+	for (unsigned i = any ? 0 : m->acked; i < m->n; i++)
 		if (m->v[i] == v)
 			return true;
 	return false;
@@ -155,7 +222,7 @@ static void look_at(struct world *w, struct disk *d, const struct may *may, uint
 	static const uint8_t none[SECTOR];
 	uint8_t *buf = malloc(len);
 	struct err e = {0};
-	int rc = disk_rw(d, DISK_READ, off, buf, len, &e);
+	int rc = rw(w, d, DISK_READ, off, buf, len);
 
 	if (must)
 		ok(w, rc, &e, "read");
@@ -164,10 +231,13 @@ static void look_at(struct world *w, struct disk *d, const struct may *may, uint
 
 		if (memcmp(p, p + 1, SECTOR - 1) && memcmp(p, none, SECTOR))
 			fail_msg("%s: a sector is of two writes", w->k->name);
-		if (!may_hold(&may[off / SECTOR + s], p[0]))
-			fail_msg("%s: %u faults of operation %u after %u: sector %llu has %u, and "
-				 "may not",
-				w->k->name, w->count, w->op, w->after,
+		/* What could not be read and is ignored is zeroes. */
+		if (!p[0] && !must && w->policy == DISK_ERROR_IGNORE)
+			continue;
+		if (!may_hold(w, &may[off / SECTOR + s], p[0]))
+			fail_msg("%s: policy %u, %u faults of operation %u after %u: sector %llu "
+				 "has %u, and may not",
+				w->k->name, w->policy, w->count, w->op, w->after,
 				(unsigned long long)(off / SECTOR + s), p[0]);
 	}
 	free(buf);
@@ -178,14 +248,14 @@ static void look(struct world *w, struct disk *d, uint64_t off, uint64_t len, bo
 	look_at(w, d, w->sector, off, len, must);
 }
 
-static void snapshot(struct world *w, struct disk *d, unsigned step)
+static void change_snapshots(struct world *w, struct disk *d, unsigned step)
 {
 	char name[16];
 
 	snprintf(name, sizeof(name), "s%u", step);
 	w->snapshot[step] = !disk_snapshot(d, DISK_SNAP_CREATE, name, NULL);
 	w->unsure[step] = !w->snapshot[step];
-	w->failed += !w->snapshot[step];
+	w->failed += !w->snapshot[step] && w->policy != DISK_ERROR_IGNORE;
 	if (!w->held[step]) {
 		w->held[step] = malloc(sizeof(w->sector));
 		memcpy(w->held[step], w->sector, sizeof(w->sector));
@@ -197,18 +267,33 @@ static void snapshot(struct world *w, struct disk *d, unsigned step)
 			continue;
 		snprintf(name, sizeof(name), "s%u", i);
 		w->unsure[i] = disk_snapshot(d, DISK_SNAP_DELETE, name, NULL) != 0;
-		w->failed += w->unsure[i];
+		w->failed += w->unsure[i] && w->policy != DISK_ERROR_IGNORE;
 		w->snapshot[i] = false;
 		return;
 	}
 }
 
+/* Policies are about requests: with one, the host is well while snapshots are made. A store is told so by the next request. */
+static void snapshot(struct world *w, struct disk *d, unsigned step)
+{
+	unsigned faults = w->devs.nfaults;
+
+	if (w->policy != DISK_ERROR_REPORT) {
+		w->devs.nfaults = 0;
+		(void)rw(w, d, DISK_FLUSH, 0, NULL, 0);
+	}
+	change_snapshots(w, d, step);
+	w->devs.nfaults = faults;
+}
+
 static void flush(struct world *w, struct disk *d)
 {
-	if (disk_rw(d, DISK_FLUSH, 0, NULL, 0, NULL)) {
+	if (rw(w, d, DISK_FLUSH, 0, NULL, 0)) {
 		w->failed++;
 		return;
 	}
+	if (w->policy == DISK_ERROR_IGNORE)
+		return;
 	for (unsigned s = 0; s < SECTORS; s++) {
 		struct may *m = &w->sector[s];
 
@@ -229,9 +314,9 @@ static void steps(struct world *w, struct disk *d)
 
 		if (k < 9) {
 			memset(buf, (int)i, len);
-			note(w, off, len, (uint8_t)i, disk_rw(d, DISK_WRITE, off, buf, len, NULL));
+			note(w, off, len, (uint8_t)i, rw(w, d, DISK_WRITE, off, buf, len));
 		} else if (k < 11) {
-			note(w, off, len, 0, disk_rw(d, DISK_WRITE_ZEROES, off, NULL, len, NULL));
+			note(w, off, len, 0, rw(w, d, DISK_WRITE_ZEROES, off, NULL, len));
 		} else if (k < 12) {
 			snapshot(w, d, i);
 		} else if (k < 14) {
@@ -318,7 +403,8 @@ static void go_back(struct world *w, struct disk *d)
 }
 
 /* Operations of that kind that a run without faults makes; `after` of them pass in one with. */
-static uint64_t run(const struct kind *k, unsigned op, unsigned after, unsigned count, bool fault)
+static uint64_t run(const struct kind *k, enum disk_on_error policy, unsigned op, unsigned after,
+	unsigned count, bool fault, unsigned *paused)
 {
 	struct world *w = calloc(1, sizeof(*w));
 	struct disk *d;
@@ -329,6 +415,7 @@ static uint64_t run(const struct kind *k, unsigned op, unsigned after, unsigned 
 	w->op = op;
 	w->after = after;
 	w->count = fault ? count : 0;
+	w->policy = policy;
 	w->rng = RANDOM_SEED;
 	if (getenv("LODGE_FAULTS_SEED"))
 		w->rng ^= strtoull(getenv("LODGE_FAULTS_SEED"), NULL, 10) * 0x9e3779b97f4a7c15ull;
@@ -343,8 +430,9 @@ static uint64_t run(const struct kind *k, unsigned op, unsigned after, unsigned 
 	disk_close(d);
 	ops = w->devs.ops[op] - ops;
 	w->devs.nfaults = 0;
-	if (!fault)
+	if (!fault || policy != DISK_ERROR_REPORT)
 		assert_int_equal(w->failed, 0);
+	*paused += w->paused;
 	if (!strcmp(k->format,
 		    "lodgefs")) /* qcow2 may say that it wants to be mended when it is opened */
 		assert_int_equal(check(w).errors, 0);
@@ -367,18 +455,24 @@ static void every_operation(void **state)
 {
 	static const enum file_op all[] = {
 		FILE_READ, FILE_WRITE, FILE_FLUSH, FILE_DISCARD, FILE_ZERO};
+	static const unsigned parts[] = {
+		[DISK_ERROR_REPORT] = 24, [DISK_ERROR_PAUSE] = 8, [DISK_ERROR_IGNORE] = 8};
+	unsigned runs[ARRAY_SIZE(parts)] = {0}, paused = 0;
 	const struct kind *k = *state;
-	unsigned runs = 0;
 
 	for (unsigned o = 0; o < ARRAY_SIZE(all); o++) {
-		uint64_t n = run(k, all[o], 0, 1, false);
-		uint64_t step = getenv("LODGE_FAULTS") ? 1 : MAX(1ull, n / 24);
+		uint64_t n = run(k, DISK_ERROR_REPORT, all[o], 0, 1, false, &paused);
 
-		for (uint64_t i = 0; i < n; i += step, runs++)
-			run(k, all[o], (unsigned)i, runs % 3 ? 1 : 3, true);
+		for (unsigned p = 0; p < ARRAY_SIZE(parts); p++) {
+			uint64_t step = getenv("LODGE_FAULTS") ? 1 : MAX(1ull, n / parts[p]);
+
+			for (uint64_t i = 0; i < n; i += step, runs[p]++)
+				run(k, p, all[o], (unsigned)i, runs[p] % 3 ? 1 : 3, true, &paused);
+		}
 	}
-	print_message("%s: %u runs with faults\n", k->name, runs);
-	assert_true(runs > 30);
+	print_message("%s: runs with faults: %u reported, %u paused (%u times), %u ignored\n",
+		k->name, runs[0], runs[1], paused, runs[2]);
+	assert_true(runs[0] > 30 && paused > 10);
 }
 
 int main(void)
