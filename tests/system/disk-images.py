@@ -248,6 +248,15 @@ def _():
     has(text, "q:qcow2: repaired 0 errors and 1 leak\nq:qcow2: nothing is wrong any more\n", "1 MiB of 8 MiB is allocated (12.5 %); the file is in use up to ")
     has(sh("qemu-img", "check", "-f", "qcow2", "q"), "No errors")
     has(disk("check", "none:raw", code=3), "no such file")
+    with open("q", "r+b") as f:  # marked as damaged, as QEMU and Lodge do when they meet an entry that cannot be
+        f.seek(79)
+        f.write(b"\2")
+    said = disk("resize", "q:qcow2", "+1M", code=1)
+    has(said, "marked as damaged", "`lodge disk repair q:qcow2`")
+    disk("convert", "q:qcow2", "saved:raw")
+    sh(LODGE, *said.split("`lodge ")[1].split("`")[0].split())  # what it says helps
+    disk("resize", "q:qcow2", "+1M")
+    has(sh("qemu-img", "check", "-f", "qcow2", "q"), "No errors")
 
 
 @check("mistakes: what to do is said, the exit code is right, and nothing is left behind")

@@ -82,7 +82,7 @@ static int damaged_at(struct qcow2 *q, struct err *e, const char *what, uint64_t
 {
 	return err_set(e, -EUCLEAN,
 		"disk %s: entry %llu of the %s is damaged (it points outside the file or to other "
-		"metadata): `lodge disk check --repair %s`",
+		"metadata): `lodge disk repair %s:qcow2`",
 		q->d->o.path, (unsigned long long)i, what, q->d->o.path);
 }
 
@@ -215,8 +215,8 @@ static int open_writer(struct qcow2 *q, struct err *e)
 
 	if (q->h.incompatible & QCOW2_CORRUPT)
 		return err_set(e, -EUCLEAN,
-			"disk %s: is marked as damaged and may only be read: `lodge disk check "
-			"--repair %s`, or take what is left: `lodge disk convert`",
+			"disk %s: is marked as damaged and may only be read: `lodge disk repair "
+			"%s:qcow2`, or take what is left: `lodge disk convert`",
 			d->o.path, d->o.path);
 	if (q->h.incompatible & QCOW2_DIRTY)
 		rc = q_check(q, true, NULL, NULL, e);

@@ -3,7 +3,7 @@
  *
  * A snapshot is a copy of the L1 table; every table and cluster that can be reached from it has one reference more. All of this happens with
  * nothing in flight. What touches many counts is not one step in the file: the dirty bit stands while it goes on, so that a crash
- * leaves an image whose counts and flags are made anew when it is opened (version 2 has no such bit: there `check --repair` is needed).
+ * leaves an image whose counts and flags are made anew when it is opened (version 2 has no such bit: there `lodge disk repair` is needed).
  *
  * Source: qcow2.rst, "Snapshots".
  */

@@ -203,7 +203,7 @@ static void refusals(void **state)
 	assert_int_equal(memdev_poke(&rig.devs, "a", 112 + 8, table, sizeof(table)), 0);
 	refused("a", -EOPNOTSUPP, "warp");
 	poke("a", QCOW2_AT_INCOMPATIBLE, QCOW2_CORRUPT, 8);
-	refused("a", -EUCLEAN, "check --repair");
+	refused("a", -EUCLEAN, "lodge disk repair a:qcow2");
 	poke("a", QCOW2_AT_INCOMPATIBLE, 0, 8);
 	poke("a", QCOW2_AT_L1, 1ull << 40, 8);
 	refused("a", -EINVAL, "L1 table");
