@@ -3,7 +3,8 @@
  *
  * A small store with a disk, a snapshot and a journal that is not empty is made; the input is what is then changed: eight bytes each, page (2), offset
  * (2), what to do (1), three bytes. The checksum of what was changed is made right again unless told otherwise, as whoever makes a store to harm us
- * would. 4 in the first `what`: the store has checksums of data. It is opened, read, cloned, composed from, grown, checked, repaired and written to. What a repair calls good has to stay good.
+ * would. 4 in the first `what`: the store has checksums of data; 8: changes are recorded, and there is a bitmap. It is opened, read, also as it was at a snapshot, cloned, composed from, grown,
+ * checked, repaired and written to, goes back and becomes shorter. What a repair calls good has to stay good.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -37,10 +38,12 @@ static const struct disk_store_format *store(void)
 	abort();
 }
 
-static struct disk *open_disk(struct rig *r, bool readonly)
+static struct disk *open_snapshot(struct rig *r, bool readonly, const char *snapshot)
 {
+	const struct disk_kv kv[] = {{snapshot ? "snapshot" : NULL, snapshot}, {0}};
 	struct disk_opts o = {.path = "s/a",
 		.format = "lodgefs",
+		.kv = kv,
 		.readonly = readonly,
 		.discard = true,
 		.offline = true,
@@ -55,6 +58,11 @@ static struct disk *open_disk(struct rig *r, bool readonly)
 	return d;
 }
 
+static struct disk *open_disk(struct rig *r, bool readonly)
+{
+	return open_snapshot(r, readonly, NULL);
+}
+
 static int rw(struct rig *r, struct disk *d, enum disk_op op, uint64_t off, uint64_t len)
 {
 	if (off >= disk_size(d))
@@ -62,7 +70,7 @@ static int rw(struct rig *r, struct disk *d, enum disk_op op, uint64_t off, uint
 	return disk_rw(d, op, off, r->buf, MIN(len, disk_size(d) - off), NULL);
 }
 
-static void make(struct rig *r, bool sums)
+static void make(struct rig *r, bool sums, bool track)
 {
 	struct disk_kv kv[] = {
 		{"entries", "14"}, {"journal", "1M"}, {"sums", sums ? "on" : "off"}, {0}};
@@ -77,13 +85,15 @@ static void make(struct rig *r, bool sums)
 	if (store()->create(&o, NULL))
 		abort();
 	o.path = "s/a";
-	o.kv = NULL;
+	o.kv = (const struct disk_kv[]){{track ? "track" : NULL, "on"}, {0}};
 	o.size = 70 * MiB;
 	if (disk_create("lodgefs", &o, NULL))
 		abort();
 	r->now = &r->devs;
 	d = open_disk(r, false);
 	if (!d || memdevs_record(&r->devs))
+		abort();
+	if (track && disk_bitmap(d, DISK_BITMAP_ADD, "b", 65536, NULL))
 		abort();
 	rw(r, d, DISK_WRITE, 512, 8192);
 	rw(r, d, DISK_WRITE, 60 * MiB, 512);
@@ -133,8 +143,30 @@ static int check(struct rig *r, bool repair, struct disk_check *c)
 	return store()->check(&fs, "s", repair, NULL, c, NULL);
 }
 
+/* What is asked of a disk, and of its snapshot, without changing it. */
+static void ask(struct disk *d)
+{
+	struct disk_snapshot *snaps = NULL;
+	struct disk_bitmap *bitmaps = NULL;
+	struct disk_generation g;
+	struct disk_extent x;
+	json_t *all = NULL;
+	unsigned n;
+
+	for (uint64_t off = 0, i = 0; off < disk_size(d) && i < 300; off += x.len, i++)
+		if (disk_block_status(d, off, disk_size(d) - off, &x, NULL) || !x.len)
+			break;
+	(void)disk_snapshots(d, &snaps, &n, NULL);
+	(void)disk_bitmaps(d, &bitmaps, &n, NULL);
+	if (!disk_generation(d, false, &g, NULL) && !disk_changes_json(d, g.first, 0, &all, NULL))
+		json_decref(all);
+	free(snaps);
+	free(bitmaps);
+}
+
 static void use(struct rig *r, struct disk *d)
 {
+	ask(d);
 	for (uint64_t off = 0; off < MIN(disk_size(d), 72 * MiB); off += 5 * MiB)
 		rw(r, d, DISK_READ, off, PART);
 	if (d->o.readonly)
@@ -144,7 +176,12 @@ static void use(struct rig *r, struct disk *d)
 	(void)disk_snapshot(d, DISK_SNAP_CREATE, "t", NULL);
 	rw(r, d, DISK_WRITE, 512, 512);
 	rw(r, d, DISK_DISCARD, 0, MiB);
+	(void)disk_bitmap(d, DISK_BITMAP_CLEAR, "b", 0, NULL);
+	(void)disk_snapshot(d, DISK_SNAP_APPLY, "s", NULL);
+	rw(r, d, DISK_WRITE, 8192, 12288);
 	(void)disk_snapshot(d, DISK_SNAP_DELETE, "s", NULL);
+	(void)disk_bitmap(d, DISK_BITMAP_REMOVE, "b", 0, NULL);
+	(void)disk_resize(d, 33 * MiB + 512, NULL);
 	rw(r, d, DISK_FLUSH, 0, 0);
 }
 
@@ -174,6 +211,8 @@ static void administer(struct rig *r)
 	(void)store()->rename(&fs, "s", "c", "e", NULL);
 	(void)store()->remove(&fs, "s", "e", NULL);
 	(void)store()->resize(&fs, "s", 20 * MiB, &size, NULL);
+	(void)store()->trim(&fs, "s", NULL, &size, NULL);
+	(void)store()->take(&fs, "s", 0, &size, NULL);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -184,11 +223,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	bool good;
 
 	uv_loop_init(&r.loop);
-	make(&r, size >= 8 && data[4] & 4);
+	make(&r, size >= 8 && data[4] & 4, size >= 8 && data[4] & 8);
 	for (size_t i = 0; i + 8 <= size && i < 512; i += 8)
 		change(&r, data + i);
 	for (unsigned readonly = 2; readonly--;) {
 		d = open_disk(&r, readonly);
+		if (d)
+			use(&r, d);
+		disk_close(d);
+		d = readonly ? open_snapshot(&r, true, "s") : NULL;
 		if (d)
 			use(&r, d);
 		disk_close(d);

@@ -3,7 +3,7 @@
  *
  * The input is the image in pieces: four bytes of sector number (little endian, below 8192), then 512 bytes, and so on; the rest is zero. (A
  * program that makes seeds: qcow2-pack.py.) It is read in every way there is, then repaired and written to. What a repair calls good has
- * to stay good: after writes, snapshots and a new size the check must find nothing.
+ * to stay good: after writes, snapshots and a new size, and after its own snapshots and bitmaps were worked on, the check must find nothing.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +15,7 @@
 #include "base/util.h"
 #include "disk/format.h"
 #include "disk/memdev.h"
+#include "disk/tool.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -42,10 +43,12 @@ static void make(struct rig *r, const char *name, const uint8_t *data, size_t si
 	file_close(f);
 }
 
-static struct disk *open_image(struct rig *r, bool readonly, bool force)
+static struct disk *open_snapshot(struct rig *r, bool readonly, bool force, const char *snapshot)
 {
+	const struct disk_kv kv[] = {{snapshot ? "snapshot" : NULL, snapshot}, {0}};
 	struct disk_opts o = {.path = "i",
 		.format = "qcow2",
+		.kv = kv,
 		.readonly = readonly,
 		.force = force,
 		.discard = true,
@@ -60,6 +63,11 @@ static struct disk *open_image(struct rig *r, bool readonly, bool force)
 	if (disk_open(&d, &o, &e) && !e.msg[0])
 		abort();
 	return d;
+}
+
+static struct disk *open_image(struct rig *r, bool readonly, bool force)
+{
+	return open_snapshot(r, readonly, force, NULL);
 }
 
 static void done(struct disk_req *r)
@@ -90,6 +98,18 @@ static uint64_t place(const struct disk *d, unsigned i, uint64_t *len)
 	return at / 512 * 512;
 }
 
+static void look_at_snapshot(struct rig *r, const char *name)
+{
+	struct disk *d = open_snapshot(r, true, false, name);
+	uint64_t len, off;
+
+	for (unsigned i = 0; d && i < 6; i++) {
+		off = place(d, i, &len);
+		request(r, d, DISK_READ, off, len);
+	}
+	disk_close(d);
+}
+
 static void look(struct rig *r, struct disk *d)
 {
 	struct disk_snapshot *snaps = NULL;
@@ -109,8 +129,11 @@ static void look(struct rig *r, struct disk *d)
 	for (unsigned i = 0; i < 300 && off < disk_size(d); i++, off += x.len)
 		if (d->format->block_status(d, off, disk_size(d) - off, &x, NULL) || !x.len)
 			break;
-	if (!d->format->snapshots(d, &snaps, &n, NULL))
+	if (!d->format->snapshots(d, &snaps, &n, NULL)) {
+		for (unsigned i = 0; i < MIN(n, 4u); i++)
+			look_at_snapshot(r, snaps[i].name);
 		free(snaps);
+	}
 	n = 0;
 	if (!d->format->bitmaps(d, &bitmaps, &n, NULL)) {
 		len = MIN(disk_size(d), 1ull << 20);
@@ -143,6 +166,43 @@ static void change(struct rig *r, struct disk *d)
 	d->format->write_compressed(d, 0, r->buf, MIN(disk_size(d), 4096ull) / 4096 * 4096, NULL);
 }
 
+/* What the image brought with it, and what is rarely done. */
+static void administer(struct rig *r, struct disk *d)
+{
+	struct disk_snapshot *snaps = NULL;
+	struct disk_bitmap *bitmaps = NULL;
+	uint64_t size = disk_size(d), len, off;
+	unsigned n = 0;
+
+	if (!d->format->bitmaps(d, &bitmaps, &n, NULL)) {
+		for (unsigned i = 0; i < MIN(n, 6u); i++)
+			d->format->bitmap(
+				d, (enum disk_bitmap_op)(1 + i % 4), bitmaps[i].name, 65536, NULL);
+		free(bitmaps);
+	}
+	off = place(d, 2, &len);
+	request(r, d, DISK_WRITE, off, len);
+	n = 0;
+	if (!disk_snapshots(d, &snaps, &n, NULL) && n) {
+		disk_snapshot(d, DISK_SNAP_APPLY, snaps[0].name, NULL);
+		off = place(d, 1, &len);
+		request(r, d, DISK_WRITE, off, len);
+		disk_snapshot(d, DISK_SNAP_DELETE, snaps[n - 1].name, NULL);
+		if (n > 1)
+			disk_snapshot(d, DISK_SNAP_APPLY, snaps[1].name, NULL);
+	}
+	free(snaps);
+	disk_resize(d, MAX(size / 3 / 512 * 512, 512ull), NULL);
+	if (size < 1ull << 40)
+		disk_resize(d, size + 4096, NULL);
+	d->format->set_backing(d, "b", "raw", NULL);
+	d->format->set_backing(d, NULL, NULL, NULL);
+	if (d->format->empty)
+		d->format->empty(d, NULL);
+	off = place(d, 3, &len);
+	request(r, d, DISK_WRITE, off, len);
+}
+
 static bool repaired(struct rig *r)
 {
 	struct disk *d = open_image(r, false, true);
@@ -170,6 +230,29 @@ static void must_be_good(struct rig *r, const char *when)
 	disk_close(d);
 }
 
+/* Opened anew, worked on, and good afterwards. */
+static void work(
+	struct rig *r, const uint8_t *data, size_t size, void (*fn)(struct rig *, struct disk *))
+{
+	struct disk *d;
+
+	memdevs_free(&r->devs);
+	r->devs = (struct memdevs){0};
+	make(r, "i", data, size);
+	make(r, "b", data, MIN(size, (size_t)2000));
+	if (!repaired(r))
+		return;
+	must_be_good(r, "repaired");
+	d = open_image(r, false, false);
+	if (!d)
+		return;
+	fn(r, d);
+	disk_close(d);
+	/* What could not be finished is marked, and mended when it is opened. */
+	disk_close(open_image(r, false, false));
+	must_be_good(r, "written");
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct rig r = {.devs = {0}};
@@ -184,15 +267,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (d)
 		look(&r, d);
 	disk_close(d);
-	if (repaired(&r)) {
-		must_be_good(&r, "repaired");
-		d = open_image(&r, false, false);
-		if (d) {
-			change(&r, d);
-			disk_close(d);
-			must_be_good(&r, "written");
-		}
-	}
+	work(&r, data, size, change);
+	work(&r, data, size, administer);
 	free(r.buf);
 	uv_run(&r.loop, UV_RUN_DEFAULT);
 	uv_loop_close(&r.loop);
