@@ -56,6 +56,7 @@ def packages(vm):
 for smp, engine in ((1, "rv64"), (2, "rv64"), (4, "rv64"), (2, "interp")):
     mine = os.path.join(TMP, f"disk{smp}.raw")
     subprocess.run(["cp", "--sparse=always", "--reflink=auto", os.path.join(where, disk), mine], check=True)
+    os.chmod(mine, 0o600)  # the image's own may only be read
     with Machine("--kernel", file("kernel"), "--initrd", file("initrd"), "--append", m["append"], "--memory", "1G", "--smp", str(smp), "--disk", f"{mine}:raw",
                  "--net", "user", "--engine", engine, name=f"debian{smp}{engine}") as vm:
         log_in(vm)

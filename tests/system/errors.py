@@ -112,7 +112,8 @@ def kernels():
     bad("missing kernel", ["--kernel", "/nonexistent/kernel"], "kernel /nonexistent/kernel", "No such file", (3,))
     bad("empty kernel", ["--kernel", EMPTY], f"kernel {EMPTY} is empty", "copied")
     bad("kernel that is a directory", ["--kernel", TMP], "is a directory", "name a file")
-    bad("kernel for x86-64 (ELF)", ["--kernel", os.path.realpath("/bin/true")], "kernel .*(x86|machine|RISC-V)", "riscv64|RISC-V|join the group")
+    bad("kernel for x86-64 (ELF)", ["--kernel", os.path.realpath("/bin/true")], "kernel .*(x86|machine|RISC-V)", "riscv64|RISC-V|join the group|load kvm_",
+        (1, 2, 3))
     bad("kernel for arm64 (Image)", ["--kernel", path("arm64", image(1 << 20, b"\0" * 8 + b"ARM\x64"), 1 << 20)], "kernel .*arm64", "riscv64|RISC-V")
     bad("kernel cut short (ELF)", ["--kernel", path("short", elf(8 << 20), 4096)], "kernel ", "cut|short|copied|end")
     bad("kernel cut short (Image)", ["--kernel", path("short", image(1 << 20)[:40])], "kernel ", "cut|short|copied|Image|ELF")
