@@ -226,6 +226,12 @@ def _():
         disk("convert", "full:raw", f"slow{len(more)}:qcow2", "--rate", "4M", *more)
         assert time.monotonic() - began > 0.9, "6 MiB at 4 MiB a second, of which a piece or two come at once"
         same("full", "raw", f"slow{len(more)}", "qcow2")
+    # Nobody reads how far it is: the copy is whole all the same.
+    p = subprocess.Popen([LODGE, "disk", "convert", "full:raw", "unread:qcow2", "--rate", "4M", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    p.stdout.close()
+    said = p.stderr.read()
+    assert p.wait(60) == 1 and said == "lodge: standard output cannot be written\n", (p.returncode, said)
+    same("full", "raw", "unread", "qcow2")
 
 
 @check("check and repair")

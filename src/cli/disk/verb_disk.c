@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -354,6 +355,7 @@ static int run_convert(void *opts, const struct args *a)
 	struct err e = {0};
 
 	session_begin(&s, c->json, "converting");
+	signal(SIGPIPE, SIG_IGN); /* who looks on may leave: a part of a copy must not */
 	if (convert(&s, c, a, &copy, &e))
 		return session_failed(&s, &e);
 	session_clear(&s);
