@@ -348,6 +348,12 @@ void disk_drain(struct disk *d)
 	}
 }
 
+void disk_memory(struct disk *d, const struct iovec *mem)
+{
+	disk_drain(d);
+	files_memory(d->files, mem);
+}
+
 unsigned disk_held(const struct disk *d)
 {
 	return gate_held(d->gate);

@@ -152,6 +152,11 @@ void disk_submit(struct disk *d, struct disk_req *r);
 /* Blocks until nothing is in flight; every `done` has been called then. For quiesce. */
 void disk_drain(struct disk *d);
 unsigned disk_in_flight(const struct disk *d); /* with those that are held */
+/*
+ * Names memory that stays where it is until other memory, or none (NULL), is named, and that requests will mostly lie in: they cost the host less (docs/disk.md).
+ * A hint, which no host has to take. Drains the disk. Not for guest memory, of which pages come and go.
+ */
+void disk_memory(struct disk *d, const struct iovec *mem);
 
 /*
  * A disk goes from one process to another (migration, update). sleep: everything is flushed, what says that it was closed well is written, locks and

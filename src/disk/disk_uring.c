@@ -3,7 +3,7 @@
  *
  *   io_submit() --> list --uv_prepare, once a loop turn: neighbours become one operation--> ring --uv_poll--> done
  *
- * The ring is restricted before it is enabled: registered files only, and four operations, so that it opens nothing that the sandbox closed.
+ * The ring is restricted before it is enabled: registered files only, and what enum io_op names, so that it opens nothing that the sandbox closed.
  * Kernels without restrictions (before 5.10) or where io_uring is switched off use threads.
  *
  * Source: io_uring_setup(2), io_uring_register(2), io_uring_enter(2).
@@ -74,6 +74,7 @@ struct uring {
 	bool awake; /* and not slept for */
 	struct took *took; /* of its kind */
 	struct took kinds[IO_FALLOCATE + 1];
+	struct iovec memory; /* registered as buffer 0; or of no length */
 };
 
 static struct uring *uring_of(struct io *io)
@@ -81,21 +82,38 @@ static struct uring *uring_of(struct io *io)
 	return container_of(io, struct uring, io);
 }
 
-static void fill(struct io_uring_sqe *sqe, const struct io_req *r)
+static bool registered(const struct uring *u, const struct io_req *r)
 {
+	uint64_t at = (uintptr_t)r->iov->iov_base - (uintptr_t)u->memory.iov_base;
+
+	return r->niov == 1 && at < u->memory.iov_len && r->iov->iov_len <= u->memory.iov_len - at;
+}
+
+static void fill(const struct uring *u, struct io_uring_sqe *sqe, const struct io_req *r)
+{
+	int file = (int)r->file;
+
 	switch (r->op) {
 	case IO_READ:
-		io_uring_prep_readv(sqe, (int)r->file, r->iov, r->niov, r->off);
+		if (registered(u, r))
+			io_uring_prep_read_fixed(
+				sqe, file, r->iov->iov_base, (unsigned)r->iov->iov_len, r->off, 0);
+		else
+			io_uring_prep_readv(sqe, file, r->iov, r->niov, r->off);
 		break;
 	case IO_WRITE:
-		io_uring_prep_writev2(
-			sqe, (int)r->file, r->iov, r->niov, r->off, r->dsync ? RWF_DSYNC : 0);
+		if (registered(u, r))
+			io_uring_prep_write_fixed(
+				sqe, file, r->iov->iov_base, (unsigned)r->iov->iov_len, r->off, 0);
+		else
+			io_uring_prep_writev(sqe, file, r->iov, r->niov, r->off);
+		sqe->rw_flags = r->dsync ? RWF_DSYNC : 0;
 		break;
 	case IO_FDATASYNC:
-		io_uring_prep_fsync(sqe, (int)r->file, IORING_FSYNC_DATASYNC);
+		io_uring_prep_fsync(sqe, file, IORING_FSYNC_DATASYNC);
 		break;
 	case IO_FALLOCATE:
-		io_uring_prep_fallocate(sqe, (int)r->file, r->mode, (off_t)r->off, (off_t)r->len);
+		io_uring_prep_fallocate(sqe, file, r->mode, (off_t)r->off, (off_t)r->len);
 		break;
 	}
 	sqe->flags |= IOSQE_FIXED_FILE;
@@ -182,13 +200,13 @@ static bool put_next(struct uring *u)
 	take(u, g ? n : 1);
 	u->alone = !u->sqes++;
 	if (!g) {
-		fill(sqe, r);
+		fill(u, sqe, r);
 		return true;
 	}
 	all = *r;
 	all.iov = g->iov;
 	all.niov = niov;
-	fill(sqe, &all);
+	fill(u, sqe, &all);
 	io_uring_sqe_set_data64(sqe, (uintptr_t)g | GROUP);
 	return true;
 }
@@ -365,6 +383,26 @@ static void drain(struct io *io)
 	}
 }
 
+/* liburing 2.3 has two of these calls in its header only: Debian 12's shared library does not export them. */
+static int ring_register(struct io_uring *r, unsigned what, const void *arg, unsigned n)
+{
+	return syscall(SYS_io_uring_register, r->ring_fd, what, arg, n) < 0 ? -errno : 0;
+}
+
+static int memory(struct io *io, const struct iovec *mem)
+{
+	struct uring *u = uring_of(io);
+	int rc;
+
+	if (u->memory.iov_len)
+		(void)ring_register(&u->ring, IORING_UNREGISTER_BUFFERS, NULL, 0);
+	u->memory = (struct iovec){0};
+	rc = mem ? ring_register(&u->ring, IORING_REGISTER_BUFFERS, mem, 1) : 0;
+	if (!rc && mem)
+		u->memory = *mem;
+	return rc;
+}
+
 static void handle_closed(uv_handle_t *h)
 {
 	struct handles *hs = h->data;
@@ -393,12 +431,6 @@ static void destroy(struct io *io)
 	free(u);
 }
 
-/* liburing 2.3 has these two calls in its header, and Debian 12's shared library does not export them. */
-static int ring_register(struct io_uring *r, unsigned what, void *arg, unsigned n)
-{
-	return syscall(SYS_io_uring_register, r->ring_fd, what, arg, n) < 0 ? -errno : 0;
-}
-
 /*
  * Completions are worked on at our next system call (5.19) instead of interrupting us. Not IORING_SETUP_DEFER_TASKRUN: such a ring does not
  * wake who waits for it by epoll.
@@ -416,20 +448,25 @@ static int init_ring(struct uring *u)
 
 static int make_ring(struct uring *u)
 {
-	static const unsigned char ops[] = {
-		IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE};
-	struct io_uring_restriction res[ARRAY_SIZE(ops) + 1] = {0};
+	static const unsigned char ops[] = {IORING_OP_READV, IORING_OP_READ_FIXED, IORING_OP_WRITEV,
+		IORING_OP_WRITE_FIXED, IORING_OP_FSYNC, IORING_OP_FALLOCATE};
+	static const unsigned char calls[] = {IORING_REGISTER_BUFFERS, IORING_UNREGISTER_BUFFERS};
+	struct io_uring_restriction res[ARRAY_SIZE(ops) + ARRAY_SIZE(calls) + 1] = {0}, *x = res;
 	int rc = init_ring(u);
 
 	if (rc)
 		return rc;
 	u->ring_ok = true;
-	for (unsigned i = 0; i < ARRAY_SIZE(ops); i++) {
-		res[i].opcode = IORING_RESTRICTION_SQE_OP;
-		res[i].sqe_op = ops[i];
+	for (unsigned i = 0; i < ARRAY_SIZE(ops); i++, x++) {
+		x->opcode = IORING_RESTRICTION_SQE_OP;
+		x->sqe_op = ops[i];
 	}
-	res[ARRAY_SIZE(ops)].opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED;
-	res[ARRAY_SIZE(ops)].sqe_flags = IOSQE_FIXED_FILE;
+	for (unsigned i = 0; i < ARRAY_SIZE(calls); i++, x++) {
+		x->opcode = IORING_RESTRICTION_REGISTER_OP;
+		x->register_op = calls[i];
+	}
+	x->opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED;
+	x->sqe_flags = IOSQE_FIXED_FILE;
 	rc = io_uring_register_files(&u->ring, u->io.o.fds, u->io.o.nfds);
 	if (!rc)
 		rc = ring_register(&u->ring, IORING_REGISTER_RESTRICTIONS, res, ARRAY_SIZE(res));
@@ -487,5 +524,9 @@ static int create(struct io **out, const struct io_opts *o, struct err *e)
 	return 0;
 }
 
-const struct io_ops io_uring_ops = {
-	.name = "io_uring", .create = create, .destroy = destroy, .submit = submit, .drain = drain};
+const struct io_ops io_uring_ops = {.name = "io_uring",
+	.create = create,
+	.destroy = destroy,
+	.submit = submit,
+	.drain = drain,
+	.memory = memory};

@@ -240,6 +240,14 @@ bool files_drain(struct files *fs)
 	return any;
 }
 
+void files_memory(struct files *fs, const struct iovec *mem)
+{
+	files_drain(fs);
+	for (struct file *f = fs->first; f; f = f->next)
+		if (f->ops->memory)
+			f->ops->memory(f, mem);
+}
+
 /* ---- waiting ---- */
 
 struct waited {

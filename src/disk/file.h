@@ -76,6 +76,8 @@ struct file_ops {
 	void (*submit)(struct file *f, struct file_req *r);
 	/* Blocks until nothing of this file is in flight; every `done` has been called then. */
 	void (*drain)(struct file *f);
+	/* io_ops.memory; NULL: makes no difference. */
+	void (*memory)(struct file *f, const struct iovec *mem);
 	/* Longer or shorter; blocks. Not durable before a flush. */
 	int (*truncate)(struct file *f, uint64_t size, struct err *e);
 	/* What it has now, for devices that grow under us. */
@@ -150,6 +152,8 @@ int file_extent(struct file *f, uint64_t off, uint64_t *len, bool *data);
 uint64_t file_allocated(struct file *f);
 /* Until nothing is in flight on any file of `fs`. Returns whether anything was. */
 bool files_drain(struct files *fs);
+/* For all files that are open now: io_ops.memory. Waits for what is in flight. */
+void files_memory(struct files *fs, const struct iovec *mem);
 
 /*
  * The same, waited for: for opening, checking and tools. Other requests that are in flight end as well (their `done` is called).

@@ -366,6 +366,15 @@ static void drain(struct file *f)
 	h->io->ops->drain(h->io);
 }
 
+static void memory(struct file *f, const struct iovec *mem)
+{
+	struct host *h = host_of(f);
+
+	/* Without it everything works as well. */
+	if (h->io->ops->memory)
+		(void)h->io->ops->memory(h->io, mem);
+}
+
 /* ---- size ---- */
 
 static int measure(struct file *f, uint64_t *size, struct err *e)
@@ -559,6 +568,7 @@ static void host_close(struct file *f)
 
 static const struct file_ops host_ops = {.submit = submit,
 	.drain = drain,
+	.memory = memory,
 	.truncate = resize,
 	.measure = measure,
 	.extent = extent,

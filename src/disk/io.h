@@ -4,7 +4,7 @@
  *   format --io_submit()--> uring (disk_uring.c) or threads (disk_threads.c) --done(), in the loop--> format
  *
  * An io serves one disk: a small fixed table of open files, which it is given when it is made and never extends. It runs no
- * system call on any other file, and a ring is restricted to these files and to the four operations below, so that a
+ * system call on any other file, and a ring is restricted to these files and to the operations below, so that a
  * process that was taken over cannot use the ring to step around its seccomp filter (io_uring_register(2), restrictions).
  *
  * Rules. submit, drain, destroy: loop thread. `done` is called in the loop thread, never from inside io_submit(), and may submit.
@@ -60,6 +60,12 @@ struct io_ops {
 	void (*submit)(struct io *io, struct io_req *r);
 	/* Blocks until nothing is in flight; every `done` has been called then. */
 	void (*drain)(struct io *io);
+	/*
+	 * Memory that stays where it is until other memory is named (NULL: none): for operations of one vector in it the kernel need not look up page by
+	 * page what the data is (io_uring_register(2), IORING_REGISTER_BUFFERS). Nothing is in flight. On failure (RLIMIT_MEMLOCK) there is none.
+	 * NULL: makes no difference here.
+	 */
+	int (*memory)(struct io *io, const struct iovec *mem);
 };
 
 /* Begins each back end's own struct. */

@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/pages.h"
 #include "base/util.h"
 #include "disk/tool.h"
 
@@ -38,6 +39,39 @@ struct copy {
 	int rc;
 	struct err *e;
 };
+
+/* Pieces of data of two disks that are copied or compared. */
+struct memory {
+	struct iovec at;
+	struct disk *a, *b; /* b: or NULL */
+};
+
+static void name(const struct memory *m, const struct iovec *at)
+{
+	disk_memory(m->a, at);
+	if (m->b)
+		disk_memory(m->b, at);
+}
+
+static void memory_free(struct memory *m)
+{
+	if (!m->at.iov_base)
+		return;
+	name(m, NULL);
+	pages_free(m->at.iov_base, m->at.iov_len);
+}
+
+static int memory_get(
+	struct memory *m, unsigned pieces, struct disk *a, struct disk *b, struct err *e)
+{
+	uint64_t len = pieces * PIECE;
+
+	*m = (struct memory){{pages_alloc(len), len}, a, b};
+	if (!m->at.iov_base)
+		return err_set(e, -ENOMEM, "out of memory");
+	name(m, &m->at);
+	return 0;
+}
 
 static bool is_zero(const char *p, uint64_t n)
 {
@@ -280,7 +314,7 @@ static int go(struct copy *c, struct err *e)
 int disk_copy(struct disk *from, struct disk *to, struct disk_copy *o, struct err *e)
 {
 	cleanup(free_ptr) struct copy *c = calloc(1, sizeof(*c));
-	cleanup(free_ptr) void *mem = NULL;
+	cleanup(memory_free) struct memory mem = {0};
 	int rc;
 
 	if (to->size < from->size)
@@ -290,8 +324,9 @@ int disk_copy(struct disk *from, struct disk *to, struct disk_copy *o, struct er
 		return err_set(e, -EOPNOTSUPP,
 			"disk %s: the format %s has no compression: qcow2 has", to->o.path,
 			to->format->name);
-	if (!c || posix_memalign(&mem, 4096, SLOTS * PIECE))
-		return err_set(e, -ENOMEM, "out of memory");
+	rc = c ? memory_get(&mem, SLOTS, from, to, e) : err_set(e, -ENOMEM, "out of memory");
+	if (rc)
+		return rc;
 	c->from = from;
 	c->to = to;
 	c->o = o;
@@ -300,7 +335,7 @@ int disk_copy(struct disk *from, struct disk *to, struct disk_copy *o, struct er
 	c->e = e;
 	for (unsigned i = 0; i < SLOTS; i++) {
 		c->slot[i].c = c;
-		c->slot[i].buf = (char *)mem + i * PIECE;
+		c->slot[i].buf = (char *)mem.at.iov_base + i * PIECE;
 	}
 	rc = go(c, e);
 	if (!rc)
@@ -374,14 +409,14 @@ int disk_compare(
 	struct disk *a, struct disk *b, const struct disk_watch *w, uint64_t *at, struct err *e)
 {
 	uint64_t end = MAX(a->size, b->size), off = 0, n = 0;
-	cleanup(free_ptr) char *mem = NULL;
+	cleanup(memory_free) struct memory mem = {0};
 	struct compare c = {.a = a, .b = b};
-	int rc = 0;
+	int rc = memory_get(&mem, 2, a, b, e);
 
-	if (posix_memalign((void **)&mem, 4096, 2 * PIECE))
-		return err_set(e, -ENOMEM, "out of memory");
-	c.ba = mem;
-	c.bb = mem + PIECE;
+	if (rc)
+		return rc;
+	c.ba = mem.at.iov_base;
+	c.bb = c.ba + PIECE;
 	*at = UINT64_MAX;
 	for (; off < end && !rc && *at == UINT64_MAX; off += n) {
 		rc = compare_piece(&c, off, end, &n, at, e);
@@ -421,13 +456,13 @@ static int differing_piece(struct disk *from, struct disk *now, struct disk *to,
 int disk_copy_differing(struct disk *from, struct disk *to, const struct disk_watch *w,
 	uint64_t *copied, struct err *e)
 {
-	cleanup(free_ptr) char *mem = NULL;
+	cleanup(memory_free) struct memory mem = {0};
 	uint64_t off = 0;
-	int rc = 0;
+	int rc = memory_get(&mem, 2, from, to, e);
 
 	*copied = 0;
-	if (posix_memalign((void **)&mem, 4096, 2 * PIECE))
-		return err_set(e, -ENOMEM, "out of memory");
+	if (rc)
+		return rc;
 	while (off < to->size && !rc) {
 		uint64_t len = to->size - off;
 		bool zf, zt = false;
@@ -440,7 +475,7 @@ int disk_copy_differing(struct disk *from, struct disk *to, const struct disk_wa
 			rc = look(to, off, &len, &zt, e);
 		if (!rc && !(zf && zt)) {
 			len = MIN(len, PIECE - off % PIECE);
-			rc = differing_piece(from, to, to, off, len, mem, copied, e);
+			rc = differing_piece(from, to, to, off, len, mem.at.iov_base, copied, e);
 		}
 		off += len;
 		if (!rc && w && w->progress && !w->progress(w->ctx, off, to->size))
@@ -452,19 +487,19 @@ int disk_copy_differing(struct disk *from, struct disk *to, const struct disk_wa
 int disk_rebase(struct disk *d, struct disk *now, const struct disk_watch *w, uint64_t *copied,
 	struct err *e)
 {
-	cleanup(free_ptr) char *mem = NULL;
+	cleanup(memory_free) struct memory mem = {0};
 	uint64_t off = 0;
-	int rc = 0;
+	int rc = memory_get(&mem, 2, d, now, e);
 
 	*copied = 0;
-	if (posix_memalign((void **)&mem, 4096, 2 * PIECE))
-		return err_set(e, -ENOMEM, "out of memory");
+	if (rc)
+		return rc;
 	while (off < d->size && !rc) {
 		struct disk_extent x;
 
 		rc = disk_block_status(d, off, MIN(d->size - off, PIECE - off % PIECE), &x, e);
 		if (!rc && (x.depth || !(x.flags & DISK_EXT_HERE)))
-			rc = differing_piece(d, now, d, off, x.len, mem, copied, e);
+			rc = differing_piece(d, now, d, off, x.len, mem.at.iov_base, copied, e);
 		off += x.len;
 		if (!rc && w && w->progress && !w->progress(w->ctx, off, d->size))
 			rc = err_set(e, -ECANCELED, "stopped");

@@ -2,10 +2,11 @@
  * disk_bench.c: one pattern of requests on a disk, without a guest: what bench/disk compares with `qemu-img bench`.
  *
  *	disk_bench FILE:FORMAT read|write [count=N] [size=BYTES] [depth=N] [step=BYTES] [random=SEED] [flush=N] [cache=none] [io=threads]
- *	           [buffers=one] [sorter=off]
+ *	           [buffers=one] [memory=tools] [sorter=off]
  *
  * The places are 0, step, 2 * step ... modulo the disk's size, as qemu-img's are, or random ones. Each request that is in flight has memory of its
- * own; with buffers=one they share it, as qemu-img's do: what is hot in the CPU's cache is cheaper to fill. Prints one JSON object.
+ * own; with buffers=one they share it, as qemu-img's do: what is hot in the CPU's cache is cheaper to fill. memory=tools: such as `lodge disk convert` has
+ * (pages.h, disk_memory()). Prints one JSON object.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/pages.h"
 #include "base/util.h"
 #include "disk/tool.h"
 
@@ -24,7 +26,7 @@ struct bench {
 	enum disk_op op;
 	uint64_t count, size, depth, step, random, flush;
 	uint64_t sent, done, writes, at, errors;
-	bool flushing, one_buffer;
+	bool flushing, one_buffer, tools;
 };
 
 struct slot {
@@ -98,9 +100,13 @@ static void go(struct bench *b)
 	uint64_t t0;
 	char *mem;
 
-	if (posix_memalign((void **)&mem, 4096, memory))
+	/* Aligned and no more, as qemu-img's is; or what Lodge's own tools use. */
+	mem = b->tools ? pages_alloc(memory) : aligned_alloc(4096, align_up(memory, 4096));
+	if (!mem)
 		exit(1);
 	memset(mem, 0x5a, memory);
+	if (b->tools)
+		disk_memory(b->d, &(struct iovec){mem, memory});
 	t0 = clock_mono_ns();
 	c0 = cpu();
 	for (uint64_t i = 0; i < b->depth; i++) {
@@ -122,7 +128,9 @@ static void go(struct bench *b)
 			   stats),
 		stdout, JSON_REAL_PRECISION(6));
 	putchar('\n');
-	free(mem);
+	if (b->tools)
+		disk_memory(b->d, NULL);
+	/* The process ends. */
 	free(slot);
 }
 
@@ -169,6 +177,8 @@ int main(int argc, char **argv)
 			b.flush = number(v);
 		else if (!strcmp(argv[i], "buffers"))
 			b.one_buffer = !strcmp(v, "one");
+		else if (!strcmp(argv[i], "memory"))
+			b.tools = !strcmp(v, "tools");
 		else if (!strcmp(argv[i], "cache"))
 			o.cache = !strcmp(v, "none") ? DISK_CACHE_NONE : DISK_CACHE_WRITEBACK;
 		else if (!strcmp(argv[i], "io"))

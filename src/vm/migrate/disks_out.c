@@ -9,6 +9,7 @@
 #include <uv.h>
 
 #include "base/err.h"
+#include "base/pages.h"
 #include "base/util.h"
 #include "device/virtio_blk.h"
 #include "disk/dirty.h"
@@ -290,7 +291,7 @@ int disks_out_create(struct disks_out **out, struct board *b, uv_loop_t *loop, c
 	struct disks_out *o = calloc(1, sizeof(*o));
 	int rc;
 
-	if (!o || posix_memalign(&o->mem, 4096, SLOTS * MIG_PIECE)) {
+	if (!o || !(o->mem = pages_alloc(SLOTS * MIG_PIECE))) {
 		free(o);
 		return err_set(e, -ENOMEM, "migration: out of memory");
 	}
@@ -306,7 +307,7 @@ int disks_out_create(struct disks_out **out, struct board *b, uv_loop_t *loop, c
 	if (!rc && uv_async_init(loop, &o->async, pump))
 		rc = err_set(e, -ENOMEM, "migration: out of memory");
 	if (rc) {
-		free(o->mem);
+		pages_free(o->mem, SLOTS * MIG_PIECE);
 		free(o);
 		return rc;
 	}
@@ -323,7 +324,7 @@ static void closed(uv_handle_t *h)
 
 	pthread_cond_destroy(&o->cond);
 	pthread_mutex_destroy(&o->lock);
-	free(o->mem);
+	pages_free(o->mem, SLOTS * MIG_PIECE);
 	free(o);
 }
 

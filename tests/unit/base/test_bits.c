@@ -13,6 +13,7 @@
 #include "base/bitmap.h"
 #include "base/bytes.h"
 #include "base/hex.h"
+#include "base/pages.h"
 #include "base/util.h"
 
 #define BITS 200
@@ -135,9 +136,28 @@ static void hex_goes_both_ways(void **state)
 	assert_int_equal(hex_get(out, 0, ""), 0);
 }
 
+static void pages_are_large_and_zero(void **state)
+{
+	static const size_t len[] = {1, 4096, 2 * MiB, 2 * MiB + 1, 5 * MiB};
+
+	for (size_t i = 0; i < ARRAY_SIZE(len); i++) {
+		char *p = pages_alloc(len[i]);
+
+		assert_non_null(p);
+		assert_int_equal((uintptr_t)p % (2 * MiB), 0);
+		for (size_t k = 0; k < len[i]; k += 1024)
+			assert_int_equal(p[k], 0);
+		memset(p, 1, len[i]);
+		pages_free(p, len[i]);
+	}
+	pages_free(NULL, 4096);
+	assert_null(pages_alloc(SIZE_MAX / 2));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(pages_are_large_and_zero),
 		cmocka_unit_test(ranges_touch_only_their_bits),
 		cmocka_unit_test(next_ignores_bits_above_the_size),
 		cmocka_unit_test(set_tells_who_was_first),
