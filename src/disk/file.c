@@ -161,6 +161,7 @@ void file_submit(struct file *f, struct file_req *r)
 	r->at = 0;
 	r->step = 0;
 	r->bounce = NULL;
+	r->gathers = false;
 	r->cut = NULL;
 	r->next = NULL;
 	f->in_flight++;

@@ -32,6 +32,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
+#include "disk/gather.h"
 #include "disk/io.h"
 
 struct err;
@@ -54,6 +55,8 @@ struct file_req {
 	struct io_req io;
 	struct iovec one, *cut; /* cut: what is left after a short transfer */
 	void *bounce;
+	struct gather_note note;
+	bool gathers;
 	uint64_t at;
 	unsigned step;
 };

@@ -4,7 +4,7 @@
  * With `direct` the file is opened twice: file 1 with O_DIRECT, and file 0 without, for requests whose place or length is not a
  * multiple of what direct I/O is done in. The kernel keeps the two views of a file coherent page by page, so that direct I/O is done in
  * whole pages wherever the other kind may occur at any byte: two requests of different places then never share a page.
- * Buffers that are not aligned are copied.
+ * Buffers that are not aligned are copied, and large ones that are scattered where that is quicker (gather.h).
  *
  * Once fdatasync(2) has failed, the page cache may have dropped what it could not write and call it clean, and the next fdatasync succeeds without it
  * (fsync(2), Notes). So a file whose bytes go through the page cache is durable no more until it is opened again: all its flushes fail.
@@ -24,6 +24,7 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "disk/file.h"
+#include "disk/gather.h"
 #include "disk/lock.h"
 
 #define ZEROES (1u << 20)
@@ -39,6 +40,8 @@ struct host {
 	void *zeroes; /* never written: the host backs it by its zero page */
 	bool no_punch, no_zero_range; /* the file system refused it once */
 	int lost; /* what the first fdatasync that failed said */
+	struct gather *gather; /* NULL: not of direct I/O */
+	struct iovec memory; /* that was named, and is in one piece */
 };
 
 static struct host *host_of(struct file *f)
@@ -52,34 +55,44 @@ static void note_lost(struct host *h, int code)
 		h->lost = code;
 }
 
+static int ended_as(ssize_t code)
+{
+	return code == -EROFS ? -EPERM : (int)code;
+}
+
 static void ended(struct file_req *r, ssize_t code)
 {
-	file_done(r, code == -EROFS ? -EPERM : (int)code);
+	file_done(r, ended_as(code));
 }
 
 /* ---- reads and writes ---- */
 
 static void rw_next(struct file_req *r);
 
-static void rw_end(struct file_req *r)
+static void rw_over(struct file_req *r, int rc)
 {
-	if (r->bounce && r->op == FILE_READ)
+	if (!rc && r->bounce && r->op == FILE_READ)
 		iov_write(r->iov, r->niov, 0, r->bounce, r->len);
-	file_done(r, 0);
+	if (r->gathers)
+		gather_end(
+			host_of(r->file)->gather, &r->note, r->note.copied ? r->bounce : NULL, !rc);
+	if (r->gathers && r->note.copied)
+		r->bounce = NULL;
+	file_done(r, rc);
 }
 
 /* The file ends inside the request. Before the place where we know it to end: somebody has cut it off, and what was there is gone. */
 static void read_past_end(struct file_req *r)
 {
 	if (r->file->o.strict || r->off + r->at < r->file->size) {
-		file_done(r, -EIO);
+		rw_over(r, -EIO);
 		return;
 	}
 	if (r->bounce)
 		memset((char *)r->bounce + r->at, 0, r->len - r->at);
 	else
 		iov_zero(r->iov, r->niov, r->at, r->len - r->at);
-	rw_end(r);
+	rw_over(r, 0);
 }
 
 static void rw_done(struct io_req *io)
@@ -98,14 +111,14 @@ static void rw_done(struct io_req *io)
 		/* It may be told of what others wrote before. */
 		if (r->io.dsync && !r->file->o.dsync && io->result == -EIO)
 			note_lost(host_of(r->file), -EIO);
-		ended(r, io->result ?: -EIO);
+		rw_over(r, ended_as(io->result ?: -EIO));
 		return;
 	}
 	r->at += (uint64_t)io->result;
 	if (r->at < r->len)
 		rw_next(r);
 	else
-		rw_end(r);
+		rw_over(r, 0);
 }
 
 static bool aligned_memory(const struct file_req *r, unsigned align)
@@ -158,7 +171,7 @@ static void rw_next(struct file_req *r)
 	if (r->at && r->niov > 1 && !r->bounce && !r->cut) {
 		r->cut = malloc(MIN(r->niov, (unsigned)IO_VECS_MAX) * sizeof(*r->cut));
 		if (!r->cut) {
-			file_done(r, -ENOMEM);
+			rw_over(r, -ENOMEM);
 			return;
 		}
 	}
@@ -175,6 +188,13 @@ static void rw_next(struct file_req *r)
 
 static void fail_soon(struct file_req *r, int code);
 
+/* Not in memory that was named, which is in one piece. */
+static bool may_be_scattered(const struct host *h, const struct file_req *r)
+{
+	return r->niov > 1 ||
+	       (uintptr_t)r->iov->iov_base - (uintptr_t)h->memory.iov_base >= h->memory.iov_len;
+}
+
 static void rw_start(struct file_req *r)
 {
 	struct host *h = host_of(r->file);
@@ -183,7 +203,13 @@ static void rw_start(struct file_req *r)
 	r->io.op = r->op == FILE_READ ? IO_READ : IO_WRITE;
 	r->io.dsync = r->op == FILE_WRITE && (r->fua || r->file->o.dsync);
 	r->io.done = rw_done;
-	if (direct && (!aligned_memory(r, h->mem_align) || r->niov > IO_VECS_MAX)) {
+	r->gathers = direct && h->gather && may_be_scattered(h, r);
+	if (r->gathers)
+		r->bounce = gather_begin(h->gather, r->op == FILE_WRITE, r->len, &r->note);
+	if (r->bounce) {
+		if (r->op == FILE_WRITE)
+			iov_read(r->iov, r->niov, 0, r->bounce, r->len);
+	} else if (direct && (!aligned_memory(r, h->mem_align) || r->niov > IO_VECS_MAX)) {
 		if (make_bounce(r, MAX(h->mem_align, h->unit))) {
 			fail_soon(r, -ENOMEM);
 			return;
@@ -370,6 +396,7 @@ static void memory(struct file *f, const struct iovec *mem)
 {
 	struct host *h = host_of(f);
 
+	h->memory = mem ? *mem : (struct iovec){0};
 	/* Without it everything works as well. */
 	if (h->io->ops->memory)
 		(void)h->io->ops->memory(h->io, mem);
@@ -558,6 +585,7 @@ static void host_close(struct file *f)
 		h->io->ops->destroy(h->io);
 	if (h->fd[BUFFERED] >= 0)
 		host_lock(f, false, NULL);
+	gather_destroy(h->gather);
 	if (h->zeroes)
 		munmap(h->zeroes, ZEROES);
 	for (unsigned i = 0; i < ARRAY_SIZE(h->fd); i++)
@@ -588,8 +616,10 @@ static int start(struct host *h, struct err *e)
 		return err_set(e, -ENOMEM, "disk %s: out of memory", h->f.path);
 	}
 	io.fds[io.nfds++] = h->fd[BUFFERED];
-	if (h->fd[DIRECT] >= 0)
+	if (h->fd[DIRECT] >= 0) {
 		io.fds[io.nfds++] = h->fd[DIRECT];
+		h->gather = gather_create();
+	}
 	rc = io_create(&h->io, h->f.owner->io, &io, e);
 	if (rc)
 		return err_wrap(e, "disk %s", h->f.path);
