@@ -209,6 +209,11 @@ int file_extent(struct file *f, uint64_t off, uint64_t *len, bool *data)
 	return f->ops->extent ? f->ops->extent(f, off, len, data) : -EOPNOTSUPP;
 }
 
+uint64_t file_room(struct file *f)
+{
+	return f->ops->room ? f->ops->room(f) : UINT64_MAX;
+}
+
 uint64_t file_allocated(struct file *f)
 {
 	uint64_t used = 0;

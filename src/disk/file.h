@@ -87,6 +87,8 @@ struct file_ops {
 	int (*measure)(struct file *f, uint64_t *size, struct err *e);
 	/* Where is data from `off` on? Sets *len, up to its own value, and *data. -EOPNOTSUPP: unknown, take all as data. Blocks. */
 	int (*extent)(struct file *f, uint64_t off, uint64_t *len, bool *data);
+	/* What the host has left for it. Blocks for a moment. NULL: nobody knows. */
+	uint64_t (*room)(struct file *f);
 	/* Takes the lock again that file_opts want, or gives it up. NULL: cannot be put aside. Nothing is in flight. */
 	int (*lock)(struct file *f, bool on, struct err *e);
 	void (*close)(struct file *f);
@@ -151,6 +153,8 @@ void file_shelf_clear(struct file_shelf *s);
 void file_submit(struct file *f, struct file_req *r);
 int file_truncate(struct file *f, uint64_t size, struct err *e);
 int file_extent(struct file *f, uint64_t off, uint64_t *len, bool *data);
+/* How many bytes the host has left to give to it; UINT64_MAX where that is not known. */
+uint64_t file_room(struct file *f);
 /* How much of the host's space it takes; what the host does not tell counts as taken. */
 uint64_t file_allocated(struct file *f);
 /* Until nothing is in flight on any file of `fs`. Returns whether anything was. */

@@ -495,6 +495,13 @@ static int extent(struct file *f, uint64_t off, uint64_t *len, bool *data)
 	return 0;
 }
 
+static uint64_t room(struct file *f)
+{
+	uint64_t has = file_of(f)->dev->size, capacity = file_of(f)->devs->capacity;
+
+	return capacity ? capacity - MIN(has, capacity) : UINT64_MAX;
+}
+
 static void bell_closed(uv_handle_t *h)
 {
 	free(container_of((uv_idle_t *)h, struct bell, idle));
@@ -517,6 +524,7 @@ static const struct file_ops ops = {.submit = submit,
 	.truncate = truncate_dev,
 	.measure = measure,
 	.extent = extent,
+	.room = room,
 	.close = close_dev};
 
 static int attach(struct memfile *m, const struct file_opts *o, struct err *e)

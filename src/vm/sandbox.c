@@ -56,6 +56,7 @@ static const struct rule rules[] = {
 	ALLOW(preadv2, "disk fall back"),
 	ALLOW(pwritev2, "disk fall back"),
 	ALLOW(lseek, "disk size, and where a file has data"),
+	ALLOW(fstatfs, "whether the host has room for what is written ahead of a guest"),
 	ALLOW(fallocate, "discard and write zeroes; memory that the balloon gives back"),
 	ALLOW(fdatasync, "disk flush"),
 	ALLOW(fsync, "disk flush"),

@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
 #include <linux/falloc.h>
 
@@ -446,6 +447,15 @@ static int extent(struct file *f, uint64_t off, uint64_t *len, bool *data)
 	return 0;
 }
 
+static uint64_t room(struct file *f)
+{
+	struct statfs s;
+
+	if (f->block_device || fstatfs(host_of(f)->fd[BUFFERED], &s))
+		return UINT64_MAX;
+	return (uint64_t)s.f_bavail * (uint64_t)s.f_bsize;
+}
+
 /* ---- life ---- */
 
 /* What is in the way of a new file. */
@@ -600,6 +610,7 @@ static const struct file_ops host_ops = {.submit = submit,
 	.truncate = resize,
 	.measure = measure,
 	.extent = extent,
+	.room = room,
 	.lock = host_lock,
 	.close = host_close};
 

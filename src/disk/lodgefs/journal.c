@@ -266,6 +266,7 @@ bool lf_unpunch(struct lf *fs)
 
 void lf_space(struct lf *fs)
 {
+	lf_ready_wait(fs);
 	lf_lock(fs, &fs->punch_lock);
 	(void)lf_unpunch(fs);
 	co_unlock(&fs->punch_lock);
@@ -341,6 +342,24 @@ static void punch(struct lf *fs)
 	fs->jobs++;
 	qsort(fs->punch->block, fs->punch->n, sizeof(*fs->punch->block), by_number);
 	lf_start_job(fs, punch_job, punch_after, fs);
+}
+
+void lf_give_back(struct lf *fs, uint32_t block)
+{
+	struct lf_freed *f = fs->discard ? calloc(1, sizeof(*f)) : NULL;
+
+	if (f)
+		f->block = malloc(sizeof(*f->block));
+	if (!f || !f->block) {
+		free(f);
+		lf_release(fs, block);
+		return;
+	}
+	f->fs = fs;
+	f->block[f->n++] = block;
+	f->next = fs->punch;
+	fs->punch = f;
+	punch(fs);
 }
 
 static void reap(struct lf *fs)

@@ -1214,6 +1214,7 @@ int lf_close(struct lf *fs)
 		(void)lf_write_out(fs);
 	}
 	lost = fs->writable && lf_unwritten(fs) ? fs->failed : 0;
+	lf_ready_drop(fs);
 	if (fs->writable && !fs->failed)
 		(void)lf_sums_settle(fs);
 	if (fs->writable && !fs->failed)
@@ -1223,6 +1224,7 @@ int lf_close(struct lf *fs)
 	if (fs->fence && (!fs->failed || !fs->writable))
 		lease_give(fs);
 	lf_journal_free(fs);
+	lf_ready_free(fs);
 	free_pages(fs);
 	co_sched_destroy(&fs->cs);
 	file_close(fs->f);

@@ -9,6 +9,7 @@
  *   load.c     superblock, recovery, loading; opening and closing a store; the lease
  *   track.c    what has changed since when: generations, bitmaps
  *   sums.c     checksums of data
+ *   ready.c    blocks that are written with zeroes before they are wanted
  *   share.c    one store under several disks
  *   dir.c      the directory: disks, snapshots, clones, composed disks, bitmaps
  *   store.c    making, listing, checking, growing: the row of the table of stores
@@ -242,6 +243,17 @@ struct lf_stats {
 		page_looks; /* of pointers and changes: reads after opening; looks for one that may go */
 	uint64_t
 		sum_errors; /* sub-blocks that did not fit their checksum, and were not handed out */
+	uint64_t ahead_bytes; /* zeroes, into blocks that nobody had asked for yet */
+};
+
+/* Blocks that have been written with zeroes, and the one that is; held. */
+#define LF_READY 4u
+struct lf_ready {
+	uint32_t block[LF_READY];
+	unsigned n;
+	uint32_t busy; /* number + 1; 0: none */
+	struct co_queue waiters; /* until there is none */
+	void *zeroes; /* LF_BLOCK of them; NULL: not yet */
 };
 
 struct lf {
@@ -316,6 +328,7 @@ struct lf {
 	uint64_t fresh_cap, fresh_n;
 	struct sorter *by; /* in a transaction: whose readers may still want what it frees */
 	unsigned jobs;
+	struct lf_ready ready;
 	struct lf_ahead *ahead;
 	bool ahead_busy;
 	struct lf_stats stats;
@@ -342,6 +355,15 @@ struct lf_ahead {
 	int rc;
 };
 
+/* A block that is filled by small writes. */
+struct lf_stream {
+	uint32_t own; /* number + 1; 0: none */
+	unsigned n, got,
+		flushes; /* sub-blocks that are valid; how many came in small transactions, and in how many of these a flush had come before */
+	uint64_t flushed, turn; /* flushes so far; when it got something last */
+};
+#define LF_STREAMS 4u
+
 /* An open disk. */
 struct lf_disk {
 	struct lf *fs;
@@ -353,6 +375,8 @@ struct lf_disk {
 	bool late; /* a write that is acknowledged may be without its record for a while (not commit=batch) */
 	struct lf_record *track; /* or NULL */
 	int lost; /* something that was acknowledged is gone: the next flush, or closing, says so */
+	struct lf_stream stream[LF_STREAMS];
+	uint64_t turns;
 };
 
 static inline uint64_t lf_block_at(const struct lf *fs, uint64_t block)
@@ -491,6 +515,8 @@ void lf_hold(struct lf *fs, uint32_t block);
 /* What waits to be given back to the host is free at once; what is on its way is waited for (space), or is not counted (unpunch: was there any?). */
 void lf_space(struct lf *fs);
 bool lf_unpunch(struct lf *fs);
+/* A block that is held and was not used: it is free, and its space the host's again. */
+void lf_give_back(struct lf *fs, uint32_t block);
 /* Is somebody about to write over what a record that is not marked vouches for? 0: no; 1: a mark has to come first. */
 int lf_overwrites(struct lf *fs, uint64_t off, uint64_t len);
 /* Other things that a record vouches for, by a key from 2^63 on: in a transaction; the number of the record that did so last, 0: it is marked. */
@@ -676,6 +702,21 @@ int lf_sums_put(struct lf *fs, const struct sorter_tx *tx, const struct lf_entry
 int lf_sums_settle(struct lf *fs);
 void lf_sums_relieve(struct lf *fs);
 int lf_sums_check(struct lf *fs, struct err *e);
+
+/* ---- ready.c ---- */
+
+/* In a commit: the entry that the transaction has made; taken: its `own` is a block that nobody had. May begin to make another one ready. */
+void lf_ready_note(
+	struct lf_disk *l, const struct sorter_tx *tx, const struct lf_entry *now, bool taken);
+/* Is it one that begins a MiB with a small write, and is to have the block that is ready? */
+bool lf_ready_wanted(const struct sorter_tx *tx);
+/* As lf_alloc(). false: there is none. */
+bool lf_ready_take(struct lf *fs, uint32_t *block);
+/* In a coroutine: until none is being written. */
+void lf_ready_wait(struct lf *fs);
+/* Those that are ready are not wanted any more. */
+void lf_ready_drop(struct lf *fs);
+void lf_ready_free(struct lf *fs);
 
 /* ---- trim.c ---- */
 

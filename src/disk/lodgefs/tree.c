@@ -55,7 +55,7 @@ int lf_alloc(struct lf *fs, uint32_t *block)
 	if (!fs->free_blocks)
 		(void)lf_unpunch(fs);
 	if (!fs->free_blocks)
-		return -ENOSPC;
+		return lf_ready_take(fs, block) ? 0 : -ENOSPC;
 	for (uint64_t n = 0; n < fs->s.blocks; n++) {
 		uint64_t i = fs->cursor;
 

@@ -315,9 +315,11 @@ static void choose_base(const struct look *k, struct lf_entry *now, uint64_t *co
 }
 
 /* The block that gets the data. */
-static int choose_own(struct lf_disk *l, const struct look *k, struct plan *p, uint64_t *copy)
+static int choose_own(struct lf_disk *l, const struct sorter_tx *tx, const struct look *k,
+	struct plan *p, uint64_t *copy)
 {
 	uint32_t block;
+	bool ready;
 	int rc;
 
 	memset(copy, 0, 32);
@@ -329,7 +331,8 @@ static int choose_own(struct lf_disk *l, const struct look *k, struct plan *p, u
 		memcpy(p->now.own_valid, k->e.base_valid, 32);
 		return 0;
 	}
-	rc = lf_alloc(l->fs, &block);
+	ready = lf_ready_wanted(tx) && lf_ready_take(l->fs, &block);
+	rc = ready ? 0 : lf_alloc(l->fs, &block);
 	if (rc)
 		return rc;
 	p->taken = block + 1;
@@ -480,7 +483,7 @@ static int plan_make(struct lf_disk *l, struct sorter_tx *tx, struct plan *p)
 	cover(&c, tx);
 	p->now = k.e;
 	if (any_data(&c))
-		rc = choose_own(l, &k, p, copy);
+		rc = choose_own(l, tx, &k, p, copy);
 	/*
 	 * Writes inside a file can go on side by side, those that make it longer cannot. One alone, as all those are that lie in one block, is
 	 * better off at the end: what it writes into a hole ext4 converts behind it, in a thread that has to get a processor first.
@@ -526,7 +529,10 @@ static void prepare_job(void *arg)
 	struct job *j = arg;
 	struct lf *fs = j->l->fs;
 
-	/* Space that was freed is there again when that is durable and its readers are gone; and the host has got it, or not begun to. */
+	/*
+	 * Space that was freed is there again when that is durable and its readers are gone; and the host has got it, or not begun to. So is a block that is
+	 * being made ready.
+	 */
 	bool full = j->rc == -ENOSPC;
 
 	if (full)
@@ -566,7 +572,7 @@ static void prepare(void *ctx, struct sorter_tx *tx)
 	int rc = prepare_once(l, tx, NULL);
 	struct job *j;
 
-	if (rc > 0 || (rc == -ENOSPC && (l->fs->freed || l->fs->punching))) {
+	if (rc > 0 || (rc == -ENOSPC && (l->fs->freed || l->fs->punching || l->fs->ready.busy))) {
 		j = job_make(l);
 		if (j) {
 			j->tx = tx;
@@ -704,6 +710,7 @@ static void change_entry(struct lf_disk *l, struct sorter_tx *tx)
 		lf_set_entry(l->fs, l->rec, tx->block, &p->now);
 	for (unsigned i = 0; l->track && i < tx->n; i++)
 		lf_track_set(l, tx->elem[i].off, tx->elem[i].len);
+	lf_ready_note(l, tx, &p->now, p->taken);
 	plan_drop(l->fs, p);
 	tx->priv = NULL;
 }

@@ -4,7 +4,8 @@
  * A workload is a sequence of steps: several requests in flight together (writes, scattered writes, zeroes, discards), flushes, snapshots made,
  * deleted and gone back to, the disk made longer and shorter, and in a store clones of it and of its snapshots, which are written to in turn with it; of
  * a qcow2 image overlays, each of which is written to instead of what is below it. Requests that are in flight at
- * once do not overlap, but for the dense kind: there they are neighbours or overlap, in blocks of which others share some parts. Each write has a stamp of
+ * once do not overlap, but for the dense kind: there they are neighbours or overlap, in blocks of which others share some parts. In the filled kinds small
+ * writes follow one another, with flushes between them, so that blocks are made ready. Each write has a stamp of
  * its own in each of its sectors, and what is read behind it is that, or what was in flight at the same time. The record
  * of the device then gives the images that a power cut may leave behind each event that changes something, in several variants (nothing that was
  * not flushed, all of it, some sectors). On each:
@@ -60,6 +61,7 @@
 #define VOLUMES 3 /* a disk and its clones */
 #define KINDS 48
 #define NEAR (48 * KiB)
+#define FILL (16 * KiB)
 #define SUB 4096u
 #define PART (64 * KiB) /* is read at once: it stays in the processor's cache */
 
@@ -72,6 +74,7 @@ struct kind {
 	bool overlays; /* clones are overlays: only the last one is written to */
 	bool bitmaps; /* one tracks from the beginning; the disk is closed and opened again meanwhile */
 	bool dense; /* requests near each other, some of them late: what one copies another one writes */
+	bool fills; /* small writes in order: blocks are made ready ahead of them */
 	bool synced; /* a flush after each step that writes */
 	bool kill; /* what was acknowledged outlives the process, flushed or not */
 };
@@ -110,11 +113,12 @@ struct volume {
 	struct disk *d;
 	struct span made; /* a clone */
 	struct history *sector;
-	struct span flush[STEPS];
+	struct span flush[STEPS * 17]; /* one for each four of in_order() */
 	unsigned nflush;
 	struct span size[STEPS + 1];
 	uint64_t size_value[STEPS + 1];
 	unsigned nsizes;
+	uint64_t filled; /* up to there, from the beginning of its MiB on */
 };
 
 struct world {
@@ -421,15 +425,37 @@ static void scattered(struct world *w)
 	w->nprobes++;
 }
 
-static void flush(struct world *w)
+static void flush_of(struct world *w, struct volume *v)
 {
-	struct volume *v = any_volume(w);
 	struct call c = {.w = w, .v = v};
 
 	v->flush[v->nflush++] = (struct span){now(w), UINT64_MAX};
 	c.r = (struct disk_req){.op = DISK_FLUSH, .done = on_done};
 	disk_submit(v->d, &c.r);
 	wait_for(w, &c, 1);
+}
+
+static void flush(struct world *w)
+{
+	flush_of(w, any_volume(w));
+}
+
+/* Small writes one behind the other, for a while; now and then from another MiB on. */
+static void in_order(struct world *w)
+{
+	struct volume *v = any_volume(w);
+	struct call c;
+
+	if (!rnd(w, 6))
+		v->filled = rnd(w, v->d->size / MiB) * MiB;
+	for (uint64_t n = 16 + rnd(w, 48); n; n--) {
+		v->filled = v->filled + FILL > v->d->size ? 0 : v->filled;
+		send_one(w, v, &c, DISK_WRITE, v->filled, FILL);
+		wait_and_look(w, &c, 1);
+		v->filled += FILL;
+		if (n % 4 == 0)
+			flush_of(w, v);
+	}
 }
 
 static uint64_t *stamps(const struct volume *v)
@@ -690,7 +716,7 @@ static void bitmap(struct world *w, bool first)
 static int make_store(struct world *w, struct err *e)
 {
 	return disk_store_lodgefs.create(&(struct disk_create_opts){.path = w->k->file,
-						 .size = 32 * MiB,
+						 .size = (w->k->fills ? 128 : 32) * MiB,
 						 .kv = w->k->store,
 						 .loop = &w->loop,
 						 .open_file = memdevs_open,
@@ -795,6 +821,8 @@ static void run(struct world *w)
 			bitmap(w, false);
 		if (w->k->dense && k < 9)
 			near_together(w, NULL, rnd(w, START / MiB) * MiB);
+		else if (w->k->fills && k < 4)
+			in_order(w);
 		else if (k < 7)
 			together(w);
 		else if (k < 9)
@@ -1296,7 +1324,7 @@ static void crash(const struct kind *k)
 	const char *one = getenv("LODGE_CRASH_SEED"), *many = getenv("LODGE_CRASH_WORKLOADS");
 	const char *only = getenv("LODGE_CRASH_KIND");
 	uint64_t first = one ? strtoull(one, NULL, 10) : 1;
-	uint64_t n = many ? strtoull(many, NULL, 10) : one ? 1 : 3;
+	uint64_t n = many ? strtoull(many, NULL, 10) : one || k->fills ? 1 : 3;
 	unsigned cuts = 0, done = 0;
 
 	if (only && strcmp(only, k->name))
@@ -1377,6 +1405,13 @@ static const struct kind kinds[] = {
 		.snapshots = true},
 	{.name = "lodgefs", STORE, .store = {{"entries", "63"}, {0}}, .atomic = true},
 	{.name = "lodgefs-dense", STORE, .store = {{"entries", "63"}, {0}}, .dense = true},
+	{.name = "lodgefs-filled", STORE, .store = {{"entries", "63"}, {0}}, .fills = true},
+	{.name = "lodgefs-filled-sums",
+		STORE,
+		.create = {{"track", "on"}, {0}},
+		.store = {{"entries", "63"}, {"sums", "on"}, {0}},
+		.tracked = true,
+		.fills = true},
 	{.name = "lodgefs-tracked",
 		STORE,
 		.create = {{"track", "on"}, {0}},
