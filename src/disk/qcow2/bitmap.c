@@ -183,6 +183,23 @@ static int read_map(struct qcow2 *q, struct q_bitmap *b, uint8_t **out)
 	return rc;
 }
 
+/* Do so many bytes more fit beside those that are in memory? */
+static bool fits(const struct qcow2 *q, uint64_t bytes)
+{
+	for (unsigned i = 0; i < q->nbitmaps; i++)
+		bytes += q->bitmaps[i].map ? q->bitmaps[i].map_bytes : 0;
+	return bytes <= Q_BITMAPS_MAX;
+}
+
+/* Its bits into memory, to stay there. */
+static int keep_map(struct qcow2 *q, struct q_bitmap *b)
+{
+	int rc = fits(q, bytes_of(q, b)) ? read_map(q, b, &b->map) : -EFBIG;
+
+	b->map_bytes = rc ? 0 : bytes_of(q, b);
+	return rc;
+}
+
 static bool usable(const struct q_bitmap *b)
 {
 	return b->type == 1 && !(b->flags & ~(uint32_t)FLAGS_KNOWN) && b->bits >= 9 &&
@@ -212,10 +229,9 @@ int q_bitmaps_begin(struct qcow2 *q, struct err *e)
 		if (!(b->flags & AUTO) || (b->flags & IN_USE))
 			continue;
 		if (usable(b)) {
-			rc = read_map(q, b, &b->map);
+			rc = keep_map(q, b);
 			if (rc == -EFBIG || rc == -EUCLEAN)
 				rc = 0; /* not tracked: stays marked */
-			b->map_bytes = b->map ? bytes_of(q, b) : 0;
 		}
 		rc = rc ?: write_flags(q, b, b->flags | IN_USE);
 		any = true;
@@ -468,8 +484,7 @@ static int change(struct qcow2 *q, struct q_bitmap *b, enum disk_bitmap_op op)
 	int rc = 0;
 
 	if (!b->map) {
-		rc = read_map(q, b, &b->map);
-		b->map_bytes = rc ? 0 : bytes_of(q, b);
+		rc = keep_map(q, b);
 		rc = rc ?: write_flags(q, b, flags | IN_USE);
 		rc = rc ?: q_sync(q);
 	}
@@ -508,6 +523,11 @@ static int refuse(struct qcow2 *q, enum disk_bitmap_op op, const char *name, uin
 			"disk %s: a granularity is a power of two from 512 to 2 GiB", path);
 	if (q->nbitmaps == QCOW2_BITMAPS_MAX)
 		return err_set(e, -EFBIG, "disk %s: at most %u bitmaps", path, QCOW2_BITMAPS_MAX);
+	if (!fits(q, (q->d->size / granularity + 7) / 8))
+		return err_set(e, -EFBIG,
+			"disk %s: its bitmaps would need more than %u MiB of memory: take a larger "
+			"granularity, or remove one",
+			path, Q_BITMAPS_MAX >> 20);
 	return 0;
 }
 
@@ -539,10 +559,8 @@ int q_bitmaps_resize(struct qcow2 *q, uint64_t size)
 
 		if (!usable(b) || ((b->flags & IN_USE) && !b->map))
 			continue;
-		if (!b->map) {
-			rc = read_map(q, b, &b->map);
-			b->map_bytes = rc ? 0 : bytes_of(q, b);
-		}
+		if (!b->map)
+			rc = keep_map(q, b);
 		rc = rc ?: write_flags(q, b, b->flags | IN_USE);
 		if (!rc && bytes > Q_BITMAP_MAX)
 			rc = -EFBIG;
@@ -620,10 +638,9 @@ int q_bitmap_status(
 		return err_set(e, -EUCLEAN, "disk %s: bitmap %s is not complete", d->o.path, name);
 	/* A reader keeps it: the next question is about the same. */
 	if (!b->map)
-		rc = read_map(q, b, &b->map);
+		rc = keep_map(q, b);
 	if (rc)
 		return err_sys(e, rc, "disk %s: bitmap %s", d->o.path, name);
-	b->map_bytes = bytes_of(q, b);
 	first = off >> b->bits;
 	last = (off + *len - 1) >> b->bits;
 	*dirty = b->map[first / 8] >> first % 8 & 1;

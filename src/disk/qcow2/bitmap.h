@@ -3,8 +3,8 @@
  *
  * Bitmaps that track (flag `auto`) are read into memory when the disk is opened for writing and marked as in use in the file, are set by
  * every write, and are written and unmarked when the disk is closed: a process that ends otherwise leaves them marked, which
- * says that they are not complete. Others are left as they are. A bitmap of unknown kind, or larger than Q_BITMAP_MAX in memory, is not tracked
- * and stays marked once the disk was written to.
+ * says that they are not complete. Others are left as they are. A bitmap of unknown kind, or larger than Q_BITMAP_MAX in memory, or one more than
+ * Q_BITMAPS_MAX has room for, is not tracked and stays marked once the disk was written to.
  *
  * Source: qcow2.rst, "Bitmaps".
  */
@@ -14,6 +14,7 @@
 #include "disk/qcow2/qcow2.h"
 
 #define Q_BITMAP_MAX (64u << 20) /* bytes */
+#define Q_BITMAPS_MAX (256u << 20) /* of all of an image that are in memory */
 
 struct q_bitmap {
 	uint64_t table_off, entry_off; /* entry_off: of its directory entry in the file */

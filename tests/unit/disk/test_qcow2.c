@@ -734,6 +734,32 @@ static void bitmaps_and_sizes(void **state)
 	assert_int_equal(check("a", false).errors + check("a", false).leaks, 0);
 }
 
+/* However many bitmaps an image has, what of them is in memory is bounded. */
+static void many_bitmaps(void **state)
+{
+	struct disk_kv kv[] = {{"cluster-size", "2M"}, {0}};
+	struct disk *d;
+	char name[8];
+
+	assert_int_equal(make("a", kv, NULL, NULL), 0);
+	d = open_rw("a");
+	assert_int_equal(disk_resize(d, 256 * GiB, &rig.e), 0); /* 64 MiB for each */
+	for (unsigned i = 0; i < 5; i++) {
+		snprintf(name, sizeof(name), "b%u", i);
+		assert_int_equal(
+			disk_bitmap(d, DISK_BITMAP_ADD, name, 512, &rig.e), i < 4 ? 0 : -EFBIG);
+	}
+	assert_non_null(strstr(rig.e.msg, "256 MiB"));
+	assert_int_equal(disk_bitmap(d, DISK_BITMAP_ADD, "small", 1 << 30, &rig.e), -EFBIG);
+	assert_int_equal(disk_bitmap(d, DISK_BITMAP_REMOVE, "b0", 0, &rig.e), 0);
+	assert_int_equal(disk_bitmap(d, DISK_BITMAP_ADD, "small", 1 << 30, &rig.e), 0);
+	disk_close(d);
+	d = open_rw("a");
+	fill(d, GiB, 512, 1);
+	disk_close(d);
+	assert_int_equal(check("a", false).errors + check("a", false).leaks, 0);
+}
+
 /* What another process finds behind a power cut: the backing file's name, and how many bitmaps there are. -1: it does not open. */
 static int found(struct memdevs *devs, char *name, size_t size)
 {
@@ -849,6 +875,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(flush_fails, setup, teardown),
 		cmocka_unit_test_setup_teardown(snapshots_and_bitmaps, setup, teardown),
 		cmocka_unit_test_setup_teardown(bitmaps_and_sizes, setup, teardown),
+		cmocka_unit_test_setup_teardown(many_bitmaps, setup, teardown),
 		cmocka_unit_test_setup_teardown(header_and_power, setup, teardown),
 	};
 
