@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 # time-limit: 240
-"""A stock kernel on qcow2: an overlay, a snapshot while it runs, growing, limits, and a host that is full: the machine waits for room."""
+"""A stock kernel on qcow2: an overlay, a snapshot while it runs, growing, and a host that is full: the machine waits for room. On lodgefs: limits, growing, and a
+range of another disk that may only be read."""
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
 from failing import gets
@@ -42,7 +44,11 @@ with open(base, "wb") as f:
 sh(LODGE, "disk", "create", f"{top}:qcow2", "--backing", f"{base}:raw")
 os.makedirs(small, exist_ok=True)
 mounted = os.getuid() == 0 and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4M", "tmpfs", small]).returncode == 0
-disks = [f"{top}:qcow2,id=root,queues=1"]
+store = os.path.join(TMP, "store")
+sh(LODGE, "store", "create", f"{store}:lodgefs", "--size", "64M")
+sh(LODGE, "disk", "convert", f"{base}:raw", f"{store}/base:lodgefs")
+sh(LODGE, "disk", "create", f"{store}/parts:lodgefs", "-o", "compose=base/0/8M/ro+-/8M")
+disks = [f"{top}:qcow2,id=root,queues=1", f"{store}/parts:lodgefs,id=parts,queues=1,bps=2M,bps-burst=64K"]
 if mounted:
     sh(LODGE, "disk", "create", f"{small}/full.qcow2:qcow2", "--size", "64M")
     disks.append(f"{small}/full.qcow2:qcow2,id=full,on-error=pause")
@@ -57,16 +63,29 @@ try:
         check("a snapshot of a running machine", [s["name"] for s in info["snapshots"]] == ["live"], json.dumps(info))
         m.call("disk_resize", id="root", size=48 * MIB)
         check("a grown qcow2 is seen", wait_for(lambda: m.run("cat /sys/block/vda/size").strip() == str(48 * MIB // 512), 10))
+        check("a range of another disk is read, and not written",
+              "from below" in m.run("head -c 10 /dev/vdb") and "refused" in m.run("dd if=/tmp/r of=/dev/vdb bs=4k count=1 oflag=direct 2>/dev/null || echo refused"))
+        began = time.monotonic()
+        wrote = m.run("dd if=/tmp/r of=/dev/vdb bs=64k count=32 seek=128 oflag=direct 2>/dev/null && echo done", 60)
+        took, counted = time.monotonic() - began, m.call("stats")["devices"]["parts"]
+        # 2 MiB at 2 MiB a second, of which 64 KiB may pass at once.
+        check("so many bytes a second", "done" in wrote and took > 0.9 and counted["delayed"] > 0, f"{took:.2f} s, {counted}")
+        m.call("disk_resize", id="parts", size=24 * MIB)
+        check("a grown lodgefs is seen", wait_for(lambda: m.run("cat /sys/block/vdb/size").strip() == str(24 * MIB // 512), 10))
+        check("and written at its new end", "done" in m.run("dd if=/tmp/r of=/dev/vdb bs=64k count=8 seek=376 oflag=direct conv=fsync 2>/dev/null && echo done", 60))
         if mounted:
-            m.run("(dd if=/tmp/r of=/dev/vdb bs=1M conv=fsync; dd if=/tmp/r of=/dev/vdb bs=1M seek=8 conv=fsync; echo wrote $? >/tmp/done) >/dev/null 2>&1 & true")
+            m.run("(dd if=/tmp/r of=/dev/vdc bs=1M conv=fsync; dd if=/tmp/r of=/dev/vdc bs=1M seek=8 conv=fsync; echo wrote $? >/tmp/done) >/dev/null 2>&1 & true")
             check("a full host pauses the machine", gets(m, "paused"))
             sh("mount", "-o", "remount,size=32M", small)
             m.call("resume")
             check("with room again the guest has noticed nothing", "wrote 0" in m.run("wait; while ! cat /tmp/done 2>/dev/null; do sleep 0.2; done", 60)
-                  and "error" not in m.run("dmesg | grep -c 'I/O error' | grep -v ^0$ && echo error"))
+                  and "error" not in m.run("dmesg | grep -c 'I/O error.*vdc' | grep -v ^0$ && echo error"))
         m.type("poweroff\n")
         check("powers off with 0", m.wait(30) == 0)
     sh("qemu-img", "check", "-q", "-f", "qcow2", top)
+    sh(LODGE, "store", "check", f"{store}:lodgefs")
+    with open(base, "rb") as f:
+        check("what may only be read is as it was", f.read(10) == b"from below" and json.loads(sh(LODGE, "disk", "compare", f"{base}:raw", f"{store}/base:lodgefs", "--json").splitlines()[-1])["same"])
     sh(LODGE, "disk", "snapshot", f"{top}:qcow2", "--apply", "live")
     sh(LODGE, "disk", "convert", f"{top}:qcow2", f"{flat}:raw")
     with open(flat, "rb") as f:
