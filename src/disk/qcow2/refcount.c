@@ -153,22 +153,26 @@ int q_refcount_add(struct qcow2 *q, uint64_t cluster, uint64_t n, int delta)
 
 /* ---- making room for counts ---- */
 
-static int count_home(struct qcow2 *q, uint64_t c)
+/* Where c is counted that will be block `rti`, at `host`, which the table does not name yet. */
+static int counts_home(struct qcow2 *q, uint64_t rti, uint64_t c, uint64_t host, struct counts *k)
 {
-	struct counts k;
-	int rc = counts_get(q, c, &k);
+	uint64_t in = c & ((1ull << q->rb_bits) - 1), per = per_slice(q);
+	int rc;
 
-	if (rc)
-		return rc < 0 ? rc : -EIO;
-	set_counts(q, &k, 1, 1);
-	q_slice_put(k.s);
-	return 0;
+	if (c >> q->rb_bits != rti) {
+		rc = counts_get(q, c, k);
+		return rc > 0 ? -EIO : rc;
+	}
+	k->i = in % per;
+	k->left = per - k->i;
+	return q_slice_get(q, Q_REFS, host + (in / per << q->slice_bits), &k->s);
 }
 
 /* Takes cluster c, which is free, for block `rti`. It is counted in that block, or in another that is there. */
 static int make_block(struct qcow2 *q, uint64_t rti, uint64_t c)
 {
 	uint64_t host = c << q->cluster_bits;
+	struct counts k;
 	int rc = 0;
 
 	if (q_set_has(&q->meta_set, c))
@@ -182,14 +186,16 @@ static int make_block(struct qcow2 *q, uint64_t rti, uint64_t c)
 	q_cache_drop(q, host);
 	if (q_set_add(&q->meta_set, c) < 0)
 		return -ENOMEM;
-	q->rt[rti] = host;
-	rc = count_home(q, c);
+	rc = counts_home(q, rti, c, host, &k);
 	if (rc) {
-		q->rt[rti] = 0;
 		q_set_del(&q->meta_set, c);
 		return rc;
 	}
+	/* Both without waiting in between: a transaction would write one without the other. */
+	q->rt[rti] = host;
 	bitmap_set(q->rt_dirty, rti / 64);
+	set_counts(q, &k, 1, 1);
+	q_slice_put(k.s);
 	return 0;
 }
 
