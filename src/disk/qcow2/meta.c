@@ -134,7 +134,8 @@ int q_cache_init(struct qcow2 *q)
 	struct q_cache *c = &q->cache;
 
 	c->max = Q_CACHE_BYTES >> q->slice_bits;
-	c->hash_bits = 16;
+	while (1u << c->hash_bits < c->max)
+		c->hash_bits++;
 	c->hash = calloc(1u << c->hash_bits, sizeof(*c->hash));
 	list_init(&c->lru);
 	list_init(&c->changed);
