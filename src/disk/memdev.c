@@ -625,7 +625,8 @@ static int settle(struct memdevs *d, uint64_t i)
 	for (uint64_t k = 0; k < ev->of && !rc; k++) {
 		struct memdev_event *w = &d->event[k];
 
-		if (!changes(w) || w->dev != ev->dev)
+		/* Nobody says what a discard leaves, whenever it was. */
+		if (!changes(w) || w->dev != ev->dev || w->op == FILE_DISCARD)
 			continue;
 		if (!w->certain && (w->kind == TRUNCATE || (w->of != UINT64_MAX && w->of < ev->of)))
 			w->certain = over = true;
@@ -637,10 +638,36 @@ static int settle(struct memdevs *d, uint64_t i)
 	return rc;
 }
 
+/* What was laid over what is certain: of a few each, of many nothing but that they are. */
+struct over {
+	const struct memdev_event *ev[64];
+	unsigned n;
+};
+
+static bool is_over(const struct over *o, const struct memdev_event *ev)
+{
+	for (unsigned i = 0; i < MIN(o->n, ARRAY_SIZE(o->ev)); i++) {
+		const struct memdev_event *x = o->ev[i];
+
+		if (x->dev == ev->dev &&
+			(x->kind == TRUNCATE || ev->kind == TRUNCATE ||
+				(x->off < ev->off + ev->len && ev->off < x->off + x->len)))
+			return true;
+	}
+	return o->n > ARRAY_SIZE(o->ev);
+}
+
+static void lay_over(struct over *o, const struct memdev_event *ev)
+{
+	if (o->n < ARRAY_SIZE(o->ev))
+		o->ev[o->n] = ev;
+	o->n++;
+}
+
 int memdevs_crash(struct memdevs *d, uint64_t point, uint64_t variant, struct memdevs *out)
 {
 	uint64_t seed = variant * 7919 + point;
-	bool over = false; /* something uncertain was laid over what is certain */
+	struct over over = {.n = 0};
 	int rc = 0;
 
 	if (point < d->at)
@@ -653,10 +680,18 @@ int memdevs_crash(struct memdevs *d, uint64_t point, uint64_t variant, struct me
 		const struct memdev_event *ev = &d->event[i];
 		unsigned how = variant < 2 ? (unsigned)variant : (unsigned)(mix(&seed) % 3);
 
-		/* What came after it stays on top of it. */
-		if (changes(ev) && (!ev->certain || over))
-			rc = apply(out, ev, ev->certain ? 1 : how, &seed);
-		over |= changes(ev) && !ev->certain;
+		if (!changes(ev))
+			continue;
+		if (!ev->certain) {
+			rc = apply(out, ev, how, &seed);
+			if (how)
+				lay_over(&over, ev);
+		} else if (
+			is_over(&over,
+				ev)) { /* what came after it stays on top of it, and of that again */
+			rc = apply(out, ev, 1, &seed);
+			lay_over(&over, ev);
+		}
 	}
 	return rc;
 }

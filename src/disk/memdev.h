@@ -8,8 +8,8 @@
  * The model of the power cut. An event is the submission or the completion of a request. At a point (so many events have happened)
  * a write is certain when it was completed before a flush was submitted that is completed as well, or when it was `fua` and is
  * completed. Every other write that was submitted is uncertain: each of its 512-byte sectors is there or not, one by one. Among writes to one
- * sector the order of submission is kept. Zeroing, discarding and truncating are the same, a truncate as a whole. A discard that took place leaves zeroes
- * or what was there.
+ * sector the order of submission is kept. Zeroing, discarding and truncating are the same, a truncate as a whole. A discard is never certain: it leaves
+ * zeroes or what was there.
  *
  * Faults. Rules by file, operation and place: the n-th such request and those after it fail (EIO, ENOSPC), or take longer. A capacity makes
  * writes beyond it -ENOSPC. What fails has no effect, or (`torn`) has had half of it.
