@@ -577,6 +577,9 @@ int q_bitmaps_resize(struct qcow2 *q, uint64_t size)
 		b->map = more;
 		b->map_bytes = bytes;
 	}
+	/* It may have been longer before, and then something else stood there. */
+	if (size > q->d->size)
+		q_bitmaps_mark(q, q->d->size, size - q->d->size);
 	return 0;
 }
 
