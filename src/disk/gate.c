@@ -150,7 +150,7 @@ bool gate_failed(struct disk_gate *g, struct disk_req *r)
 		r->result = 0;
 		return false;
 	}
-	if (g->d->o.on_error != DISK_ERROR_PAUSE || !c->failed)
+	if (g->d->o.on_error != DISK_ERROR_PAUSE || !c->failed || r->waited)
 		return false;
 	r->next = g->held;
 	g->held = r;

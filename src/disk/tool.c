@@ -95,6 +95,7 @@ int disk_rw(struct disk *d, enum disk_op op, uint64_t off, void *buf, uint64_t l
 				   .iov = &w.iov,
 				   .niov = 1,
 				   .unmap = true,
+				   .waited = true,
 				   .done = waited_done},
 		.iov = {buf, len}};
 

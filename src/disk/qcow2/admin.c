@@ -21,8 +21,11 @@ static void zero_done(struct disk_req *r)
 /* Through the front door: nothing is in flight. */
 static int zero(struct disk *d, uint64_t off, uint64_t end)
 {
-	struct disk_req r = {
-		.op = DISK_WRITE_ZEROES, .offset = off, .len = end - off, .done = zero_done};
+	struct disk_req r = {.op = DISK_WRITE_ZEROES,
+		.waited = true,
+		.offset = off,
+		.len = end - off,
+		.done = zero_done};
 
 	if (end <= off)
 		return 0;

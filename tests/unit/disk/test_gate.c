@@ -240,6 +240,23 @@ static void pause_and_close(void **state)
 	assert_int_equal(c.r.result, -EIO);
 }
 
+/* What somebody waits for is not the guest's: he is told, and nothing of it is held. */
+static void pause_and_wait(void **state)
+{
+	struct err e = {0};
+
+	start(DISK_ERROR_PAUSE, (struct disk_limits){.ops = 1, .ops_burst = 1});
+	rig.devs.fault[0] = (struct memdev_fault){.ops = 1 << FILE_FLUSH, .error = -EIO};
+	rig.devs.nfaults = 1;
+	assert_int_equal(disk_resize(rig.d, 2 * SIZE, &e), -EIO);
+	assert_int_equal(disk_rw(rig.d, DISK_FLUSH, 0, NULL, 0, &e), -EIO);
+	assert_int_equal(disk_held(rig.d), 0);
+	assert_int_equal(rig.failed, 0);
+	rig.devs.nfaults = 0;
+	disk_retry(rig.d);
+	assert_int_equal(disk_rw(rig.d, DISK_FLUSH, 0, NULL, 0, &e), 0);
+}
+
 static void ignore(void **state)
 {
 	struct disk_stats st;
@@ -308,6 +325,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(pause_and_retry, setup, teardown),
 		cmocka_unit_test_setup_teardown(pause_and_give_up, setup, teardown),
 		cmocka_unit_test_setup_teardown(pause_and_close, setup, teardown),
+		cmocka_unit_test_setup_teardown(pause_and_wait, setup, teardown),
 		cmocka_unit_test_setup_teardown(ignore, setup, teardown),
 		cmocka_unit_test_setup_teardown(power_cut, setup, teardown),
 	};
