@@ -243,6 +243,7 @@ struct disk {
 		writes; /* writes: what o.readonly is when it is awake (asleep it is readonly) */
 	bool has_keys; /* was opened with options of its format, which are not kept */
 	bool can_discard;
+	bool hard_zeroes; /* zeroes are written down also where nothing is: it gets another backing file */
 	void *priv; /* the format's own */
 	unsigned in_flight;
 	struct disk_stats stats;

@@ -494,6 +494,7 @@ int disk_rebase(struct disk *d, struct disk *now, const struct disk_watch *w, ui
 	*copied = 0;
 	if (rc)
 		return rc;
+	d->hard_zeroes = true;
 	while (off < d->size && !rc) {
 		struct disk_extent x;
 
@@ -504,5 +505,6 @@ int disk_rebase(struct disk *d, struct disk *now, const struct disk_watch *w, ui
 		if (!rc && w && w->progress && !w->progress(w->ctx, off, d->size))
 			rc = err_set(e, -ECANCELED, "stopped");
 	}
+	d->hard_zeroes = false;
 	return rc ?: disk_rw(d, DISK_FLUSH, 0, NULL, 0, e);
 }

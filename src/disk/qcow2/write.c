@@ -158,7 +158,7 @@ static uint32_t all_units(const struct qcow2 *q)
 
 static bool hole_is_zero(const struct qcow2 *q, uint64_t off)
 {
-	return !q->d->backing || off >= disk_size(q->d->backing);
+	return !q->d->hard_zeroes && (!q->d->backing || off >= disk_size(q->d->backing));
 }
 
 static void look(const struct qcow2 *q, struct cluster *c, const uint8_t *p)

@@ -856,6 +856,40 @@ static void header_and_power(void **state)
 	print_message("%u power cuts\n", cuts);
 }
 
+/* Another backing file with data where nothing was: the zeroes stay, in each version of the format. */
+static void rebase(void **state)
+{
+	static const struct disk_kv old[] = {{"compat", "0.10"}, {0}},
+				    sub[] = {{"extended-l2", "on"}, {0}},
+				    *const kinds[] = {NULL, old, sub};
+	struct disk *d, *now;
+	uint64_t copied;
+
+	assert_int_equal(make("base", NULL, NULL, NULL), 0);
+	d = open_rw("base");
+	fill(d, 0, SIZE, 9);
+	disk_close(d);
+	for (unsigned i = 0; i < ARRAY_SIZE(kinds); i++) {
+		char name[] = {(char)('a' + i), 0};
+
+		assert_int_equal(make(name, kinds[i], NULL, NULL), 0);
+		d = open_rw(name);
+		fill(d, CLUSTER + 4096, 4096, 1);
+		assert_int_equal(try_open(&now, "base", true, false), 0);
+		assert_int_equal(disk_rebase(d, now, NULL, &copied, &rig.e), 0);
+		assert_int_equal(disk_qcow2.set_backing(d, "base", "qcow2", &rig.e), 0);
+		disk_close(now);
+		disk_close(d);
+		d = open_rw(name);
+		assert_non_null(d->backing);
+		expect(d, 0, CLUSTER + 4096, 0);
+		expect(d, CLUSTER + 4096, 4096, 1);
+		expect(d, CLUSTER + 8192, SIZE - CLUSTER - 8192, 0);
+		disk_close(d);
+		assert_int_equal(check(name, false).errors + check(name, false).leaks, 0);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -877,6 +911,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(bitmaps_and_sizes, setup, teardown),
 		cmocka_unit_test_setup_teardown(many_bitmaps, setup, teardown),
 		cmocka_unit_test_setup_teardown(header_and_power, setup, teardown),
+		cmocka_unit_test_setup_teardown(rebase, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
