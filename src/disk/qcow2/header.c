@@ -398,6 +398,9 @@ int qcow2_header_parse(struct qcow2_header *h, const void *data, size_t len, uin
 	}
 	if (!rc)
 		rc = parse_exts(&x);
+	/* Who wrote last did not know bitmaps: what the extension says is out of date, and its places may be something else's by now. */
+	if (!(h->autoclear & QCOW2_BITMAPS))
+		h->has_bitmaps = false;
 	if (!rc)
 		rc = parse_backing(&x);
 	if (!rc)
