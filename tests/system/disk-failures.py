@@ -9,6 +9,7 @@ Mounts a small tmpfs for a full host, a loop device on it for I/O errors, an ext
 import contextlib
 import json
 import os
+import random
 import shutil
 import struct
 import subprocess
@@ -21,6 +22,7 @@ from failing import take_lease
 from machine import BUILD, LODGE, fill_up
 
 TOOL = f"{BUILD}/tests/tools/disk-failures"
+IO = f"{BUILD}/tests/tools/disk-io"
 MIB = 1 << 20
 EPERM, EIO, EFBIG, ENOSPC, ESTALE, EDQUOT = 1, 5, 27, 28, 116, 122
 SUMS = "off"  # stores with checksums of data
@@ -388,6 +390,42 @@ def io_errors(fmt):
         whole(fmt, dev)
 
 
+def wide_sectors(fmt):
+    """Requests of 512 bytes on a device whose own sectors have 4 KiB, where fallocate(2) refuses them."""
+    with tempfile.TemporaryDirectory(prefix="lodge-wide-") as t:
+        os.truncate(os.open(f"{t}/back", os.O_CREAT | os.O_RDWR), 64 * MIB)
+        dev = sh("losetup", "-f", "--show", "-b", "4096", f"{t}/back").strip()
+        try:
+            name, size = dev, 2 * MIB
+            if fmt == "qcow2":
+                sh(LODGE, "disk", "create", f"{dev}:qcow2", "--size", "2M", "-o", "cluster-size=512B", "--force")
+            elif fmt == "lodgefs":
+                name = make(fmt, dev, size, 64 * MIB)
+            rnd, disk = random.Random(7), bytearray(size)
+            for mode in ((), ("direct",), ("discard",), ("direct", "discard")):
+                script = []
+                for n in range(200):
+                    at = rnd.randrange(size // 512 - 64) * 512
+                    length, pat = rnd.randrange(1, 64) * 512, rnd.randrange(200)
+                    if n % 3:
+                        script.append(f"w {at} {length} {pat}")
+                        disk[at : at + length] = b"".join(bytes([(pat + at // 512 + i) % 251]) * 512 for i in range(length // 512))
+                    else:
+                        script.append(f"z {at} {length} {n % 2}")
+                        disk[at : at + length] = bytes(length)
+                    if not n % 20:  # what it reads as is not said
+                        script += [f"d {at} {length}", f"z {at} {length} 0", "f"]
+                        disk[at : at + length] = bytes(length)
+                script.append(f"x {t}/read")
+                p = subprocess.run([IO, "run", fmt, name, *mode], input="\n".join(script) + "\n", capture_output=True, text=True, timeout=120)
+                assert p.returncode == 0 and not p.stdout, p.stdout + p.stderr
+                got = open(f"{t}/read", "rb").read(size)
+                assert got == disk, f"{mode}: sector {next(i for i in range(size) if got[i] != disk[i]) // 512} differs"
+            whole(fmt, dev)
+        finally:
+            subprocess.run(["losetup", "-d", dev], check=True)
+
+
 def removed(fmt):
     with tempfile.TemporaryDirectory(prefix="lodge-removed-") as t:
         path = f"{t}/image"
@@ -601,6 +639,7 @@ for kind in ("raw", "qcow2", "lodgefs"):
     case(f"{kind}: pages that the host has lost", lost_pages, kind, root=True)
     case(f"{kind}: the host is read-only", read_only, kind, root=True)
     case(f"{kind}: I/O errors", io_errors, kind, root=True)
+    case(f"{kind}: wide sectors", wide_sectors, kind, root=True)
     case(f"{kind}: removed", removed, kind)
     case(f"{kind}: cut off", cut_off, kind)
     case(f"{kind}: two openers", two_openers, kind)

@@ -300,6 +300,10 @@ static void discard_done(struct io_req *io)
 		file_done(r, 0);
 		return;
 	}
+	if (io->result == -EINVAL) {
+		file_done(r, 0); /* not whole sectors of the device */
+		return;
+	}
 	plain_done(io);
 }
 
@@ -326,6 +330,9 @@ static void zero_done(struct io_req *io)
 	} else if (io->op == IO_FALLOCATE && io->result == -EOPNOTSUPP) {
 		*(r->step == BY_PUNCH ? &h->no_punch : &h->no_zero_range) = true;
 		r->step++;
+		zero_next(r);
+	} else if (io->op == IO_FALLOCATE && io->result == -EINVAL) {
+		r->step = BY_WRITE; /* not whole sectors of the device */
 		zero_next(r);
 	} else if (io->result < 0 || (io->op == IO_WRITE && !io->result)) {
 		ended(r, io->result ?: -EIO);
@@ -356,9 +363,12 @@ static void zero_next(struct file_req *r)
 	}
 	r->one = (struct iovec){h->zeroes, MIN(r->len - r->at, (uint64_t)ZEROES)};
 	r->io.op = IO_WRITE;
-	r->io.file = BUFFERED;
 	r->io.dsync = false;
 	r->io.off = r->off + r->at;
+	/* As data, so that what is written beside it shares no page with it. */
+	r->io.file = h->fd[DIRECT] >= 0 && r->io.off % h->unit == 0 && r->one.iov_len % h->unit == 0
+			     ? DIRECT
+			     : BUFFERED;
 	r->io.iov = &r->one;
 	r->io.niov = 1;
 	r->io.done = zero_done;
