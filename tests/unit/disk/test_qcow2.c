@@ -890,6 +890,25 @@ static void rebase(void **state)
 	}
 }
 
+/* Giving space back is a hint: when the host fails that, nobody's write does. */
+static void punch_fails(void **state)
+{
+	struct disk *d;
+
+	assert_int_equal(make("a", NULL, NULL, NULL), 0);
+	d = open_rw("a");
+	fill(d, 0, 4 * CLUSTER, 1);
+	assert_int_equal(rw(d, DISK_FLUSH, 0, NULL, 0), 0);
+	assert_int_equal(rw(d, DISK_DISCARD, 0, NULL, 4 * CLUSTER), 0);
+	assert_int_equal(rw(d, DISK_FLUSH, 0, NULL, 0), 0);
+	rig.devs.fault[0] = (struct memdev_fault){.ops = 1 << FILE_DISCARD, .error = -EIO};
+	rig.devs.nfaults = 1;
+	fill(d, 8 * CLUSTER, 4096, 2);
+	assert_in_range(rig.devs.faults_hit, 1, 4);
+	disk_close(d);
+	assert_int_equal(check("a", false).errors + check("a", false).leaks, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -912,6 +931,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(many_bitmaps, setup, teardown),
 		cmocka_unit_test_setup_teardown(header_and_power, setup, teardown),
 		cmocka_unit_test_setup_teardown(rebase, setup, teardown),
+		cmocka_unit_test_setup_teardown(punch_fails, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
