@@ -640,10 +640,26 @@ static void account(struct check *k)
 	k->out->leaks = 0;
 }
 
+/* A block that something else refers to, too, is none: counts that are written there would damage what it is. */
+static void check_blocks(struct check *k)
+{
+	for (uint64_t i = 0; i < k->q->rt_entries; i++) {
+		uint64_t off = k->q->rt[i];
+
+		if (!off || !place_ok(k, off) || counted(k, off >> k->q->cluster_bits) < 2)
+			continue;
+		say(k, true, "refcount block %llu is something else, too (0x%llx)",
+			(unsigned long long)i, (unsigned long long)off);
+		k->rebuild = true;
+	}
+}
+
 static int run(struct check *k)
 {
 	int rc = count_all(k, true);
 
+	if (!rc)
+		check_blocks(k);
 	rc = rc ?: compare(k, false);
 	if (!rc && k->repair && k->rebuild)
 		rc = recount(k);

@@ -909,6 +909,34 @@ static void punch_fails(void **state)
 	assert_int_equal(check("a", false).errors + check("a", false).leaks, 0);
 }
 
+/* An entry of the refcount table points to the guest's data: counts are made anew elsewhere, and the data stays. */
+static void block_in_data(void **state)
+{
+	struct disk_check c;
+	struct q_map m;
+	struct qcow2 *q;
+	struct disk *d;
+	uint64_t rt;
+
+	assert_int_equal(make("a", NULL, NULL, NULL), 0);
+	d = open_rw("a");
+	q = d->priv;
+	fill(d, 0, CLUSTER, 7);
+	assert_int_equal(q_map(q, 0, CLUSTER, false, &m), 0);
+	rt = q->h.rt_off;
+	disk_close(d);
+	poke("a", rt, m.host, 8);
+	assert_true(check("a", false).errors);
+	c = check("a", true);
+	assert_true(c.fixed_errors && !c.errors);
+	d = open_rw("a");
+	expect(d, 0, CLUSTER, 7);
+	fill(d, CLUSTER, 4 * CLUSTER, 8);
+	expect(d, 0, CLUSTER, 7);
+	disk_close(d);
+	assert_int_equal(check("a", false).errors + check("a", false).leaks, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -932,6 +960,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(header_and_power, setup, teardown),
 		cmocka_unit_test_setup_teardown(rebase, setup, teardown),
 		cmocka_unit_test_setup_teardown(punch_fails, setup, teardown),
+		cmocka_unit_test_setup_teardown(block_in_data, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
