@@ -18,13 +18,17 @@ enum { IN_USE = 1, AUTO = 2, EXTRA_OK = 4, FLAGS_KNOWN = 7 };
 
 /* ---- loading ---- */
 
+static void bitmap_free(struct q_bitmap *b)
+{
+	free(b->name);
+	free(b->extra);
+	free(b->map);
+}
+
 void q_bitmaps_free(struct qcow2 *q)
 {
-	for (unsigned i = 0; i < q->nbitmaps; i++) {
-		free(q->bitmaps[i].name);
-		free(q->bitmaps[i].extra);
-		free(q->bitmaps[i].map);
-	}
+	for (unsigned i = 0; i < q->nbitmaps; i++)
+		bitmap_free(&q->bitmaps[i]);
 	free(q->bitmaps);
 	q->bitmaps = NULL;
 	q->nbitmaps = 0;
@@ -357,10 +361,60 @@ static uint64_t entry_bytes(const struct q_bitmap *b)
 	return align_up(FIXED + (uint64_t)b->extra_len + strlen(b->name), 8);
 }
 
-/* A directory beside the one that is there, then the header. */
-static int write_directory(struct qcow2 *q, struct err *e)
+static void put_entry(uint8_t *p, const struct q_bitmap *b)
+{
+	put_be64(p, b->table_off);
+	put_be32(p + 8, b->table_size);
+	put_be32(p + 12, b->flags);
+	p[16] = b->type;
+	p[17] = b->bits;
+	put_be16(p + 18, (uint16_t)strlen(b->name));
+	put_be32(p + 20, b->extra_len);
+	memcpy(p + FIXED, b->extra, b->extra_len);
+	memcpy(p + FIXED + b->extra_len, b->name, strlen(b->name));
+}
+
+/* The header points to a directory at `host`, and so does what is in memory. */
+static int switch_directory(
+	struct qcow2 *q, uint64_t host, uint64_t bytes, uint64_t clusters, struct err *e)
 {
 	struct qcow2_header was = q->h;
+	uint64_t first = host >> q->cluster_bits, at = host;
+	int rc = 0;
+
+	for (uint64_t c = 0; c < clusters && !rc; c++)
+		rc = q_set_add(&q->meta_set, first + c) < 0 ? -ENOMEM : 0;
+	if (!rc) {
+		q->h.has_bitmaps = q->nbitmaps;
+		q->h.nb_bitmaps = q->nbitmaps;
+		q->h.bitmaps_size = bytes;
+		q->h.bitmaps_off = host;
+		q->h.autoclear &= ~(uint64_t)QCOW2_BITMAPS;
+		q->h.autoclear |= q->nbitmaps ? QCOW2_BITMAPS : 0;
+		rc = q_write_header(q, e);
+	}
+	if (rc)
+		q->h = was;
+	for (uint64_t c = 0; c < clusters && rc; c++)
+		q_set_del(&q->meta_set, first + c);
+	if (rc)
+		return rc;
+	for (unsigned i = 0; i < q->nbitmaps; at += entry_bytes(&q->bitmaps[i]), i++)
+		q->bitmaps[i].entry_off = at;
+	if (!was.has_bitmaps)
+		return 0;
+	clusters = (was.bitmaps_size + q->cluster_size - 1) >> q->cluster_bits;
+	for (uint64_t c = 0; c < clusters; c++)
+		q_set_del(&q->meta_set, (was.bitmaps_off >> q->cluster_bits) + c);
+	/* No memory: the old one stays counted. */
+	if (was.autoclear & QCOW2_BITMAPS)
+		(void)q_release(q, was.bitmaps_off, clusters, false);
+	return 0;
+}
+
+/* A directory beside the one that is there, then the header. When it fails all is as before. */
+static int write_directory(struct qcow2 *q, struct err *e)
+{
 	uint64_t bytes = 0, clusters, host = 0, at = 0, cs = q->cluster_size;
 	cleanup(free_ptr) uint8_t *buf = NULL;
 	bool zero;
@@ -374,46 +428,16 @@ static int write_directory(struct qcow2 *q, struct err *e)
 		return -ENOMEM;
 	if (clusters)
 		rc = q_alloc_exact(q, clusters, &host, &zero);
-	for (unsigned i = 0; i < q->nbitmaps && !rc; i++) {
-		struct q_bitmap *b = &q->bitmaps[i];
-		uint8_t *p = buf + at;
-
-		put_be64(p, b->table_off);
-		put_be32(p + 8, b->table_size);
-		put_be32(p + 12, b->flags);
-		p[16] = b->type;
-		p[17] = b->bits;
-		put_be16(p + 18, (uint16_t)strlen(b->name));
-		put_be32(p + 20, b->extra_len);
-		memcpy(p + FIXED, b->extra, b->extra_len);
-		memcpy(p + FIXED + b->extra_len, b->name, strlen(b->name));
-		b->entry_off = host + at;
-		at += entry_bytes(b);
-	}
-	rc = rc ?: q_pwrite(q, q->file, host, buf, clusters << q->cluster_bits);
-	rc = rc ?: q_commit(q);
 	if (rc)
 		return rc;
-	q->h.has_bitmaps = q->nbitmaps;
-	q->h.nb_bitmaps = q->nbitmaps;
-	q->h.bitmaps_size = bytes;
-	q->h.bitmaps_off = host;
-	q->h.autoclear &= ~(uint64_t)QCOW2_BITMAPS;
-	q->h.autoclear |= q->nbitmaps ? QCOW2_BITMAPS : 0;
-	rc = q_write_header(q, e);
-	if (rc) {
-		q->h = was;
-		return rc;
-	}
-	for (uint64_t c = 0; c < clusters; c++)
-		if (q_set_add(&q->meta_set, (host >> q->cluster_bits) + c) < 0)
-			return -ENOMEM;
-	if (!was.has_bitmaps)
-		return 0;
-	clusters = (was.bitmaps_size + cs - 1) >> q->cluster_bits;
-	for (uint64_t c = 0; c < clusters; c++)
-		q_set_del(&q->meta_set, (was.bitmaps_off >> q->cluster_bits) + c);
-	return was.autoclear & QCOW2_BITMAPS ? q_release(q, was.bitmaps_off, clusters, false) : 0;
+	for (unsigned i = 0; i < q->nbitmaps; at += entry_bytes(&q->bitmaps[i]), i++)
+		put_entry(buf + at, &q->bitmaps[i]);
+	rc = q_pwrite(q, q->file, host, buf, clusters << q->cluster_bits);
+	rc = rc ?: q_commit(q);
+	rc = rc ?: switch_directory(q, host, bytes, clusters, e);
+	if (rc && !q->corrupt && clusters)
+		q_unalloc(q, host, clusters);
+	return rc;
 }
 
 static struct q_bitmap *find(const struct qcow2 *q, const char *name)
@@ -424,23 +448,31 @@ static struct q_bitmap *find(const struct qcow2 *q, const char *name)
 	return NULL;
 }
 
+static uint64_t table_clusters(const struct qcow2 *q, const struct q_bitmap *b)
+{
+	return MAX((b->table_size * 8ull + q->cluster_size - 1) >> q->cluster_bits, 1ull);
+}
+
 static int empty_table(struct qcow2 *q, struct q_bitmap *b)
 {
-	uint64_t n = (bytes_of(q, b) + q->cluster_size - 1) >> q->cluster_bits, clusters;
+	uint64_t n = (bytes_of(q, b) + q->cluster_size - 1) >> q->cluster_bits;
 	bool zero;
 	int rc;
 
-	clusters = MAX((n * 8 + q->cluster_size - 1) >> q->cluster_bits, 1ull);
-	rc = q_alloc_exact(q, clusters, &b->table_off, &zero);
 	b->table_size = (uint32_t)n;
-	return rc ?: q_make_zero(q, q->file, b->table_off, clusters << q->cluster_bits, false);
+	rc = q_alloc_exact(q, table_clusters(q, b), &b->table_off, &zero);
+	if (rc)
+		b->table_off = 0;
+	return rc
+		       ?: q_make_zero(q, q->file, b->table_off,
+				  table_clusters(q, b) << q->cluster_bits, false);
 }
 
 /* The file's table is an empty one until the disk is closed: the bitmap is in use. */
 static int add(struct qcow2 *q, const char *name, uint64_t granularity, struct err *e)
 {
 	struct q_bitmap *more = realloc(q->bitmaps, (q->nbitmaps + 1) * sizeof(*more)), *b;
-	int rc;
+	int rc = 0;
 
 	if (!more)
 		return -ENOMEM;
@@ -454,26 +486,39 @@ static int add(struct qcow2 *q, const char *name, uint64_t granularity, struct e
 	b->map_bytes = bytes_of(q, b);
 	if (b->map_bytes <= Q_BITMAP_MAX)
 		b->map = calloc(1, align_up(MAX(b->map_bytes, 1ull), q->cluster_size));
-	q->nbitmaps++;
 	if (!b->name || !b->extra || !b->map)
-		return b->map_bytes > Q_BITMAP_MAX ? -EFBIG : -ENOMEM;
-	rc = empty_table(q, b);
-	return rc ?: write_directory(q, e);
+		rc = b->map_bytes > Q_BITMAP_MAX ? -EFBIG : -ENOMEM;
+	rc = rc ?: empty_table(q, b);
+	q->nbitmaps++;
+	rc = rc ?: write_directory(q, e);
+	if (!rc)
+		return 0;
+	/* Nothing in the file knows of it. */
+	q->nbitmaps--;
+	if (b->table_off && !q->corrupt)
+		q_unalloc(q, b->table_off, table_clusters(q, b));
+	bitmap_free(b);
+	return rc;
 }
 
 static int drop(struct qcow2 *q, struct q_bitmap *b, struct err *e)
 {
+	size_t behind = (size_t)(&q->bitmaps[q->nbitmaps] - (b + 1)) * sizeof(*b);
 	struct q_bitmap old = *b;
 	int rc;
 
-	memmove(b, b + 1, (size_t)(&q->bitmaps[q->nbitmaps] - (b + 1)) * sizeof(*b));
+	memmove(b, b + 1, behind);
 	q->nbitmaps--;
 	rc = write_directory(q, e);
-	rc = rc ?: release_map(q, &old);
-	free(old.name);
-	free(old.extra);
-	free(old.map);
-	return rc;
+	if (rc) {
+		memmove(b + 1, b, behind);
+		*b = old;
+		q->nbitmaps++;
+		return rc;
+	}
+	(void)release_map(q, &old); /* it is gone, and what cannot be read of it leaks */
+	bitmap_free(&old);
+	return 0;
 }
 
 static int change(struct qcow2 *q, struct q_bitmap *b, enum disk_bitmap_op op)
@@ -485,7 +530,10 @@ static int change(struct qcow2 *q, struct q_bitmap *b, enum disk_bitmap_op op)
 
 	if (!b->map) {
 		rc = keep_map(q, b);
-		rc = rc ?: write_flags(q, b, flags | IN_USE);
+	}
+	/* Who only asked for it has it in memory, too. */
+	if (!rc && !(b->flags & IN_USE)) {
+		rc = write_flags(q, b, flags | IN_USE);
 		rc = rc ?: q_sync(q);
 	}
 	if (!rc && op == DISK_BITMAP_CLEAR)

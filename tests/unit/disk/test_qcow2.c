@@ -937,6 +937,55 @@ static void block_in_data(void **state)
 	assert_int_equal(check("a", false).errors + check("a", false).leaks, 0);
 }
 
+/* Adding or removing a bitmap fails at each operation of the file in turn: the header stays, what the disk holds and the other bitmap too. */
+static void bitmap_fails(void **state)
+{
+	static const enum disk_bitmap_op what[] = {
+		DISK_BITMAP_ADD, DISK_BITMAP_REMOVE, DISK_BITMAP_DISABLE, DISK_BITMAP_CLEAR};
+	bool failed = true;
+
+	for (unsigned at = 0; failed; at++) {
+		failed = false;
+		for (unsigned i = 0; i < 3 * ARRAY_SIZE(what); i++) {
+			enum disk_bitmap_op op = what[i / 3];
+			uint64_t len = SIZE;
+			struct disk *d;
+			bool dirty;
+
+			memdevs_free(&rig.devs);
+			assert_int_equal(make("a", NULL, NULL, NULL), 0);
+			d = open_rw("a");
+			fill(d, 0, CLUSTER, 1);
+			assert_int_equal(
+				disk_qcow2.bitmap(d, DISK_BITMAP_ADD, "old", 65536, &rig.e), 0);
+			if (op != DISK_BITMAP_ADD)
+				assert_int_equal(
+					disk_qcow2.bitmap(d, DISK_BITMAP_ADD, "b", 512, &rig.e), 0);
+			rig.devs.fault[0] = (struct memdev_fault){
+				.ops = (unsigned[]){1 << FILE_WRITE, 1 << FILE_ZERO,
+					1 << FILE_FLUSH}[i % 3],
+				.after = at,
+				.count = 1,
+				.error = -EIO};
+			rig.devs.nfaults = 1;
+			failed |= disk_qcow2.bitmap(d, op, "b", 512, &rig.e) != 0;
+			rig.devs.nfaults = 0;
+			if (!((struct qcow2 *)d->priv)->corrupt)
+				fill(d, 4 * CLUSTER, 4096, 2);
+			disk_close(d);
+			assert_int_equal(peek("a", 0) >> 32, QCOW2_MAGIC);
+			d = open_rw("a");
+			expect(d, 0, CLUSTER, 1);
+			assert_int_equal(
+				disk_qcow2.bitmap_status(d, "old", 0, &len, &dirty, &rig.e), 0);
+			assert_false(dirty);
+			assert_int_equal(len, 4 * CLUSTER);
+			disk_close(d);
+			assert_int_equal(check("a", false).errors, 0);
+		}
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -961,6 +1010,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(rebase, setup, teardown),
 		cmocka_unit_test_setup_teardown(punch_fails, setup, teardown),
 		cmocka_unit_test_setup_teardown(block_in_data, setup, teardown),
+		cmocka_unit_test_setup_teardown(bitmap_fails, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
