@@ -528,9 +528,8 @@ static int change(struct qcow2 *q, struct q_bitmap *b, enum disk_bitmap_op op)
 						    : b->flags;
 	int rc = 0;
 
-	if (!b->map) {
+	if (!b->map)
 		rc = keep_map(q, b);
-	}
 	/* Who only asked for it has it in memory, too. */
 	if (!rc && !(b->flags & IN_USE)) {
 		rc = write_flags(q, b, flags | IN_USE);

@@ -132,6 +132,7 @@ int q_l2_make(struct qcow2 *q, uint64_t cluster, struct q_slice **out, uint64_t 
 	if (!rc && old)
 		rc = q_release(q, old, 1, false);
 	if (rc) {
+		q_set_del(&q->meta_set, host >> q->cluster_bits);
 		q_unalloc(q, host, 1);
 		return rc;
 	}
