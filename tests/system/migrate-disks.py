@@ -15,7 +15,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
 from cli import SLOW, lodge, pid, until
-from migration import Middle, Receive, alive, message, move, start_move
+from migration import Middle, Receive, alive, message, move, post_copy, start_move
 from machine import BUILD, HOME, LODGE, TMP, check, mini_image, skip, wait_for
 
 PAIR = os.path.join(BUILD, "guest", "pairstamp")

@@ -11,13 +11,15 @@ import threading
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
 from cli import SLOW, lodge, until, wait_rounds
-from migration import EARLY, Link, Receive, certificates, message, result, start_move, state, tls
+from migration import EARLY, Link, Receive, certificates, message, post_copy, result, start_move, state, tls
 from machine import BUILD, check, skip
 
 STAMP = os.path.join(BUILD, "guest", "stamp-rv64.elf")
 SLOWLY = ("--post-copy", "--at-once", "--bandwidth", "1M")
 if not os.path.exists(STAMP):
     skip("riscv64-linux-gnu-gcc is not installed")
+if not post_copy():
+    skip("no userfaultfd for this user")
 
 
 def boot(name):

@@ -14,7 +14,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
 from cli import gone, lodge, pid, until, wait_rounds
-from migration import EARLY, Link, Receive, message, result, start_move, state
+from migration import EARLY, Link, Receive, message, post_copy, result, start_move, state
 from machine import BUILD, LODGE, TMP, check, skip
 
 STAMP = {"rv64": ("--firmware", os.path.join(BUILD, "guest", "stamp-rv64.elf")),
@@ -30,6 +30,8 @@ def boot(engine, name, smp=2, memory="64M"):
 
 if not os.path.exists(STAMP["rv64"][1]):
     skip("riscv64-linux-gnu-gcc is not installed")
+if not post_copy():
+    skip("no userfaultfd for this user")
 KVM = os.access("/dev/kvm", os.R_OK | os.W_OK) and os.path.exists(STAMP["kvm"][-1])
 ENGINES = ("rv64", "kvm") if KVM else ("rv64",)
 

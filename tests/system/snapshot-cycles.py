@@ -12,6 +12,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
 from cli import ENV, clock_off
+from migration import post_copy
 from machine import BUILD, LODGE, TMP, check, mini_image, skip
 
 PAIR = os.path.join(BUILD, "guest", "pairstamp")
@@ -122,7 +123,7 @@ for smp in SMPS:
         t = lap(took, "restore", t)
         goes_on(f"{smp} vCPUs, cycle {i}, restored")
         t = lap(took, "look", t)
-        name = move("b" if name == "a" else "a", *(("--post-copy",) if i % 3 == 0 else ()))
+        name = move("b" if name == "a" else "a", *(("--post-copy",) if i % 3 == 0 and post_copy() else ()))
         lap(took, "move", t)
         if CYCLES > 9 and i % 10 == 0:
             print(f"PASS: {smp} vCPUs: {i} cycles; seconds for one: " + ", ".join(f"{k} {v / i:.1f}" for k, v in took.items()), flush=True)
