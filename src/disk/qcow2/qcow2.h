@@ -56,6 +56,8 @@ struct err;
 #define Q_LATER_MS 1000u /* so long entries stay in memory at most */
 #define Q_FEW_BYTES (256u << 10) /* of new clusters before each flush: q_synced() */
 #define Q_FEW_TIMES 4u
+#define Q_SMALL_BYTES (16u << 10) /* of one write: q_filled() */
+#define Q_SMALL_TIMES 4u
 
 enum q_kind { Q_L2, Q_REFS };
 
@@ -142,6 +144,8 @@ struct qcow2 {
 	struct q_reserve reserve;
 	unsigned few; /* flushes in a row that had a little to say about new clusters (q_synced) */
 	uint64_t recent; /* clusters that were allocated since the last flush */
+	uint64_t small; /* bytes of small writes, each by itself, since the last allocation */
+	unsigned filled; /* allocations in a row that followed when small writes had filled what the one before gave (q_filled) */
 	void *zeroes; /* AHEAD_PIECE bytes, aligned */
 	struct q_snaps *snaps; /* snapshot.c; NULL: not wanted yet */
 	uint64_t snapshots_bytes; /* of the snapshot table, once it was loaded */
@@ -267,6 +271,15 @@ void q_count_flush(struct qcow2 *q);
 static inline bool q_synced(const struct qcow2 *q)
 {
 	return q->few >= Q_FEW_TIMES && q->recent << q->cluster_bits <= Q_FEW_BYTES;
+}
+
+/*
+ * Are clusters filled one after the other, by small writes that each wait for the one before? Each of those is slower where the file has no blocks yet
+ * than where it has, and what was written ahead for them is used.
+ */
+static inline bool q_filled(const struct qcow2 *q)
+{
+	return q->filled >= Q_SMALL_TIMES;
 }
 /* Exactly n. */
 int q_alloc_exact(struct qcow2 *q, uint64_t n, uint64_t *host, bool *zero);

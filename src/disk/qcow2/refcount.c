@@ -449,8 +449,8 @@ static void write_ahead(struct qcow2 *q)
 	struct q_reserve *r = &q->reserve;
 	uint64_t n = AHEAD_BYTES >> q->cluster_bits, from = MAX(r->at, r->ahead);
 
-	if (!q_synced(q) || !r->zero || q->zero_from == UINT64_MAX || ahead_busy(r) ||
-		from == r->end || from - r->at > n / 2 || !have_zeroes(q))
+	if (!(q_synced(q) || q_filled(q)) || !r->zero || q->zero_from == UINT64_MAX ||
+		ahead_busy(r) || from == r->end || from - r->at > n / 2 || !have_zeroes(q))
 		return;
 	r->ahead = from;
 	r->ahead_end = MIN(from + n, r->end);
@@ -476,6 +476,14 @@ static void reach_over(struct qcow2 *q)
 		(void)file_truncate(q->file, q->zero_from, NULL);
 }
 
+static void count_filled(struct qcow2 *q, uint64_t clusters)
+{
+	q->filled = q->small >= (clusters << q->cluster_bits) / 2
+			    ? MIN(q->filled + 1, Q_SMALL_TIMES)
+			    : 0;
+	q->small = 0;
+}
+
 uint64_t q_alloc_now(struct qcow2 *q, uint64_t n, uint64_t *host, bool *zero)
 {
 	struct q_reserve *r = &q->reserve;
@@ -490,8 +498,10 @@ uint64_t q_alloc_now(struct qcow2 *q, uint64_t n, uint64_t *host, bool *zero)
 	r->at += got;
 	q->recent += got;
 	q->stats.allocated += got;
-	if (got)
+	if (got) {
+		count_filled(q, got);
 		write_ahead(q);
+	}
 	return got;
 }
 

@@ -677,6 +677,8 @@ void q_submit_write(struct qcow2 *q, struct disk_req *r)
 {
 	struct q_map m;
 
+	if (q->d->in_flight <= 2 && r->op == DISK_WRITE && r->len <= Q_SMALL_BYTES)
+		q->small += r->len;
 	if (q->corrupt || !q->sorter)
 		disk_done_soon(r, q->corrupt ? -EIO : -EROFS);
 	else if (r->op == DISK_WRITE && !r->nranges && !q->link_failed &&

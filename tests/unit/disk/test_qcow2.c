@@ -499,6 +499,54 @@ static void synced(void **state)
 	free(buf);
 }
 
+/* Nothing is in flight afterwards, of the disk's own neither. */
+static void settled(struct disk *d, uint64_t off, char *buf, uint64_t len)
+{
+	assert_int_equal(turn(d, DISK_WRITE, off, buf, len), 0);
+	while (disk_in_flight(d))
+		uv_run(&rig.loop, UV_RUN_ONCE);
+}
+
+/*
+ * Small writes that fill one cluster after the other find zeroes there, written ahead; those that jump over clusters, large ones, and those that come many at a
+ * time do without.
+ */
+static void filled(void **state)
+{
+	char *buf = malloc(CLUSTER);
+	struct qcow2 *q;
+	struct disk *d;
+	uint64_t end;
+
+	memset(buf, 9, CLUSTER);
+	assert_int_equal(make("a", NULL, NULL, NULL), 0);
+	d = open_rw("a");
+	q = d->priv;
+	for (unsigned i = 0; i < 20; i++)
+		settled(d, (100 + i) * CLUSTER + 512, buf, 4096);
+	for (unsigned i = 0; i < 20; i++)
+		settled(d, (150 + i) * CLUSTER, buf, CLUSTER);
+	assert_int_equal(q->stats.ahead_bytes, 0);
+	for (unsigned i = 0; i < 44 * CLUSTER / 4096; i++)
+		settled(d, i * 4096, buf, 4096);
+	assert_in_range(q->stats.ahead_bytes, 30 * CLUSTER, 70 * CLUSTER);
+	assert_true(q->reserve.ahead > q->reserve.at);
+	end = q->reserve.at * CLUSTER;
+	disk_close(d);
+	assert_int_equal(memdev_size(&rig.devs, "a"), end);
+	assert_int_equal(check("a", false).errors + check("a", false).leaks, 0);
+	d = open_rw("a");
+	expect(d, 0, 44 * CLUSTER, 9);
+	for (unsigned i = 0; i < 20; i++) {
+		expect(d, (100 + i) * CLUSTER, 512, 0);
+		expect(d, (100 + i) * CLUSTER + 512, 4096, 9);
+		expect(d, (100 + i) * CLUSTER + 4608, CLUSTER - 4608, 0);
+		expect(d, (150 + i) * CLUSTER, CLUSTER, 9);
+	}
+	disk_close(d);
+	free(buf);
+}
+
 static void repair(void **state)
 {
 	struct disk_check c;
@@ -997,6 +1045,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(late, setup, teardown),
 		cmocka_unit_test_setup_teardown(data_fails, setup, teardown),
 		cmocka_unit_test_setup_teardown(synced, setup, teardown),
+		cmocka_unit_test_setup_teardown(filled, setup, teardown),
 		cmocka_unit_test_setup_teardown(repair, setup, teardown),
 		cmocka_unit_test_setup_teardown(dirty_bit, setup, teardown),
 		cmocka_unit_test_setup_teardown(entry_into_table, setup, teardown),
