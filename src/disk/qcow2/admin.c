@@ -100,13 +100,14 @@ static int shrink(struct qcow2 *q, uint64_t size, uint64_t back)
 
 	/* Where the backing file would be seen while entries go one by one, zeroes stand in their places first. Version 2 has no entries that say so. */
 	if (q->v3 && back > size)
-		end = MAX(end, MIN(old, back));
+		end = MAX(end, MIN(old, align_up(back, q->cluster_size)));
 	rc = zero(d, size, end);
 	rc = rc ?: q_bitmaps_resize(q, size);
 	if (rc)
 		return rc;
+	/* Of data no entry is left behind the new end: who grows the disk again would see it. */
 	if (end > align_up(size, q->cluster_size)) {
-		rc = q_commit(q) ?: set_size(q, size);
+		rc = cut(q, end, old) ?: set_size(q, size);
 		return rc ?: cut(q, size, old);
 	}
 	rc = cut(q, size, old);
