@@ -1,7 +1,7 @@
 """migration.py: both sides of a migration, and a connection between them that does harm.
 
     r = Receive("b")
-    p = start_move("a", r.at)            or through Middle(r.at[5:], 4711, "cut").address
+    p = start_move("a", r.at)            or through Middle(r.at, 4711, "cut").address
     out, err = p.communicate()
     code, out, err = r.end()
 """
@@ -80,110 +80,133 @@ def message(kind, arg, payload):
     return head(crc32c(head(0) + payload)) + payload
 
 
-class Middle:
+class Between:
     """
-    Connections in between to the Unix socket `to`; at byte `at` of all those to the destination it does its harm: "flip" a bit, "cut", "lose" the rest of
-    a piece, "repeat" it, "swap" it with what comes before, be "slow"; or wherever it is the message "GO" is not let through, or the answer to it,
-    "RUNNING". `done`: it has; `bytes`: how many have come through.
+    Connections in between, to `to` ("unix:FILE" or "tcp:HOST:PORT"); one connects to `address`. carry() of who inherits it gets what comes from x and goes
+    to y, whether that is of the `first` connection, and whether it comes `back` from the destination; it sends that. When it does not answer True, nothing
+    more comes through that way, and no end either. cut(): all break.
     """
 
-    def __init__(self, to, at, harm):
-        self.to, self.at, self.harm, self.mute, self.done, self.bytes = to, at, harm, False, False, 0
-        self.s = socket.create_server(("127.0.0.1", 0))
-        self.address = "tcp:127.0.0.1:%d" % self.s.getsockname()[1]
-        threading.Thread(target=self.run, daemon=True).start()
-
-    def run(self):
-        while True:
-            a, b = self.s.accept()[0], socket.socket(socket.AF_UNIX)
-            b.connect(self.to)
-            threading.Thread(target=self.copy, args=(b, a), daemon=True).start()
-            threading.Thread(target=self.carry, args=(a, b), daemon=True).start()
-
-    def carry(self, a, b):
-        try:
-            while chunk := a.recv(65536):
-                go = chunk.find(b"LDMG\x07\0") if self.harm in ("GO", "RUNNING") else -1
-                if go >= 0:
-                    self.mute = True  # the answer does not come through
-                    if self.harm == "RUNNING":
-                        b.sendall(chunk)
-                        time.sleep(1)
-                    break
-                if not self.done and self.bytes <= self.at < self.bytes + len(chunk):
-                    was, chunk = chunk, bytearray(chunk)
-                    k = self.at - self.bytes
-                    if self.harm == "slow":
-                        time.sleep(random.random())
-                        self.done = True
-                    elif self.harm == "flip":
-                        chunk[k] ^= 1 << random.randrange(8)
-                    elif self.harm == "cut":
-                        b.sendall(chunk[:k])
-                        self.done = True
-                        break
-                    elif self.harm == "lose":
-                        del chunk[k:]
-                    elif self.harm == "repeat":
-                        chunk += chunk[k:]
-                    elif self.harm == "swap":
-                        chunk = chunk[k:] + chunk[:k]
-                    self.done |= chunk != was
-                self.bytes += len(chunk)
-                b.sendall(chunk)
-        except OSError:
-            pass
-        for s in a, b:
-            try:
-                s.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-
-    def copy(self, x, y):
-        try:
-            while chunk := x.recv(65536):
-                if not self.mute:
-                    y.sendall(chunk)
-        except OSError:
-            pass
-
-
-class Gate:
-    """Connections in between, which stand still, in both directions, when a message of that type comes by, until open() or cut()."""
-
-    def __init__(self, to, kind):
-        self.to, self.what, self.ends = to, b"LDMG" + struct.pack("<H", kind), []
-        self.held, self.free, self.gone = threading.Event(), threading.Event(), False
-        self.s = socket.create_server(("127.0.0.1", 0))
-        self.at = "tcp:127.0.0.1:%d" % self.s.getsockname()[1]
+    def __init__(self, to):
+        self.to, self.ends, self.listener = to, [], socket.create_server(("127.0.0.1", 0))
+        self.address = "tcp:127.0.0.1:%d" % self.listener.getsockname()[1]
         threading.Thread(target=self.accept, daemon=True).start()
+
+    def connect(self):
+        kind, where = self.to.split(":", 1)
+        if kind == "tcp":
+            return socket.create_connection(where.rsplit(":", 1))
+        s = socket.socket(socket.AF_UNIX)
+        s.connect(where)
+        return s
 
     def accept(self):
         while True:
-            a, b = self.s.accept()[0], socket.socket(socket.AF_UNIX)
-            b.connect(self.to[5:])
+            a = self.listener.accept()[0]
+            try:
+                b = self.connect()
+                self.connected()
+            except OSError:
+                a.close()
+                continue
+            first = not self.ends
             self.ends += [a, b]
-            for x, y in (a, b), (b, a):
-                threading.Thread(target=self.copy, args=(x, y), daemon=True).start()
+            for x, y, back in (a, b, False), (b, a, True):
+                threading.Thread(target=self.copy, args=(x, y, first, back), daemon=True).start()
 
-    def copy(self, x, y):
-        try:
+    def copy(self, x, y, first, back):
+        with contextlib.suppress(OSError):
             while chunk := x.recv(65536):
-                if self.what in chunk:
-                    self.held.set()
-                if self.held.is_set():
-                    self.free.wait()
-                    if self.gone:
-                        return
+                if not self.carry(chunk, x, y, first, back):
+                    return
+        self.ending()
+        with contextlib.suppress(OSError):
+            y.shutdown(socket.SHUT_WR)  # what comes the other way may still come
+
+    def connected(self):
+        pass
+
+    def ending(self):
+        pass
+
+    def cut(self):
+        ends, self.ends = self.ends, []
+        shut(*ends)
+
+
+def shut(*sockets):
+    for s in sockets:
+        with contextlib.suppress(OSError):
+            s.shutdown(socket.SHUT_RDWR)
+
+
+class Middle(Between):
+    """
+    At byte `at` of all that goes to the destination it does its harm: "flip" a bit, "cut", "lose" the rest of a piece, "repeat" it, "swap" it with what comes
+    before, be "slow"; or wherever it is the message "GO" is not let through, or the answer to it, "RUNNING". `done`: it has; `bytes`: how many have come
+    through.
+    """
+
+    def __init__(self, to, at, harm):
+        self.at, self.harm, self.mute, self.done, self.bytes = at, harm, False, False, 0
+        super().__init__(to)
+
+    def carry(self, chunk, x, y, first, back):
+        if back:
+            if not self.mute:
                 y.sendall(chunk)
-        except OSError:
-            pass
+            return True
+        if self.harm in ("GO", "RUNNING") and b"LDMG\x07\0" in chunk:
+            self.mute = True  # the answer does not come through
+            if self.harm == "RUNNING":
+                y.sendall(chunk)
+                time.sleep(1)
+            return shut(x, y)
+        if not self.done and self.bytes <= self.at < self.bytes + len(chunk):
+            k, was = self.at - self.bytes, chunk
+            if self.harm == "cut":
+                self.done = True
+                y.sendall(chunk[:k])
+                return shut(x, y)
+            if self.harm == "slow":
+                time.sleep(random.random())
+                self.done = True
+            chunk = self.damaged(bytearray(chunk), k)
+            self.done |= chunk != was
+        self.bytes += len(chunk)
+        y.sendall(chunk)
+        return True
+
+    def damaged(self, chunk, k):
+        if self.harm == "flip":
+            chunk[k] ^= 1 << random.randrange(8)
+        elif self.harm == "lose":
+            del chunk[k:]
+        elif self.harm == "repeat":
+            chunk += chunk[k:]
+        elif self.harm == "swap":
+            chunk = chunk[k:] + chunk[:k]
+        return chunk
+
+
+class Gate(Between):
+    """All stand still, in both directions, when a message of that type comes by, until open() or cut()."""
+
+    def __init__(self, to, kind):
+        self.what, self.held, self.free, self.gone = b"LDMG" + struct.pack("<H", kind), threading.Event(), threading.Event(), False
+        super().__init__(to)
+
+    def carry(self, chunk, x, y, first, back):
+        if self.what in chunk:
+            self.held.set()
+        self.ending()
+        if not self.gone:
+            y.sendall(chunk)
+        return not self.gone
+
+    def ending(self):
         if self.held.is_set():
             self.free.wait()
-        try:
-            y.shutdown(socket.SHUT_WR)  # what comes the other way may still come
-        except OSError:
-            pass
 
     def open(self):
         self.free.set()
@@ -191,74 +214,40 @@ class Gate:
     def cut(self):
         self.gone = True
         self.free.set()
-        for s in self.ends:
-            try:
-                s.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
+        super().cut()
 
 
 EARLY = 256 << 10  # bytes of a post-copy at once, by which the guest runs there (GO comes at 24 KiB), and most of its memory is still here
 
 
-class Link:
+class Link(Between):
     """
-    Connections in between, to the Unix socket or "HOST:PORT" `to`. cut(): all break. `stall_at`: all stand still, the first one in the middle of that one of
-    its PAGES to the destination (not when it is TLS), until the next cut(); stalled() waits for it. `drop`: of the first one, the message of that type from the destination, and all after it, do not come
-    through. `idle`: behind each one, as many more connect and say nothing.
+    `limit`: after so many bytes (`bytes`) all break. `stall_at`: all stand still, the first one in the middle of that one of its PAGES to the destination
+    (not when it is TLS), until the next cut(); stalled() waits for it. `drop`: of the first one, the message of that type from the destination, and all after
+    it, do not come through. `idle`: behind each one, as many more connect and say nothing.
     """
 
     def __init__(self, to, drop=0, idle=0, stall_at=0):
-        self.to, self.drop, self.open, self.bytes, self.limit, self.idle, self.silent = to, drop, [], 0, 1 << 62, idle, []
+        self.drop, self.bytes, self.limit, self.idle, self.silent = drop, 0, 1 << 62, idle, []
         self.stall_at, self.still = stall_at, threading.Event()
-        self.s = socket.create_server(("127.0.0.1", 0))
-        self.at = "tcp:127.0.0.1:%d" % self.s.getsockname()[1]
-        threading.Thread(target=self.accept, daemon=True).start()
+        super().__init__(to)
 
-    def connect(self):
-        if "/" not in self.to:
-            return socket.create_connection(self.to.rsplit(":", 1))
-        s = socket.socket(socket.AF_UNIX)
-        s.connect(self.to)
-        return s
+    def connected(self):
+        self.silent += [self.connect() for _ in range(self.idle)]
 
-    def accept(self):
-        while True:
-            try:
-                a = self.s.accept()[0]
-            except OSError:
-                return
-            try:
-                b = self.connect()
-            except OSError:
-                a.close()
-                continue
-            first = not self.open
-            self.silent += [self.connect() for _ in range(self.idle)]
-            self.open += [a, b]
-            for x, y, back in (a, b, False), (b, a, True):
-                threading.Thread(target=self.copy, args=(x, y, first, back), daemon=True).start()
-
-    def copy(self, x, y, first, back):
-        try:
-            while chunk := x.recv(65536):
-                if first and back and self.drop and b"LDMG" + struct.pack("<H", self.drop) in chunk:
-                    return self.cut()
-                if self.stall_at and first and not back and (at := chunk.find(b"LDMG\x03\0")) >= 0:
-                    self.stall_at -= 1
-                    if not self.stall_at:
-                        y.sendall(chunk[:at + 40])
-                        self.still.set()
-                if self.still.is_set():
-                    return  # neither more nor an end
-                y.sendall(chunk)
-                self.bytes += len(chunk)
-                if self.bytes > self.limit:
-                    return self.cut()
-        except OSError:
-            pass
-        with contextlib.suppress(OSError):
-            y.shutdown(socket.SHUT_WR)  # of this one only: what others still carry arrives
+    def carry(self, chunk, x, y, first, back):
+        if first and back and self.drop and b"LDMG" + struct.pack("<H", self.drop) in chunk:
+            return self.cut()
+        if self.stall_at and first and not back and (at := chunk.find(b"LDMG\x03\0")) >= 0:
+            self.stall_at -= 1
+            if not self.stall_at:
+                y.sendall(chunk[:at + 40])
+                self.still.set()
+        if self.still.is_set():
+            return False  # neither more nor an end
+        y.sendall(chunk)
+        self.bytes += len(chunk)
+        return self.cut() if self.bytes > self.limit else True
 
     def stalled(self):
         return self.still.wait(60 * SLOW)
@@ -266,12 +255,7 @@ class Link:
     def cut(self):
         self.limit, self.stall_at = 1 << 62, 0
         self.still.clear()
-        for s in self.open:
-            try:
-                s.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-        self.open = []
+        super().cut()
 
 
 # ---- post-copy ----

@@ -209,7 +209,7 @@ for i, harm in enumerate(("kill -9 of the destination", "cut", "kill -9 of lodge
     r = Receive("no", *over)
     to = r.at
     if harm in ("cut", "flip"):
-        to = Middle(r.at[5:], 30000 + random.randrange(1 << random.randrange(16, 25)), harm).address
+        to = Middle(r.at, 30000 + random.randrange(1 << random.randrange(16, 25)), harm).address
     p = start_move(name, to, "--copy-disks", "--bandwidth", "40M")
     if harm not in ("cut", "flip"):
         wait_for(lambda: os.path.exists(os.path.join(HOME, "run/no/pid")) or p.poll() is not None)

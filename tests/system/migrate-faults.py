@@ -84,7 +84,7 @@ def over(what, here, there, err):
 
 def by_link(harm, n, here, there):
     r = Receive(there)
-    m = Middle(r.at[5:], random.randrange(n), harm)
+    m = Middle(r.at, random.randrange(n), harm)
     what = f"{harm} at byte {m.at}"
     p = start_move(here, m.address, *DONE)
     err = p.communicate(timeout=100 * SLOW)[1]
@@ -139,7 +139,7 @@ def by_hand(who, took, here, there):
 here, there = boot()
 began = time.monotonic()
 r = Receive(there)
-m = Middle(r.at[5:], 1 << 62, "none")
+m = Middle(r.at, 1 << 62, "none")
 p = start_move(here, m.address, *DONE)
 p.communicate(timeout=100 * SLOW)
 r.end()

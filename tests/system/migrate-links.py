@@ -40,8 +40,8 @@ r = Receive("b")
 first = [socket.socket(socket.AF_UNIX) for _ in range(5)]  # before the source, and with each of its connections: five silent ones keep nobody waiting
 for s in first:
     s.connect(r.at[5:])
-link = Link(r.at[5:], idle=2, stall_at=20)  # of that connection only what the guest waits for: the guest runs there by then
-p = start_move("a", link.at, *SLOWLY)
+link = Link(r.at, idle=2, stall_at=20)  # of that connection only what the guest waits for: the guest runs there by then
+p = start_move("a", link.address, *SLOWLY)
 check("an answer stops in the middle", link.stalled())
 until("a link that stands still: the destination says so", lambda: state("b")["state"] == "postcopy-paused", 90)
 check("a link that stands still: and since when", "20 s" in state("b")["coming"]["error"], state("b"))
@@ -102,13 +102,13 @@ if shutil.which("openssl"):
     to_dst = *tls("src"), "--tls-peer", "dst"
     boot("a")
     r = Receive("b", *tls("dst"), address="tcp:127.0.0.1:0")
-    link = Link(r.at[4:])
+    link = Link(r.at)
     link.limit = EARLY
-    p = start_move("a", link.at, *SLOWLY, *to_dst)
+    p = start_move("a", link.address, *SLOWLY, *to_dst)
     st, err = result(p)
     check("TLS: cut", st["phase"] == "postcopy-paused" and st["asked"] > 0, (st, err))
     until("TLS: the destination says so", lambda: state("b")["state"] == "postcopy-paused")
-    p = start_move("a", link.at, "--recover", "--bandwidth", "4M", *to_dst)
+    p = start_move("a", link.address, "--recover", "--bandwidth", "4M", *to_dst)
     whole("TLS, two connections, one after the other", p, r)
 else:
     print("PASS: TLS was not tried: no openssl")

@@ -41,7 +41,7 @@ class Silent(threading.Thread):
         boot(name, 1)
         self.r = Receive(self.to)
         self.gate = Gate(self.r.at, kind)
-        self.p = start_move(name, self.gate.at, *more)
+        self.p = start_move(name, self.gate.address, *more)
         check(f"{name}: the link is silent", self.gate.held.wait(60 * SLOW))
         self.start()
 
@@ -59,7 +59,7 @@ for kind, word in (GO, "GO"), (RUNNING, "RUNNING"):
         boot("a")
         r = Receive("b")
         gate = Gate(r.at, kind)
-        p = start_move("a", gate.at, "--downtime", "1000")
+        p = start_move("a", gate.address, "--downtime", "1000")
         check(f"{word} is held", gate.held.wait(60 * SLOW), lodge("ps").stdout)
         victim = {"source": lambda: pid("a"), "destination": lambda: pid("b"), "lodge migrate": lambda: p.pid, "lodge receive": lambda: r.p.pid}[who]()
         os.kill(victim, signal.SIGKILL)

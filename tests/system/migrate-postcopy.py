@@ -145,9 +145,9 @@ for engine in ENGINES:
     name, other = "a", "b"
     boot(engine, "a", 4 if engine == "rv64" else 2, "64M" if engine == "rv64" else "32M")
     r = Receive("b")
-    link = Link(r.at[5:])
+    link = Link(r.at)
     link.limit = EARLY
-    p, cuts = start_move("a", link.at, *SLOWLY), 0
+    p, cuts = start_move("a", link.address, *SLOWLY), 0
     while True:
         while True:
             if p.poll() is not None or state("b")["state"] == "running":
@@ -167,7 +167,7 @@ for engine in ENGINES:
                 check(f"{' '.join(what)}: refused", lodge(*what, ok=False).returncode != 0, what)
             r.p.kill()  # the machine does not need who started it
         link.cut()
-        p = start_move("a", link.at, "--recover", "--bandwidth", "2M")
+        p = start_move("a", link.address, "--recover", "--bandwidth", "2M")
     check(f"{engine}: whole after {cuts} cuts", st["phase"] == "done" and cuts > 0, (st, err))
     until("it is whole", lambda: state("b")["state"] == "running" and "coming" not in state("b"))
     until("the source ends", lambda: state("a")["state"] is None)
@@ -178,9 +178,9 @@ for engine in ENGINES:
 # ---- at another address; how the link breaks, and TLS: migrate-links.py ----
 boot("rv64", "a")
 r = Receive("b")
-link = Link(r.at[5:])
+link = Link(r.at)
 link.limit = EARLY
-p = start_move("a", link.at, *SLOWLY)
+p = start_move("a", link.address, *SLOWLY)
 st, err = result(p)
 check("cut", st["phase"] == "postcopy-paused", st)
 q = Receive("b", "--recover", address="tcp:127.0.0.1:0")
@@ -196,7 +196,7 @@ lodge("kill", "b")
 # ---- nobody can tell whether it runs: RUNNING is lost; the new connection tells ----
 boot("rv64", "a")
 r = Receive("b")
-st, err = result(start_move("a", Link(r.at[5:], drop=11).at, *SLOWLY))
+st, err = result(start_move("a", Link(r.at, drop=11).address, *SLOWLY))
 check("RUNNING is lost: it stands still here", st["phase"] == "lost" and "--take-back" in err, (st, err))
 until("it runs there", lambda: state("b")["state"] == "postcopy-paused")
 st, err = result(start_move("a", r.at, "--recover"))

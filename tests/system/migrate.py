@@ -186,7 +186,7 @@ check("kill -9 of the source: the destination says so, and ends", code == 1 and 
 # ---- the connection breaks in the one moment when nobody can tell from here: the error says what to do ----
 for harm in "GO", "RUNNING":
     r = Receive("b")
-    p = start_move("a", Middle(r.at[5:], 1 << 62, harm).address, "--downtime", "1000")
+    p = start_move("a", Middle(r.at, 1 << 62, harm).address, "--downtime", "1000")
     out, err = p.communicate(timeout=100 * SLOW)
     code, rout, rerr = r.end()
     check(f"{harm} is lost: it says so, and what to do", json.loads(out)["phase"] == "lost" and "--take-back" in err, (out, err))
