@@ -145,7 +145,8 @@ struct qcow2 {
 	unsigned few; /* flushes in a row that had a little to say about new clusters (q_synced) */
 	uint64_t recent; /* clusters that were allocated since the last flush */
 	uint64_t small; /* bytes of small writes, each by itself, since the last allocation */
-	unsigned filled; /* allocations in a row that followed when small writes had filled what the one before gave (q_filled) */
+	unsigned
+		filled; /* allocations in a row that followed when small writes had filled what the one before gave (q_filled) */
 	void *zeroes; /* AHEAD_PIECE bytes, aligned */
 	struct q_snaps *snaps; /* snapshot.c; NULL: not wanted yet */
 	uint64_t snapshots_bytes; /* of the snapshot table, once it was loaded */
