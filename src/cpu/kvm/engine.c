@@ -290,6 +290,7 @@ static int vcpu_build(struct kvm_vcpu *c, struct err *e)
 		rc = kvm_vcpu_ioctl(c, KVM_SET_CPUID2, KVM_PTR(cpuid));
 	if (rc < 0)
 		return kvm_fail(e, rc, KVM_SET_CPUID2, "CPU model");
+	kvm_msr_firmware(c, cpuid);
 	rc = vm->msrs ? 0 : kvm_msrs_find(vm, c, e);
 	if (!rc)
 		rc = kvm_image_get(c, &c->pristine, e);

@@ -1,6 +1,6 @@
 /*
  * msr.c: MSRs that guests may not touch, whatever the host's KVM would let them see: energy meters, by which one guest watches another
- * ("PLATYPUS", CVE-2020-8694), and performance counters where the CPU model has none. A guest that tries takes #GP.
+ * ("PLATYPUS", CVE-2020-8694), and performance counters where the CPU model has none. A guest that tries takes #GP. And one that firmware sets.
  */
 #include <string.h>
 
@@ -43,4 +43,20 @@ int kvm_msr_filter(struct kvm_vm *vm, bool counters, struct err *e)
 		return kvm_fail(e, rc, KVM_ENABLE_CAP, "MSR filter");
 	rc = kvm_vm_ioctl(vm, KVM_X86_SET_MSR_FILTER, KVM_PTR(&f));
 	return rc < 0 ? kvm_fail(e, rc, KVM_X86_SET_MSR_FILTER, "MSR filter") : 0;
+}
+
+/*
+ * AMD: the time stamp counter runs at the frequency of P0 (HWCR.TscFreqSel; BKDG of family 10h, MSRC001_0015). Linux calls its absence a firmware bug. Hosts
+ * before Linux 6.7 do not let it be set, which changes nothing but that message.
+ */
+void kvm_msr_firmware(struct kvm_vcpu *c, struct kvm_leaves *cpuid)
+{
+	const struct kvm_cpuid_entry2 *vendor = kvm_leaf(cpuid, 0, 0);
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry e[1];
+	} hwcr = {.head.nmsrs = 1, .e = {{.index = 0xc0010015, .data = 1u << 24}}};
+
+	if (vendor && vendor->ebx == 0x68747541) /* "Auth" */
+		(void)kvm_vcpu_ioctl(c, KVM_SET_MSRS, KVM_PTR(&hwcr));
 }

@@ -219,6 +219,8 @@ extern const struct state_desc kvm_image_state, kvm_vm_state;
 
 /* msr.c; counters: the CPU model has performance counters */
 int kvm_msr_filter(struct kvm_vm *vm, bool counters, struct err *e);
+/* What firmware of a real machine leaves in MSRs and kernels look for. Before the vCPU's first image is taken. */
+void kvm_msr_firmware(struct kvm_vcpu *c, struct kvm_leaves *cpuid);
 
 /* debug.c */
 int kvm_translate(struct vcpu *v, uint64_t gva, enum mem_access acc, gpa_t *out);
