@@ -2,7 +2,7 @@
  * pages.h: memory for data on its way to and from devices.
  *
  * In large pages where the host has them (transparent ones, so none has to be set aside): what is one behind the other for us is so for the device as well. A
- * device that is given 1 MiB in 256 pieces may take twice as long as for one (docs/disk.md, "Bench").
+ * device that is given 1 MiB in 256 pieces may take twice as long as for one (docs/disk.md, "Scattered memory").
  */
 #ifndef LODGE_BASE_PAGES_H
 #define LODGE_BASE_PAGES_H

@@ -155,6 +155,11 @@ void file_close(struct file *f)
 	f->ops->close(f);
 }
 
+static bool writes(const struct file_req *r)
+{
+	return r->op == FILE_WRITE || r->op == FILE_FILL;
+}
+
 void file_submit(struct file *f, struct file_req *r)
 {
 	r->file = f;
@@ -165,13 +170,8 @@ void file_submit(struct file *f, struct file_req *r)
 	r->cut = NULL;
 	r->next = NULL;
 	f->in_flight++;
-	if (r->op == FILE_WRITE) {
-		f->writes++;
-		f->write_bytes += r->len;
+	if (writes(r))
 		f->reach = MAX(f->reach, r->off + r->len);
-	} else if (r->op == FILE_FLUSH) {
-		f->flushes++;
-	}
 	f->ops->submit(f, r);
 }
 
@@ -183,7 +183,7 @@ void file_done(struct file_req *r, int result)
 	free(r->cut);
 	r->bounce = NULL;
 	r->cut = NULL;
-	if (!result && r->op == FILE_WRITE)
+	if (!result && writes(r))
 		f->size = MAX(f->size, r->off + r->len);
 	r->result = result;
 	f->in_flight--;
@@ -270,7 +270,7 @@ static void waited_done(struct file_req *r)
 static int wait_for(struct file *f, struct waited *w, struct err *e)
 {
 	static const char *const what[] = {
-		"reading", "writing", "flushing", "discarding", "zeroing"};
+		"reading", "writing", "flushing", "discarding", "zeroing", "filling"};
 
 	w->r.done = waited_done;
 	file_submit(f, &w->r);

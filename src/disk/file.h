@@ -18,6 +18,7 @@
  *   WRITE  past its end makes the file longer (on a block device: -ENOSPC); `fua`: it is durable when it is done
  *   FLUSH  makes durable whatever was done before it was submitted. Once one has failed, all fail where the page cache is used
  *   ZERO   reads as zeroes afterwards; with `unmap` the space may be given back; never makes the file longer than `off + len`
+ *   FILL   a WRITE of zeroes, of any length: the host has written them, and has space for what comes in their place
  *   DISCARD  the contents are not wanted any more; a hint that may do nothing (what they read as is not said)
  *
  * `result`: 0 or a negative errno. -EINTR and -EAGAIN are dealt with below.
@@ -38,7 +39,7 @@
 struct err;
 struct file;
 
-enum file_op { FILE_READ, FILE_WRITE, FILE_FLUSH, FILE_DISCARD, FILE_ZERO, FILE_OPS };
+enum file_op { FILE_READ, FILE_WRITE, FILE_FLUSH, FILE_DISCARD, FILE_ZERO, FILE_FILL, FILE_OPS };
 
 struct file_req {
 	enum file_op op;
@@ -109,7 +110,6 @@ struct file {
 	unsigned in_flight;
 	unsigned align; /* of memory and place, for direct I/O without a copy; 512 and more */
 	unsigned physical; /* block size that is best for the host */
-	uint64_t writes, write_bytes, flushes; /* what went to the host: for statistics */
 };
 
 /*

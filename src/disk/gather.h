@@ -34,6 +34,5 @@ void gather_destroy(struct gather *g);
 void *gather_begin(struct gather *g, bool write, uint64_t len, struct gather_note *n);
 /* It is done, and what was read is copied. `mem`: what begin gave; `ok`: its time means something. */
 void gather_end(struct gather *g, const struct gather_note *n, void *mem, bool ok);
-uint64_t gather_copied(const struct gather *g); /* requests; for statistics */
 
 #endif

@@ -346,6 +346,7 @@ static void perform(struct memfile *m, struct queued *q)
 				MIN(len - at, r->iov[i].iov_len));
 		return;
 	case FILE_WRITE:
+	case FILE_FILL:
 		q->error = q->error ?: put(m->dev, r->off, q->data, len);
 		return;
 	case FILE_ZERO:
@@ -436,11 +437,12 @@ static void submit(struct file *f, struct file_req *r)
 		if (!m->q)
 			abort(); /* broken invariant */
 	}
-	if (r->op == FILE_WRITE) {
-		q.data = malloc(MAX(r->len, (uint64_t)1));
+	if (r->op == FILE_WRITE || r->op == FILE_FILL) {
+		q.data = calloc(1, MAX(r->len, (uint64_t)1));
 		if (!q.data)
 			abort(); /* broken invariant */
-		iov_read(r->iov, r->niov, 0, q.data, r->len);
+		if (r->op == FILE_WRITE)
+			iov_read(r->iov, r->niov, 0, q.data, r->len);
 	}
 	inject(m, &q);
 	if (r->op != FILE_READ)

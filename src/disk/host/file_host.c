@@ -23,12 +23,13 @@
 #include <linux/falloc.h>
 
 #include "base/err.h"
+#include "base/pages.h"
 #include "base/util.h"
 #include "disk/file.h"
 #include "disk/gather.h"
 #include "disk/lock.h"
 
-#define ZEROES (1u << 20)
+#define ZEROES (2 * MiB)
 #define PAGE 4096u
 
 enum { BUFFERED, DIRECT };
@@ -38,7 +39,7 @@ struct host {
 	struct io *io;
 	int fd[2]; /* BUFFERED, DIRECT; -1: none */
 	unsigned mem_align, unit; /* of direct I/O */
-	void *zeroes; /* never written: the host backs it by its zero page */
+	void *zeroes; /* never written: the host backs it by a page of zeroes, a large one if it has that */
 	bool no_punch, no_zero_range; /* the file system refused it once */
 	int lost; /* what the first fdatasync that failed said */
 	struct gather *gather; /* NULL: not of direct I/O */
@@ -307,7 +308,7 @@ static void discard_done(struct io_req *io)
 	plain_done(io);
 }
 
-/* The ways to make zeroes, best first. Each that the file system refuses hands over to the next. */
+/* The ways to make zeroes, best first. Each that the file system refuses hands over to the next. FILE_FILL begins with the last. */
 enum { BY_PUNCH, BY_ZERO_RANGE, BY_WRITE };
 
 static void zero_next(struct file_req *r);
@@ -390,6 +391,10 @@ static void submit(struct file *f, struct file_req *r)
 			fail_soon(r, 0);
 		else
 			fallocate_start(r, FALLOC_FL_PUNCH_HOLE, discard_done);
+		return;
+	case FILE_FILL:
+		r->step = BY_WRITE;
+		zero_next(r);
 		return;
 	default:
 		zero_next(r);
@@ -606,8 +611,7 @@ static void host_close(struct file *f)
 	if (h->fd[BUFFERED] >= 0)
 		host_lock(f, false, NULL);
 	gather_destroy(h->gather);
-	if (h->zeroes)
-		munmap(h->zeroes, ZEROES);
+	pages_free(h->zeroes, ZEROES);
 	for (unsigned i = 0; i < ARRAY_SIZE(h->fd); i++)
 		if (h->fd[i] >= 0)
 			close(h->fd[i]);
@@ -631,11 +635,9 @@ static int start(struct host *h, struct err *e)
 
 	if (rc)
 		return rc;
-	h->zeroes = mmap(NULL, ZEROES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (h->zeroes == MAP_FAILED) {
-		h->zeroes = NULL;
+	h->zeroes = pages_alloc(ZEROES);
+	if (!h->zeroes || mprotect(h->zeroes, ZEROES, PROT_READ))
 		return err_set(e, -ENOMEM, "disk %s: out of memory", h->f.path);
-	}
 	io.fds[io.nfds++] = h->fd[BUFFERED];
 	if (h->fd[DIRECT] >= 0) {
 		io.fds[io.nfds++] = h->fd[DIRECT];

@@ -26,7 +26,6 @@ struct gather {
 	char *mem; /* PLACES * LARGEST; NULL until it is wanted */
 	uint32_t busy; /* bits */
 	struct kind kind[2]; /* reads, writes */
-	uint64_t copied;
 };
 
 struct gather *gather_create(void)
@@ -50,7 +49,6 @@ static void *take(struct gather *g)
 		if (g->busy >> i & 1)
 			continue;
 		g->busy |= 1u << i;
-		g->copied++;
 		return g->mem + i * LARGEST;
 	}
 	return NULL;
@@ -102,9 +100,4 @@ void gather_end(struct gather *g, const struct gather_note *n, void *mem, bool o
 		return;
 	t->ns += clock_mono_ns() - n->begun;
 	t->bytes += n->len;
-}
-
-uint64_t gather_copied(const struct gather *g)
-{
-	return g->copied;
 }

@@ -1224,7 +1224,6 @@ int lf_close(struct lf *fs)
 	if (fs->fence && (!fs->failed || !fs->writable))
 		lease_give(fs);
 	lf_journal_free(fs);
-	lf_ready_free(fs);
 	free_pages(fs);
 	co_sched_destroy(&fs->cs);
 	file_close(fs->f);

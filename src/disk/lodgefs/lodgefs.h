@@ -253,7 +253,6 @@ struct lf_ready {
 	unsigned n;
 	uint32_t busy; /* number + 1; 0: none */
 	struct co_queue waiters; /* until there is none */
-	void *zeroes; /* LF_BLOCK of them; NULL: not yet */
 };
 
 struct lf {
@@ -716,7 +715,6 @@ bool lf_ready_take(struct lf *fs, uint32_t *block);
 void lf_ready_wait(struct lf *fs);
 /* Those that are ready are not wanted any more. */
 void lf_ready_drop(struct lf *fs);
-void lf_ready_free(struct lf *fs);
 
 /* ---- trim.c ---- */
 

@@ -18,7 +18,6 @@
  */
 #include <errno.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "base/util.h"
 #include "disk/lodgefs/lodgefs.h"
@@ -50,7 +49,7 @@ static int write_zeroes(struct lf *fs, uint32_t block)
 		return 0;
 	lf_reach_over(fs, block);
 	fs->stats.ahead_bytes += LF_BLOCK;
-	return lf_io(fs, FILE_WRITE, at, fs->ready.zeroes, LF_BLOCK);
+	return lf_io(fs, FILE_FILL, at, NULL, LF_BLOCK);
 }
 
 static void write_end(struct lf *fs, int rc)
@@ -79,25 +78,13 @@ static void write_after(void *arg)
 	((struct lf *)arg)->jobs--;
 }
 
-static bool have_zeroes(struct lf_ready *r)
-{
-	void *p;
-
-	if (r->zeroes)
-		return true;
-	/* Never written to: the host backs it by its page of zeroes. */
-	p = mmap(NULL, LF_BLOCK, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	r->zeroes = p == MAP_FAILED ? NULL : p;
-	return r->zeroes;
-}
-
 /* Neither the store nor its host may be short of space because of it. A device has all its blocks. */
 static void make_ready(struct lf *fs)
 {
 	uint32_t block;
 
 	if (fs->failed || fs->f->block_device || fs->free_blocks < FREE_LEAST ||
-		file_room(fs->f) < ROOM_LEAST || !have_zeroes(&fs->ready) || lf_alloc(fs, &block))
+		file_room(fs->f) < ROOM_LEAST || lf_alloc(fs, &block))
 		return;
 	fs->ready.busy = block + 1;
 	fs->jobs++;
@@ -200,10 +187,4 @@ void lf_ready_drop(struct lf *fs)
 
 	while (lf_ready_take(fs, &block))
 		lf_give_back(fs, block);
-}
-
-void lf_ready_free(struct lf *fs)
-{
-	if (fs->ready.zeroes)
-		munmap(fs->ready.zeroes, LF_BLOCK);
 }

@@ -68,6 +68,11 @@ int q_make_zero(struct qcow2 *q, struct file *f, uint64_t off, uint64_t len, boo
 	return len ? transfer(q, f, FILE_ZERO, off, NULL, len, unmap) : 0;
 }
 
+int q_fill(struct qcow2 *q, struct file *f, uint64_t off, uint64_t len)
+{
+	return len ? transfer(q, f, FILE_FILL, off, NULL, len, false) : 0;
+}
+
 int q_punch(struct qcow2 *q, struct file *f, uint64_t off, uint64_t len)
 {
 	return len ? transfer(q, f, FILE_DISCARD, off, NULL, len, true) : 0;

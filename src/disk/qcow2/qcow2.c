@@ -300,7 +300,6 @@ static int qcow2_close(struct disk *d)
 	file_close(q->file);
 	qcow2_header_free(&q->h);
 	free(q->unpacked);
-	free(q->zeroes);
 	free(q->meta_set.slot);
 	free(q->frees.a);
 	free(q->unflushed.a);

@@ -147,7 +147,6 @@ struct qcow2 {
 	uint64_t small; /* bytes of small writes, each by itself, since the last allocation */
 	unsigned
 		filled; /* allocations in a row that followed when small writes had filled what the one before gave (q_filled) */
-	void *zeroes; /* AHEAD_PIECE bytes, aligned */
 	struct q_snaps *snaps; /* snapshot.c; NULL: not wanted yet */
 	uint64_t snapshots_bytes; /* of the snapshot table, once it was loaded */
 	uint64_t packed_at, packed_end; /* where the next compressed cluster goes */
@@ -206,6 +205,7 @@ int q_wait_all(struct q_wait *w);
 int q_pread(struct qcow2 *q, struct file *f, uint64_t off, void *buf, uint64_t len);
 int q_pwrite(struct qcow2 *q, struct file *f, uint64_t off, const void *buf, uint64_t len);
 int q_make_zero(struct qcow2 *q, struct file *f, uint64_t off, uint64_t len, bool unmap);
+int q_fill(struct qcow2 *q, struct file *f, uint64_t off, uint64_t len);
 int q_punch(struct qcow2 *q, struct file *f, uint64_t off, uint64_t len);
 int q_sync(struct qcow2 *q);
 /* Lets others run until something has happened. */

@@ -12,7 +12,6 @@
 #define RESERVE_MAX 4096ull
 #define RESERVE_BYTES (256ull << 20)
 #define AHEAD_BYTES (1ull << 20)
-#define AHEAD_PIECE (64u << 10)
 
 uint64_t q_refcount_in(const void *block, unsigned order, uint64_t i)
 {
@@ -400,22 +399,13 @@ static bool ahead_busy(const struct q_reserve *r)
 static void ahead_job(void *arg)
 {
 	struct qcow2 *q = arg;
-	struct q_reserve *r = &q->reserve;
-	uint64_t left = (r->ahead_end - r->ahead) << q->cluster_bits;
-	struct iovec iov[AHEAD_BYTES / AHEAD_PIECE];
-	struct q_wait w = {.q = q};
-	struct q_xfer x = {.req = {.op = FILE_WRITE,
-				   .off = r->ahead << q->cluster_bits,
-				   .len = left,
-				   .iov = iov}};
+	const struct q_reserve *r = &q->reserve;
+	uint64_t len = (r->ahead_end - r->ahead) << q->cluster_bits;
 
-	for (; left; left -= iov[x.req.niov++].iov_len)
-		iov[x.req.niov] = (struct iovec){q->zeroes, MIN(left, AHEAD_PIECE)};
-	q->stats.ahead_bytes += x.req.len;
-	q_xfer_start(&w, &x, q->file);
+	q->stats.ahead_bytes += len;
 	/* Whose data goes there is told of what the host cannot do. */
-	if (q_wait_all(&w))
-		q->few = 0;
+	if (q_fill(q, q->file, r->ahead << q->cluster_bits, len))
+		q->few = q->filled = 0;
 }
 
 static void ahead_after(void *arg)
@@ -426,17 +416,6 @@ static void ahead_after(void *arg)
 	q->jobs--;
 	q->d->in_flight--;
 	co_queue_wake_all(&q->reserve.waiters);
-}
-
-static bool have_zeroes(struct qcow2 *q)
-{
-	if (q->zeroes)
-		return true;
-	if (posix_memalign(&q->zeroes, 4096, AHEAD_PIECE))
-		q->zeroes = NULL;
-	else
-		memset(q->zeroes, 0, AHEAD_PIECE);
-	return q->zeroes;
 }
 
 /*
@@ -450,7 +429,7 @@ static void write_ahead(struct qcow2 *q)
 	uint64_t n = AHEAD_BYTES >> q->cluster_bits, from = MAX(r->at, r->ahead);
 
 	if (!(q_synced(q) || q_filled(q)) || !r->zero || q->zero_from == UINT64_MAX ||
-		ahead_busy(r) || from == r->end || from - r->at > n / 2 || !have_zeroes(q))
+		ahead_busy(r) || from == r->end || from - r->at > n / 2)
 		return;
 	r->ahead = from;
 	r->ahead_end = MIN(from + n, r->end);

@@ -454,7 +454,7 @@ static uint64_t run(const struct kind *k, enum disk_on_error policy, unsigned op
 static void every_operation(void **state)
 {
 	static const enum file_op all[] = {
-		FILE_READ, FILE_WRITE, FILE_FLUSH, FILE_DISCARD, FILE_ZERO};
+		FILE_READ, FILE_WRITE, FILE_FLUSH, FILE_DISCARD, FILE_ZERO, FILE_FILL};
 	static const unsigned parts[] = {
 		[DISK_ERROR_REPORT] = 24, [DISK_ERROR_PAUSE] = 8, [DISK_ERROR_IGNORE] = 8};
 	unsigned runs[ARRAY_SIZE(parts)] = {0}, paused = 0;

@@ -111,14 +111,11 @@ static void finish(struct fix *f, struct disk *d)
 	end(f);
 }
 
-/* Writes of whole blocks take long from now on, or fail. */
+/* Zeroes ahead take long from now on, or fail. */
 static void hold_up(struct fix *f, int error)
 {
-	f->devs.fault[0] = (struct memdev_fault){.ops = 1u << FILE_WRITE,
-		.off = TABLES,
-		.len = GiB,
-		.error = error,
-		.turns = error ? 0 : 2000};
+	f->devs.fault[0] = (struct memdev_fault){
+		.ops = 1u << FILE_FILL, .error = error, .turns = error ? 0 : 2000};
 	f->devs.nfaults = 1;
 	f->devs.faults_hit = 0;
 }

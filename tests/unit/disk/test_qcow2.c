@@ -458,10 +458,7 @@ static void synced(void **state)
 	q = d->priv;
 	for (unsigned i = 0; i < 40; i++) {
 		rig.devs.nfaults = i == Q_FEW_TIMES;
-		rig.devs.fault[0] = (struct memdev_fault){.ops = 1 << FILE_WRITE,
-			.off = (q->reserve.at + 1) * CLUSTER,
-			.len = GiB,
-			.error = -ENOSPC};
+		rig.devs.fault[0] = (struct memdev_fault){.ops = 1 << FILE_FILL, .error = -ENOSPC};
 		assert_int_equal(turn(d, DISK_WRITE, 5 * i * CLUSTER + 512, buf, 4096), 0);
 		while (q->few == Q_FEW_TIMES && q->unlinked)
 			uv_run(&rig.loop, UV_RUN_ONCE);
