@@ -16,22 +16,7 @@
 #include "base/err.h"
 #include "base/fsutil.h"
 #include "base/util.h"
-
-static char top[64];
-
-static int make_top(void **state)
-{
-	snprintf(top, sizeof(top), "/tmp/lodge-test-XXXXXX");
-	return !mkdtemp(top) || chdir(top);
-}
-
-static int drop_top(void **state)
-{
-	char cmd[100];
-
-	snprintf(cmd, sizeof(cmd), "rm -rf %s", top);
-	return system(cmd);
-}
+#include "folder.h"
 
 static unsigned entries(const char *dir)
 {

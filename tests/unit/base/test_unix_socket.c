@@ -17,22 +17,7 @@
 #include "base/err.h"
 #include "base/unix_socket.h"
 #include "base/util.h"
-
-static char top[64];
-
-static int make_top(void **state)
-{
-	snprintf(top, sizeof(top), "/tmp/lodge-test-XXXXXX");
-	return !mkdtemp(top) || chdir(top);
-}
-
-static int drop_top(void **state)
-{
-	char cmd[100];
-
-	snprintf(cmd, sizeof(cmd), "rm -rf %s", top);
-	return system(cmd);
-}
+#include "folder.h"
 
 static void who_connects_is_heard(void **state)
 {

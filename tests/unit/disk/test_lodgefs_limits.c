@@ -193,35 +193,6 @@ static void changes_of_much(void **state)
 	end(f);
 }
 
-struct call {
-	struct disk_req r;
-	struct iovec iov;
-	uint8_t buf[SUB];
-	bool done;
-};
-
-static void call_done(struct disk_req *r)
-{
-	assert_int_equal(r->result, 0);
-	container_of(r, struct call, r)->done = true;
-}
-
-/* In the loop, as a guest does: nothing is drained. */
-static void call(struct fix *f, struct disk *d, enum disk_op op, uint64_t off)
-{
-	struct call c = {.r = {.op = op, .offset = off, .done = call_done}};
-
-	c.iov = (struct iovec){c.buf, SUB};
-	if (op == DISK_WRITE) {
-		c.r.len = SUB;
-		c.r.iov = &c.iov;
-		c.r.niov = 1;
-	}
-	disk_submit(d, &c.r);
-	while (!c.done)
-		uv_run(&f->loop, UV_RUN_ONCE);
-}
-
 /* What is let go goes back to the host behind the guest's back: few requests at a time, for neighbours together, and no flush waits for them. */
 static void space_goes_back(void **state)
 {
@@ -245,8 +216,8 @@ static void space_goes_back(void **state)
 	f->devs.fault[0] = (struct memdev_fault){.ops = 1u << FILE_DISCARD, .turns = 1000000000};
 	f->devs.nfaults = 1;
 	for (unsigned i = 0; i < 4; i++) { /* by the third the first is marked */
-		call(f, d, DISK_WRITE, (300 + i) * MiB);
-		call(f, d, DISK_FLUSH, 0);
+		assert_int_equal(send_now(f, d, DISK_WRITE, (300 + i) * MiB, 1), 0);
+		assert_int_equal(send_now(f, d, DISK_FLUSH, 0, 0), 0);
 	}
 	assert_in_range(f->devs.ops[FILE_DISCARD] - discards, 1, 8);
 	assert_true(memdev_allocated(&f->devs, "store") >= all);

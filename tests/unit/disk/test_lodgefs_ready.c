@@ -26,38 +26,6 @@
 #define RECORDS (128 * KiB) /* of the journal, and pages, that come to places where nothing was */
 #define TABLES (3 * MiB) /* and the journal: blocks begin there */
 
-/* A write of one byte all through. */
-struct call {
-	struct disk_req r;
-	struct iovec iov;
-	uint8_t buf[SUB];
-	bool done;
-};
-
-static void on_done(struct disk_req *r)
-{
-	container_of(r, struct call, r)->done = true;
-}
-
-/* Turn by turn, so that what is delayed is late. */
-static int send_now(struct fix *f, struct disk *d, enum disk_op op, uint64_t off, uint8_t byte)
-{
-	struct call c = {.iov = {c.buf, SUB}};
-
-	memset(c.buf, byte, SUB);
-	c.r = (struct disk_req){.op = op, .done = on_done};
-	if (op == DISK_WRITE) {
-		c.r.offset = off;
-		c.r.len = SUB;
-		c.r.iov = &c.iov;
-		c.r.niov = 1;
-	}
-	disk_submit(d, &c.r);
-	while (!c.done)
-		uv_run(&f->loop, UV_RUN_ONCE);
-	return c.r.result;
-}
-
 /* Sub-blocks [from, to) of the disk, one behind the other. */
 static void fill(struct fix *f, struct disk *d, unsigned from, unsigned to, uint8_t byte)
 {
