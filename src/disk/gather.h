@@ -5,8 +5,8 @@
  *
  * A guest's memory lies wherever the host had pages of 4 KiB, so 1 MiB of it is 256 pieces for the host's device. One that is virtual itself may work on each
  * piece by itself and take twice as long as for one piece (docs/disk.md, "Scattered memory"); another one, and the processor, only lose by a copy. So it is
- * measured, for reads and writes apart: of each ROUND requests the first go as they are, as many are copied, and the rest goes the way that took less time, the
- * copy included. The copy has to win by a quarter: it takes a processor and memory.
+ * measured, for reads and writes apart: of each ROUND requests the first go as they are, as many are copied, and the rest goes the way whose median took less
+ * time, the copy included. The copy has to win by a quarter: it takes a processor and memory.
  *
  * Belongs to the thread of the loop.
  */

@@ -9,17 +9,21 @@
 #define SMALLEST (256 * KiB) /* below, few pieces are saved */
 #define LARGEST MiB
 #define PLACES 8u /* for so many at a time */
-#define TRIES 16u
+#define SETTLE 8u /* so many share the device with ones that go the other way */
+#define COUNT 16u
+#define TRIES (SETTLE + COUNT)
 #define ROUND 512u
 
-/* Of one way: what counted. */
+/* Of one way: ns for a KiB, of each request that counted. */
 struct took {
-	uint64_t ns, bytes;
+	unsigned n;
+	uint64_t pace[COUNT];
 };
 
 struct kind {
 	unsigned n; /* requests */
 	struct took way[2]; /* as it is, copied */
+	bool copies; /* what this round has shown */
 };
 
 struct gather {
@@ -54,17 +58,25 @@ static void *take(struct gather *g)
 	return NULL;
 }
 
-/* ns for a KiB. */
-static uint64_t pace(const struct took *t)
+static int by_value(const void *a, const void *b)
 {
-	return t->ns / MAX(t->bytes / KiB, 1ull);
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return (x > y) - (x < y);
 }
 
-static bool better_copied(const struct kind *k)
+/* The median: what held up a few says nothing. 0: none counted. */
+static uint64_t pace(struct took *t)
 {
-	const struct took *plain = &k->way[false], *copied = &k->way[true];
+	qsort(t->pace, t->n, sizeof(t->pace[0]), by_value);
+	return t->n ? t->pace[t->n / 2] : 0;
+}
 
-	return plain->bytes && copied->bytes && pace(copied) + pace(copied) / 4 < pace(plain);
+static bool better_copied(struct kind *k)
+{
+	uint64_t plain = pace(&k->way[false]), copied = pace(&k->way[true]);
+
+	return copied && copied + copied / 4 < plain;
 }
 
 void *gather_begin(struct gather *g, bool write, uint64_t len, struct gather_note *n)
@@ -78,11 +90,12 @@ void *gather_begin(struct gather *g, bool write, uint64_t len, struct gather_not
 		return NULL;
 	at = k->n++ % ROUND;
 	if (!at)
-		k->way[0] = k->way[1] = (struct took){0};
-	/* Those of the first half may share the device with ones that go the other way. */
-	n->counts = at < 2 * TRIES && at % TRIES >= TRIES / 2;
+		k->way[0].n = k->way[1].n = 0;
+	if (at == 2 * TRIES)
+		k->copies = better_copied(k);
+	n->counts = at < 2 * TRIES && at % TRIES >= SETTLE;
 	n->begun = n->counts ? clock_mono_ns() : 0;
-	mem = at < TRIES || (at >= 2 * TRIES && !better_copied(k)) ? NULL : take(g);
+	mem = at < TRIES || (at >= 2 * TRIES && !k->copies) ? NULL : take(g);
 	n->copied = mem;
 	/* None is left. */
 	if (at >= TRIES && !mem)
@@ -96,8 +109,6 @@ void gather_end(struct gather *g, const struct gather_note *n, void *mem, bool o
 
 	if (mem)
 		g->busy &= ~(1u << ((char *)mem - g->mem) / LARGEST);
-	if (!n->counts || !ok)
-		return;
-	t->ns += clock_mono_ns() - n->begun;
-	t->bytes += n->len;
+	if (n->counts && ok && t->n < COUNT)
+		t->pace[t->n++] = (clock_mono_ns() - n->begun) / (n->len / KiB);
 }
