@@ -16,7 +16,7 @@
  *
  *   READ   past the end of the file reads zeroes (with `file_opts.strict`, and where another process has cut it off: -EIO)
  *   WRITE  past its end makes the file longer (on a block device: -ENOSPC); `fua`: it is durable when it is done
- *   FLUSH  makes durable whatever was done before it was submitted. Once one has failed, all fail where the page cache is used
+ *   FLUSH  makes durable whatever was done before it was submitted. Once one has failed, all fail where the page cache was used
  *   ZERO   reads as zeroes afterwards; with `unmap` the space may be given back; never makes the file longer than `off + len`
  *   FILL   a WRITE of zeroes, of any length: the host has written them, and has space for what comes in their place
  *   DISCARD  the contents are not wanted any more; a hint that may do nothing (what they read as is not said)
@@ -107,6 +107,7 @@ struct file {
 	uint64_t
 		reach; /* where the last of all writes ends that were submitted: what makes the file shorter than that may cut one off */
 	bool block_device, can_write; /* can_write: whatever `o` says of this user */
+	bool lost; /* a flush failed, and the host may have dropped what it should have written: all flushes fail from then on */
 	unsigned in_flight;
 	unsigned align; /* of memory and place, for direct I/O without a copy; 512 and more */
 	unsigned physical; /* block size that is best for the host */

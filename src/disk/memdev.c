@@ -366,6 +366,7 @@ static void finish(struct memfile *m, unsigned i)
 	if (!m->n)
 		uv_idle_stop(&m->bell->idle);
 	perform(m, &q);
+	m->f.lost |= q.error && q.r->op == FILE_FLUSH && !m->f.o.direct;
 	if (q.event != UINT64_MAX) {
 		struct memdev_event done = {
 			.kind = DONE, .op = q.r->op, .dev = m->dev, .of = q.event};

@@ -261,13 +261,13 @@ def turns_read_only(fmt):
 
 
 @contextlib.contextmanager
-def device(fmt):
+def device(fmt, sector=512):
     """A disk of that format on a loop device of 96 MiB, whose host has 24: the disk's name, the device, and the file that fills the host."""
     with Full("24m") as t:
         back, filler = f"{t}/back", f"{t}/filler"
         with open(back, "wb") as f:
             f.truncate(96 * MIB)
-        dev = sh("losetup", "-f", "--show", back).strip()
+        dev = sh("losetup", "-f", "--show", "-b", str(sector), back).strip()
         try:
             if fmt == "lodgefs":
                 sh(LODGE, "store", "create", f"{dev}:lodgefs", "--size", "96M", "-o", f"journal=2M,sums={SUMS}", "--force")
@@ -300,6 +300,37 @@ def lost_pages(fmt):
             again(fmt, name, kept)
             with Disk(fmt, name, policy) as d:
                 assert d.write(at, 4096, 2) == "ok" and d.do("f") == "ok", "opened again it goes on"
+
+
+def lost_sectors(fmt):
+    """The same with cache=none: what is smaller than the device's sectors goes through the page cache nevertheless."""
+    for policy in ("report", "pause"):
+        with device(fmt, 4096) as (name, dev, filler):
+            with Disk(fmt, name, policy, "direct") as d:
+                for i in range(16):
+                    assert d.write(i * MIB, 4096, 1) == "ok"
+                assert d.do("f") == "ok"
+                kept = {0: (4096, 1)}
+            # What lies there has no space on the host any more.
+            extents = json.loads(sh(LODGE, "disk", "map", f"{name}:{fmt}", "--json"))
+            for at in range(MIB, 16 * MIB, MIB):
+                x = next(x for x in extents if x["start"] <= at < x["start"] + x["length"])
+                sh("fallocate", "-p", "-o", str(x["offset"] + at - x["start"]), "-l", "4096", f"{os.path.dirname(filler)}/back")
+            sh("blockdev", "--flushbufs", dev)
+            fill_up(filler)
+            with Disk(fmt, name, policy, "direct") as d:
+                for i in range(1, 16):
+                    d.do(f"w {i * MIB + 512} 512 3")
+                a = d.do("f")
+                assert a.startswith("error") if policy == "report" else a == "held", a
+                os.unlink(filler)
+                time.sleep(.15)
+                a = d.do("f") if policy == "report" else d.do("retry")
+                assert a.startswith("error") if policy == "report" else a == "held", f"{policy}: {a}: what was lost is called durable"
+                d.do("fail") if policy == "pause" else None
+            again(fmt, name, kept, "direct")
+            with Disk(fmt, name, policy, "direct") as d:
+                assert d.write(MIB, 512, 2) == "ok" and d.do("f") == "ok", "opened again it goes on"
 
 
 def file_sizes(fmt):
@@ -637,6 +668,7 @@ for kind in ("raw", "qcow2", "lodgefs"):
     case(f"{kind}: over the quota", quota, kind, root=True, tool="mkfs.btrfs")
     case(f"{kind}: the host turns read-only", turns_read_only, kind, root=True)
     case(f"{kind}: pages that the host has lost", lost_pages, kind, root=True)
+    case(f"{kind}: sectors that the host has lost", lost_sectors, kind, root=True)
     case(f"{kind}: the host is read-only", read_only, kind, root=True)
     case(f"{kind}: I/O errors", io_errors, kind, root=True)
     case(f"{kind}: wide sectors", wide_sectors, kind, root=True)

@@ -7,7 +7,8 @@
  * Buffers that are not aligned are copied, and large ones that are scattered where that is quicker (gather.h).
  *
  * Once fdatasync(2) has failed, the page cache may have dropped what it could not write and call it clean, and the next fdatasync succeeds without it
- * (fsync(2), Notes). So a file whose bytes go through the page cache is durable no more until it is opened again: all its flushes fail.
+ * (fsync(2), Notes). So a file of which the page cache had something to write is durable no more until it is opened again: all its flushes fail. With
+ * `direct` that are requests that are not in its units, since the last flush.
  *
  * A file system that its host has made read-only while we write is -EPERM, as a block device is: -EROFS is what disks say of themselves.
  */
@@ -42,6 +43,8 @@ struct host {
 	void *zeroes; /* never written: the host backs it by a page of zeroes, a large one if it has that */
 	bool no_punch, no_zero_range; /* the file system refused it once */
 	int lost; /* what the first fdatasync that failed said */
+	uint64_t begun, done,
+		synced; /* writes through the page cache; how many of them a flush has made durable */
 	struct gather *gather; /* NULL: not of direct I/O */
 	struct iovec memory; /* that was named, and is in one piece */
 };
@@ -51,10 +54,26 @@ static struct host *host_of(struct file *f)
 	return container_of(f, struct host, f);
 }
 
+/* Does it leave something in the page cache that has to be written? */
+static bool is_cached(const struct io_req *io)
+{
+	return io->op == IO_WRITE ? io->file == BUFFERED
+				  : io->op == IO_FALLOCATE && (io->off | io->len) % PAGE;
+}
+
+static void send(struct file_req *r)
+{
+	struct host *h = host_of(r->file);
+
+	h->begun += is_cached(&r->io);
+	io_submit(h->io, &r->io);
+}
+
 static void note_lost(struct host *h, int code)
 {
-	if (h->fd[DIRECT] < 0 && !h->lost)
+	if ((h->fd[DIRECT] < 0 || h->begun != h->synced) && !h->lost)
 		h->lost = code;
+	h->f.lost = h->lost;
 }
 
 static int ended_as(ssize_t code)
@@ -101,6 +120,7 @@ static void rw_done(struct io_req *io)
 {
 	struct file_req *r = container_of(io, struct file_req, io);
 
+	host_of(r->file)->done += is_cached(io);
 	if (io->result == -EINTR || io->result == -EAGAIN) {
 		rw_next(r);
 		return;
@@ -185,7 +205,7 @@ static void rw_next(struct file_req *r)
 				   (r->bounce || aligned_memory(r, h->mem_align))
 			   ? DIRECT
 			   : BUFFERED;
-	io_submit(h->io, io);
+	send(r);
 }
 
 static void fail_soon(struct file_req *r, int code);
@@ -233,7 +253,7 @@ static void plain_done(struct io_req *io)
 	struct file_req *r = container_of(io, struct file_req, io);
 
 	if (io->result == -EINTR || io->result == -EAGAIN)
-		io_submit(host_of(r->file)->io, io);
+		send(r);
 	else
 		ended(r, io->result < 0 ? io->result : 0);
 }
@@ -248,11 +268,14 @@ static void flush_done(struct io_req *io)
 	/* Also that of one which was under way beside the one that failed: only one of them is told. */
 	else if (h->lost)
 		io->result = h->lost;
+	else if (!io->result)
+		h->synced = MAX(h->synced, r->at);
 	plain_done(io);
 }
 
 static void flush(struct file_req *r)
 {
+	r->at = host_of(r->file)->done; /* others are not promised */
 	r->io.op = IO_FDATASYNC;
 	r->io.file = BUFFERED;
 	r->io.done = flush_done;
@@ -288,13 +311,14 @@ static void fallocate_start(struct file_req *r, int mode, void (*done)(struct io
 	r->io.off = r->off;
 	r->io.len = r->len;
 	r->io.done = done;
-	io_submit(host_of(r->file)->io, &r->io);
+	send(r);
 }
 
 static void discard_done(struct io_req *io)
 {
 	struct file_req *r = container_of(io, struct file_req, io);
 
+	host_of(r->file)->done += is_cached(io);
 	if (io->result == -EOPNOTSUPP || io->result == -EBUSY) {
 		/* A hint that cannot be taken is not an error. */
 		host_of(r->file)->no_punch = true;
@@ -326,6 +350,7 @@ static void zero_done(struct io_req *io)
 	struct file_req *r = container_of(io, struct file_req, io);
 	struct host *h = host_of(r->file);
 
+	h->done += is_cached(io);
 	if (io->result == -EINTR || io->result == -EAGAIN) {
 		zero_next(r);
 	} else if (io->op == IO_FALLOCATE && io->result == -EOPNOTSUPP) {
@@ -373,7 +398,7 @@ static void zero_next(struct file_req *r)
 	r->io.iov = &r->one;
 	r->io.niov = 1;
 	r->io.done = zero_done;
-	io_submit(h->io, &r->io);
+	send(r);
 }
 
 static void submit(struct file *f, struct file_req *r)

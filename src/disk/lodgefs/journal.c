@@ -65,7 +65,7 @@ int lf_io(struct lf *fs, enum file_op op, uint64_t off, void *buf, uint64_t len)
 	lf_start(&w, &x, op, off, buf, len);
 	lf_wait_all(&w);
 	/* The host forgets what it could not write: the next flush would succeed without it. */
-	if (w.rc && op == FILE_FLUSH && !fs->direct && !fs->lost) {
+	if (w.rc && op == FILE_FLUSH && fs->f->lost && !fs->lost) {
 		fs->lost = true;
 		lf_lease_doubt(fs);
 	}
