@@ -238,7 +238,8 @@ class Link(Between):
     def carry(self, chunk, x, y, first, back):
         if first and back and self.drop and b"LDMG" + struct.pack("<H", self.drop) in chunk:
             return self.cut()
-        if self.stall_at and first and not back and (at := chunk.find(b"LDMG\x03\0")) >= 0:
+        at = -1  # a busy host brings several messages at once
+        while self.stall_at and first and not back and (at := chunk.find(b"LDMG\x03\0", at + 1)) >= 0:
             self.stall_at -= 1
             if not self.stall_at:
                 y.sendall(chunk[:at + 40])
