@@ -16,7 +16,8 @@
  *
  *   READ   past the end of the file reads zeroes (with `file_opts.strict`, and where another process has cut it off: -EIO)
  *   WRITE  past its end makes the file longer (on a block device: -ENOSPC); `fua`: it is durable when it is done
- *   FLUSH  makes durable whatever was done before it was submitted. Once one has failed, all fail where the page cache was used
+ *   FLUSH  makes durable whatever was done before it was submitted. Once one has failed, all fail where the page cache was used. Fails
+ *          (-EIO) while the file is shorter than we have made it: somebody has cut it off
  *   ZERO   reads as zeroes afterwards; with `unmap` the space may be given back; never makes the file longer than `off + len`
  *   FILL   a WRITE of zeroes, of any length: the host has written them, and has space for what comes in their place
  *   DISCARD  the contents are not wanted any more; a hint that may do nothing (what they read as is not said)

@@ -483,7 +483,7 @@ def cut_off(fmt):
             # What was cut off is gone; it must not be handed out as if it were the data.
             assert f"error {EIO}" in said and not set(said) - {"ok", f"error {EIO}"}, said
             d.do("w 0 4096 3")
-            d.do("f")
+            assert d.do("f") == f"error {EIO}", "what was flushed before is gone, and this flush says that all is well"
         if fmt == "lodgefs":
             said = Disk(fmt, name).first  # what was written behind the cut made the file longer again, with a hole before it
             assert "cut off" in said or "is none of this store's" in said, said

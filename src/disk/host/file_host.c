@@ -258,6 +258,14 @@ static void plain_done(struct io_req *io)
 		ended(r, io->result < 0 ? io->result : 0);
 }
 
+/* Were it to grow again by what is written behind the cut, zeroes would be taken for what was there. */
+static bool cut_off(struct file *f)
+{
+	off_t end = f->block_device ? -1 : lseek(host_of(f)->fd[BUFFERED], 0, SEEK_END);
+
+	return end >= 0 && (uint64_t)end < f->size;
+}
+
 static void flush_done(struct io_req *io)
 {
 	struct file_req *r = container_of(io, struct file_req, io);
@@ -268,6 +276,8 @@ static void flush_done(struct io_req *io)
 	/* Also that of one which was under way beside the one that failed: only one of them is told. */
 	else if (h->lost)
 		io->result = h->lost;
+	else if (!io->result && cut_off(&h->f))
+		io->result = -EIO;
 	else if (!io->result)
 		h->synced = MAX(h->synced, r->at);
 	plain_done(io);
