@@ -776,9 +776,20 @@ int disk_kv_bool(const struct disk_kv *kv, const char *key, bool *out, struct er
 
 /* ---- size ---- */
 
+/* What the format has made longer cannot always be taken back; but who uses the disk is not told, and sees what it saw. */
+static int not_durable(struct disk *d, uint64_t old, int code, struct err *e)
+{
+	if (d->size > old)
+		d->told = old;
+	return err_sys(e, code,
+		"disk %s: its new size of %llu bytes could not be made durable, and it is still "
+		"used with %llu (ask for it again when the host's disk works)",
+		d->o.path, (unsigned long long)d->size, (unsigned long long)old);
+}
+
 int disk_resize(struct disk *d, uint64_t size, struct err *e)
 {
-	uint64_t old = d->size;
+	uint64_t old = disk_size(d);
 	int rc;
 
 	if (d->o.readonly && size)
@@ -795,19 +806,26 @@ int disk_resize(struct disk *d, uint64_t size, struct err *e)
 			d->o.path, d->format->name);
 	disk_drain(d);
 	rc = d->format->resize(d, size, e);
+	if (rc) {
+		if (d->size > old)
+			d->told = old;
+		return rc;
+	}
 	/* The guest is told of a size that a power cut does not take back. */
-	if (!rc && !d->o.readonly)
-		rc = disk_rw(d, DISK_FLUSH, 0, NULL, 0, e);
-	if (!rc && d->size != old && d->o.client.resized)
+	rc = d->o.readonly ? 0 : disk_rw(d, DISK_FLUSH, 0, NULL, 0, NULL);
+	if (rc)
+		return not_durable(d, old, rc, e);
+	d->told = 0;
+	if (d->size != old && d->o.client.resized)
 		d->o.client.resized(d->o.client.ctx);
-	return rc;
+	return 0;
 }
 
 /* ---- what it is ---- */
 
 uint64_t disk_size(const struct disk *d)
 {
-	return d->size;
+	return d->told ?: d->size;
 }
 
 void disk_info(const struct disk *d, struct disk_info *out)
@@ -815,7 +833,7 @@ void disk_info(const struct disk *d, struct disk_info *out)
 	*out = (struct disk_info){.path = d->o.path,
 		.format = d->format->name,
 		.io = d->files->first ? d->files->first->kind : "none",
-		.size = d->size,
+		.size = disk_size(d),
 		.readonly = d->asleep ? !d->writes : d->o.readonly,
 		.discard = d->can_discard,
 		.cache = d->o.cache,

@@ -175,12 +175,13 @@ void disk_retry(struct disk *d);
 void disk_fail_held(struct disk *d); /* reports them after all */
 
 void disk_info(const struct disk *d, struct disk_info *out);
-uint64_t disk_size(const struct disk *d);
+uint64_t disk_size(const struct disk *d); /* as its client was told */
 const char *disk_op_name(enum disk_op op);
 
 /*
  * Makes the disk `size` bytes long, durably, and tells the client. Only growing: a guest does not survive the loss of the end of
- * its disk. A size of 0 takes what the file has now (a block device that was extended).
+ * its disk. A size of 0 takes what the file has now (a block device that was extended). Where the host fails, the disk goes on being used with the size
+ * that it had; the same again is right when the host works.
  */
 int disk_resize(struct disk *d, uint64_t size, struct err *e);
 

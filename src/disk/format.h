@@ -238,6 +238,8 @@ struct disk {
 		*backing_format; /* as disk_open_backing() was told, also with no_backing */
 	unsigned depth;
 	uint64_t size;
+	uint64_t
+		told; /* 0: size. Else what its client was told last: the longer one may not be durable */
 	unsigned physical;
 	bool asleep,
 		writes; /* writes: what o.readonly is when it is awake (asleep it is readonly) */

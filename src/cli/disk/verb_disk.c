@@ -401,8 +401,7 @@ static int resize(struct session *s, const struct args *a, bool shrink, struct e
 			"disk %s has %" PRIu64
 			" bytes: --shrink permits to lose what is behind %" PRIu64,
 			a->v[0], d->size, size);
-	rc = disk_resize(d, size, e);
-	return rc ?: disk_rw(d, DISK_FLUSH, 0, NULL, 0, e);
+	return disk_resize(d, size, e);
 }
 
 static int run_resize(void *opts, const struct args *a)

@@ -23,7 +23,7 @@ static struct rig {
 	uv_loop_t loop;
 	struct memdevs devs;
 	struct disk *d;
-	unsigned failed;
+	unsigned failed, resized;
 	int why;
 } rig;
 
@@ -257,6 +257,37 @@ static void pause_and_wait(void **state)
 	assert_int_equal(disk_rw(rig.d, DISK_FLUSH, 0, NULL, 0, &e), 0);
 }
 
+static void on_resized(void *ctx)
+{
+	rig.resized++;
+}
+
+/* A longer disk whose flush fails: its user is not told, and sees the old end until one succeeds. */
+static void resize_fails(void **state)
+{
+	struct disk_info info;
+	struct err e = {0};
+
+	start(DISK_ERROR_REPORT, (struct disk_limits){0});
+	rig.d->o.client.resized = on_resized;
+	for (unsigned i = 0; i < 2; i++) {
+		rig.devs.fault[0] = (struct memdev_fault){.ops = 1 << FILE_FLUSH, .error = -EIO};
+		rig.devs.nfaults = 1;
+		assert_int_equal(disk_resize(rig.d, 2 * SIZE, &e), -EIO);
+		assert_non_null(strstr(err_msg(&e), "could not be made durable"));
+		assert_int_equal(disk_size(rig.d), SIZE);
+		disk_info(rig.d, &info);
+		assert_int_equal(info.size, SIZE);
+		assert_int_equal(rig.resized, 0);
+	}
+	rig.devs.nfaults = 0;
+	assert_int_equal(disk_resize(rig.d, 2 * SIZE, &e), 0);
+	assert_int_equal(disk_size(rig.d), 2 * SIZE);
+	assert_int_equal(rig.resized, 1);
+	assert_int_equal(disk_resize(rig.d, 2 * SIZE, &e), 0);
+	assert_int_equal(rig.resized, 1);
+}
+
 static void ignore(void **state)
 {
 	struct disk_stats st;
@@ -326,6 +357,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(pause_and_give_up, setup, teardown),
 		cmocka_unit_test_setup_teardown(pause_and_close, setup, teardown),
 		cmocka_unit_test_setup_teardown(pause_and_wait, setup, teardown),
+		cmocka_unit_test_setup_teardown(resize_fails, setup, teardown),
 		cmocka_unit_test_setup_teardown(ignore, setup, teardown),
 		cmocka_unit_test_setup_teardown(power_cut, setup, teardown),
 	};
