@@ -330,5 +330,6 @@ int q_check_op(struct disk *d, bool repair, const struct disk_watch *w, struct d
 
 	if (rc)
 		return err_sys(e, rc, "disk %s: cannot be written to", d->o.path);
-	return q_check(q, repair, w, out, e);
+	/* A writer knows where tables are: they stay there. */
+	return q_check(q, !repair ? Q_LOOK : q->writable ? Q_RECOVER : Q_REPAIR, w, out, e);
 }

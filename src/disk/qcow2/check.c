@@ -16,21 +16,34 @@
 #define CHUNK 16u /* log2 of the counters that are made at once */
 #define SAID_MAX 50u /* findings that are put into words */
 #define FILE_MAX (1ull << 40) /* clusters */
+#define TAKE_MAX (1ull << 20) /* clusters that a repair takes for what shares its own with others */
+
+/* What is known of a cluster beside how often it is referred to. */
+#define CLAIMED (1u << 31) /* something of the disk as it is now has it */
+#define TABLE (1u << 30) /* metadata, but for the disk's L2 tables */
+#define ACTIVE (1u << 29) /* an L2 table of the disk */
+#define COUNT_MAX (ACTIVE - 1)
 
 struct check {
 	struct qcow2 *q;
 	const struct disk_watch *w;
 	struct disk_check *out;
 	struct err *e;
-	bool repair;
-	uint64_t n; /* clusters of the file */
+	enum q_check_kind kind;
+	uint64_t n, limit; /* clusters of the file; up to where entries point somewhere */
 	uint32_t **count; /* by chunks */
-	uint64_t *tables; /* L2 tables as often as they are referred to */
-	size_t ntables, cap;
-	bool rebuild; /* refcount blocks are not sound */
+	uint64_t *tables; /* L2 tables as often as they are referred to, in order */
+	uint64_t *old; /* those that snapshots refer to */
+	size_t ntables, nold, cap;
+	bool rebuild; /* refcount blocks are not sound, or missing */
+	bool unsafe; /* counts that are too low */
+	bool damaged,
+		overlap; /* there are entries that point nowhere; clusters that two things have */
 	unsigned said;
-	uint64_t stays; /* errors that a repair leaves: in the tables of snapshots */
-	uint8_t *buf; /* a cluster */
+	uint64_t stays; /* errors that a repair leaves */
+	uint64_t taken, take_max, free_at; /* clusters for what moves */
+	struct q_set left; /* L2 tables that are something else, too: nothing is written there */
+	uint8_t *buf, *copy; /* a cluster each */
 	uint64_t work, of; /* progress */
 };
 
@@ -78,14 +91,19 @@ static uint32_t *counter(struct check *k, uint64_t c, bool make)
 	return *chunk ? &(*chunk)[c & ((1u << CHUNK) - 1)] : NULL;
 }
 
-static uint32_t counted(struct check *k, uint64_t c)
+static uint32_t known(struct check *k, uint64_t c)
 {
 	const uint32_t *p = c < k->n ? counter(k, c, false) : NULL;
 
 	return p ? *p : 0;
 }
 
-static int count(struct check *k, uint64_t cluster, uint64_t n, uint32_t by)
+static uint32_t counted(struct check *k, uint64_t c)
+{
+	return known(k, c) & COUNT_MAX;
+}
+
+static int count_as(struct check *k, uint64_t cluster, uint64_t n, uint32_t by, uint32_t mark)
 {
 	for (; n; n--, cluster++) {
 		uint32_t *p = cluster < k->n ? counter(k, cluster, true) : NULL;
@@ -94,22 +112,43 @@ static int count(struct check *k, uint64_t cluster, uint64_t n, uint32_t by)
 			return 0;
 		if (!p)
 			return no_memory(k);
-		*p = __builtin_add_overflow(*p, by, p) ? UINT32_MAX : *p;
+		*p = (uint32_t)MIN((uint64_t)(*p & COUNT_MAX) + by, (uint64_t)COUNT_MAX) |
+		     (*p & ~COUNT_MAX) | mark;
 	}
 	return 0;
 }
 
+static int count(struct check *k, uint64_t cluster, uint64_t n, uint32_t by)
+{
+	return count_as(k, cluster, n, by, 0);
+}
+
+static int mark(struct check *k, uint64_t cluster, uint32_t as)
+{
+	return count_as(k, cluster, 1, 0, as);
+}
+
+static void uncount(struct check *k, uint64_t cluster, uint32_t by)
+{
+	uint32_t *p = counter(k, cluster, false);
+
+	if (p && (*p & COUNT_MAX) != COUNT_MAX)
+		*p -= MIN(by, *p & COUNT_MAX);
+}
+
+/* Of tables. */
 static int count_bytes(struct check *k, uint64_t off, uint64_t bytes)
 {
 	unsigned cb = k->q->cluster_bits;
 
-	return bytes ? count(k, off >> cb, ((off + bytes - 1) >> cb) - (off >> cb) + 1, 1) : 0;
+	return bytes ? count_as(k, off >> cb, ((off + bytes - 1) >> cb) - (off >> cb) + 1, 1, TABLE)
+		     : 0;
 }
 
 /* May there be a table? */
 static bool place_ok(const struct check *k, uint64_t off)
 {
-	return off && !(off & (k->q->cluster_size - 1)) && off >> k->q->cluster_bits < k->n;
+	return off && !(off & (k->q->cluster_size - 1)) && off >> k->q->cluster_bits < k->limit;
 }
 
 static int add_table(struct check *k, uint64_t off)
@@ -133,14 +172,14 @@ static int count_l1(struct check *k, uint64_t *l1, uint64_t n, const char *of, b
 	struct qcow2 *q = k->q;
 
 	for (uint64_t i = 0; i < n; i++) {
-		uint64_t off = l1[i] & Q_OFFSET;
+		uint64_t off = l1[i] & Q_OFFSET, c = off >> q->cluster_bits;
 		bool bad = (l1[i] & Q_L1_RESERVED) || (off && !place_ok(k, off));
 		int rc;
 
 		if (bad) {
 			say(k, true, "L1 entry %llu of %s points nowhere (0x%llx)",
 				(unsigned long long)i, of, (unsigned long long)l1[i]);
-			if (k->repair && active) {
+			if (k->kind != Q_LOOK && active) {
 				l1[i] = 0;
 				bitmap_set(q->l1_dirty, i / 64);
 			}
@@ -149,7 +188,7 @@ static int count_l1(struct check *k, uint64_t *l1, uint64_t n, const char *of, b
 		}
 		if (!off)
 			continue;
-		rc = count(k, off >> q->cluster_bits, 1, 1);
+		rc = count_as(k, c, 1, 1, active ? ACTIVE : known(k, c) & ACTIVE ? 0 : TABLE);
 		rc = rc ?: add_table(k, off);
 		if (rc)
 			return rc;
@@ -162,43 +201,44 @@ static int count_l1(struct check *k, uint64_t *l1, uint64_t n, const char *of, b
 struct l2 {
 	uint64_t off;
 	uint32_t times;
-	bool changed, active;
+	bool active;
 	uint64_t next; /* expected place of the following cluster: fragmentation */
+	uint64_t bad, first_bad; /* entries */
 };
 
-static int count_entry(struct check *k, struct l2 *t, uint8_t *p, uint64_t i)
+static bool bad_entry(const struct check *k, const uint8_t *p)
+{
+	const struct qcow2 *q = k->q;
+	uint64_t entry = get_be64(p), bitmap = q->extended ? get_be64(p + 8) : 0;
+	uint64_t host = entry & Q_OFFSET, at = q_packed_host(q, entry);
+
+	if (entry & Q_COMPRESSED)
+		return (entry & Q_COPIED) || q->data_file || !at ||
+		       at >> q->cluster_bits >= k->limit;
+	return (host & (q->cluster_size - 1)) ||
+	       (!q->data_file && host >> q->cluster_bits >= k->limit) ||
+	       (q->extended && (bitmap >> 32 & bitmap & 0xffffffff)) ||
+	       (q->extended && (uint32_t)bitmap && q_entry_type(q, entry) != Q_NORMAL) ||
+	       (!q->v3 && (entry & Q_ZERO));
+}
+
+static int count_entry(struct check *k, struct l2 *t, const uint8_t *p, uint64_t i)
 {
 	struct qcow2 *q = k->q;
-	uint64_t entry = get_be64(p), bitmap = q->extended ? get_be64(p + 8) : 0;
-	uint64_t host = entry & Q_OFFSET, mask = q->cluster_size - 1;
-	bool bad;
+	uint64_t entry = get_be64(p), host = entry & Q_OFFSET, c = host >> q->cluster_bits;
 
+	if (bad_entry(k, p)) {
+		t->first_bad = t->bad++ ? t->first_bad : i;
+		return 0;
+	}
 	if (entry & Q_COMPRESSED) {
 		uint64_t at = q_packed_host(q, entry), len = q_packed_len(q, entry);
 
-		bad = (entry & Q_COPIED) || q->data_file || !at || at >> q->cluster_bits >= k->n;
-		if (!bad) {
-			k->out->allocated += t->active;
-			k->out->compressed += t->active;
-			return count(k, at >> q->cluster_bits,
-				((at + len - 1) >> q->cluster_bits) - (at >> q->cluster_bits) + 1,
-				t->times);
-		}
-	} else {
-		bad = (host & mask) || (!q->data_file && host >> q->cluster_bits >= k->n) ||
-		      (q->extended && (bitmap >> 32 & bitmap & 0xffffffff)) ||
-		      (q->extended && (uint32_t)bitmap && q_entry_type(q, entry) != Q_NORMAL) ||
-		      (!q->v3 && (entry & Q_ZERO));
-	}
-	if (bad) {
-		say(k, true, "entry %llu of the L2 table at 0x%llx is damaged (0x%llx)",
-			(unsigned long long)i, (unsigned long long)t->off,
-			(unsigned long long)entry);
-		if (k->repair) {
-			memset(p, 0, q->l2_entry);
-			t->changed = true;
-		}
-		return 0;
+		k->out->allocated += t->active;
+		k->out->compressed += t->active;
+		return count(k, at >> q->cluster_bits,
+			((at + len - 1) >> q->cluster_bits) - (at >> q->cluster_bits) + 1,
+			t->times);
 	}
 	if (q_entry_type(q, entry) == Q_UNALLOCATED)
 		return 0;
@@ -207,7 +247,12 @@ static int count_entry(struct check *k, struct l2 *t, uint8_t *p, uint64_t i)
 		k->out->fragmented += t->next && host != t->next;
 		t->next = host + q->cluster_size;
 	}
-	return q->data_file || !host ? 0 : count(k, host >> q->cluster_bits, 1, t->times);
+	if (q->data_file || !host)
+		return 0;
+	if (!t->active)
+		return count(k, c, 1, t->times);
+	k->overlap |= known(k, c) & (CLAIMED | TABLE);
+	return count_as(k, c, 1, t->times, CLAIMED);
 }
 
 static int count_table(struct check *k, struct l2 *t)
@@ -217,8 +262,17 @@ static int count_table(struct check *k, struct l2 *t)
 
 	for (uint64_t i = 0; i < q->cluster_size / q->l2_entry && !rc; i++)
 		rc = count_entry(k, t, k->buf + i * q->l2_entry, i);
-	if (!rc && t->changed)
-		rc = file_write(q->file, t->off, k->buf, q->cluster_size, k->e);
+	if (!rc && t->bad) {
+		k->damaged = true;
+		k->out->errors += t->bad - 1;
+		say(k, true,
+			"%llu entries of the L2 table at 0x%llx are damaged; the first is number "
+			"%llu "
+			"(0x%llx)",
+			(unsigned long long)t->bad, (unsigned long long)t->off,
+			(unsigned long long)t->first_bad,
+			(unsigned long long)get_be64(k->buf + t->first_bad * q->l2_entry));
+	}
 	if (!rc && !go_on(k, q->cluster_size))
 		rc = err_set(k->e, -ECANCELED, "disk %s: the check was stopped", q->d->o.path);
 	return rc;
@@ -231,27 +285,77 @@ static int by_number(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-static int count_tables(struct check *k, size_t active)
+/* How often one of them follows another that is the same, from i on. */
+static size_t alike(const uint64_t *tables, size_t n, size_t i)
 {
-	uint64_t *mine = k->tables, next = 0;
-	struct q_set set = {0};
-	int rc = 0;
+	size_t same = 1;
 
-	for (size_t i = 0; i < active && !rc; i++)
-		if (q_set_add(&set, mine[i]) < 0)
-			rc = no_memory(k);
+	while (i + same < n && tables[i + same] == tables[i])
+		same++;
+	return same;
+}
+
+/* How often that table is referred to. */
+static uint32_t times(const struct check *k, uint64_t off)
+{
+	size_t lo = 0, hi = k->ntables;
+
+	while (lo < hi) {
+		size_t mid = lo + (hi - lo) / 2;
+
+		if (k->tables[mid] < off)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo < k->ntables && k->tables[lo] == off
+		       ? (uint32_t)MIN(alike(k->tables, k->ntables, lo), (size_t)COUNT_MAX)
+		       : 0;
+}
+
+/* The first of k->tables are those of the disk. */
+static int sort_tables(struct check *k, size_t active, struct q_set *mine)
+{
+	for (size_t i = 0; i < active; i++) {
+		int rc = q_set_add(mine, k->tables[i]);
+
+		if (rc < 0)
+			return no_memory(k);
+		k->overlap |= rc;
+	}
+	k->nold = k->ntables - active;
+	free(k->old);
+	k->old = calloc(MAX(k->nold, (size_t)1), sizeof(*k->old));
+	if (!k->old)
+		return no_memory(k);
+	if (k->nold)
+		memcpy(k->old, k->tables + active, k->nold * sizeof(*k->old));
+	qsort(k->old, k->nold, sizeof(*k->old), by_number);
 	if (k->ntables)
 		qsort(k->tables, k->ntables, sizeof(*k->tables), by_number);
+	return 0;
+}
+
+static int count_tables(struct check *k, size_t active)
+{
+	unsigned cb = k->q->cluster_bits;
+	uint64_t next = 0;
+	struct q_set set = {0};
+	int rc = sort_tables(k, active, &set);
+
 	k->of = k->ntables * k->q->cluster_size;
 	for (size_t i = 0, same; i < k->ntables && !rc; i += same) {
 		struct l2 t = {.off = k->tables[i], .next = next};
 
-		for (same = 1; i + same < k->ntables && k->tables[i + same] == t.off; same++)
-			;
-		t.times = (uint32_t)MIN(same, (size_t)UINT32_MAX);
+		same = alike(k->tables, k->ntables, i);
+		t.times = (uint32_t)MIN(same, (size_t)COUNT_MAX);
 		t.active = q_set_has(&set, t.off);
 		rc = count_table(k, &t);
 		next = t.next;
+	}
+	for (size_t i = 0, same; i < k->ntables && !rc; i += same) {
+		same = alike(k->tables, k->ntables, i);
+		k->overlap |= counted(k, k->tables[i] >> cb) != MIN(same, (size_t)COUNT_MAX);
 	}
 	free(set.slot);
 	return rc;
@@ -313,7 +417,7 @@ static int count_refcounts(struct check *k)
 			k->rebuild = true;
 			continue;
 		}
-		rc = count(k, off >> q->cluster_bits, 1, 1);
+		rc = count_bytes(k, off, 1);
 	}
 	return rc;
 }
@@ -322,7 +426,7 @@ static int count_all(struct check *k, bool refcounts)
 {
 	struct qcow2 *q = k->q;
 	size_t active;
-	int rc = count(k, 0, 1, 1);
+	int rc = count_bytes(k, 0, 1);
 
 	rc = rc ?: count_bytes(k, q->h.l1_off, q->h.l1_size * 8ull);
 	rc = rc ?: refcounts ? count_refcounts(k) : 0;
@@ -337,8 +441,8 @@ static int count_all(struct check *k, bool refcounts)
 
 static void compare_one(struct check *k, uint64_t c, uint64_t stored, uint64_t want)
 {
-	if (stored == want)
-		return;
+	if (stored == want || want > k->q->refcount_max)
+		return; /* what there is no room for is told of by look_at_width() */
 	if (stored > want) {
 		k->out->leaks++;
 		say(k, false, "cluster %llu: its count is %llu, references to it: %llu",
@@ -389,7 +493,7 @@ static int compare_block(struct check *k, uint64_t i, bool fix)
 		uint64_t want = MIN((uint64_t)counted(k, first + c), q->refcount_max);
 
 		if (!fix) {
-			compare_one(k, first + c, stored, want);
+			compare_one(k, first + c, stored, counted(k, first + c));
 		} else if (stored != want) {
 			q_refcount_put(k->buf, order, c, want);
 			changed = true;
@@ -411,6 +515,263 @@ static int compare(struct check *k, bool fix)
 	return rc;
 }
 
+/* A count that is too low would free what is still in use: that is left to who has the image. */
+static void look_at_width(struct check *k)
+{
+	for (uint64_t c = 0; c < k->n && k->q->refcount_max < COUNT_MAX; c++) {
+		if (!k->count[c >> CHUNK]) {
+			c |= (1u << CHUNK) - 1;
+			continue;
+		}
+		if (counted(k, c) <= k->q->refcount_max)
+			continue;
+		say(k, true,
+			"cluster %llu: is referred to %u times, for which counts of %u bits have "
+			"no room",
+			(unsigned long long)c, counted(k, c), 1u << k->q->h.refcount_order);
+		k->stays++;
+		k->unsafe = true;
+	}
+}
+
+/* ---- a place of its own for each ---- */
+
+static int mark_corrupt(struct check *k)
+{
+	struct qcow2 *q = k->q;
+	uint8_t field[8];
+	int rc;
+
+	if (!q->v3 || (q->h.incompatible & QCOW2_CORRUPT))
+		return 0;
+	put_be64(field, q->h.incompatible | QCOW2_CORRUPT);
+	rc = file_write(q->file, QCOW2_AT_INCOMPATIBLE, field, sizeof(field), k->e);
+	rc = rc ?: file_flush(q->file, k->e);
+	if (!rc)
+		q->h.incompatible |= QCOW2_CORRUPT;
+	return rc;
+}
+
+/*
+ * A cluster that nobody has, in *out; 0: there is none, or enough was taken: an image that was made with bad intentions may want any number. Until its count
+ * is there, the image is marked.
+ */
+static int take(struct check *k, uint64_t *out)
+{
+	struct qcow2 *q = k->q;
+	uint64_t c = k->n, end = q->file->size >> q->cluster_bits;
+
+	*out = 0;
+	if (k->taken == k->take_max)
+		return 0;
+	if (q->file->block_device) {
+		for (c = MAX(k->free_at, 1ull); c < end && known(k, c); c++)
+			;
+		k->free_at = c + 1;
+		if (c >= end)
+			return 0;
+	}
+	k->n = MAX(k->n, c + 1);
+	k->rebuild |= c >> q->rb_bits >= q->rt_entries || !q->rt[c >> q->rb_bits];
+	k->taken++;
+	*out = c;
+	return mark_corrupt(k);
+}
+
+/* An L2 table of the disk. */
+struct own {
+	uint64_t off;
+	uint32_t times;
+	bool changed, copied;
+};
+
+static int own_cluster(struct check *k, struct own *t, uint8_t *p)
+{
+	struct qcow2 *q = k->q;
+	uint64_t entry = get_be64(p), host = entry & Q_OFFSET, to;
+	int rc = take(k, &to);
+
+	k->stays += !to;
+	if (rc || !to)
+		return rc;
+	rc = file_read(q->file, host, k->copy, q->cluster_size, k->e);
+	rc = rc ?: file_write(q->file, to << q->cluster_bits, k->copy, q->cluster_size, k->e);
+	rc = rc ?: count_as(k, to, 1, t->times, CLAIMED);
+	uncount(k, host >> q->cluster_bits, t->times);
+	put_be64(p, (entry & ~(Q_OFFSET | Q_COPIED)) | to << q->cluster_bits |
+			    (t->times == 1 ? Q_COPIED : 0));
+	t->changed = t->copied = true;
+	return rc;
+}
+
+static int own_entry(struct check *k, struct own *t, uint8_t *p, uint64_t i)
+{
+	struct qcow2 *q = k->q;
+	uint64_t entry = get_be64(p), host = entry & Q_OFFSET, c = host >> q->cluster_bits;
+
+	if (bad_entry(k, p)) {
+		memset(p, 0, q->l2_entry); /* was told of when it was counted */
+		t->changed = true;
+		return 0;
+	}
+	if ((entry & Q_COMPRESSED) || q->data_file || !host)
+		return 0;
+	if (!(known(k, c) & (CLAIMED | TABLE)))
+		return mark(k, c, CLAIMED);
+	say(k, true,
+		"entry %llu of the L2 table at 0x%llx: its cluster is something else, too (0x%llx)",
+		(unsigned long long)i, (unsigned long long)t->off, (unsigned long long)host);
+	if (k->kind == Q_REPAIR)
+		return own_cluster(k, t, p);
+	k->stays++;
+	return 0;
+}
+
+/* A table that is something else, too, is not written to: that may be the guest's data. */
+static int own_place(struct check *k, uint64_t i, uint64_t c, uint64_t *to)
+{
+	struct qcow2 *q = k->q;
+	int rc = 0;
+
+	say(k, true, "L1 entry %llu: its L2 table is something else, too (0x%llx)",
+		(unsigned long long)i, (unsigned long long)c << q->cluster_bits);
+	*to = 0;
+	if (k->kind == Q_REPAIR)
+		rc = take(k, to);
+	if (rc)
+		return rc;
+	if (!*to) {
+		k->stays++;
+		return q_set_add(&k->left, c << q->cluster_bits) < 0 ? no_memory(k) : 0;
+	}
+	uncount(k, c, 1);
+	q->l1[i] = *to << q->cluster_bits | Q_COPIED;
+	bitmap_set(q->l1_dirty, i / 64);
+	return count(k, *to, 1, 1);
+}
+
+static int own_table(struct check *k, uint64_t i)
+{
+	struct qcow2 *q = k->q;
+	uint64_t off = q->l1[i] & Q_OFFSET, c = off >> q->cluster_bits, to = c;
+	struct own t = {.off = off, .times = counted(k, c)};
+	bool twice = known(k, c) & CLAIMED;
+	int rc = 0;
+
+	if (!off || !place_ok(k, off))
+		return 0;
+	if (twice && k->kind == Q_RECOVER) /* as a table: the first one was dealt with */
+		return 0;
+	if (twice || t.times != times(k, off)) {
+		rc = own_place(k, i, c, &to);
+		t.times = 1;
+	}
+	if (rc || !to)
+		return rc;
+	rc = mark(k, to, CLAIMED);
+	rc = rc ?: file_read(q->file, off, k->buf, q->cluster_size, k->e);
+	for (uint64_t n = 0; n < q->cluster_size / q->l2_entry && !rc; n++)
+		rc = own_entry(k, &t, k->buf + n * q->l2_entry, n);
+	if (rc || k->kind == Q_LOOK || (!t.changed && to == c))
+		return rc;
+	if (t.copied)
+		rc = file_flush(q->file, k->e);
+	return rc ?: file_write(q->file, to << q->cluster_bits, k->buf, q->cluster_size, k->e);
+}
+
+/* What only snapshots have: entries that point nowhere go, and what shares a cluster with something else is left. */
+static int empty_old(struct check *k, uint64_t off)
+{
+	struct qcow2 *q = k->q;
+	bool changed = false;
+	int rc = file_read(q->file, off, k->buf, q->cluster_size, k->e);
+
+	for (uint64_t at = 0; at < q->cluster_size && !rc; at += q->l2_entry) {
+		if (!bad_entry(k, k->buf + at))
+			continue;
+		memset(k->buf + at, 0, q->l2_entry);
+		changed = true;
+	}
+	return changed && !rc ? file_write(q->file, off, k->buf, q->cluster_size, k->e) : rc;
+}
+
+static int old_tables(struct check *k)
+{
+	struct qcow2 *q = k->q;
+	struct q_set mine = {0};
+	int rc = 0;
+
+	for (uint64_t i = 0; i < q->h.l1_size && !rc; i++)
+		if (q->l1[i] & Q_OFFSET && q_set_add(&mine, q->l1[i] & Q_OFFSET) < 0)
+			rc = no_memory(k);
+	for (size_t i = 0, same; i < k->nold && !rc; i += same) {
+		uint64_t off = k->old[i];
+
+		same = alike(k->old, k->nold, i);
+		if (q_set_has(&mine, off))
+			continue;
+		if (counted(k, off >> q->cluster_bits) == MIN(same, (size_t)COUNT_MAX)) {
+			rc = k->kind == Q_LOOK ? 0 : empty_old(k, off);
+			continue;
+		}
+		say(k, true, "the L2 table of a snapshot at 0x%llx is something else, too",
+			(unsigned long long)off);
+		k->stays++;
+	}
+	free(mine.slot);
+	return rc;
+}
+
+static int write_l1(struct check *k)
+{
+	struct qcow2 *q = k->q;
+	cleanup(free_ptr) uint8_t *buf = NULL;
+	uint64_t groups = (q->h.l1_size + 63ull) / 64;
+
+	if (!bitmap_count(q->l1_dirty, groups))
+		return 0;
+	buf = malloc(q->h.l1_size * 8ull);
+	if (!buf)
+		return no_memory(k);
+	for (uint64_t i = 0; i < q->h.l1_size; i++)
+		put_be64(buf + i * 8, q->l1[i]);
+	bitmap_clear_range(q->l1_dirty, 0, groups);
+	return file_write(q->file, q->h.l1_off, buf, q->h.l1_size * 8ull, k->e);
+}
+
+static void unclaim(struct check *k)
+{
+	for (uint64_t i = 0; i <= k->n >> CHUNK; i++)
+		for (uint64_t n = 0; k->count[i] && n < 1u << CHUNK; n++)
+			k->count[i][n] &= ~CLAIMED;
+}
+
+/*
+ * Each table and each cluster of data has one owner in the disk, or gets a copy. Only a table that is nothing else is changed in place: in another the guest
+ * may have data.
+ */
+static int own_all(struct check *k)
+{
+	int rc = 0;
+
+	unclaim(k);
+	k->copy = malloc(k->q->cluster_size);
+	if (!k->copy)
+		return no_memory(k);
+	k->of += k->q->h.l1_size;
+	for (uint64_t i = 0; i < k->q->h.l1_size && !rc; i++) {
+		rc = own_table(k, i);
+		if (!rc && !go_on(k, 1))
+			rc = err_set(k->e, -ECANCELED, "disk %s: the check was stopped",
+				k->q->d->o.path);
+	}
+	k->limit = k->n;
+	/* What follows may change what was copied. */
+	if (k->taken && !rc)
+		rc = file_flush(k->q->file, k->e) ?: write_l1(k) ?: file_flush(k->q->file, k->e);
+	return rc ?: old_tables(k);
+}
+
 /* ---- a new refcount table ---- */
 
 static bool touches(uint64_t a, uint64_t n, uint64_t b, uint64_t m)
@@ -418,12 +779,34 @@ static bool touches(uint64_t a, uint64_t n, uint64_t b, uint64_t m)
 	return a < b + m && b < a + n;
 }
 
-/* Behind the end of the file: first the table, then the blocks in order. The counts of the old one are gone (counted again without). */
+/* Where n clusters in a row are free: behind the end of the file, or, as a block device does not become longer, inside. */
+static int find_room(struct check *k, uint64_t n, uint64_t *start)
+{
+	struct qcow2 *q = k->q;
+	uint64_t run = 0, end = q->file->size >> q->cluster_bits;
+
+	*start = k->n;
+	if (!q->file->block_device)
+		return 0;
+	for (uint64_t c = 1; c < end && run < n; c++) {
+		run = counted(k, c) ? 0 : run + 1;
+		*start = c + 1 - run;
+	}
+	if (run < n)
+		return err_set(k->e, -ENOSPC,
+			"disk %s: new counts need %llu bytes in a row, and nowhere on the device "
+			"are so many free: make it longer, or take what is there with `lodge disk "
+			"convert`",
+			q->d->o.path, (unsigned long long)n << q->cluster_bits);
+	return 0;
+}
+
+/* First the table, then the blocks in order. The counts of the old one are gone (counted again without). */
 static int rebuild(struct check *k)
 {
 	struct qcow2 *q = k->q;
 	unsigned cb = q->cluster_bits, order = q->h.refcount_order;
-	uint64_t per = 1ull << q->rb_bits, start = k->n, blocks, used, clusters, at, b = 0, own;
+	uint64_t per = 1ull << q->rb_bits, start, blocks, used, clusters, at, b = 0, own;
 	cleanup(free_ptr) uint64_t *rt = NULL;
 	uint8_t field[12];
 	int rc = 0;
@@ -436,13 +819,16 @@ static int rebuild(struct check *k)
 	for (uint64_t was = 0; was != clusters + blocks;) {
 		was = clusters + blocks;
 		blocks = used + was / per + 2;
-		clusters = ((((start + was + blocks) >> q->rb_bits) + 1) * 8 + q->cluster_size -
+		clusters = ((((k->n + was + blocks) >> q->rb_bits) + 1) * 8 + q->cluster_size -
 				   1) >>
 			   cb;
 	}
 	if (clusters << cb > QCOW2_RT_MAX)
 		return err_set(k->e, -EFBIG, "disk %s: is too large for a new refcount table",
 			q->d->o.path);
+	rc = find_room(k, clusters + blocks, &start);
+	if (rc)
+		return rc;
 	rt = calloc(clusters << cb, 1);
 	if (!rt)
 		return no_memory(k);
@@ -525,7 +911,7 @@ static int flags_of_table(struct check *k, uint64_t off)
 			continue;
 		say(k, true, "entry %llu of the L2 table at 0x%llx: the COPIED flag is wrong",
 			(unsigned long long)i, (unsigned long long)off);
-		if (!k->repair)
+		if (k->kind == Q_LOOK)
 			continue;
 		put_be64(p, entry ^ Q_COPIED);
 		changed = true;
@@ -549,7 +935,7 @@ static int check_flags(struct check *k)
 		if (one != !!(q->l1[i] & Q_COPIED)) {
 			say(k, true, "L1 entry %llu: the COPIED flag is wrong",
 				(unsigned long long)i);
-			if (k->repair) {
+			if (k->kind != Q_LOOK) {
 				q->l1[i] ^= Q_COPIED;
 				bitmap_set(q->l1_dirty, i / 64);
 			}
@@ -559,27 +945,10 @@ static int check_flags(struct check *k)
 		if (rc < 0)
 			rc = no_memory(k);
 		else
-			rc = rc ? 0 : flags_of_table(k, off);
+			rc = rc || q_set_has(&k->left, off) ? 0 : flags_of_table(k, off);
 	}
 	free(seen.slot);
 	return rc;
-}
-
-static int write_l1(struct check *k)
-{
-	struct qcow2 *q = k->q;
-	cleanup(free_ptr) uint8_t *buf = NULL;
-	uint64_t groups = (q->h.l1_size + 63ull) / 64;
-
-	if (!bitmap_count(q->l1_dirty, groups))
-		return 0;
-	buf = malloc(q->h.l1_size * 8ull);
-	if (!buf)
-		return no_memory(k);
-	for (uint64_t i = 0; i < q->h.l1_size; i++)
-		put_be64(buf + i * 8, q->l1[i]);
-	bitmap_clear_range(q->l1_dirty, 0, groups);
-	return file_write(q->file, q->h.l1_off, buf, q->h.l1_size * 8ull, k->e);
 }
 
 /* ---- all of it ---- */
@@ -600,6 +969,8 @@ static int clear_marks(struct check *k)
 	uint8_t field[8];
 	int rc;
 
+	if (k->unsafe)
+		return mark_corrupt(k);
 	if (v == q->h.incompatible)
 		return 0;
 	put_be64(field, v);
@@ -614,13 +985,18 @@ static int clear_marks(struct check *k)
 static int recount(struct check *k)
 {
 	struct disk_check quiet = {0}, *out = k->out;
+	unsigned said = k->said;
+	uint64_t stays = k->stays;
 	int rc;
 
 	drop_counts(k);
+	k->limit = k->n;
 	k->said = SAID_MAX + 1;
 	k->out = &quiet;
 	rc = count_all(k, false);
 	k->out = out;
+	k->said = said;
+	k->stays = stays;
 	return rc;
 }
 
@@ -640,13 +1016,24 @@ static void account(struct check *k)
 	k->out->leaks = 0;
 }
 
-/* A block that something else refers to, too, is none: counts that are written there would damage what it is. */
+/* A table or block that something else refers to, too, is none: counts that are written there would damage what it is. */
 static void check_blocks(struct check *k)
 {
-	for (uint64_t i = 0; i < k->q->rt_entries; i++) {
-		uint64_t off = k->q->rt[i];
+	struct qcow2 *q = k->q;
+	uint64_t first = q->h.rt_off >> q->cluster_bits;
 
-		if (!off || !place_ok(k, off) || counted(k, off >> k->q->cluster_bits) < 2)
+	for (uint64_t i = 0; i < q->h.rt_clusters; i++) {
+		if (counted(k, first + i) < 2)
+			continue;
+		say(k, true, "the refcount table is something else, too (0x%llx)",
+			(unsigned long long)q->h.rt_off);
+		k->rebuild = true;
+		break;
+	}
+	for (uint64_t i = 0; i < q->rt_entries; i++) {
+		uint64_t off = q->rt[i];
+
+		if (!off || !place_ok(k, off) || counted(k, off >> q->cluster_bits) < 2)
 			continue;
 		say(k, true, "refcount block %llu is something else, too (0x%llx)",
 			(unsigned long long)i, (unsigned long long)off);
@@ -654,17 +1041,33 @@ static void check_blocks(struct check *k)
 	}
 }
 
-static int run(struct check *k)
+/* What is not as it should be, each for itself. */
+static int look(struct check *k)
 {
+	bool again;
 	int rc = count_all(k, true);
 
 	if (!rc)
 		check_blocks(k);
 	rc = rc ?: compare(k, false);
-	if (!rc && k->repair && k->rebuild)
+	if (!rc && k->kind != Q_LOOK && k->rebuild)
 		rc = recount(k);
-	rc = rc ?: check_flags(k);
-	if (rc || !k->repair)
+	again = !k->rebuild;
+	if (!rc && (k->damaged || k->overlap))
+		rc = own_all(k);
+	/* Counts for what was taken have no place in the blocks that are there. */
+	if (!rc && k->kind != Q_LOOK && k->rebuild && again)
+		rc = recount(k);
+	if (!rc)
+		look_at_width(k);
+	return rc ?: check_flags(k);
+}
+
+static int run(struct check *k)
+{
+	int rc = look(k);
+
+	if (rc || k->kind == Q_LOOK)
 		return rc;
 	/* Data and entries first, then the counts, then what says that all is well. */
 	rc = write_l1(k);
@@ -678,27 +1081,33 @@ static int run(struct check *k)
 	return rc;
 }
 
-int q_check(struct qcow2 *q, bool repair, const struct disk_watch *w, struct disk_check *out,
-	struct err *e)
+int q_check(struct qcow2 *q, enum q_check_kind kind, const struct disk_watch *w,
+	struct disk_check *out, struct err *e)
 {
 	struct disk_check none;
-	struct check k = {.q = q, .w = w, .out = out ?: &none, .e = e, .repair = repair};
+	struct check k = {.q = q, .w = w, .out = out ?: &none, .e = e, .kind = kind};
 	int rc;
 
-	k.n = (q->file->size + q->cluster_size - 1) >> q->cluster_bits;
+	k.n = k.limit = (q->file->size + q->cluster_size - 1) >> q->cluster_bits;
+	k.take_max = MIN(k.n, TAKE_MAX);
 	*k.out = (struct disk_check){.unit = q->cluster_size,
 		.total = (q->h.size + q->cluster_size - 1) >> q->cluster_bits};
 	if (k.n > FILE_MAX)
 		return err_set(e, -EFBIG, "disk %s: a file of %llu clusters is too large",
 			q->d->o.path, (unsigned long long)k.n);
-	k.count = calloc((k.n >> CHUNK) + 1, sizeof(*k.count));
+	k.count = calloc(((k.n + k.take_max) >> CHUNK) + 1, sizeof(*k.count));
 	k.buf = malloc(q->cluster_size);
 	rc = k.count && k.buf ? run(&k) : no_memory(&k);
 	drop_counts(&k);
 	free(k.count);
 	free(k.tables);
+	free(k.old);
+	free(k.left.slot);
+	free(k.copy);
 	free(k.buf);
-	/* Tables that were changed here are not those in memory. */
+	/* Tables that were changed here are not those in memory, and what is behind the old end is not zeroes any more. */
 	q_cache_clear(q);
+	if (q->zero_from != UINT64_MAX)
+		q->zero_from = MAX(q->zero_from, align_up(q->file->size, q->cluster_size));
 	return rc;
 }

@@ -219,7 +219,7 @@ static int open_writer(struct qcow2 *q, struct err *e)
 			"%s:qcow2`, or take what is left: `lodge disk convert`",
 			d->o.path, d->o.path);
 	if (q->h.incompatible & QCOW2_DIRTY)
-		rc = q_check(q, true, NULL, NULL, e);
+		rc = q_check(q, Q_RECOVER, NULL, NULL, e);
 	rc = rc ?: note_all(q, e);
 	if (rc)
 		return rc;

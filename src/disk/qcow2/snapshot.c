@@ -658,7 +658,7 @@ static int give_up(struct qcow2 *q, int code, struct err *e)
 	int rc = q->corrupt ? -EIO : q_commit(q);
 
 	q->reserve = (struct q_reserve){0};
-	rc = rc ?: q_check(q, true, NULL, NULL, NULL);
+	rc = rc ?: q_check(q, Q_RECOVER, NULL, NULL, NULL);
 	/* The counts are exact now: nothing waits to be counted down. */
 	frees_drop(&q->frees);
 	frees_drop(&q->unflushed);

@@ -145,13 +145,20 @@ static void expect(struct disk *d, uint64_t off, uint64_t len, int byte)
 	free(buf);
 }
 
+static void on_found(void *ctx, bool error, const char *text)
+{
+	if (getenv("LODGE_SHOW"))
+		print_message("%s: %s\n", error ? "error" : "leak", text);
+}
+
 static struct disk_check check(const char *name, bool repair)
 {
+	const struct disk_watch watch = {.found = on_found};
 	struct disk_check c;
 	struct disk *d;
 
 	assert_int_equal(try_open(&d, name, !repair, true), 0);
-	assert_int_equal(disk_qcow2.check(d, repair, NULL, &c, &rig.e), 0);
+	assert_int_equal(disk_qcow2.check(d, repair, &watch, &c, &rig.e), 0);
 	disk_close(d);
 	return c;
 }
@@ -588,6 +595,271 @@ static void repair(void **state)
 	fill(d, 8 * CLUSTER, CLUSTER, 9);
 	disk_close(d);
 	assert_int_equal(check("a", false).errors, 0);
+}
+
+static const struct disk_kv small[] = {{"cluster-size", "4K"}, {0}};
+
+static void clean(const char *name)
+{
+	struct disk_check c = check(name, false);
+
+	assert_int_equal(c.errors + c.leaks, 0);
+}
+
+static uint64_t l1_of(const char *name)
+{
+	return peek(name, QCOW2_AT_L1);
+}
+
+static uint64_t l2_of(const char *name)
+{
+	return peek(name, l1_of(name)) & Q_OFFSET;
+}
+
+/* An L1 entry leads to the guest's data: that stays, byte for byte, and the table, whatever it says, gets a place of its own. */
+static void table_in_data(void **state)
+{
+	for (unsigned lazy = 0; lazy < 2; lazy++) {
+		uint64_t entry, at;
+		struct disk *d;
+
+		memdevs_free(&rig.devs);
+		assert_int_equal(make("a", small, NULL, NULL), 0);
+		d = open_rw("a");
+		fill(d, 0, 32 * KiB, 7);
+		disk_close(d);
+		entry = peek("a", l2_of("a") + 8);
+		at = entry & Q_OFFSET;
+		poke("a", l1_of("a") + 8, entry, 8);
+		assert_true(check("a", false).errors);
+		if (lazy) { /* what opening mends by itself is not that; but nothing is lost */
+			poke("a", QCOW2_AT_INCOMPATIBLE, QCOW2_DIRTY, 8);
+			disk_close(open_rw("a"));
+			assert_int_equal(peek("a", at), 0x0707070707070707);
+			assert_int_equal(peek("a", l1_of("a") + 8), at);
+		}
+		assert_true(check("a", true).fixed_errors);
+		clean("a");
+		assert_int_equal(peek("a", l2_of("a") + 8), entry);
+		d = open_rw("a");
+		expect(d, 0, 32 * KiB, 7);
+		expect(d, 2 * MiB, 2 * MiB, 0);
+		fill(d, 2 * MiB, 64 * KiB, 8);
+		expect(d, 0, 32 * KiB, 7);
+		disk_close(d);
+		clean("a");
+	}
+}
+
+/* The same in the table of a snapshot: what the disk shows stays. */
+static void old_table_in_data(void **state)
+{
+	uint64_t entry, l1;
+	struct disk *d;
+
+	assert_int_equal(make("a", small, NULL, NULL), 0);
+	d = open_rw("a");
+	assert_int_equal(disk_snapshot(d, DISK_SNAP_CREATE, "s", &rig.e), 0);
+	fill(d, 0, 32 * KiB, 7);
+	disk_close(d);
+	entry = peek("a", l2_of("a") + 8);
+	l1 = peek("a", peek("a", QCOW2_AT_SNAPSHOTS));
+	poke("a", l1 + 8, entry & Q_OFFSET, 8);
+	assert_true(check("a", false).errors);
+	poke("a", QCOW2_AT_INCOMPATIBLE, QCOW2_DIRTY, 8);
+	d = open_rw("a");
+	expect(d, 0, 32 * KiB, 7);
+	disk_close(d);
+	assert_true(check("a", true).fixed_errors);
+	clean("a");
+	d = open_rw("a");
+	expect(d, 0, 32 * KiB, 7);
+	assert_int_equal(disk_snapshot(d, DISK_SNAP_APPLY, "s", &rig.e), 0);
+	expect(d, 0, 4 * MiB, 0);
+	disk_close(d);
+	clean("a");
+}
+
+/* Two entries have one cluster, as two L1 entries may have one table: each gets its own, and all flags are as they should be, also after a write to one. */
+static void one_cluster_twice(void **state)
+{
+	static const char *const bits[] = {"16", "1"};
+
+	for (unsigned i = 0; i < 6; i++) {
+		const struct disk_kv kv[] = {
+			{"cluster-size", "4K"}, {"refcount-bits", bits[i % 2]}, {0}};
+		bool tables = i / 2 == 1, blocks = i / 2 == 2;
+		uint64_t l2;
+		struct disk *d;
+
+		memdevs_free(&rig.devs);
+		assert_int_equal(make("a", kv, NULL, NULL), 0);
+		d = open_rw("a");
+		fill(d, 0, 64 * KiB, 1);
+		disk_close(d);
+		l2 = l2_of("a");
+		if (tables)
+			poke("a", l1_of("a") + 8, l2 | Q_COPIED, 8);
+		else
+			poke("a", l2 + 16 * 8, peek("a", l2), 8);
+		if (blocks)
+			poke("a", peek("a", QCOW2_AT_RT), 0, 8);
+		assert_true(check("a", false).errors);
+		assert_true(check("a", true).fixed_errors);
+		clean("a");
+		d = open_rw("a");
+		expect(d, tables ? 2 * MiB : 64 * KiB, 4096, 1);
+		fill(d, tables ? 2 * MiB : 64 * KiB, 512, 2);
+		expect(d, 0, 64 * KiB, 1);
+		fill(d, 0, 512, 3);
+		expect(d, tables ? 2 * MiB : 64 * KiB, 512, 2);
+		disk_close(d);
+		clean("a");
+	}
+}
+
+/* What would need too many copies goes on sharing; where the counts have no room for that, nobody writes there. */
+static void many_times(void **state)
+{
+	for (unsigned bits = 0; bits < 2; bits++) {
+		const struct disk_kv kv[] = {
+			{"cluster-size", "4K"}, {"refcount-bits", bits ? "16" : "1"}, {0}};
+		struct disk_check c;
+		uint64_t size, l2;
+		struct disk *d;
+
+		memdevs_free(&rig.devs);
+		assert_int_equal(make("a", kv, NULL, NULL), 0);
+		d = open_rw("a");
+		fill(d, 0, 4096, 1);
+		disk_close(d);
+		l2 = l2_of("a");
+		size = memdev_size(&rig.devs, "a");
+		for (unsigned i = 1; i < 512; i++)
+			poke("a", l2 + i * 8, peek("a", l2), 8);
+		c = check("a", true);
+		assert_true(c.fixed_errors && c.errors);
+		assert_in_range(memdev_size(&rig.devs, "a"), size + 4096, 2 * size + 32 * 4096);
+		assert_true(check("a", false).errors);
+		if (!bits) {
+			refused("a", -EUCLEAN, "damaged");
+			assert_int_equal(try_open(&d, "a", true, false), 0);
+		} else {
+			d = open_rw("a");
+			fill(d, MiB, 512, 2);
+		}
+		expect(d, 0, MiB, 1);
+		expect(d, MiB + 4096, MiB - 4096, 1);
+		disk_close(d);
+	}
+}
+
+/* Entries lead into tables: what they show they go on showing, elsewhere. */
+static void entries_into_tables(void **state)
+{
+	struct disk *d;
+	uint64_t at[5], l2;
+
+	assert_int_equal(make("a", small, NULL, NULL), 0);
+	d = open_rw("a");
+	assert_int_equal(disk_qcow2.bitmap(d, DISK_BITMAP_ADD, "b", 65536, &rig.e), 0);
+	assert_int_equal(disk_snapshot(d, DISK_SNAP_CREATE, "s", &rig.e), 0);
+	fill(d, 0, 4096, 1);
+	disk_close(d);
+	l2 = l2_of("a");
+	at[0] = l1_of("a");
+	at[1] = l2;
+	at[2] = peek("a", QCOW2_AT_RT);
+	at[3] = peek("a", at[2]);
+	at[4] = peek("a", QCOW2_AT_SNAPSHOTS);
+	for (unsigned i = 0; i < 5; i++)
+		poke("a", l2 + (1 + i) * 8, at[i] | Q_COPIED, 8);
+	assert_true(check("a", false).errors >= 5);
+	assert_true(check("a", true).fixed_errors >= 5);
+	clean("a");
+	d = open_rw("a");
+	expect(d, 0, 4096, 1);
+	for (unsigned i = 0; i < 5; i++)
+		fill(d, (1 + i) * 4096, 512, 2);
+	expect(d, 0, 4096, 1);
+	disk_close(d);
+	clean("a");
+	d = open_rw("a");
+	assert_int_equal(disk_snapshot(d, DISK_SNAP_APPLY, "s", &rig.e), 0);
+	expect(d, 0, 64 * KiB, 0);
+	disk_close(d);
+	clean("a");
+}
+
+static int open_device(
+	struct file **out, struct files *fs, const struct file_opts *o, struct err *e)
+{
+	int rc = memdevs_open(out, fs, o, e);
+
+	if (!rc)
+		(*out)->block_device = true;
+	return rc;
+}
+
+static struct disk *device(const char *name, bool force)
+{
+	struct disk_opts o = {.path = name,
+		.format = "qcow2",
+		.force = force,
+		.offline = true,
+		.loop = &rig.loop,
+		.open_file = open_device,
+		.open_ctx = &rig.devs};
+	struct disk *d;
+
+	assert_int_equal(disk_open(&d, &o, &rig.e), 0);
+	return d;
+}
+
+static int repair_device(const char *name, struct disk_check *c)
+{
+	struct disk *d = device(name, true);
+	int rc = disk_qcow2.check(d, true, NULL, c, &rig.e);
+
+	disk_close(d);
+	return rc;
+}
+
+/* A block device does not become longer: new counts come where there is room in it, and copies too. */
+static void repair_in_device(void **state)
+{
+	struct disk_check c;
+	char last = 0;
+	struct disk *d;
+	uint64_t l2, rt;
+
+	assert_int_equal(make("a", small, NULL, NULL), 0);
+	d = open_rw("a");
+	fill(d, 0, 64 * KiB, 1);
+	disk_close(d);
+	rig.devs.capacity = memdev_size(&rig.devs, "a") + 256 * KiB;
+	assert_int_equal(memdev_poke(&rig.devs, "a", rig.devs.capacity - 1, &last, 1), 0);
+	l2 = l2_of("a");
+	rt = peek("a", QCOW2_AT_RT);
+	poke("a", rt, 0, 8);
+	poke("a", l2 + 16 * 8, peek("a", l2), 8);
+	assert_int_equal(repair_device("a", &c), 0);
+	assert_true(c.fixed_errors && !c.errors);
+	assert_int_equal(memdev_size(&rig.devs, "a"), rig.devs.capacity);
+	clean("a");
+	d = device("a", false);
+	expect(d, 0, 68 * KiB, 1);
+	/* When it is full there is no room, and it stays as it is. */
+	for (uint64_t at = 128 * KiB; !rw(d, DISK_WRITE, at, rig.e.msg, 512); at += 4096)
+		;
+	disk_close(d);
+	clean("a");
+	poke("a", peek("a", QCOW2_AT_RT), 1, 8);
+	assert_int_equal(repair_device("a", &c), -ENOSPC);
+	assert_non_null(strstr(rig.e.msg, "in a row"));
+	d = device("a", true);
+	expect(d, 0, 68 * KiB, 1);
+	disk_close(d);
 }
 
 static void dirty_bit(void **state)
@@ -1044,6 +1316,12 @@ int main(void)
 		cmocka_unit_test_setup_teardown(synced, setup, teardown),
 		cmocka_unit_test_setup_teardown(filled, setup, teardown),
 		cmocka_unit_test_setup_teardown(repair, setup, teardown),
+		cmocka_unit_test_setup_teardown(table_in_data, setup, teardown),
+		cmocka_unit_test_setup_teardown(old_table_in_data, setup, teardown),
+		cmocka_unit_test_setup_teardown(one_cluster_twice, setup, teardown),
+		cmocka_unit_test_setup_teardown(many_times, setup, teardown),
+		cmocka_unit_test_setup_teardown(entries_into_tables, setup, teardown),
+		cmocka_unit_test_setup_teardown(repair_in_device, setup, teardown),
 		cmocka_unit_test_setup_teardown(dirty_bit, setup, teardown),
 		cmocka_unit_test_setup_teardown(entry_into_table, setup, teardown),
 		cmocka_unit_test_setup_teardown(packed, setup, teardown),
