@@ -114,12 +114,17 @@ static int shrink(struct qcow2 *q, uint64_t size, uint64_t back)
 	return rc ?: set_size(q, size);
 }
 
-/* The guest may not see what the backing file has beyond the old end: zeroes are there before the size says so. */
+/*
+ * The guest may not see what the backing file has beyond the old end: zeroes are there before the size says so. Nor the state of a machine that QEMU has put behind
+ * the end of its disk: that goes.
+ */
 static int grow(struct qcow2 *q, uint64_t size, uint64_t back)
 {
 	uint64_t n = qcow2_l1_entries(size, q->cluster_bits, q->extended), old = q->d->size;
 	int rc = n > QCOW2_L1_MAX / 8 ? -EFBIG : q_bitmaps_resize(q, size);
 
+	if (!rc)
+		rc = cut(q, old, q->h.l1_size * (q->cluster_size << q->l2_bits));
 	if (!rc && n > q->h.l1_size)
 		rc = q_resize_l1(q, (uint32_t)n, old);
 	if (rc)
