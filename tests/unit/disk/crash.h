@@ -46,6 +46,7 @@ struct kind {
 	bool dense; /* requests near each other, some of them late: what one copies another one writes */
 	bool fills; /* small writes in order: blocks are made ready ahead of them */
 	bool synced; /* a flush after each step that writes */
+	bool unmended; /* no bit says that it wants to be mended: flags and counts may not fit, and it is used as it is */
 	bool kill; /* what was acknowledged outlives the process, flushed or not */
 };
 

@@ -11,6 +11,7 @@
  * not flushed, all of it, some sectors). On each:
  *
  *   - it opens, and a check finds no error (and after that no leak); a store's check finds neither, at once and at the end;
+ *     what no repair comes before (version 2 of qcow2) is written to as it is, and what snapshots hold stays;
  *   - each sector holds one value as a whole: the last one that was flushed, or one that was written later; where all is there that was
  *     sent to the host (a process that was killed), the last one that was acknowledged, or later;
  *   - zeroes or a value of this sector, never another sector's;
@@ -180,6 +181,11 @@ static const struct kind kinds[] = {
 		.snapshots = true},
 	/* No zero clusters. No dirty bit either: flags may not fit the counts where a snapshot was being made, until somebody repairs them. */
 	{.name = "qcow2-v2", QCOW2, .create = {{"cluster-size", "64K"}, {"compat", "0.10"}, {0}}},
+	{.name = "qcow2-v2-snapshots",
+		QCOW2,
+		.create = {{"cluster-size", "4K"}, {"compat", "0.10"}, {0}},
+		.snapshots = true,
+		.unmended = true},
 	{.name = "qcow2-packed",
 		QCOW2,
 		.create = {{"cluster-size", "4K"}, {0}},
