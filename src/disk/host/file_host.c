@@ -43,6 +43,7 @@ struct host {
 	void *zeroes; /* never written: the host backs it by a page of zeroes, a large one if it has that */
 	bool no_punch, no_zero_range; /* the file system refused it once */
 	int lost; /* what the first fdatasync that failed said */
+	unsigned failures; /* of flushes and durable writes */
 	uint64_t begun, done,
 		synced; /* writes through the page cache; how many of them a flush has made durable */
 	struct gather *gather; /* NULL: not of direct I/O */
@@ -71,6 +72,7 @@ static void send(struct file_req *r)
 
 static void note_lost(struct host *h, int code)
 {
+	h->failures++;
 	if ((h->fd[DIRECT] < 0 || h->begun != h->synced) && !h->lost)
 		h->lost = code;
 	h->f.lost = h->lost;
@@ -116,6 +118,14 @@ static void read_past_end(struct file_req *r)
 	rw_over(r, 0);
 }
 
+/* The host tells of what it could not write only once: what was under way beside one that failed may have failed as well. */
+static void send_again(struct file_req *r)
+{
+	r->step = host_of(r->file)->failures;
+	r->at = 0;
+	rw_next(r);
+}
+
 static void rw_done(struct io_req *io)
 {
 	struct file_req *r = container_of(io, struct file_req, io);
@@ -137,7 +147,9 @@ static void rw_done(struct io_req *io)
 		return;
 	}
 	r->at += (uint64_t)io->result;
-	if (r->at < r->len)
+	if (r->at == r->len && io->dsync && is_cached(io) && r->step != host_of(r->file)->failures)
+		send_again(r);
+	else if (r->at < r->len)
 		rw_next(r);
 	else
 		rw_over(r, 0);
@@ -225,6 +237,7 @@ static void rw_start(struct file_req *r)
 	r->io.op = r->op == FILE_READ ? IO_READ : IO_WRITE;
 	r->io.dsync = r->op == FILE_WRITE && (r->fua || r->file->o.dsync);
 	r->io.done = rw_done;
+	r->step = h->failures;
 	r->gathers = direct && h->gather && may_be_scattered(h, r);
 	if (r->gathers)
 		r->bounce = gather_begin(h->gather, r->op == FILE_WRITE, r->len, &r->note);

@@ -41,6 +41,8 @@ static struct rig {
 	struct asked call[CALLS];
 	_Atomic unsigned n;
 	_Atomic int fail_syncs; /* so many of the next ones */
+	bool meet; /* a write at 0 fails while one at 4096 is under way, which the host says is done */
+	_Atomic bool begun, failed;
 } rig;
 
 static void note(enum what what, bool durable, uint64_t off, unsigned niov)
@@ -81,6 +83,19 @@ int __wrap_io_uring_submit(struct io_uring *ring)
 ssize_t __wrap_pwritev64v2(int fd, const struct iovec *iov, int n, off_t off, int flags)
 {
 	note(WRITE, flags & RWF_DSYNC, (uint64_t)off, (unsigned)n);
+	if (rig.meet && !off) {
+		while (!rig.begun)
+			usleep(1000);
+		rig.failed = true;
+		errno = EIO;
+		return -1;
+	}
+	if (rig.meet && !rig.begun) {
+		rig.begun = true;
+		while (!rig.failed)
+			usleep(1000);
+		usleep(50000);
+	}
 	return __real_pwritev64v2(fd, iov, n, off, flags);
 }
 
@@ -276,6 +291,24 @@ static struct file *open_direct(struct files *fs, enum io_kind io)
 											      : f;
 }
 
+/* Of two durable writes that the host fails only one may be told: the other one is written once more. */
+static void failed_beside(void **state)
+{
+	struct call c[2];
+
+	if (!start(IO_THREADS, DISK_CACHE_WRITETHROUGH))
+		skip();
+	rig.meet = true;
+	for (unsigned i = 0; i < 2; i++)
+		submit(&c[i], DISK_WRITE, i * 4096ull, 4096, false);
+	for (unsigned i = 0; i < 2; i++)
+		while (!c[i].done)
+			uv_run(&rig.loop, UV_RUN_ONCE);
+	assert_int_equal(c[0].r.result, -EIO);
+	assert_int_equal(c[1].r.result, 0);
+	assert_int_equal(count(WRITE, true), 3);
+}
+
 /* Without the page cache nothing is lost; but what direct I/O does not take has been in it, until a flush. */
 static void failed_flush_direct(void **state)
 {
@@ -396,6 +429,7 @@ int main(void)
 		T(neighbours),
 		T(neighbours_direct),
 		T(failed_flush),
+		T(failed_beside),
 		T(failed_flush_direct),
 		T(in_part_ring),
 		T(in_part_threads),
