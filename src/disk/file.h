@@ -69,7 +69,6 @@ struct file_opts {
 		at; /* the host's file that is opened in its place: it will get the name; NULL: none. Of the call */
 	bool readonly;
 	bool direct; /* O_DIRECT where a request is aligned for it */
-	bool dsync; /* every write is `fua` */
 	bool discard; /* DISCARD and `unmap` give space back */
 	bool sectors; /* all requests are whole sectors (direct I/O may then be used in such units) */
 	bool strict; /* reading past the end fails */

@@ -141,7 +141,7 @@ static void rw_done(struct io_req *io)
 	}
 	if (io->result <= 0) {
 		/* It may be told of what others wrote before. */
-		if (r->io.dsync && !r->file->o.dsync && io->result == -EIO)
+		if (r->io.dsync && io->result == -EIO)
 			note_lost(host_of(r->file), -EIO);
 		rw_over(r, ended_as(io->result ?: -EIO));
 		return;
@@ -235,7 +235,7 @@ static void rw_start(struct file_req *r)
 	bool direct = h->fd[DIRECT] >= 0 && r->off % h->unit == 0 && r->len % h->unit == 0;
 
 	r->io.op = r->op == FILE_READ ? IO_READ : IO_WRITE;
-	r->io.dsync = r->op == FILE_WRITE && (r->fua || r->file->o.dsync);
+	r->io.dsync = r->op == FILE_WRITE && r->fua;
 	r->io.done = rw_done;
 	r->step = h->failures;
 	r->gathers = direct && h->gather && may_be_scattered(h, r);
@@ -362,7 +362,7 @@ static void zero_next(struct file_req *r);
 
 static void zero_end(struct file_req *r)
 {
-	if (r->fua || r->file->o.dsync)
+	if (r->fua)
 		flush(r);
 	else
 		file_done(r, 0);
