@@ -72,6 +72,7 @@ struct opt {
 		max; /* numbers; max 0 is no upper bound. Lists: at most `max` elements (0: 64) */
 	const char *const *values; /* OPT_ENUM: ends with NULL */
 	enum opt_complete complete;
+	bool joins; /* OPT_TEXT: given again, it goes on behind a comma; else the last one counts */
 	/* What the shell runs to complete the value, as command.names; or NULL. */
 	const char *names;
 	/* OPT_TEXT: may this be a value? Message without the name of the option. */

@@ -728,6 +728,8 @@ int disk_kv_known(const struct disk_kv *kv, const struct disk_key *keys, const c
 			k++;
 		if (!k || !k->key)
 			return no_option(kv->key, keys, format, e);
+		if (disk_kv_get(kv + 1, kv->key))
+			return err_set(e, -EINVAL, "the option '%s' is there twice", kv->key);
 		if (sized)
 			*sized |= k->sized;
 	}

@@ -281,7 +281,7 @@ char *disk_backing_path(const char *of, const char *path);
 /* A READ of d->backing: offset, len, iov, niov, done are set by the caller; the array at iov is the caller's own and may be cut. What is beyond its end, or without one, reads as zeroes. */
 void disk_read_backing(struct disk *d, struct disk_req *child);
 
-/* -EINVAL: has a key that is none of `keys`. *sized (or NULL) is set when one of them says how large a disk is. */
+/* -EINVAL: has a key that is none of `keys`, or one twice. *sized (or NULL) is set when one of them says how large a disk is. */
 int disk_kv_known(const struct disk_kv *kv, const struct disk_key *keys, const char *format,
 	bool *sized, struct err *e);
 /* The value of a key, or NULL. */

@@ -153,7 +153,7 @@ static void compressed(struct slot *s)
 	struct copy *c = s->c;
 	int rc = 0;
 
-	if (is_zero(s->buf, s->len) && c->o->blank) {
+	if (is_zero(s->buf, s->len) && c->o->blank && !c->o->no_sparse) {
 		c->o->skipped += s->len;
 	} else {
 		rc = c->to->format->write_compressed(c->to, s->off, s->buf, s->len, c->e);

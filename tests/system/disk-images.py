@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# time-limit: 120
+# time-limit: 300
 """lodge disk beside qemu-img: what one makes the other reads, for every verb; and what the verbs answer to mistakes."""
 import json
 import os
@@ -98,6 +98,9 @@ def _():
         disk("convert", f"{out}:qcow2", f"back{n}:raw")
         assert open("r", "rb").read() == open(f"back{n}", "rb").read()
         assert os.stat(f"back{n}").st_blocks <= os.stat("r").st_blocks + 64, "holes were lost"
+    disk("convert", "r:raw", "dense:qcow2", "--compress", "--no-sparse")
+    same("r", "raw", "dense", "qcow2")
+    assert all(x["data"] for x in json.loads(disk("map", "dense:qcow2", "--json"))), "zeroes were left out"
     sh("qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", "r", "theirs")
     disk("convert", "theirs:qcow2", "ours:raw")
     assert open("r", "rb").read() == open("ours", "rb").read()
@@ -357,6 +360,9 @@ def _():
     said = fails(3, ["lodge disk create none:FORMAT --size 8G"], "info", "none:qcow2")
     disk("create", "qemu:qcow2", *size, "-o", "cluster_size=4K,lazy_refcounts=on")
     has(disk("info", "qemu:qcow2"), "4 KiB")
+    disk("create", "comma:qcow2", *size, "-o", "data-file=with,,comma,,cluster-size=4K", "--options", "cluster-size=64K,")
+    assert os.path.exists("with,comma,cluster-size=4K")
+    has(sh("qemu-img", "info", "comma"), "data file: with,comma,cluster-size=4K", "cluster_size: 65536")
     sh(LODGE, "store", "create", "s:lodgefs", "--size", "64M")
     disk("create", "s/a:lodgefs", *size)
     fails(1, ["--force replaces"], "create", "s/a:lodgefs", *size)

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/err.h"
@@ -168,8 +169,8 @@ static int set_text(const struct opt *o, void *obj, const char *text, struct err
 		r = o->check(text, e);
 	if (r)
 		return r;
-	copy = strdup(text);
-	if (!copy)
+	if (asprintf(&copy, "%s%s%s", o->joins && *p ? *p : "", o->joins && *p ? "," : "", text) <
+		0)
 		return err_set(e, -ENOMEM, "out of memory");
 	free(*p);
 	*p = copy;

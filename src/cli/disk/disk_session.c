@@ -191,16 +191,30 @@ void session_print_check(char *name, const struct disk_check *c, const char *men
 	putchar('\n');
 }
 
+/* Cuts the next part off "a,b,,c", where two commas are one that belongs to the part. NULL: there is none. */
+static char *next_part(char **at)
+{
+	char *part = *at, *from = *at, *to = *at;
+
+	while (*from && (*from != ',' || from[1] == ',')) {
+		from += *from == ',';
+		*to++ = *from++;
+	}
+	*at = *from ? from + 1 : from;
+	*to = 0;
+	return *part || **at ? part : NULL;
+}
+
 int session_options(char *text, struct disk_kv *kv, unsigned max, struct err *e)
 {
 	unsigned n = 0;
-	char *save = NULL;
 
 	kv[0].key = NULL;
-	for (char *p = text ? strtok_r(text, ",", &save) : NULL; p;
-		p = strtok_r(NULL, ",", &save)) {
+	for (char *p; text && (p = next_part(&text));) {
 		char *eq = strchr(p, '=');
 
+		if (!*p)
+			continue;
 		if (!eq || eq == p)
 			return err_set(e, -EINVAL, "--options: '%s' is not KEY=VALUE", p);
 		if (n + 1 == max)

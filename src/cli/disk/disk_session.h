@@ -52,7 +52,7 @@ bool session_same_file(const char *a, const char *b);
 void session_clear(struct session *s);
 /* What a check of `name` came to, for people. `mends`: the words that repair it, or NULL: that was tried. */
 void session_print_check(char *name, const struct disk_check *c, const char *mends);
-/* "k=v,k=v" to pairs that end with a NULL key; `text` is cut up. At most `max` - 1 pairs. */
+/* "k=v,k=v" to pairs that end with a NULL key; two commas are one of a value. `text` is cut up. At most `max` - 1 pairs. */
 int session_options(char *text, struct disk_kv *kv, unsigned max, struct err *e);
 
 #endif

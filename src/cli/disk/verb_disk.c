@@ -30,7 +30,7 @@ static const struct opt create_opts[] = {
 	{"backing", 'b', .type = OPT_TEXT, P(backing), .arg = "FILE:FORMAT",
 		.complete = OPT_COMPLETE_FILE,
 		.help = "holds only what differs from this disk, which must not change any more"},
-	{"options", 'o', .type = OPT_TEXT, P(options), .arg = "KEY=VALUE,...",
+	{"options", 'o', .type = OPT_TEXT, P(options), .arg = "KEY=VALUE,...", .joins = true,
 		.help = "of the format; lodge disk formats lists them"},
 	{"force", 'f', .type = OPT_FLAG, P(force), .help = "replace what is there"},
 	{"json", .type = OPT_FLAG, P(json), .help = "print JSON"},
@@ -279,7 +279,7 @@ static const struct opt convert_opts[] = {
 			"copied"},
 	{"rate", .type = OPT_SIZE, P(rate), .arg = "SIZE",
 		.help = "reads at most so much a second, to leave the host to others"},
-	{"options", 'o', .type = OPT_TEXT, P(options), .arg = "KEY=VALUE,...",
+	{"options", 'o', .type = OPT_TEXT, P(options), .arg = "KEY=VALUE,...", .joins = true,
 		.help = "of the new disk's format; lodge disk formats lists them"},
 	{"force", 'f', .type = OPT_FLAG, P(force), .help = "replace what is there"},
 	{"json", .type = OPT_FLAG, P(json), .help = "print JSON"},
@@ -649,7 +649,7 @@ struct map {
 	bool json;
 };
 static const struct opt map_opts[] = {
-	{"changed-since", .type = OPT_U64, OPT_AT(struct map, since), .arg = "GENERATION",
+	{"changed-since", .type = OPT_U64, OPT_AT(struct map, since), .arg = "GENERATION", .min = 1,
 		.help = "what has changed in that generation or later (lodge disk generation)"},
 	{"bitmap", .type = OPT_TEXT, OPT_AT(struct map, bitmap), .arg = "BITMAP",
 		.help = "what has changed as this record has it (lodge disk bitmap)"},

@@ -74,7 +74,7 @@ struct create {
 static const struct opt create_opts[] = {
 	{"size", 's', .type = OPT_SIZE, P(size), .arg = "SIZE",
 		.help = "of the store; a block device is taken whole without it"},
-	{"options", 'o', .type = OPT_TEXT, P(options), .arg = "KEY=VALUE,...",
+	{"options", 'o', .type = OPT_TEXT, P(options), .arg = "KEY=VALUE,...", .joins = true,
 		.help = "of the format; `lodge disk formats` lists them"},
 	{"force", 'f', .type = OPT_FLAG, P(force),
 		.help = "replace what is there, with all its disks"},

@@ -164,8 +164,9 @@ static int lay_out(struct create *c, struct err *e)
 	char size[SIZE_TEXT];
 
 	if (entries > QCOW2_L1_MAX / 8)
-		return err_set(e, -EFBIG,
-			"%s is too large for clusters of %llu bytes: take larger ones",
+		return err_set(e, -EINVAL,
+			"%s is too large for clusters of %llu bytes: take larger ones (-o "
+			"cluster-size)",
 			size_text(size, h->size), (unsigned long long)cs);
 	h->l1_size = (uint32_t)MAX(entries, 1ull);
 	c->l1_clusters = (h->l1_size * 8ull + cs - 1) >> cb;
@@ -180,7 +181,7 @@ static int lay_out(struct create *c, struct err *e)
 		total = 1 + h->rt_clusters + c->blocks + c->l1_clusters;
 	} while (c->blocks * per < total && ++c->blocks);
 	if (c->blocks > (uint64_t)h->rt_clusters * cs / 8)
-		return err_set(e, -EFBIG,
+		return err_set(e, -EINVAL,
 			"%s is too large for clusters of %llu bytes: take larger ones",
 			size_text(size, h->size), (unsigned long long)cs);
 	h->rt_off = cs;

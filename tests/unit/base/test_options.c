@@ -29,7 +29,7 @@ struct opts {
 	bool quiet;
 	bool box;
 	int mode;
-	char *name, *like;
+	char *name, *like, *tune;
 	struct part *parts;
 	unsigned nparts;
 };
@@ -70,6 +70,8 @@ static const struct opt opts[] = {
 		.arg = "NAME", .help = "its name"},
 	{"like", 0, NULL, OPT_TEXT, OPT_AT(struct opts, like), .arg = "NAME",
 		.names = "names; echo one two", .help = "as another one"},
+	{"tune", 'o', NULL, OPT_TEXT, OPT_AT(struct opts, tune), .arg = "K=V,...", .joins = true,
+		.help = "tuning"},
 	{"part", 0, "parts", OPT_LIST, OPT_LIST_AT(struct opts, parts, nparts), .max = 3,
 		.sub = part_opts, .arg = "file=FILE[,queues=N]", .help = ".parts\\"},
 	OPT_DONE,
@@ -154,6 +156,10 @@ static void lists_append(void **state)
 	assert_int_equal(a.o.parts[1].queues, 2);
 	command_free(&cmd, &a);
 	assert_null(a.o.parts);
+	assert_int_equal(PARSE("-o", "a=1,b=2", "--tune=c=3", "--name", "x", "--name", "y"), 0);
+	assert_string_equal(a.o.tune, "a=1,b=2,c=3");
+	assert_string_equal(a.o.name, "y");
+	command_free(&cmd, &a);
 }
 
 static void each_mistake_names_the_remedy(void **state)
