@@ -278,6 +278,10 @@ def _():
                         (("store", "create", "s:lodgefs", "--size", "1M"), ["too small"]),
                         (("store", "create", "s:lodgefs", *size, "-o", "colour=red"), ["colour", "lodge disk formats"]),
                         (("store", "create", "s:lodgefs", *size, "-o", "sums=maybe"), ["sums"]),
+                        (("store", "create", "s:lodgefs", "--size", "50T", "-o", "journal=1M"), ["journal of 1M is too small", "grow to 50T", "take -o journal=16M\n"]),
+                        (("store", "create", "s:lodgefs", "--size", "2T", "-o", "journal=1M,max-size=50T"), ["take -o journal=16M, or -o max-size=2961G\n"]),
+                        (("store", "create", "s:lodgefs", *size, "-o", "max-size=63M"), ["max-size=63M is less than its size, 64M"]),
+                        (("store", "create", "s:lodgefs", "--size", "5000T"), ["at most 3999T"]),
                         (("store", "create", "s:qcow2", *size), ["lodgefs"]),
                         (("store", "create", "s", *size), ["FILE:FORMAT"]),
                         (("disk", "create", "d:raw"), ["how large"]),
@@ -300,6 +304,17 @@ def _():
     sh(LODGE, "disk", "convert", "s/a:lodgefs", "new:raw", "--force")
     has(sh(LODGE, "store", "--help"), "store take")
     has(sh(LODGE, "disk", "--help"), "disk convert")
+
+
+@check("stores of any size are made without a word about their tables")
+def _():
+    for size, options, journal, most in (("63M", (), 2, 1 << 20), ("8T", (), 64, 128 << 20), ("50T", (), 256, 800 << 20), ("50T", ("-o", "journal=16M"), 16, 64479744),
+                                         ("1G", ("-o", "max-size=200T"), 64, 200 << 20)):
+        sh(LODGE, "store", "create", "s:lodgefs", "--size", size, *options, "--force")
+        info = json.loads(sh(LODGE, "store", "info", "s:lodgefs", "--json"))
+        assert info["journal"] == journal * MIB and info["max_size"] == most * MIB, (size, options, info)
+        disk("create", "s/d:lodgefs", "-s", "8M")
+        sh(LODGE, "store", "rm", "s:lodgefs", "d")  # which may change all of the bitmap
 
 
 @check("what fails leaves nothing behind, and what is there as it was")

@@ -10,9 +10,13 @@
 #include "base/size.h"
 #include "base/util.h"
 #include "disk/lodgefs/lodgefs.h"
+#include "disk/tool.h"
+
+#define JOURNAL_MAX GiB
+#define STORE_MAX (3999 * 1024 * GiB) /* for which that is enough */
 
 static const struct disk_key create_keys[] = {
-	{"journal", "1M..1G", "size of the journal (32M)"},
+	{"journal", "1M..1G", "size of the journal (32M, more where max-size wants it)"},
 	{"entries", "7..1048576",
 		"disks, snapshots and bitmaps that there can be (one for 64K, at most 16384)"},
 	{"sums", "on|off", "checksums of all data, verified when it is read (off)"},
@@ -45,44 +49,92 @@ static void add_sums(struct lf_super *s)
 	s->data_at = align_up(s->sums_at + s->sum_pages * LF_PAGE, MiB);
 }
 
+/* Blocks of the largest store that such a journal is enough for: one transaction may change every page of the bitmap, as a whole, and two of those fit. */
+static uint64_t journal_room(uint64_t journal)
+{
+	uint64_t pages = (journal - 8192) / (2 * (LF_PAGE + 32));
+
+	return pages > 32 ? MIN((pages - 32) * LF_BITS, UINT32_MAX - 1ull) : 0;
+}
+
+static int small_journal(uint64_t journal, uint64_t size, uint64_t most, struct err *e)
+{
+	char has[SIZE_TEXT], wants[SIZE_TEXT], grows[SIZE_TEXT], fits[SIZE_TEXT], or [48] = "";
+	uint64_t room = journal_room(journal);
+
+	if (size / LF_BLOCK <= room)
+		snprintf(or, sizeof(or), ", or -o max-size=%s",
+			size_text(fits, room * LF_BLOCK / GiB * GiB));
+	size_text(has, journal);
+	while (journal_room(journal) < most / LF_BLOCK)
+		journal *= 2;
+	return err_set(e, -EINVAL,
+		"a journal of %s is too small for a store that may grow to %s: take -o "
+		"journal=%s%s",
+		has, size_text(grows, most), size_text(wants, journal), or);
+}
+
+/* How far it may grow, and the journal that this wants. Who names one of them gets the other to fit. */
+static int take_sizes(struct lf_super *s, const struct disk_create_opts *o, uint64_t size,
+	bool sums, struct err *e)
+{
+	uint64_t journal = size < 64 * MiB ? 2 * MiB : 32 * MiB, most, room = STORE_MAX;
+	bool named = disk_kv_get(o->kv, "journal");
+	char text[2][SIZE_TEXT];
+	int rc = disk_kv_size(o->kv, "journal", MiB, JOURNAL_MAX, true, &journal, e);
+
+	if (rc)
+		return rc;
+	if (size > STORE_MAX)
+		return err_set(e, -EINVAL, "%s is too large: a store has at most %s",
+			size_text(text[0], size), size_text(text[1], STORE_MAX));
+	if (named)
+		room = journal_room(journal) * LF_BLOCK;
+	/* Of checksums the room is set aside for all of it. */
+	most = MAX(MIN(sums ? 4 * size : MAX(16 * size, 1024 * GiB), room), size);
+	rc = disk_kv_size(o->kv, "max-size", MiB, STORE_MAX, false, &most, e);
+	if (rc)
+		return rc;
+	if (most < size)
+		return err_set(e, -EINVAL, "max-size=%s is less than its size, %s",
+			size_text(text[0], most), size_text(text[1], size));
+	while (!named && journal_room(journal) < most / LF_BLOCK)
+		journal *= 2;
+	if (journal_room(journal) < most / LF_BLOCK)
+		return small_journal(journal, size, most, e);
+	s->journal_bytes = journal;
+	s->max_blocks = most / LF_BLOCK;
+	return 0;
+}
+
 static int lay_out(
 	struct lf_super *s, const struct disk_create_opts *o, uint64_t size, struct err *e)
 {
-	uint64_t journal = 32 * MiB, entries = MIN(16384ull, MAX(512ull, size / (64 * KiB))),
-		 most = MAX(16 * size, 1024 * GiB), pages;
+	uint64_t entries = MIN(16384ull, MAX(512ull, size / (64 * KiB)));
 	char text[SIZE_TEXT];
 	bool sums = false;
 	int rc = disk_kv_bool(o->kv, "sums", &sums, e);
 
-	if (size < 64 * MiB)
-		journal = 2 * MiB;
-	if (sums) /* their room is set aside for all of it */
-		most = 4 * size;
-	rc = rc ?: disk_kv_size(o->kv, "journal", MiB, GiB, true, &journal, e);
-	rc = rc ?: take_entries(o->kv, &entries, e);
-	rc = rc ?: disk_kv_size(o->kv, "max-size", MiB, 1ull << 50, false, &most, e);
-	if (rc)
-		return rc;
 	*s = (struct lf_super){
 		.magic = LF_MAGIC, .version = LF_VERSION, .seq = 1, .next_id = 1, .run = 1};
+	rc = rc ?: take_sizes(s, o, size, sums, e);
+	rc = rc ?: take_entries(o->kv, &entries, e);
+	if (rc)
+		return err_wrap(e, "store %s", o->path);
 	s->journal_at = LF_AT_JOURNAL * LF_PAGE;
-	s->journal_bytes = journal;
-	s->dir_at = s->journal_at + journal;
+	s->dir_at = s->journal_at + s->journal_bytes;
 	s->dir_pages = (entries + LF_DIR_RECORDS - 1) / LF_DIR_RECORDS;
 	s->bitmap_at = s->dir_at + s->dir_pages * LF_PAGE;
-	s->max_blocks = MIN(MAX(most, size) / LF_BLOCK, UINT32_MAX - 1ull);
 	s->bitmap_pages = (s->max_blocks + LF_BITS - 1) / LF_BITS;
 	s->data_at = align_up(s->bitmap_at + s->bitmap_pages * LF_PAGE, MiB);
 	if (sums)
 		add_sums(s);
 	if (size < s->data_at + 2 * MiB)
 		return err_set(e, -EINVAL,
-			"store %s: %s is too small: its tables alone are %llu MiB", o->path,
-			size_text(text, size), (unsigned long long)(s->data_at / MiB));
+			"store %s: %s is too small: its tables alone are %llu MiB (-o journal, "
+			"entries and max-size make them smaller)",
+			o->path, size_text(text, size), (unsigned long long)(s->data_at / MiB));
 	s->blocks = MIN((size - s->data_at) / LF_BLOCK, s->max_blocks);
-	pages = s->bitmap_pages + 32;
-	if (2 * pages * (LF_PAGE + 32) + 8192 > journal)
-		return err_set(e, -EINVAL, "store %s: max-size wants a larger journal", o->path);
 	return getrandom(s->uuid, 16, 0) == 16 && getrandom(&s->salt, 8, 0) == 8
 		       ? 0
 		       : err_set(e, -EIO, "no random numbers");
