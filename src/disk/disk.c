@@ -776,6 +776,27 @@ int disk_kv_bool(const struct disk_kv *kv, const char *key, bool *out, struct er
 	return 0;
 }
 
+int disk_kv_choice(const struct disk_kv *kv, const char *key, const char *const *names, unsigned n,
+	unsigned *out, struct err *e)
+{
+	const char *v = disk_kv_get(kv, key);
+	char list[80] = "";
+
+	for (unsigned i = 0; v && i < n; i++)
+		if (!strcmp(v, names[i])) {
+			*out = i;
+			return 0;
+		}
+	if (!v)
+		return 0;
+	for (unsigned i = 0; i < n; i++) {
+		size_t len = strlen(list);
+
+		snprintf(list + len, sizeof(list) - len, "%s%s", i ? ", " : "", names[i]);
+	}
+	return err_set(e, -EINVAL, "%s: there is no '%s'; there is: %s", key, v, list);
+}
+
 /* ---- size ---- */
 
 /* What the format has made longer cannot always be taken back; but who uses the disk is not told, and sees what it saw. */

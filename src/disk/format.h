@@ -39,6 +39,7 @@ struct disk_key {
 	bool once; /* of opening: matters at that moment only, so that the disk can go to sleep and wake without it */
 };
 
+struct disk_watch;
 struct disk_create_opts {
 	const char *path;
 	uint64_t size; /* 0: that of the backing file */
@@ -47,6 +48,7 @@ struct disk_create_opts {
 	struct uv_loop_s *loop;
 	struct disk_stores *stores; /* or NULL: as of disk_opts */
 	bool overwrite; /* what is there goes */
+	const struct disk_watch *watch; /* or NULL: of preallocation */
 	int (*open_file)(
 		struct file **out, struct files *fs, const struct file_opts *o, struct err *e);
 	void *open_ctx;
@@ -290,5 +292,8 @@ const char *disk_kv_get(const struct disk_kv *kv, const char *key);
 int disk_kv_size(const struct disk_kv *kv, const char *key, uint64_t min, uint64_t max, bool pow2,
 	uint64_t *out, struct err *e);
 int disk_kv_bool(const struct disk_kv *kv, const char *key, bool *out, struct err *e);
+/* Which of the `n` names the value is. */
+int disk_kv_choice(const struct disk_kv *kv, const char *key, const char *const *names, unsigned n,
+	unsigned *out, struct err *e);
 
 #endif

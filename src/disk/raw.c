@@ -4,7 +4,7 @@
 
 #include "base/err.h"
 #include "base/util.h"
-#include "disk/format.h"
+#include "disk/fill.h"
 
 struct raw {
 	struct file *file;
@@ -119,13 +119,48 @@ static int raw_status(
 	return 0;
 }
 
+static const struct disk_key create_keys[] = {
+	{"preallocation", "off|falloc|full",
+		"space from the beginning; full: zeroes are written to it (off)"},
+	{0},
+};
+
+static int take_fill(const struct disk_create_opts *o, unsigned *how, struct err *e)
+{
+	int rc;
+
+	*how = FILL_OFF;
+	rc = disk_kv_choice(o->kv, "preallocation", fill_names, FILL_VALUES, how, e);
+	if (!rc && *how == FILL_METADATA)
+		rc = err_set(e, -EINVAL,
+			"preallocation: the raw format has no tables; there is: off, falloc, full");
+	return rc;
+}
+
+static int fill(struct file *f, enum fill how, const struct disk_create_opts *o, struct err *e)
+{
+	int rc;
+
+	if (f->block_device)
+		return err_set(e, -EINVAL,
+			"disk %s: is a block device, which has its space: preallocation is of "
+			"files",
+			o->path);
+	rc = fill_file(f, how, 0, o->size, 0, o->size, o->watch, e);
+	return rc && rc != -ECANCELED ? err_sys(e, rc, "disk %s: cannot be preallocated", o->path)
+				      : rc;
+}
+
 static int raw_create(const struct disk_create_opts *o, struct err *e)
 {
 	struct files fs = {
 		.loop = o->loop, .io = IO_THREADS, .open = o->open_file, .open_ctx = o->open_ctx};
 	struct file *f = NULL;
-	int rc;
+	unsigned how;
+	int rc = take_fill(o, &how, e);
 
+	if (rc)
+		return err_wrap(e, "disk %s", o->path);
 	if (o->backing)
 		return err_set(e, -EINVAL,
 			"disk %s: the raw format has no backing files: qcow2 has", o->path);
@@ -140,6 +175,8 @@ static int raw_create(const struct disk_create_opts *o, struct err *e)
 		rc = err_set(e, -ENOSPC, "disk %s: the device has %llu bytes", o->path,
 			(unsigned long long)f->size);
 	}
+	if (!rc && how)
+		rc = fill(f, how, o, e);
 	if (!rc)
 		rc = file_flush(f, e);
 	return file_made(f, rc);
@@ -148,6 +185,7 @@ static int raw_create(const struct disk_create_opts *o, struct err *e)
 const struct disk_format disk_raw = {
 	.name = "raw",
 	.help = "the file's bytes are the disk's",
+	.create_keys = create_keys,
 	.open = raw_open,
 	.close = raw_close,
 	.submit = raw_submit,

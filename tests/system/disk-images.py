@@ -348,8 +348,10 @@ def _():
     fails(4, ["below the other"], "rebase", "q:qcow2", "--backing", "top:qcow2")
     fails(1, ["external data file"], "convert", "r:raw", "new:qcow2", "--compress", "-o", "data-file=new.data")
     fails(1, ["File too large"], "convert", "r:raw", "new:qcow2", "-o", "data-file=new.data", limit=8 * MIB - 512)
-    for how in "metadata", "falloc":
+    for how in "metadata", "falloc", "full":
         fails(1, ["preallocated: File too large"], "create", "new:qcow2", *size, "-o", f"preallocation={how}", limit=MIB)
+    for how in "falloc", "full":
+        fails(1, ["File too large"], "create", "new:raw", *size, "-o", f"preallocation={how}", limit=MIB)
     # What is in the way.
     os.symlink("nowhere", "link")
     os.mkdir("folder")
@@ -386,6 +388,47 @@ def _():
     fails(1, ["the store is full", "lodge store df"], "convert", "large:raw", "s/large:lodgefs")
     fails(1, ["`lodge store check s:lodgefs`"], "check", "s/a:lodgefs")
     fails(1, ["`lodge store check s:lodgefs --repair`"], "repair", "s/a:lodgefs")
+
+
+@check("preallocation: what it says is there, and qemu-img finds it so")
+def _():
+    size = 24 * MIB
+
+    def space(path):
+        return os.stat(path).st_blocks * 512
+
+    def contents(path, fmt):
+        """Which of QEMU's `map` says so: data, zero, nothing."""
+        m = json.loads(sh("qemu-img", "map", "--output=json", "-f", fmt, path))
+        return sum(x["length"] for x in m if x["data"]), sum(x["length"] for x in m if "offset" in x)
+
+    for how, least, most in ("off", 0, MIB), ("metadata", 0, MIB), ("falloc", size, size + 2 * MIB), ("full", size, size + 2 * MIB):
+        for options in ("",), ("cluster-size=4K",), ("extended-l2=on,cluster-size=16K",):
+            q = f"{how}{len(options[0])}.qcow2"
+            disk("create", f"{q}:qcow2", "-s", "24M", "-o", f"preallocation={how}", "-o", options[0])
+            has(sh("qemu-img", "check", "-f", "qcow2", q), "No errors")
+            assert least <= space(q) <= most, (q, space(q))
+            data, placed = contents(q, "qcow2")
+            assert placed == (0 if how == "off" else size), (q, placed)
+            assert how != "full" or data == size, (q, data)
+            sh("qemu-io", "-f", "qcow2", "-c", "read -P 0 0 24M", "-c", "write -P 5 1M 3M", q)
+            has(sh("qemu-img", "check", "-f", "qcow2", q), "No errors")
+    for how, least, most in ("off", 0, 0), ("falloc", size, size + MIB), ("full", size, size + MIB):
+        r = f"{how}.raw"
+        disk("create", f"{r}:raw", "-s", "24M", "-o", f"preallocation={how}")
+        assert os.stat(r).st_size == size and least <= space(r) <= most, (r, space(r))
+        assert (contents(r, "raw")[0] == size) == (how == "full"), r
+    # A copy keeps it where the source has nothing.
+    sparse_raw("r", size, 11)
+    for target, fmt, values in ("c.raw", "raw", ("falloc", "full")), ("c.qcow2", "qcow2", ("metadata", "falloc", "full")):
+        for how in values:
+            disk("convert", "r:raw", f"{target}:{fmt}", "-o", f"preallocation={how}", "--force")
+            same("r", "raw", target, fmt)
+            assert (space(target) >= size) == (how != "metadata"), (target, how, space(target))
+    has(disk("convert", "r:raw", "new:qcow2", "--compress", "-o", "preallocation=full", code=2), "--compress or preallocation=full, not both")
+    has(disk("create", "new:raw", "-s", "1M", "-o", "preallocation=metadata", code=2), "raw format has no tables; there is: off, falloc, full")
+    has(disk("create", "new:qcow2", "-s", "1M", "-o", "cluster-size=4K", "-o", "cluster_size=8K", code=2), "'cluster-size' is there twice")
+    assert not os.path.exists("new")
 
 
 @check("two openers; an NBD server as a witness")

@@ -504,7 +504,7 @@ class Pairs:
                     hasnt("data", "") and has("holds", "compressed", "snapshots") or
                     has("holds", "compressed") and (hasnt("backing", "") or hasnt("preallocation", "off")) or
                     has("holds", "snapshots") and has("refcount_bits", 1) or
-                    has("by", "lodge") and (has("preallocation", "full") or hasnt("preallocation", "off") and (hasnt("backing", "") or hasnt("data", ""))))
+                    has("by", "lodge") and hasnt("preallocation", "off") and (hasnt("backing", "") or hasnt("data", "")))
 
     @classmethod
     def pairs(cls, o):

@@ -66,21 +66,32 @@ static int look_at_backing(struct session *s, const char *path, const char *form
 	return rc;
 }
 
-static int create(struct session *s, const char *name, const char *backing, char *options,
-	uint64_t size, bool force, struct err *e)
+/* `pack`: what will be written to it is compressed. */
+static int create(
+	struct session *s, const char *name, const struct create *c, bool pack, struct err *e)
 {
 	cleanup(free_ptr) char *path = NULL, *below = NULL;
 	struct disk_kv kv[MAX_KV];
-	struct disk_create_opts o = {
-		.size = size, .kv = kv, .loop = &s->loop, .stores = &s->stores, .overwrite = force};
-	const char *format;
+	struct disk_create_opts o = {.size = c->size,
+		.kv = kv,
+		.loop = &s->loop,
+		.stores = &s->stores,
+		.overwrite = c->force,
+		.watch = &s->watch};
+	const char *format, *space;
 	int rc = disk_split_name(name, &path, &format, e);
 
 	if (!rc)
-		rc = session_options(options, kv, MAX_KV, e);
-	if (!rc && backing)
-		rc = disk_split_name(backing, &below, &o.backing_format, e);
-	if (!rc && backing && disk_format_by_name(format)->set_backing)
+		rc = session_options(c->options, kv, MAX_KV, e);
+	space = rc ? NULL : disk_kv_get(kv, "preallocation");
+	if (pack && space && strcmp(space, "off"))
+		rc = err_set(e, -EINVAL,
+			"disk %s: compressed data goes elsewhere: --compress or preallocation=%s, "
+			"not both",
+			path, space);
+	if (!rc && c->backing)
+		rc = disk_split_name(c->backing, &below, &o.backing_format, e);
+	if (!rc && c->backing && disk_format_by_name(format)->set_backing)
 		rc = look_at_backing(s, below, o.backing_format, path, &o.size, e);
 	rc = rc ?: session_unused(s, path, e);
 	if (rc)
@@ -97,7 +108,7 @@ static int run_create(void *opts, const struct args *a)
 	struct err e = {0};
 
 	session_begin(&s, c->json, "creating");
-	if (create(&s, a->v[0], c->backing, c->options, c->size, c->force, &e))
+	if (create(&s, a->v[0], c, false, &e))
 		return session_failed(&s, &e);
 	if (c->json)
 		print_json_drop(json_pack("{s:o}", "created", json_text(a->v[0])));
@@ -291,7 +302,7 @@ static const struct opt_group convert_groups[] = {{"Options", convert_opts}, {0}
 /* A file that was not there reads as zeroes; a block device has what it had. */
 static bool is_blank(const struct disk *d)
 {
-	return !d->files->first || !d->files->first->block_device || d->format->create_keys;
+	return !d->files->first || !d->files->first->block_device || d->format != &disk_raw;
 }
 
 /* A part of a copy looks like a disk. All disks are closed first: they may be of one store. */
@@ -329,7 +340,12 @@ static int convert(struct session *s, const struct convert *c, const struct args
 			"cut a copy",
 			from->o.path, from->size);
 	if (!rc)
-		rc = create(s, a->v[1], c->backing, c->options, c->size ?: from->size, c->force, e);
+		rc = create(s, a->v[1],
+			&(struct create){.size = c->size ?: from->size,
+				.backing = c->backing,
+				.options = c->options,
+				.force = c->force},
+			c->compress, e);
 	if (!rc)
 		rc = session_open(s, a->v[1], 0, &to, e);
 	if (rc)

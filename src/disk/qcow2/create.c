@@ -27,7 +27,8 @@ const struct disk_key q_create_keys[] = {
 	{"compression-type", "zlib|zstd", "of compressed clusters (zlib)"},
 	{"data-file", "FILE", "guest data goes there, uncounted"},
 	{"data-file-raw", "on|off", "the data file is a raw image by itself"},
-	{"preallocation", "off|metadata|falloc", "tables, or also space, for the whole disk"},
+	{"preallocation", "off|metadata|falloc|full",
+		"tables, also space, also zeroes written to it, for the whole disk (off)"},
 	{0},
 };
 
@@ -37,49 +38,27 @@ struct create {
 	struct files fs;
 	struct file *file, *data;
 	uint64_t blocks, l1_clusters;
-	bool metadata, falloc;
+	enum fill fill;
 };
 
 /* ---- options ---- */
 
-static int want_one_of(const struct disk_create_opts *o, const char *key, const char *const *names,
-	unsigned n, unsigned *out, struct err *e)
-{
-	const char *v = disk_kv_get(o->kv, key);
-	char list[80] = "";
-
-	for (unsigned i = 0; v && i < n; i++)
-		if (!strcmp(v, names[i])) {
-			*out = i;
-			return 0;
-		}
-	if (!v)
-		return 0;
-	for (unsigned i = 0; i < n; i++) {
-		size_t len = strlen(list);
-
-		snprintf(list + len, sizeof(list) - len, "%s%s", i ? ", " : "", names[i]);
-	}
-	return err_set(e, -EINVAL, "%s: there is no '%s'; there is: %s", key, v, list);
-}
-
 static int take_options(struct create *c, struct err *e)
 {
 	static const char *const compats[] = {"0.10", "1.1"}, *const types[] = {"zlib", "zstd"};
-	static const char *const preallocs[] = {"off", "metadata", "falloc"};
 	const struct disk_create_opts *o = c->o;
 	static const char *const widths[] = {"1", "2", "4", "8", "16", "32", "64"};
 	uint64_t cluster = 64 * KiB;
-	unsigned compat = 1, type = 0, prealloc = 0, order = 4;
+	unsigned compat = 1, type = 0, fill = FILL_OFF, order = 4;
 	bool lazy = false, extended = false, raw = false;
 	struct qcow2_header *h = &c->h;
 	const char *data = disk_kv_get(o->kv, "data-file");
 	int rc = disk_kv_size(o->kv, "cluster-size", 512, 2 * MiB, true, &cluster, e);
 
-	rc = rc ?: want_one_of(o, "refcount-bits", widths, ARRAY_SIZE(widths), &order, e);
-	rc = rc ?: want_one_of(o, "compat", compats, 2, &compat, e);
-	rc = rc ?: want_one_of(o, "compression-type", types, 2, &type, e);
-	rc = rc ?: want_one_of(o, "preallocation", preallocs, 3, &prealloc, e);
+	rc = rc ?: disk_kv_choice(o->kv, "refcount-bits", widths, ARRAY_SIZE(widths), &order, e);
+	rc = rc ?: disk_kv_choice(o->kv, "compat", compats, 2, &compat, e);
+	rc = rc ?: disk_kv_choice(o->kv, "compression-type", types, 2, &type, e);
+	rc = rc ?: disk_kv_choice(o->kv, "preallocation", fill_names, FILL_VALUES, &fill, e);
 	rc = rc ?: disk_kv_bool(o->kv, "lazy-refcounts", &lazy, e);
 	rc = rc ?: disk_kv_bool(o->kv, "extended-l2", &extended, e);
 	rc = rc ?: disk_kv_bool(o->kv, "data-file-raw", &raw, e);
@@ -94,7 +73,7 @@ static int take_options(struct create *c, struct err *e)
 	if (raw && (!data || o->backing))
 		return err_set(e, -EINVAL,
 			"data-file-raw: needs data-file, and no backing file goes with it");
-	if (prealloc && (o->backing || data))
+	if (fill && (o->backing || data))
 		return err_set(e, -EINVAL,
 			"preallocation: not with a backing file or an external data file");
 	h->version = compat ? 3 : 2;
@@ -105,8 +84,7 @@ static int take_options(struct create *c, struct err *e)
 	h->incompatible = (extended ? QCOW2_EXTENDED_L2 : 0) | (type ? QCOW2_COMPRESSION : 0) |
 			  (data ? QCOW2_DATA_FILE : 0);
 	h->autoclear = raw ? QCOW2_DATA_FILE_RAW : 0;
-	c->metadata = prealloc;
-	c->falloc = prealloc == 2;
+	c->fill = fill;
 	h->data_file = data ? strdup(data) : NULL;
 	h->backing = o->backing ? strdup(o->backing) : NULL;
 	h->backing_format = o->backing_format ? strdup(o->backing_format) : NULL;
@@ -252,12 +230,12 @@ static int preallocate(const struct create *c, struct err *e)
 
 	if (rc)
 		return rc;
-	rc = q_preallocate(d->priv, c->falloc, e);
+	rc = q_preallocate(d->priv, c->fill, c->o->watch, e);
 	disk_close(d);
 	return rc;
 }
 
-int q_preallocate(struct qcow2 *q, bool space, struct err *e)
+int q_preallocate(struct qcow2 *q, enum fill fill, const struct disk_watch *w, struct err *e)
 {
 	uint64_t end = 0, n = (q->d->size + q->cluster_size - 1) >> q->cluster_bits;
 	int rc = 0;
@@ -272,8 +250,9 @@ int q_preallocate(struct qcow2 *q, bool space, struct err *e)
 			break;
 		left = MIN(((1ull << q->slice_bits) - at) / q->l2_entry, n - c);
 		rc = q_alloc(q, left, &host, &got, &zero);
-		if (!rc && (!zero || space))
-			rc = q_make_zero(q, q->file, host, got << q->cluster_bits, false);
+		if (!rc && (!zero || fill > FILL_METADATA))
+			rc = fill_file(q->file, MAX(fill, FILL_SPACE), host, got << q->cluster_bits,
+				c << q->cluster_bits, q->d->size, w, NULL);
 		for (uint64_t i = 0; i < got && !rc; i++) {
 			put_be64(s->data + at + i * q->l2_entry,
 				(host + (i << q->cluster_bits)) | Q_COPIED);
@@ -288,10 +267,12 @@ int q_preallocate(struct qcow2 *q, bool space, struct err *e)
 		if (!rc && q->cache.dirty_bytes > Q_DIRTY_BYTES)
 			rc = q_commit(q);
 	}
+	if (!rc && end > q->file->size && !q->file->block_device)
+		rc = file_truncate(q->file, end, NULL);
 	rc = rc ?: q_commit(q);
-	if (rc)
-		return err_sys(e, rc, "disk %s: cannot be preallocated", q->d->o.path);
-	return end > q->file->size && !q->file->block_device ? file_truncate(q->file, end, e) : 0;
+	if (rc == -ECANCELED)
+		return err_set(e, rc, "stopped");
+	return rc ? err_sys(e, rc, "disk %s: cannot be preallocated", q->d->o.path) : 0;
 }
 
 static int create_file(struct create *c, struct err *e)
@@ -336,7 +317,7 @@ int q_create(const struct disk_create_opts *o, struct err *e)
 	made = c.file && c.file->o.create && !o->open_file;
 	(void)file_made(c.data, rc);
 	(void)file_made(c.file, rc);
-	if (!rc && c.metadata) {
+	if (!rc && c.fill) {
 		rc = preallocate(&c, e);
 		if (rc && made)
 			(void)unlink(o->path);

@@ -37,6 +37,7 @@
 
 #include "base/list.h"
 #include "disk/co.h"
+#include "disk/fill.h"
 #include "disk/format.h"
 #include "disk/qcow2/header.h"
 #include "disk/sorter.h"
@@ -352,8 +353,8 @@ int q_resize_l1(struct qcow2 *q, uint32_t n, uint64_t size);
 
 extern const struct disk_key q_create_keys[];
 int q_create(const struct disk_create_opts *o, struct err *e);
-/* A place for each cluster of the disk; `space`: and space on the host. */
-int q_preallocate(struct qcow2 *q, bool space, struct err *e);
+/* A place for each cluster of the disk, and what `fill` says beyond that. */
+int q_preallocate(struct qcow2 *q, enum fill fill, const struct disk_watch *w, struct err *e);
 
 /* ---- write.c ---- */
 
