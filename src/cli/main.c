@@ -40,6 +40,7 @@ static const struct {
 	{"Networks", verbs_switch},
 	{"Images", verbs_image},
 	{"Disks", verbs_disk},
+	{NULL, verbs_measure},
 	{NULL, verbs_store},
 	{"This host, and lodge itself", verbs_cpu},
 	{NULL, verbs_doctor},

@@ -54,6 +54,15 @@ struct disk_create_opts {
 	void *open_ctx;
 };
 
+/* What a disk takes, in bytes: how long its file, or how large its block device, is; of a store, what that gives to it. */
+struct disk_amount {
+	uint64_t required; /* with what is to be there at first */
+	uint64_t full; /* when all of it was written once */
+	uint64_t bitmaps; /* what those of the source would take beside that */
+	uint64_t store,
+		store_full; /* how large a store has to be that holds nothing else; 0: it is in none */
+};
+
 /* What a range of a disk consists of. */
 enum {
 	DISK_EXT_DATA = 1, /* has bytes (else: reads as zeroes) */
@@ -130,6 +139,12 @@ struct disk_format {
 	void (*kick)(struct disk *d);
 
 	int (*create)(const struct disk_create_opts *o, struct err *e);
+	/*
+	 * What create() would make, and then needs for what `from` holds (NULL: nothing), which is not longer. Nothing is made. `path`, `backing` and
+	 * `overwrite` are not looked at. `required` is never too low for disk_copy().
+	 */
+	int (*measure)(const struct disk_create_opts *o, struct disk *from, struct disk_amount *out,
+		struct err *e);
 	/* Grows to `size`, shrinks only with d->o.offline; for 0 looks how large it is now. Sets d->size. */
 	int (*resize)(struct disk *d, uint64_t size, struct err *e);
 	/* The first run of like bytes at `off`, at most `len` long; it may end early. What is not known at once may count as data. Not set: all is. */

@@ -182,6 +182,16 @@ static int raw_create(const struct disk_create_opts *o, struct err *e)
 	return file_made(f, rc);
 }
 
+static int raw_measure(
+	const struct disk_create_opts *o, struct disk *from, struct disk_amount *out, struct err *e)
+{
+	unsigned how;
+
+	(void)from;
+	out->required = out->full = o->size;
+	return take_fill(o, &how, e);
+}
+
 const struct disk_format disk_raw = {
 	.name = "raw",
 	.help = "the file's bytes are the disk's",
@@ -190,6 +200,7 @@ const struct disk_format disk_raw = {
 	.close = raw_close,
 	.submit = raw_submit,
 	.create = raw_create,
+	.measure = raw_measure,
 	.resize = raw_resize,
 	.block_status = raw_status,
 	.fua = true,

@@ -36,23 +36,33 @@ int disk_split_name(const char *text, char **path, const char **format, struct e
 	return *path ? 0 : err_set(e, -ENOMEM, "out of memory");
 }
 
+int disk_may_create(const struct disk_format *f, const struct disk_create_opts *o, struct err *e)
+{
+	bool sized = o->size || o->backing;
+	int rc;
+
+	if (!f || !f->create)
+		return err_set(e, -EOPNOTSUPP, "disks of the format '%s' cannot be made",
+			f ? f->name : "");
+	rc = disk_kv_known(o->kv, f->create_keys, f->name, &sized, e);
+	if (rc)
+		return rc;
+	if (!sized)
+		return err_set(e, -EINVAL, "how large? add --size 8G");
+	if (o->size > INT64_MAX)
+		return err_set(e, -EINVAL, "no disk has so many bytes");
+	if (o->size % DISK_SECTOR)
+		return err_set(e, -EINVAL, "a size of %llu bytes is not a multiple of %u",
+			(unsigned long long)o->size, DISK_SECTOR);
+	return 0;
+}
+
 int disk_create(const char *format, const struct disk_create_opts *o, struct err *e)
 {
 	const struct disk_format *f = disk_format_by_name(format);
-	bool sized = o->size || o->backing;
 
-	if (!f || !f->create)
-		return err_set(e, -EOPNOTSUPP, "disk %s: disks of the format '%s' cannot be made",
-			o->path, format ?: "");
-	if (disk_kv_known(o->kv, f->create_keys, f->name, &sized, e))
+	if (disk_may_create(f, o, e))
 		return err_wrap(e, "disk %s", o->path);
-	if (!sized)
-		return err_set(e, -EINVAL, "disk %s: how large? add --size 8G", o->path);
-	if (o->size > INT64_MAX)
-		return err_set(e, -EINVAL, "disk %s: no disk has so many bytes", o->path);
-	if (o->size % DISK_SECTOR)
-		return err_set(e, -EINVAL, "disk %s: a size of %llu bytes is not a multiple of %u",
-			o->path, (unsigned long long)o->size, DISK_SECTOR);
 	return f->create(o, e);
 }
 

@@ -21,6 +21,15 @@ const struct disk_format *disk_format_at(unsigned i);
 int disk_split_name(const char *text, char **path, const char **format, struct err *e);
 
 int disk_create(const char *format, const struct disk_create_opts *o, struct err *e);
+/* What one that disk_create() makes so would take, when all that `from` (NULL: nothing) holds was copied there. o->path need not be set. */
+int disk_measure(const char *format, const struct disk_create_opts *o, struct disk *from,
+	struct disk_amount *out, struct err *e);
+/* -EINVAL: such a disk cannot be, whatever its format says to the values of its keys. */
+int disk_may_create(const struct disk_format *f, const struct disk_create_opts *o, struct err *e);
+/* In how many units of unit[i] bytes, for each of up to DISK_UNITS, `from` (NULL: none) has something, as far as it knows without reading. */
+#define DISK_UNITS 16u
+int disk_count_data(struct disk *from, const uint64_t *unit, uint64_t *count, unsigned n,
+	const struct disk_watch *w, struct err *e);
 /* What disk_create() has made goes again: a regular file, or a disk of a store. A block device stays. */
 int disk_remove(const char *format, const char *path, struct uv_loop_s *loop, struct err *e);
 

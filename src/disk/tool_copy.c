@@ -304,7 +304,9 @@ static int go(struct copy *c, struct err *e)
 		rc = c->rc;
 	if (!rc && c->rc == -ENOSPC && c->to->format->store)
 		rc = err_set(e, c->rc,
-			"copying disk %s to %s: the store is full: `lodge store df` shows how",
+			"copying disk %s to %s: the store is full: `lodge store df` shows how, "
+			"`lodge "
+			"disk measure` what the copy takes",
 			c->from->o.path, c->to->o.path);
 	else if (!rc && c->rc)
 		rc = err_sys(e, c->rc, "copying disk %s to %s", c->from->o.path, c->to->o.path);

@@ -431,6 +431,66 @@ def _():
     assert not os.path.exists("new")
 
 
+@check("measure: never too little, what fits is what it said, and near to qemu-img's")
+def _():
+    size = 96 * MIB
+    sparse_raw("r", size, 12)
+    with open("r", "r+b") as f:
+        f.seek(40 * MIB)
+        f.write(os.urandom(9 * MIB))
+    disk("convert", "r:raw", "q:qcow2")
+    disk("snapshot", "q:qcow2", "-c", "then")
+    sh("qemu-io", "-f", "qcow2", "-c", "write -P 3 60M 20M", "q")
+
+    def measure(*args):
+        return json.loads(disk("measure", "--json", *args))
+
+    assert measure("r:raw", "--to", "raw") == {"format": "raw", "size": size, "required": size, "fully_allocated": size}
+    for options in "", "cluster_size=4K", "cluster_size=512B", "cluster_size=2M", "extended_l2=on,cluster_size=32K", "refcount_bits=64", "refcount_bits=1,cluster_size=1K", "compat=0.10":
+        o = ("-o", options) if options else ()
+        for source in ("r:raw",), ("q:qcow2",), ("q:qcow2", "--snapshot", "then"):
+            m = measure(*source, "--to", "qcow2", *o)
+            name, fmt = source[0].split(":")
+            disk("convert", *source, "c:qcow2", *o, "--force")
+            # What fills a cluster of the source in part is less in smaller ones.
+            assert 0 <= m["required"] - os.stat("c").st_size <= (2 * 65536 if name == "r" else MIB), (source, options, m, os.stat("c").st_size)
+            theirs = json.loads(sh("qemu-img", "measure", "--output=json", "-O", "qcow2", *o, "-f", fmt, *(("-l", "then") if len(source) > 1 else ()), name))
+            near = 0.01 * size + 6 * (2 * MIB if "2M" in options else 65536)
+            assert m["required"] <= theirs["required"] + near and abs(m["fully_allocated"] - theirs["fully-allocated"]) < near, (source, options, m, theirs)
+        m = measure("-s", "96M", "--to", "qcow2", "-o", ",".join(filter(None, (options, "preallocation=falloc"))))
+        disk("create", "c:qcow2", "-s", "96M", *o, "-o", "preallocation=falloc", "--force")
+        assert m["required"] == m["fully_allocated"] == os.stat("c").st_size, (options, m, os.stat("c").st_size)
+        m = measure("-s", "96M", "--to", "qcow2", *o)
+        disk("create", "c:qcow2", "-s", "96M", *o, "--force")
+        assert m["required"] == os.stat("c").st_size, (options, m, os.stat("c").st_size)
+    for granularity in "4K", "1M":
+        disk("bitmap", "q:qcow2", "--add", f"of-{granularity}", "--granularity", granularity)
+    for options in (), ("-o", "cluster_size=4K"):
+        theirs = json.loads(sh("qemu-img", "measure", "--output=json", "-O", "qcow2", *options, "-f", "qcow2", "q"))
+        assert measure("q:qcow2", "--to", "qcow2", *options)["bitmaps"] == theirs["bitmaps"], theirs
+    # Stores: it goes into one of that size, and not into one that is much smaller.
+    for source in ("r:raw",), ("q:qcow2",), ("q:qcow2", "--snapshot", "then"):
+        m = measure(*source, "--to", "lodgefs")
+        sh(LODGE, "store", "create", "s:lodgefs", "-s", f"{m['store_required']}B", "--force")
+        disk("convert", *source, "s/d:lodgefs")
+        df = json.loads(sh(LODGE, "store", "df", "s:lodgefs", "--json"))
+        assert df["used"] + df["metadata"] == m["required"] and df["free"] <= 3 * MIB, (m, df)
+        small = m["store_required"] - 4 * MIB
+        sh(LODGE, "store", "create", "s:lodgefs", "-s", f"{small}B", "--force")
+        has(disk("convert", *source, "s/d:lodgefs", code=1), "the store is full", "lodge disk measure")
+    with open("full", "wb") as f:
+        f.write(os.urandom(size))
+    m = measure("-s", "96M", "--to", "lodgefs", "-o", "track=on")
+    sh(LODGE, "store", "create", "s:lodgefs", "-s", f"{m['store_fully_allocated']}B", "--force")
+    disk("convert", "full:raw", "s/d:lodgefs", "-o", "track=on")
+    has(disk("measure", "r:raw", "-t", "qcow2"), "required               ", "fully_allocated        96.3 MiB (")
+    for words, *args in (["--to FORMAT: which one"], "r:raw"), (["no format 'vmdk'"], "r:raw", "--to", "vmdk"), (["--size", "FILE:FORMAT"], "--to", "raw"), (["less"], "r:raw", "--to", "raw", "-s", "1M"), \
+            (["of which disk"], "--to", "raw", "--snapshot", "x", "-s", "1M"), (["did you mean 'cluster-size'"], "-s", "1G", "--to", "qcow2", "-o", "clustersize=4K"), \
+            (["larger ones (-o cluster-size)"], "-s", "4T", "--to", "qcow2", "-o", "cluster-size=512B"), (["what is shared takes nothing"], "-s", "1G", "--to", "lodgefs", "-o", "clone=x"):
+        has(disk("measure", *args, code=2), *words)
+    has(disk("measure", "q:qcow2", "--snapshot", "nope", "--to", "raw", code=3), "no snapshot nope")
+
+
 @check("two openers; an NBD server as a witness")
 def _():
     sparse_raw("r", 8 * MIB, 5)

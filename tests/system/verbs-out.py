@@ -89,6 +89,7 @@ for verb in "info", "check", "repair", "map", "snapshot", "bitmap":
     objects("disk", verb, "a.qcow2:qcow2")
 check("resized", objects("disk", "resize", "a.qcow2:qcow2", "17M") == {"size": 17 << 20})
 check("copied", objects("disk", "convert", "data.raw:raw", "c.qcow2:qcow2")["copied"] == 8 << 20)
+check("measured", objects("disk", "measure", "data.raw:raw", "--to", "raw") == {"format": "raw", "size": 8 << 20, "required": 8 << 20, "fully_allocated": 8 << 20})
 check("alike", objects("disk", "compare", "data.raw:raw", "c.qcow2:qcow2") == {"same": True})
 check("not alike", objects("disk", "compare", "data.raw:raw", "a.qcow2:qcow2", code=1)["same"] is False)
 for args in ("rebase", "b.qcow2:qcow2", "-b", "a.qcow2:qcow2"), ("commit", "b.qcow2:qcow2"), ("formats",):
@@ -186,7 +187,7 @@ def completed(*words):
 
 for words, wanted in (("switch", "show", ""), ["lan"]), (("switch", "stop", "l"), ["lan"]), (("switch", "capture", "x"), []), (("switch", "run", "--uplink", ""), ["lan"]), \
         (("snapshot", "create", "m", "--parent", "s"), ["s1"]), (("stats", ""), ["m"]), (("disk", "info", "x:q"), ["qcow2"]), (("disk", "convert", "x:raw", "y:l"), ["lodgefs"]), \
-        (("disk", "create", "-b", "x:r"), ["raw"]), (("store", "ls", "x:"), ["lodgefs"]):
+        (("disk", "create", "-b", "x:r"), ["raw"]), (("disk", "measure", "x:raw", "--to", "l"), ["lodgefs"]), (("store", "ls", "x:"), ["lodgefs"]):
     check(f"lodge {' '.join(words)}<Tab>", completed(*words) == wanted, completed(*words))
 check("the names of switches", lodge("names", "switches").stdout == "lan\n")
 p = lodge("switch", "show", "lam", ok=False)

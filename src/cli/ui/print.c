@@ -43,7 +43,8 @@ static bool is_bytes(const char *key)
 {
 	static const char *const keys[] = {"size", "memory", "host_size", "allocated",
 		"cluster_size", "vm_size", "granularity", "dirty", "block_size", "sub_block_size",
-		"journal", "max_size"};
+		"journal", "max_size", "bitmaps", "required", "fully_allocated", "store_required",
+		"store_fully_allocated"};
 
 	for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
 		if (!strcmp(keys[i], key))

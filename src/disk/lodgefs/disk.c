@@ -623,6 +623,7 @@ const struct disk_format disk_lodgefs = {
 	.submit = lf_submit,
 	.kick = lf_kick,
 	.create = lf_disk_create,
+	.measure = lf_disk_measure,
 	.resize = lf_resize,
 	.block_status = lf_block_status,
 	.snapshot = lf_snapshot,

@@ -640,6 +640,9 @@ int lf_rec_room(struct lf *fs, struct lf_record **slot, unsigned n, struct err *
 int lf_split(const char *path, char **store, const char **name, struct err *e);
 extern const struct disk_key lf_disk_keys[];
 int lf_disk_create(const struct disk_create_opts *o, struct err *e);
+/* store.c */
+int lf_disk_measure(const struct disk_create_opts *o, struct disk *from, struct disk_amount *out,
+	struct err *e);
 int lf_disk_remove(struct lf *fs, const char *name, struct err *e);
 int lf_disk_rename(struct lf *fs, const char *from, const char *to, struct err *e);
 int lf_resize(struct disk *d, uint64_t size, struct err *e);

@@ -231,6 +231,69 @@ static int store_create(const struct disk_create_opts *o, struct err *e)
 	return file_made(f, rc);
 }
 
+/* ---- measuring ---- */
+
+#define SPARE 2u /* blocks: what is reserved beyond what is used */
+
+static uint64_t data_blocks(const uint64_t *n, unsigned units)
+{
+	uint64_t pages = 0;
+
+	for (unsigned i = 1; i < units; i++)
+		pages += n[i];
+	return n[0] + (pages * LF_PAGE + LF_BLOCK - 1) / LF_BLOCK;
+}
+
+/* The tables grow with the store, so this comes to rest. */
+static int store_for(uint64_t blocks, uint64_t *size, struct err *e)
+{
+	const struct disk_create_opts o = {.path = ""};
+	uint64_t need = (blocks + SPARE) * LF_BLOCK, last;
+	struct lf_super s;
+	int rc;
+
+	*size = need + 8 * MiB;
+	do {
+		last = *size;
+		rc = lay_out(&s, &o, last, e);
+		*size = s.data_at + need;
+	} while (!rc && *size != last);
+	return rc;
+}
+
+int lf_disk_measure(
+	const struct disk_create_opts *o, struct disk *from, struct disk_amount *out, struct err *e)
+{
+	uint64_t unit[DISK_UNITS] = {LF_BLOCK}, n[DISK_UNITS], mib = (o->size + MiB - 1) / MiB;
+	unsigned units = 1;
+	bool track = false;
+	int rc = disk_kv_bool(o->kv, "track", &track, e);
+
+	if (!rc && (disk_kv_get(o->kv, "clone") || disk_kv_get(o->kv, "compose")))
+		rc = err_set(e, -EINVAL, "what is shared takes nothing: without clone and compose");
+	if (!rc && o->size > LF_SIZE_MAX)
+		rc = err_set(e, -EFBIG, "a disk of a store has at most 64 PiB");
+	if (rc)
+		return rc;
+	/* The pages of each level that lead there, and, at most as many, those of changes. */
+	for (unsigned h = 0; h <= LF_HEIGHT_MAX; h++) {
+		unit[units++] = lf_span(h) * MiB;
+		if (track)
+			unit[units++] = lf_track_span(h) * MiB;
+		if (lf_span(h) >= mib)
+			break;
+	}
+	rc = disk_count_data(from, unit, n, units, o->watch, e);
+	if (rc)
+		return rc;
+	out->required = data_blocks(n, units) * LF_BLOCK;
+	for (unsigned i = 0; i < units; i++)
+		n[i] = (o->size + unit[i] - 1) / unit[i];
+	out->full = data_blocks(n, units) * LF_BLOCK;
+	rc = store_for(out->required / LF_BLOCK, &out->store, e);
+	return rc ?: store_for(out->full / LF_BLOCK, &out->store_full, e);
+}
+
 /* ---- looking ---- */
 
 struct usage {

@@ -17,6 +17,7 @@
 #include "base/size.h"
 #include "base/util.h"
 #include "disk/qcow2/qcow2.h"
+#include "disk/tool.h"
 
 const struct disk_key q_create_keys[] = {
 	{"cluster-size", "512..2M", "unit of allocation (64K)"},
@@ -274,6 +275,64 @@ int q_preallocate(struct qcow2 *q, enum fill fill, const struct disk_watch *w, s
 		return err_set(e, rc, "stopped");
 	return rc ? err_sys(e, rc, "disk %s: cannot be preallocated", q->d->o.path) : 0;
 }
+
+/* ---- measuring ---- */
+
+/* Of an image with so many L2 tables and clusters of data; each lies where the file ends when it is taken. */
+static uint64_t image_bytes(const struct create *c, uint64_t tables, uint64_t data)
+{
+	const struct qcow2_header *h = &c->h;
+	uint64_t per = 8ull << h->cluster_bits >> h->refcount_order, blocks = c->blocks;
+	uint64_t n = 1 + h->rt_clusters + c->l1_clusters + tables + data;
+
+	while (blocks * per < n + blocks)
+		blocks = MAX((n + blocks + per - 1) / per, blocks + 1);
+	return (n + blocks) << h->cluster_bits;
+}
+
+/* Each with all of its clusters, and the directory. */
+static int bitmap_bytes(
+	struct disk *from, uint64_t size, uint64_t cs, uint64_t *bytes, struct err *e)
+{
+	cleanup(free_ptr) struct disk_bitmap *list = NULL;
+	uint64_t names = 0, own;
+	unsigned n = 0;
+	int rc = disk_bitmaps(from, &list, &n, e);
+
+	for (unsigned i = 0; i < n && !rc; i++) {
+		own = (size + 8 * list[i].granularity - 1) / (8 * list[i].granularity);
+		own = align_up(own, cs);
+		*bytes += own + align_up(own / cs * 8, cs);
+		names += align_up(24 + strlen(list[i].name), 8);
+	}
+	*bytes += align_up(names, cs);
+	return rc;
+}
+
+int q_measure(
+	const struct disk_create_opts *o, struct disk *from, struct disk_amount *out, struct err *e)
+{
+	struct create c = {.o = o, .h.size = o->size};
+	uint64_t cluster, unit[2], n[2], all[2];
+	int rc = take_options(&c, e) ?: lay_out(&c, e);
+
+	cluster = 1ull << c.h.cluster_bits;
+	unit[0] = cluster;
+	unit[1] = cluster * (cluster >> (c.h.incompatible & QCOW2_EXTENDED_L2 ? 4 : 3));
+	rc = rc ?: disk_count_data(from, unit, n, 2, o->watch, e);
+	if (!rc && from && c.h.version > 2)
+		rc = bitmap_bytes(from, o->size, cluster, &out->bitmaps, e);
+	for (unsigned i = 0; i < 2 && !rc; i++)
+		all[i] = (o->size + unit[i] - 1) / unit[i];
+	if (!rc) {
+		out->full = image_bytes(&c, all[1], all[0]);
+		out->required = c.fill ? out->full : image_bytes(&c, n[1], n[0]);
+	}
+	qcow2_header_free(&c.h);
+	return rc;
+}
+
+/* ---- making ---- */
 
 static int create_file(struct create *c, struct err *e)
 {

@@ -433,6 +433,7 @@ const struct disk_format disk_qcow2 = {
 	.submit = qcow2_submit,
 	.kick = qcow2_kick,
 	.create = q_create,
+	.measure = q_measure,
 	.resize = q_resize,
 	.block_status = qcow2_status,
 	.snapshot = q_snapshot,

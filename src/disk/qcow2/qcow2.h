@@ -353,6 +353,8 @@ int q_resize_l1(struct qcow2 *q, uint32_t n, uint64_t size);
 
 extern const struct disk_key q_create_keys[];
 int q_create(const struct disk_create_opts *o, struct err *e);
+int q_measure(const struct disk_create_opts *o, struct disk *from, struct disk_amount *out,
+	struct err *e);
 /* A place for each cluster of the disk, and what `fill` says beyond that. */
 int q_preallocate(struct qcow2 *q, enum fill fill, const struct disk_watch *w, struct err *e);
 
