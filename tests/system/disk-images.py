@@ -491,6 +491,48 @@ def _():
     has(disk("measure", "q:qcow2", "--snapshot", "nope", "--to", "raw", code=3), "no snapshot nope")
 
 
+@check("convert --snapshot is qemu-img convert -l")
+def _():
+    for name, options in ("plain", ""), ("small", "cluster_size=4K"), ("sub", "extended_l2=on,cluster_size=32K"), ("v2", "compat=0.10"), ("top", "cluster_size=64K"):
+        base = ()
+        if name == "top":
+            sparse_raw("below", 20 * MIB, 14)
+            base = ("-b", "below", "-F", "raw")
+        sh("qemu-img", "create", "-q", "-f", "qcow2", *(("-o", options) if options else ()), *base, name, "20M")
+        steps = ("write -P 1 0 3M", "write -P 2 2M 6M", "write -z 1M 2M", "discard 5M 3M", "write -P 4 17M 1M")
+        for i, step in enumerate(steps):
+            sh("qemu-io", "-f", "qcow2", "-c", step, name)
+            sh("qemu-img", "snapshot", "-c", f"s{i}", name)
+            if i == 2 and name != "v2":
+                sh("qemu-img", "resize", "-q", "-f", "qcow2", name, "26M")
+        ids = {s["name"]: s["id"] for s in json.loads(disk("snapshot", f"{name}:qcow2", "--json"))}
+        for i in range(len(steps)):
+            sh("qemu-img", "convert", "-f", "qcow2", "-O", "raw", "-l", f"s{i}", name, "theirs")
+            for said in f"s{i}", ids[f"s{i}"]:
+                disk("convert", f"{name}:qcow2", "ours:raw", "--snapshot", said, "--force")
+                ours, theirs = open("ours", "rb").read(), open("theirs", "rb").read()
+                # qemu-img's copy has the size that the disk has now.
+                assert len(ours) == (20 if i < 3 or name == "v2" else 26) * MIB, (name, i, len(ours))
+                assert ours + bytes(len(theirs) - len(ours)) == theirs, (name, i, said)
+            disk("convert", f"{name}:qcow2", "packed:qcow2", "--snapshot", f"s{i}", "--compress", "--force")
+            has(sh("qemu-img", "check", "-f", "qcow2", "packed"), "No errors")
+            has(sh("qemu-img", "compare", "-f", "qcow2", "-F", "raw", "packed", "theirs"), "identical")
+        has(disk("convert", f"{name}:qcow2", "ours:raw", "--snapshot", "s9", code=3), f"disk {name}: there is no snapshot s9")
+        assert len(json.loads(sh("qemu-img", "info", "--output=json", name))["snapshots"]) == len(steps)
+    # In a store: by name, and by the id that the list shows.
+    sh(LODGE, "store", "create", "s:lodgefs", "-s", "128M")
+    disk("convert", "plain:qcow2", "s/d:lodgefs", "--snapshot", "s0")
+    disk("snapshot", "s/d:lodgefs", "-c", "one")
+    disk("snapshot", "s/d:lodgefs", "-c", "two")
+    ids = {s["name"]: s["id"] for s in json.loads(disk("snapshot", "s/d:lodgefs", "--json"))}
+    disk("convert", "s/d:lodgefs", "ours:raw", "--snapshot", ids["one"], "--force")
+    sh("qemu-img", "convert", "-f", "qcow2", "-O", "raw", "-l", "s0", "plain", "theirs")
+    assert open("ours", "rb").read() == open("theirs", "rb").read(20 * MIB)
+    disk("snapshot", "s/d:lodgefs", "-d", ids["two"])
+    assert [s["name"] for s in json.loads(disk("snapshot", "s/d:lodgefs", "--json"))] == ["one"]
+    has(disk("snapshot", "s/d:lodgefs", "-d", "77", code=3), "no snapshot '77'")
+
+
 @check("two openers; an NBD server as a witness")
 def _():
     sparse_raw("r", 8 * MIB, 5)

@@ -284,7 +284,7 @@ static const struct opt convert_opts[] = {
 		.complete = OPT_COMPLETE_FILE,
 		.help = "the new disk holds only what differs from this one"},
 	{"snapshot", 's', .type = OPT_TEXT, P(snapshot), .arg = "NAME",
-		.help = "what the disk held when this snapshot was made"},
+		.help = "what the disk held when this snapshot was made, by name or id"},
 	{"size", .type = OPT_SIZE, P(size), .arg = "SIZE",
 		.help = "of the new disk, when it is to be larger; zeroes are behind what is "
 			"copied"},

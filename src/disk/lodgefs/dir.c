@@ -237,6 +237,13 @@ static void clear_disk(struct lf *fs, struct lf_record *r)
 /* ---- making disks ---- */
 
 /* "disk" or "disk@snapshot". */
+int lf_no_disk(const struct lf *fs, const char *name, struct err *e)
+{
+	return err_set(e, -ENOENT,
+		"store %s has no disk '%s': `lodge store ls %s:lodgefs` lists them", fs->path, name,
+		fs->path);
+}
+
 static struct lf_record *find_source(struct lf *fs, const char *text, struct err *e)
 {
 	cleanup(free_ptr) char *name = strdup(text);
@@ -251,16 +258,16 @@ static struct lf_record *find_source(struct lf *fs, const char *text, struct err
 	r = lf_rec_find(fs, LF_DISK, 0, name);
 	if (r || !snap) {
 		if (!r)
-			err_set(e, -ENOENT, "store %s has no disk '%s'", fs->path, name);
+			lf_no_disk(fs, name, e);
 		return r;
 	}
 	*snap++ = 0;
 	r = lf_rec_find(fs, LF_DISK, 0, name);
 	if (!r) {
-		err_set(e, -ENOENT, "store %s has no disk '%s'", fs->path, name);
+		lf_no_disk(fs, name, e);
 		return NULL;
 	}
-	r = lf_rec_find(fs, LF_SNAPSHOT, r->id, snap);
+	r = lf_snapshot_find(fs, r->id, snap);
 	if (!r)
 		err_set(e, -ENOENT, "disk %s/%s has no snapshot '%s'", fs->path, name, snap);
 	return r;
@@ -556,7 +563,7 @@ int lf_disk_remove(struct lf *fs, const char *name, struct err *e)
 	int rc;
 
 	if (!r)
-		return err_set(e, -ENOENT, "store %s has no disk '%s'", fs->path, name);
+		return lf_no_disk(fs, name, e);
 	rc = may_go(fs, r, &need, e) ?: lf_fail(fs, lf_begin(fs, need), e);
 	if (rc)
 		return rc;
@@ -570,7 +577,7 @@ int lf_disk_rename(struct lf *fs, const char *from, const char *to, struct err *
 	int rc;
 
 	if (!r)
-		return err_set(e, -ENOENT, "store %s has no disk '%s'", fs->path, from);
+		return lf_no_disk(fs, from, e);
 	if (!*to || strlen(to) > LF_NAME || strchr(to, '/'))
 		return err_set(
 			e, -EINVAL, "'%s': the name of a disk has 1 to 255 bytes, without /", to);
@@ -699,6 +706,17 @@ static int snapshot_apply(struct disk *d, const struct lf_record *s, struct err 
 	return rc;
 }
 
+struct lf_record *lf_snapshot_find(struct lf *fs, uint64_t disk, const char *name)
+{
+	struct lf_record *s = lf_rec_find(fs, LF_SNAPSHOT, disk, name);
+	uint64_t id;
+
+	if (s || uint_parse(name, &id, NULL))
+		return s;
+	s = lf_rec_by_id(fs, id);
+	return s && s->type == LF_SNAPSHOT && s->owner == disk ? s : NULL;
+}
+
 int lf_snapshot(struct disk *d, enum disk_snap_op op, const char *name, struct err *e)
 {
 	struct lf_disk *l = d->priv;
@@ -707,7 +725,7 @@ int lf_snapshot(struct disk *d, enum disk_snap_op op, const char *name, struct e
 
 	if (op == DISK_SNAP_CREATE)
 		return lf_snapshot_all(&d, 1, name, e);
-	s = lf_rec_find(l->fs, LF_SNAPSHOT, l->rec->id, name);
+	s = lf_snapshot_find(l->fs, l->rec->id, name);
 	if (!s)
 		return err_set(e, -ENOENT, "disk %s: has no snapshot '%s'", d->o.path, name);
 	if (op == DISK_SNAP_APPLY)

@@ -16,7 +16,7 @@ static const struct disk_key open_keys[] = {
 	{"sorter", "on|off", "off: a transaction for each block, to compare with"},
 	{"fence", "NUMBER", "opens only if no newer fencing number was given out", .once = true},
 	{"take", "on|off", "takes the store away from another host that holds it", .once = true},
-	{"snapshot", "NAME", "what the disk held then; readonly"},
+	{"snapshot", "NAME", "what the disk held then, by name or id; readonly"},
 	{0},
 };
 
@@ -74,13 +74,11 @@ static int find_disk(struct lf_disk *l, const char *name, const char *snapshot, 
 
 	l->rec = lf_rec_find(fs, LF_DISK, 0, name);
 	if (!l->rec)
-		return err_set(e, -ENOENT,
-			"store %s has no disk '%s': `lodge store ls %s:lodgefs` lists them",
-			fs->path, name, fs->path);
+		return lf_no_disk(fs, name, e);
 	if (snapshot && !l->d->o.readonly)
 		return err_set(e, -EROFS, "disk %s: a snapshot is only read", l->d->o.path);
 	if (snapshot)
-		l->rec = lf_rec_find(fs, LF_SNAPSHOT, l->rec->id, snapshot);
+		l->rec = lf_snapshot_find(fs, l->rec->id, snapshot);
 	if (!l->rec)
 		return err_set(
 			e, -ENOENT, "disk %s: there is no snapshot %s", l->d->o.path, snapshot);

@@ -646,6 +646,9 @@ int lf_disk_measure(const struct disk_create_opts *o, struct disk *from, struct 
 int lf_disk_remove(struct lf *fs, const char *name, struct err *e);
 int lf_disk_rename(struct lf *fs, const char *from, const char *to, struct err *e);
 int lf_resize(struct disk *d, uint64_t size, struct err *e);
+int lf_no_disk(const struct lf *fs, const char *name, struct err *e); /* -ENOENT */
+/* By name, or else by the id that lists show; NULL. */
+struct lf_record *lf_snapshot_find(struct lf *fs, uint64_t disk, const char *name);
 int lf_snapshot(struct disk *d, enum disk_snap_op op, const char *name, struct err *e);
 int lf_snapshot_all(struct disk *const *d, unsigned n, const char *name, struct err *e);
 int lf_snapshots(struct disk *d, struct disk_snapshot **out, unsigned *n, struct err *e);

@@ -181,6 +181,9 @@ static int show_snapshot(struct qcow2 *q, const char *name, struct err *e)
 		return rc;
 	for (i = 0; i < n && strcmp(s[i].name, name); i++)
 		;
+	if (i == n)
+		for (i = 0; i < n && strcmp(s[i].id, name); i++)
+			;
 	rc = i < n ? q_snap_l1(q, &s[i], &l1, e)
 		   : err_set(e, -ENOENT, "disk %s: there is no snapshot %s", q->d->o.path, name);
 	if (!rc) {
@@ -419,7 +422,7 @@ static const struct disk_key open_keys[] = {
 		"when new table entries are written: before a write is acknowledged, or at the "
 		"next flush and within a second"},
 	{"sorter", "on|off", "off: a transaction for each cluster, to compare with"},
-	{"snapshot", "NAME", "what the disk held then; readonly"},
+	{"snapshot", "NAME", "what the disk held then, by name or id; readonly"},
 	{0},
 };
 
