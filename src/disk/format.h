@@ -165,6 +165,12 @@ struct disk_format {
 	int (*bitmap_status)(struct disk *d, const char *name, uint64_t off, uint64_t *len,
 		bool *dirty, struct err *e);
 
+	/* These bytes count as changed as well. NULL: only what was written does. */
+	int (*bitmap_set)(
+		struct disk *d, const char *name, uint64_t off, uint64_t len, struct err *e);
+	/* What `source` of this disk has counts as changed in `name`, too. NULL: that is bitmap_set() of it all. */
+	int (*bitmap_merge)(struct disk *d, const char *name, const char *source, struct err *e);
+
 	/* -ENODATA: not recorded. `next` begins a new generation first. */
 	int (*generation)(struct disk *d, bool next, struct disk_generation *out, struct err *e);
 	/* As bitmap_status(): in generation `since` or later? -ESTALE: that is not known. */

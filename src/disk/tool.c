@@ -274,6 +274,31 @@ int disk_bitmap_status(
 	return d->format->bitmap_status(d, name, off, len, dirty, e);
 }
 
+int disk_bitmap_merge(
+	struct disk *d, const char *name, struct disk *from, const char *source, struct err *e)
+{
+	const struct disk_format *f = d->format;
+	uint64_t end = MIN(d->size, from->size), len;
+	bool dirty = false;
+	int rc = 0;
+
+	if (d->o.readonly)
+		return err_set(e, -EROFS, "disk %s: is readonly", d->o.path);
+	disk_drain(d);
+	if (d == from && f->bitmap_merge)
+		return f->bitmap_merge(d, name, source, e);
+	if (!f->bitmap_set)
+		return cannot(d, "bitmaps that take what others have: qcow2 has", e);
+	rc = f->bitmap_set(d, name, 0, 0, e); /* it is there */
+	for (uint64_t at = 0; at < end && !rc; at += len) {
+		len = end - at;
+		rc = disk_bitmap_status(from, source, at, &len, &dirty, e);
+		if (!rc && dirty)
+			rc = f->bitmap_set(d, name, at, len, e);
+	}
+	return rc;
+}
+
 /* ---- describing ---- */
 
 int disk_generation(struct disk *d, bool next, struct disk_generation *out, struct err *e)

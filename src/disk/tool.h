@@ -50,6 +50,9 @@ int disk_snapshot_all(struct disk *const *d, unsigned n, const char *name, struc
 int disk_snapshots(struct disk *d, struct disk_snapshot **out, unsigned *n, struct err *e);
 int disk_bitmap(struct disk *d, enum disk_bitmap_op op, const char *name, uint64_t granularity,
 	struct err *e);
+/* What bitmap `source` of `from`, which may be `d` itself, has counts as changed in `name` of `d` as well, as far as `d` reaches. */
+int disk_bitmap_merge(
+	struct disk *d, const char *name, struct disk *from, const char *source, struct err *e);
 int disk_bitmaps(struct disk *d, struct disk_bitmap **out, unsigned *n, struct err *e);
 int disk_bitmap_status(
 	struct disk *d, const char *name, uint64_t off, uint64_t *len, bool *dirty, struct err *e);

@@ -533,6 +533,85 @@ def _():
     has(disk("snapshot", "s/d:lodgefs", "-d", "77", code=3), "no snapshot '77'")
 
 
+@check("bitmaps: merged, and copied, as qemu-img does it")
+def _():
+    def changed(name, bitmap, fmt="qcow2"):
+        return json.loads(disk("map", f"{name}:{fmt}", "--bitmap", bitmap, "--json"))["changed"]
+
+    def theirs(name):
+        i = json.loads(sh("qemu-img", "info", "--output=json", name))["format-specific"]["data"].get("bitmaps", [])
+        return sorted((b["name"], b["granularity"], *sorted(b["flags"])) for b in i)
+
+    disk("create", "q:qcow2", "-s", "20M")
+    disk("bitmap", "q:qcow2", "--add", "fine", "--granularity", "4K")
+    sh("qemu-io", "-f", "qcow2", "-c", "write -P 1 1M 5k", "q")
+    disk("bitmap", "q:qcow2", "--disable", "fine")
+    disk("bitmap", "q:qcow2", "--add", "coarse", "--granularity", "1M")
+    sh("qemu-io", "-f", "qcow2", "-c", "write -P 1 7M 64k", "q")
+    sh("cp", "q", "their")
+    disk("bitmap", "q:qcow2", "--add", "both")
+    sh("qemu-img", "bitmap", "--add", "their", "both")
+    for source in "fine", "coarse":
+        disk("bitmap", "q:qcow2", "--merge", "both", "--from", source)
+        sh("qemu-img", "bitmap", "--merge", source, "their", "both")
+    assert changed("q", "both") == changed("their", "both") == [{"start": MIB, "length": 65536}, {"start": 7 * MIB, "length": MIB}], changed("q", "both")
+    assert theirs("q") == theirs("their"), theirs("q")
+    has(sh("qemu-img", "check", "-f", "qcow2", "q"), "No errors")
+    # What another disk has.
+    for name in "other", "their2":
+        disk("create", f"{name}:qcow2", "-s", "20M")
+        disk("bitmap", f"{name}:qcow2", "--add", "x", "--granularity", "64K")
+    disk("bitmap", "other:qcow2", "--merge", "x", "--from", "fine", "--of", "q:qcow2")
+    sh("qemu-img", "bitmap", "--merge", "fine", "-b", "q", "-F", "qcow2", "their2", "x")
+    assert changed("other", "x") == changed("their2", "x") == [{"start": MIB, "length": 65536}], changed("other", "x")
+    # Copies.
+    disk("convert", "q:qcow2", "ours:qcow2", "--bitmaps")
+    sh("qemu-img", "convert", "-f", "qcow2", "-O", "qcow2", "--bitmaps", "q", "copy")
+    assert theirs("ours") == theirs("copy") and len(theirs("ours")) == 3, (theirs("ours"), theirs("copy"))
+    for b in "fine", "coarse", "both":
+        assert changed("ours", b) == changed("copy", b) == changed("q", b), b
+    same("q", "qcow2", "ours", "qcow2")
+    has(sh("qemu-img", "check", "-f", "qcow2", "ours"), "No errors")
+    disk("convert", "q:qcow2", "long:qcow2", "--bitmaps", "--size", "40M", "-o", "cluster_size=4K")
+    assert changed("long", "both") == changed("q", "both")
+    has(disk("bitmap", "q:qcow2", "--merge", "both", code=2), "--from BITMAP")
+    has(disk("bitmap", "q:qcow2", "--merge", "none", "--from", "both", code=3), "no bitmap none")
+    has(disk("bitmap", "q:qcow2", "--merge", "both", "--from", "none", code=3), "no bitmap none")
+    has(disk("bitmap", "q:qcow2", "--granularity", "4K", code=2), "goes with --add")
+    has(disk("bitmap", "q:qcow2", "--remove", "both", "--of", "other:qcow2", code=2), "--of goes with --merge")
+    has(disk("convert", "q:qcow2", "new:raw", "--bitmaps", code=1), "the format raw cannot take bitmaps")
+    has(disk("convert", "q:qcow2", "new:qcow2", "--bitmaps", "--snapshot", "x", code=3), "no snapshot x")
+    has(disk("convert", "q:qcow2", "new:qcow2", "--skip-broken-bitmaps", code=2), "goes with --bitmaps")
+    has(disk("convert", "q:qcow2", "new:qcow2", "--bitmaps", "-o", "compat=0.10", code=1), "version 2 has no bitmaps")
+    # One that was not closed.
+    with open("q", "rb") as f:
+        image = bytearray(f.read())
+    at = image.rindex(b"fine") - 24 + 12
+    assert image[at:at + 4] == b"\0\0\0\0", image[at:at + 4]
+    image[at + 3] = 1  # in use
+    with open("broken", "wb") as f:
+        f.write(image)
+    has(disk("bitmap", "broken:qcow2"), "broken")
+    has(disk("convert", "broken:qcow2", "new:qcow2", "--bitmaps", code=1), "bitmap fine is not complete", "--skip-broken-bitmaps")
+    has(disk("bitmap", "broken:qcow2", "--merge", "both", "--from", "fine", code=1), "fine is not complete")
+    assert not os.path.exists("new")
+    disk("convert", "broken:qcow2", "new:qcow2", "--bitmaps", "--skip-broken-bitmaps")
+    assert [b[0] for b in theirs("new")] == ["both", "coarse"]
+    # Of a store: generations.
+    sh(LODGE, "store", "create", "s:lodgefs", "-s", "64M")
+    disk("convert", "q:qcow2", "s/d:lodgefs")
+    disk("snapshot", "s/d:lodgefs", "--create", "before")
+    disk("bitmap", "s/d:lodgefs", "--add", "old")
+    disk("snapshot", "s/d:lodgefs", "--apply", "before")
+    disk("bitmap", "s/d:lodgefs", "--add", "new")
+    assert changed("s/d", "old", "lodgefs") and not changed("s/d", "new", "lodgefs")
+    disk("convert", "s/d:lodgefs", "from-store:qcow2", "--bitmaps")
+    assert changed("from-store", "old") == changed("s/d", "old", "lodgefs") and not changed("from-store", "new")
+    disk("bitmap", "s/d:lodgefs", "--merge", "new", "--from", "old")
+    assert changed("s/d", "old", "lodgefs") == changed("s/d", "new", "lodgefs")
+    has(disk("bitmap", "s/d:lodgefs", "--merge", "new", "--from", "both", "--of", "q:qcow2", code=1), "the format lodgefs has no")
+
+
 @check("two openers; an NBD server as a witness")
 def _():
     sparse_raw("r", 8 * MIB, 5)

@@ -96,8 +96,10 @@ for args in ("rebase", "b.qcow2:qcow2", "-b", "a.qcow2:qcow2"), ("commit", "b.qc
     objects("disk", *args)
 for option, word in ("-c", "created"), ("-a", "applied"), ("-d", "deleted"):
     check(f"snapshot {word}", objects("disk", "snapshot", "a.qcow2:qcow2", option, "s") == {word: "s"})
-for option, word in ("--add", "added"), ("--disable", "disabled"), ("--enable", "enabled"), ("--clear", "cleared"), ("--remove", "removed"):
-    check(f"bitmap {word}", objects("disk", "bitmap", "a.qcow2:qcow2", option, "x") == {word: "x"})
+objects("disk", "bitmap", "a.qcow2:qcow2", "--add", "y")
+for option, word in ("--add", "added"), ("--disable", "disabled"), ("--enable", "enabled"), ("--clear", "cleared"), ("--merge=y --from", "merged"), ("--remove", "removed"):
+    check(f"bitmap {word}", objects("disk", "bitmap", "a.qcow2:qcow2", *option.split(), "x") == {word: "y" if word == "merged" else "x"})
+objects("disk", "bitmap", "a.qcow2:qcow2", "--remove", "y")
 objects("store", "create", "s:lodgefs", "-s", "64M")
 objects("disk", "create", b"s/" + EVIL + b":lodgefs", "-s", "1M", "-o", "track=on")
 for verb in "ls", "df", "check", "take":

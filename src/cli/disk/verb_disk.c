@@ -272,7 +272,7 @@ static int run_repair(void *opts, const struct args *a)
 struct convert {
 	uint64_t size, rate;
 	char *backing, *options, *snapshot;
-	bool compress, no_sparse, force, json;
+	bool compress, no_sparse, bitmaps, skip_broken, force, json;
 };
 #define P(m) OPT_AT(struct convert, m)
 static const struct opt convert_opts[] = {
@@ -285,6 +285,10 @@ static const struct opt convert_opts[] = {
 		.help = "the new disk holds only what differs from this one"},
 	{"snapshot", 's', .type = OPT_TEXT, P(snapshot), .arg = "NAME",
 		.help = "what the disk held when this snapshot was made, by name or id"},
+	{"bitmaps", .type = OPT_FLAG, P(bitmaps),
+		.help = "its records of changes too (lodge disk bitmap)"},
+	{"skip-broken-bitmaps", .type = OPT_FLAG, P(skip_broken),
+		.help = "with --bitmaps: leave out those that are not complete"},
 	{"size", .type = OPT_SIZE, P(size), .arg = "SIZE",
 		.help = "of the new disk, when it is to be larger; zeroes are behind what is "
 			"copied"},
@@ -323,22 +327,111 @@ static void forget_copy(struct session *s, const char *name, struct disk *to)
 		disk_remove("raw", data, &s->loop, NULL);
 }
 
-static int convert(struct session *s, const struct convert *c, const struct args *a,
-	struct disk_copy *copy, struct err *e)
+/* A bitmap is written when its disk is closed, and is marked until then. `bitmap` NULL: all of them. */
+static int bitmaps_written(struct session *s, const char *name, const char *bitmap, struct err *e)
 {
-	struct disk *from, *to;
+	cleanup(free_ptr) struct disk_bitmap *list = NULL;
+	struct disk *d;
+	unsigned n = 0;
 	int rc;
 
+	while (s->n)
+		session_close(s);
+	rc = session_open(s, name, SESSION_READONLY | SESSION_NO_BACKING, &d, e);
+	rc = rc ?: disk_bitmaps(d, &list, &n, e);
+	for (unsigned i = 0; i < n && !rc; i++)
+		if (list[i].busy && (!bitmap || !strcmp(bitmap, list[i].name)))
+			rc = err_set(e, -EIO,
+				"disk %s: bitmap %s could not be written and is not complete: "
+				"`lodge disk bitmap %s --remove %s`",
+				d->o.path, list[i].name, name, list[i].name);
+	return rc;
+}
+
+/* What cannot be is said before anything is made. */
+static int look_at_bitmaps(struct disk *from, const char *to, const struct convert *c,
+	struct disk_bitmap **list, unsigned *n, struct err *e)
+{
+	cleanup(free_ptr) char *path = NULL;
+	const char *format;
+	unsigned k = 0;
+	int rc = disk_split_name(to, &path, &format, e);
+
+	if (!rc && c->snapshot)
+		rc = err_set(e, -EINVAL,
+			"--bitmaps tell what changed up to now, and not up to a snapshot: without "
+			"--snapshot");
+	if (!rc && !disk_format_by_name(format)->bitmap_set)
+		rc = err_set(e, -EOPNOTSUPP,
+			"disk %s: the format %s cannot take bitmaps: qcow2 can, or without "
+			"--bitmaps",
+			path, format);
+	rc = rc ?: disk_bitmaps(from, list, n, e);
+	for (unsigned i = 0; i < *n && !rc; i++) {
+		if ((*list)[i].busy && !c->skip_broken)
+			return err_set(e, -EUCLEAN,
+				"disk %s: bitmap %s is not complete: --skip-broken-bitmaps leaves "
+				"it out",
+				from->o.path, (*list)[i].name);
+		if (!(*list)[i].busy)
+			(*list)[k++] = (*list)[i];
+	}
+	*n = k;
+	return rc;
+}
+
+/* They are there, and record nothing while the copy is made. */
+static int make_bitmaps(struct disk *to, const struct disk_bitmap *list, unsigned n, struct err *e)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; i < n && !rc; i++) {
+		rc = disk_bitmap(to, DISK_BITMAP_ADD, list[i].name, list[i].granularity, e);
+		rc = rc ?: disk_bitmap(to, DISK_BITMAP_DISABLE, list[i].name, 0, e);
+	}
+	return rc;
+}
+
+static int fill_bitmaps(struct disk *from, struct disk *to, const struct disk_bitmap *list,
+	unsigned n, struct err *e)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; i < n && !rc; i++) {
+		rc = disk_bitmap_merge(to, list[i].name, from, list[i].name, e);
+		if (!rc && list[i].enabled)
+			rc = disk_bitmap(to, DISK_BITMAP_ENABLE, list[i].name, 0, e);
+	}
+	return rc;
+}
+
+static int may_convert(const struct convert *c, const struct disk *from, struct err *e)
+{
 	if (c->backing && (c->compress || c->no_sparse || c->rate))
 		return err_set(e, -EINVAL,
 			"--backing writes what differs, as it is: none of --compress, --no-sparse "
 			"and --rate");
-	rc = session_open_snapshot(s, a->v[0], c->snapshot, &from, e);
-	if (!rc && c->size && c->size < from->size)
-		rc = err_set(e, -EINVAL,
+	if (c->skip_broken && !c->bitmaps)
+		return err_set(e, -EINVAL, "--skip-broken-bitmaps goes with --bitmaps");
+	if (c->size && c->size < from->size)
+		return err_set(e, -EINVAL,
 			"disk %s has %" PRIu64 " bytes, and --size is less: lodge disk resize can "
 			"cut a copy",
 			from->o.path, from->size);
+	return 0;
+}
+
+static int convert(struct session *s, const struct convert *c, const struct args *a,
+	struct disk_copy *copy, struct err *e)
+{
+	cleanup(free_ptr) struct disk_bitmap *list = NULL;
+	struct disk *from, *to;
+	unsigned n = 0;
+	int rc = session_open_snapshot(s, a->v[0], c->snapshot, &from, e);
+
+	rc = rc ?: may_convert(c, from, e);
+	if (!rc && c->bitmaps)
+		rc = look_at_bitmaps(from, a->v[1], c, &list, &n, e);
 	if (!rc)
 		rc = create(s, a->v[1],
 			&(struct create){.size = c->size ?: from->size,
@@ -355,11 +448,14 @@ static int convert(struct session *s, const struct convert *c, const struct args
 	copy->rate = c->rate;
 	copy->blank = !to->backing && is_blank(to);
 	copy->watch = s->watch;
-	rc = c->backing ? disk_copy_differing(from, to, &s->watch, &copy->copied, e)
-			: disk_copy(from, to, copy, e);
+	rc = make_bitmaps(to, list, n, e);
+	if (!rc)
+		rc = c->backing ? disk_copy_differing(from, to, &s->watch, &copy->copied, e)
+				: disk_copy(from, to, copy, e);
+	rc = rc ?: fill_bitmaps(from, to, list, n, e);
 	if (rc)
 		forget_copy(s, a->v[1], to);
-	return rc;
+	return rc || !n ? rc : bitmaps_written(s, a->v[1], NULL, e);
 }
 
 static int run_convert(void *opts, const struct args *a)
@@ -525,9 +621,9 @@ static int run_snapshot(void *opts, const struct args *a)
 /* ---- bitmap ---- */
 
 struct bitmap {
-	char *add, *remove, *clear, *enable, *disable;
+	char *add, *remove, *clear, *enable, *disable, *merge, *from, *of;
 	uint64_t granularity;
-	bool json;
+	bool has_granularity, json;
 };
 #define P(m) OPT_AT(struct bitmap, m)
 static const struct opt bitmap_opts[] = {
@@ -537,8 +633,15 @@ static const struct opt bitmap_opts[] = {
 		.help = "nothing has changed as from now"},
 	{"enable", .type = OPT_TEXT, P(enable), .arg = "BITMAP", .help = "record changes again"},
 	{"disable", .type = OPT_TEXT, P(disable), .arg = "BITMAP", .help = "keep it as it is"},
+	{"merge", .type = OPT_TEXT, P(merge), .arg = "BITMAP",
+		.help = "what the one that --from names has counts as changed in it, too"},
+	{"from", .type = OPT_TEXT, P(from), .arg = "BITMAP",
+		.help = "with --merge: the other one, which stays as it is"},
+	{"of", .type = OPT_TEXT, P(of), .arg = "FILE:FORMAT", .complete = OPT_COMPLETE_FILE,
+		.help = "with --merge: the disk that has the other one; without, this one"},
 	{"granularity", .type = OPT_SIZE, P(granularity), .arg = "SIZE", .dflt = "64K",
-		.help = "bytes that one bit stands for"},
+		.set_offset = offsetof(struct bitmap, has_granularity),
+		.help = "with --add: bytes that one bit stands for"},
 	{"json", .type = OPT_FLAG, P(json), .help = "print JSON"},
 	OPT_DONE,
 };
@@ -578,6 +681,45 @@ static int list_bitmaps(struct disk *d, bool json, struct err *e)
 	return rc;
 }
 
+static int merge(struct session *s, struct disk *d, const struct bitmap *o, struct err *e)
+{
+	struct disk *from = d;
+	int rc = 0;
+
+	if (o->of)
+		rc = session_open(s, o->of, SESSION_READONLY | SESSION_NO_BACKING, &from, e);
+	return rc ?: disk_bitmap_merge(d, o->merge, from, o->from, e);
+}
+
+#define MERGE (DISK_BITMAP_CLEAR + 1u)
+
+/* *name NULL: they are listed. */
+static const char *wrong_bitmap(const struct bitmap *o, unsigned *op, const char **name)
+{
+	const char *const names[] = {[DISK_BITMAP_ADD] = o->add,
+		[DISK_BITMAP_REMOVE] = o->remove,
+		[DISK_BITMAP_ENABLE] = o->enable,
+		[DISK_BITMAP_DISABLE] = o->disable,
+		[DISK_BITMAP_CLEAR] = o->clear,
+		[MERGE] = o->merge};
+	unsigned n = 0;
+
+	*name = NULL;
+	for (unsigned i = 0; i < ARRAY_SIZE(names); i++)
+		if (names[i]) {
+			*op = i;
+			*name = names[i];
+			n++;
+		}
+	if (n > 1)
+		return "one of --add, --remove, --clear, --enable, --disable, --merge at a time";
+	if (!o->merge != !o->from)
+		return "--merge BITMAP --from BITMAP: what the second has goes into the first";
+	if (o->of && !o->merge)
+		return "--of goes with --merge";
+	return o->has_granularity && !o->add ? "--granularity goes with --add" : NULL;
+}
+
 static int run_bitmap(void *opts, const struct args *a)
 {
 	const struct bitmap *o = opts;
@@ -585,34 +727,32 @@ static int run_bitmap(void *opts, const struct args *a)
 		[DISK_BITMAP_REMOVE] = "removed",
 		[DISK_BITMAP_ENABLE] = "enabled",
 		[DISK_BITMAP_DISABLE] = "disabled",
-		[DISK_BITMAP_CLEAR] = "cleared"};
-	const char *const names[] = {[DISK_BITMAP_ADD] = o->add,
-		[DISK_BITMAP_REMOVE] = o->remove,
-		[DISK_BITMAP_ENABLE] = o->enable,
-		[DISK_BITMAP_DISABLE] = o->disable,
-		[DISK_BITMAP_CLEAR] = o->clear};
+		[DISK_BITMAP_CLEAR] = "cleared",
+		[MERGE] = "merged"};
 	cleanup(session_end) struct session s = {0};
-	unsigned n = 0, op = 0;
+	const char *name, *wrong;
 	struct err e = {0};
+	unsigned op = 0;
 	struct disk *d;
 	int rc;
 
-	for (unsigned i = 0; i < ARRAY_SIZE(names); i++)
-		if (names[i]) {
-			op = i;
-			n++;
-		}
-	if (n > 1)
-		return usage("one of --add, --remove, --clear, --enable, --disable at a time");
+	wrong = wrong_bitmap(o, &op, &name);
+	if (wrong)
+		return usage("%s", wrong);
 	session_begin(&s, o->json, "bitmap");
-	rc = session_open(&s, a->v[0], SESSION_NO_BACKING | (n ? 0u : SESSION_READONLY), &d, &e);
-	if (!rc)
-		rc = n ? disk_bitmap(d, (enum disk_bitmap_op)op, names[op], o->granularity, &e)
-		       : list_bitmaps(d, o->json, &e);
+	rc = session_open(&s, a->v[0], SESSION_NO_BACKING | (name ? 0u : SESSION_READONLY), &d, &e);
+	if (!rc && !name)
+		rc = list_bitmaps(d, o->json, &e);
+	else if (!rc)
+		rc = op == MERGE
+			     ? merge(&s, d, o, &e)
+			     : disk_bitmap(d, (enum disk_bitmap_op)op, name, o->granularity, &e);
+	if (!rc && name)
+		rc = bitmaps_written(&s, a->v[0], name, &e);
 	if (rc)
 		return session_failed(&s, &e);
-	if (n && o->json)
-		print_json_drop(json_pack("{s:o}", done[op], json_text(names[op])));
+	if (name && o->json)
+		print_json_drop(json_pack("{s:o}", done[op], json_text(name)));
 	return EXIT_DONE;
 }
 

@@ -631,6 +631,7 @@ const struct disk_format disk_lodgefs = {
 	.bitmap = lf_bitmap,
 	.bitmaps = lf_bitmaps,
 	.bitmap_status = lf_bitmap_status,
+	.bitmap_merge = lf_bitmap_merge,
 	.generation = lf_generation,
 	.changed = lf_changed,
 	.info = lf_info,

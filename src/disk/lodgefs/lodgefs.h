@@ -678,6 +678,7 @@ int lf_track_feature(struct lf *fs);
 int lf_bitmap(struct disk *d, enum disk_bitmap_op op, const char *name, uint64_t granularity,
 	struct err *e);
 int lf_bitmaps(struct disk *d, struct disk_bitmap **out, unsigned *n, struct err *e);
+int lf_bitmap_merge(struct disk *d, const char *name, const char *source, struct err *e);
 int lf_bitmap_status(
 	struct disk *d, const char *name, uint64_t off, uint64_t *len, bool *dirty, struct err *e);
 int lf_generation(struct disk *d, bool next, struct disk_generation *out, struct err *e);

@@ -440,6 +440,25 @@ int lf_bitmap(struct disk *d, enum disk_bitmap_op op, const char *name, uint64_t
 	return op == DISK_BITMAP_ENABLE ? 0 : change(l, r, op == DISK_BITMAP_CLEAR, e);
 }
 
+/* What has changed since the earlier of two generations is what has changed since either. */
+int lf_bitmap_merge(struct disk *d, const char *name, const char *source, struct err *e)
+{
+	struct lf_disk *l = d->priv;
+	struct lf_record *r = lf_rec_find(l->fs, LF_CBT, l->rec->id, name);
+	const struct lf_record *from = lf_rec_find(l->fs, LF_CBT, l->rec->id, source);
+	int rc;
+
+	if (!r || !from)
+		return err_set(
+			e, -ENOENT, "disk %s: has no bitmap '%s'", d->o.path, r ? source : name);
+	rc = lf_fail(l->fs, lf_begin(l->fs, lf_need(2)), e);
+	if (rc)
+		return rc;
+	r->generation = MIN(r->generation, from->generation);
+	lf_rec_touch(l->fs, r);
+	return lf_finish(l->fs, e);
+}
+
 /* ---- asking ---- */
 
 #define LOOK_MAX 16u /* leaves of a machine's disk at once, which may have to be read */

@@ -245,16 +245,20 @@ int q_bitmaps_begin(struct qcow2 *q, struct err *e)
 	return rc ? err_sys(e, rc, "disk %s: its bitmaps", q->d->o.path) : 0;
 }
 
+static void set_bits(struct q_bitmap *b, uint64_t off, uint64_t len)
+{
+	for (uint64_t k = off >> b->bits; k <= (off + len - 1) >> b->bits && k / 8 < b->map_bytes;
+		k++)
+		b->map[k / 8] |= (uint8_t)(1u << k % 8);
+}
+
 void q_bitmaps_mark(struct qcow2 *q, uint64_t off, uint64_t len)
 {
 	for (unsigned i = 0; i < q->nbitmaps; i++) {
 		struct q_bitmap *b = &q->bitmaps[i];
 
-		if (!b->map || !(b->flags & AUTO) || !len)
-			continue;
-		for (uint64_t k = off >> b->bits;
-			k <= (off + len - 1) >> b->bits && k / 8 < b->map_bytes; k++)
-			b->map[k / 8] |= (uint8_t)(1u << k % 8);
+		if (b->map && (b->flags & AUTO) && len)
+			set_bits(b, off, len);
 	}
 }
 
@@ -521,11 +525,9 @@ static int drop(struct qcow2 *q, struct q_bitmap *b, struct err *e)
 	return 0;
 }
 
-static int change(struct qcow2 *q, struct q_bitmap *b, enum disk_bitmap_op op)
+/* In memory, with these flags from now on, and marked in the file. */
+static int begin_change(struct qcow2 *q, struct q_bitmap *b, uint32_t flags)
 {
-	uint32_t flags = op == DISK_BITMAP_DISABLE  ? b->flags & ~(uint32_t)AUTO
-			 : op == DISK_BITMAP_ENABLE ? b->flags | AUTO
-						    : b->flags;
 	int rc = 0;
 
 	if (!b->map)
@@ -535,6 +537,16 @@ static int change(struct qcow2 *q, struct q_bitmap *b, enum disk_bitmap_op op)
 		rc = write_flags(q, b, flags | IN_USE);
 		rc = rc ?: q_sync(q);
 	}
+	return rc;
+}
+
+static int change(struct qcow2 *q, struct q_bitmap *b, enum disk_bitmap_op op)
+{
+	uint32_t flags = op == DISK_BITMAP_DISABLE  ? b->flags & ~(uint32_t)AUTO
+			 : op == DISK_BITMAP_ENABLE ? b->flags | AUTO
+						    : b->flags;
+	int rc = begin_change(q, b, flags);
+
 	if (!rc && op == DISK_BITMAP_CLEAR)
 		memset(b->map, 0, b->map_bytes);
 	if (!rc)
@@ -593,6 +605,22 @@ int q_bitmap_op(struct disk *d, enum disk_bitmap_op op, const char *name, uint64
 	else
 		rc = change(q, find(q, name), op);
 	return rc ? err_sys(e, rc, "disk %s: bitmap %s", d->o.path, name) : 0;
+}
+
+int q_bitmap_set(struct disk *d, const char *name, uint64_t off, uint64_t len, struct err *e)
+{
+	struct qcow2 *q = d->priv;
+	int rc = refuse(q, DISK_BITMAP_CLEAR, name, 0, e);
+	struct q_bitmap *b = rc ? NULL : find(q, name);
+
+	if (rc)
+		return rc;
+	rc = begin_change(q, b, b->flags);
+	if (rc)
+		return err_sys(e, rc, "disk %s: bitmap %s", d->o.path, name);
+	if (len)
+		set_bits(b, off, len);
+	return 0;
 }
 
 /* Those that are not in memory yet are, from here on: their tables will have another length. */

@@ -44,6 +44,7 @@ int q_bitmaps_clusters(struct qcow2 *q, int (*fn)(void *ctx, uint64_t off, uint6
 
 int q_bitmap_op(struct disk *d, enum disk_bitmap_op op, const char *name, uint64_t granularity,
 	struct err *e);
+int q_bitmap_set(struct disk *d, const char *name, uint64_t off, uint64_t len, struct err *e);
 int q_bitmap_list(struct disk *d, struct disk_bitmap **out, unsigned *n, struct err *e);
 int q_bitmap_status(
 	struct disk *d, const char *name, uint64_t off, uint64_t *len, bool *dirty, struct err *e);

@@ -444,6 +444,7 @@ const struct disk_format disk_qcow2 = {
 	.bitmap = q_bitmap_op,
 	.bitmaps = q_bitmap_list,
 	.bitmap_status = q_bitmap_status,
+	.bitmap_set = q_bitmap_set,
 	.check = q_check_op,
 	.info = q_info,
 	.stats = q_stats,
