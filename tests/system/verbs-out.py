@@ -38,8 +38,8 @@ for words, what in (("frobnicate",), "unknown verb frobnicate"), (("image", "pul
     check(f"lodge help {' '.join(words)} is none", p.returncode == USAGE and what in p.stderr and not p.stdout, p)
 
 
-def on_terminal(columns, *args):
-    """What a terminal of so many columns shows of it."""
+def terminal_bytes(columns, *args):
+    """What a terminal of so many columns is sent."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     p = subprocess.Popen([LODGE, *args], env=ENV, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs)
@@ -52,7 +52,12 @@ def on_terminal(columns, *args):
         pass  # the other side has closed it
     os.close(ours)
     p.wait(60 * SLOW)
-    return text.decode().splitlines()
+    return text.decode()
+
+
+def on_terminal(columns, *args):
+    """What it shows."""
+    return terminal_bytes(columns, *args).splitlines()
 
 
 for columns in 1, 50, 80, 100, 200:
@@ -108,6 +113,26 @@ check("one disk is one disk", lodge("store", "df", "s:lodgefs").stdout.endswith(
 objects("store", "resize", "s:lodgefs", "-s", "80M")
 objects("disk", "generation", b"s/" + EVIL + b":lodgefs", "--next")
 objects("disk", "map", b"s/" + EVIL + b":lodgefs", "--changed-since", "1")
+
+# ---- disks: a bar on a terminal for what takes its time ----
+with open("large.raw", "wb") as f:
+    f.truncate(2 << 30)
+    f.seek(100 << 20)
+    for _ in range(24):
+        f.write(os.urandom(1 << 20))
+for args, word in (("convert", "large.raw:raw", "slow.qcow2:qcow2", "--rate", "16M"), "converting"), (("convert", "large.raw:raw", "slow.raw:raw", "--rate", "16M"), "converting"):
+    for columns in 120, 40:
+        shown = terminal_bytes(columns, "disk", *args, "--force")
+        bars = re.split("\r\033\\[K", shown)
+        drawn = [b for b in bars if b.startswith(word)]
+        amounts = [float(a) for a in re.findall(rf"{word}.*? ([0-9.]+) / 20", shown)]
+        check(f"disk {args[0]} to {args[2]} in {columns} columns: a bar", len(drawn) >= 3 and all("[#" in b or columns < 80 for b in drawn[1:]) and max(map(len, drawn)) < columns, bars)
+        check(f"disk {args[0]} to {args[2]} in {columns} columns: it goes on, up to the end", amounts == sorted(amounts) and len(set(amounts)) >= 3, amounts)
+        check(f"disk {args[0]} to {args[2]} in {columns} columns: then it is gone", "copied" in bars[-1] and word not in bars[-1], bars)
+events = [json.loads(x) for x in raw("disk", "convert", "large.raw:raw", "slow.raw:raw", "--rate", "16M", "--force", "--json").stdout.splitlines()]
+check("with --json events instead", len(events) > 3 and all(x["event"] == "progress" and x["done"] <= x["total"] == 2 << 30 for x in events[:-1]) and events[-1]["copied"] == 24 << 20, events)
+for name in "large.raw", "slow.raw", "slow.qcow2":
+    os.remove(name)
 
 # ---- names that somebody else chose ----
 lodge("disk", "snapshot", "a.qcow2:qcow2", "-c", "PLACEHOLD")
