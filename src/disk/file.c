@@ -306,6 +306,13 @@ int file_zero(struct file *f, uint64_t off, uint64_t len, bool unmap, struct err
 	return len ? wait_for(f, &w, e) : 0;
 }
 
+int file_fill(struct file *f, uint64_t off, uint64_t len, struct err *e)
+{
+	struct waited w = {.r = {.op = FILE_FILL, .off = off, .len = len}};
+
+	return len ? wait_for(f, &w, e) : 0;
+}
+
 int file_flush(struct file *f, struct err *e)
 {
 	struct waited w = {.r = {.op = FILE_FLUSH}};

@@ -170,6 +170,7 @@ void files_memory(struct files *fs, const struct iovec *mem);
 int file_read(struct file *f, uint64_t off, void *buf, uint64_t len, struct err *e);
 int file_write(struct file *f, uint64_t off, const void *buf, uint64_t len, struct err *e);
 int file_zero(struct file *f, uint64_t off, uint64_t len, bool unmap, struct err *e);
+int file_fill(struct file *f, uint64_t off, uint64_t len, struct err *e);
 int file_flush(struct file *f, struct err *e);
 
 /* For back ends: fills the common part; ends a request. */

@@ -10,26 +10,6 @@
 
 const char *const fill_names[FILL_VALUES] = {"off", "metadata", "falloc", "full"};
 
-struct waited {
-	struct file_req r;
-	bool done;
-};
-
-static void written(struct file_req *r)
-{
-	container_of(r, struct waited, r)->done = true;
-}
-
-static int write_zeroes(struct file *f, uint64_t off, uint64_t len, struct err *e)
-{
-	struct waited w = {.r = {.op = FILE_FILL, .off = off, .len = len, .done = written}};
-
-	file_submit(f, &w.r);
-	while (!w.done)
-		f->ops->drain(f);
-	return w.r.result ? err_sys(e, w.r.result, "%s", f->path) : 0;
-}
-
 int fill_file(struct file *f, enum fill how, uint64_t off, uint64_t len, uint64_t before,
 	uint64_t all, const struct disk_watch *w, struct err *e)
 {
@@ -38,7 +18,7 @@ int fill_file(struct file *f, enum fill how, uint64_t off, uint64_t len, uint64_
 
 	for (uint64_t at = 0, n; at < len && !rc; at += n) {
 		n = MIN(len - at, piece);
-		rc = how == FILL_ZEROES ? write_zeroes(f, off + at, n, e)
+		rc = how == FILL_ZEROES ? file_fill(f, off + at, n, e)
 					: file_zero(f, off + at, n, false, e);
 		if (!rc && w && w->progress && !w->progress(w->ctx, before + at + n, all))
 			rc = err_set(e, -ECANCELED, "stopped");
