@@ -426,7 +426,7 @@ static void ahead_after(void *arg)
 static void write_ahead(struct qcow2 *q)
 {
 	struct q_reserve *r = &q->reserve;
-	uint64_t n = AHEAD_BYTES >> q->cluster_bits, from = MAX(r->at, r->ahead);
+	uint64_t n = MAX(AHEAD_BYTES >> q->cluster_bits, 1ull), from = MAX(r->at, r->ahead);
 
 	if (!(q_synced(q) || q_filled(q)) || !r->zero || q->zero_from == UINT64_MAX ||
 		ahead_busy(r) || from == r->end || from - r->at > n / 2)

@@ -551,6 +551,28 @@ static void filled(void **state)
 	free(buf);
 }
 
+/* Clusters that are larger than what is written ahead at a time: one of them. */
+static void filled_large(void **state)
+{
+	const struct disk_kv kv[] = {{"cluster-size", "2M"}, {0}};
+	char *buf = malloc(Q_SMALL_BYTES);
+	struct qcow2 *q;
+	struct disk *d;
+
+	memset(buf, 9, Q_SMALL_BYTES);
+	assert_int_equal(make("a", kv, NULL, NULL), 0);
+	d = open_rw("a");
+	q = d->priv;
+	for (unsigned i = 0; i < 7 * 2 * MiB / Q_SMALL_BYTES; i++)
+		settled(d, (uint64_t)i * Q_SMALL_BYTES, buf, Q_SMALL_BYTES);
+	assert_in_range(q->stats.ahead_bytes, 2 * MiB, 4 * 2 * MiB);
+	assert_int_equal(q->filled, Q_SMALL_TIMES);
+	expect(d, 0, 7 * 2 * MiB, 9);
+	disk_close(d);
+	assert_int_equal(check("a", false).errors + check("a", false).leaks, 0);
+	free(buf);
+}
+
 static void repair(void **state)
 {
 	struct disk_check c;
@@ -1315,6 +1337,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(data_fails, setup, teardown),
 		cmocka_unit_test_setup_teardown(synced, setup, teardown),
 		cmocka_unit_test_setup_teardown(filled, setup, teardown),
+		cmocka_unit_test_setup_teardown(filled_large, setup, teardown),
 		cmocka_unit_test_setup_teardown(repair, setup, teardown),
 		cmocka_unit_test_setup_teardown(table_in_data, setup, teardown),
 		cmocka_unit_test_setup_teardown(old_table_in_data, setup, teardown),
