@@ -551,6 +551,50 @@ static void filled(void **state)
 	free(buf);
 }
 
+static uint64_t place_of(struct disk *d, uint64_t off)
+{
+	struct disk_extent x;
+
+	assert_int_equal(disk_block_status(d, off, CLUSTER, &x, &rig.e), 0);
+	return x.flags & DISK_EXT_DATA ? x.addr : 0;
+}
+
+/* What is given up is not used again before the flush has ended that makes the loss of the last reference durable. */
+static void freed_late(void **state)
+{
+	struct disk_req flush = {.op = DISK_FLUSH, .done = ended};
+	char *buf = malloc(CLUSTER);
+	uint64_t was, again = 0;
+	struct disk *d;
+
+	memset(buf, 9, CLUSTER);
+	assert_int_equal(make("a", NULL, NULL, NULL), 0);
+	d = open_rw("a");
+	assert_int_equal(turn(d, DISK_WRITE, 0, buf, CLUSTER), 0);
+	assert_int_equal(turn(d, DISK_FLUSH, 0, NULL, 0), 0);
+	was = place_of(d, 0);
+	assert_int_equal(turn(d, DISK_DISCARD, 0, NULL, CLUSTER), 0);
+	rig.devs.seed = 1; /* others go past it */
+	rig.devs.nfaults = 1;
+	rig.devs.fault[0] = (struct memdev_fault){.ops = 1 << FILE_FLUSH, .turns = 1000000};
+	disk_submit(d, &flush);
+	for (unsigned i = 1; i < 60; i++) {
+		assert_int_equal(turn(d, DISK_WRITE, i * CLUSTER, buf, CLUSTER), 0);
+		assert_int_not_equal(place_of(d, i * CLUSTER), was);
+	}
+	assert_null(flush.priv); /* not yet */
+	rig.devs.nfaults = 0;
+	disk_drain(d);
+	for (unsigned i = 60; i < 400; i++) {
+		assert_int_equal(turn(d, DISK_WRITE, i * CLUSTER, buf, CLUSTER), 0);
+		again += place_of(d, i * CLUSTER) == was;
+	}
+	assert_int_equal(again, 1);
+	disk_close(d);
+	assert_int_equal(check("a", false).errors + check("a", false).leaks, 0);
+	free(buf);
+}
+
 /* Clusters that are larger than what is written ahead at a time: one of them. */
 static void filled_large(void **state)
 {
@@ -1338,6 +1382,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(synced, setup, teardown),
 		cmocka_unit_test_setup_teardown(filled, setup, teardown),
 		cmocka_unit_test_setup_teardown(filled_large, setup, teardown),
+		cmocka_unit_test_setup_teardown(freed_late, setup, teardown),
 		cmocka_unit_test_setup_teardown(repair, setup, teardown),
 		cmocka_unit_test_setup_teardown(table_in_data, setup, teardown),
 		cmocka_unit_test_setup_teardown(old_table_in_data, setup, teardown),
