@@ -64,7 +64,8 @@ static uint64_t must_wait(const struct disk_gate *g, uint64_t now)
 static void pass(struct disk_gate *g, const struct disk_req *r, uint64_t now)
 {
 	pay(&g->ops, 1, now);
-	pay(&g->bytes, r->len, now);
+	/* A discard moves none. */
+	pay(&g->bytes, r->op == DISK_DISCARD ? 0 : r->len, now);
 }
 
 static struct disk_req *pop(struct disk_gate *g)

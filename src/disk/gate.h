@@ -1,7 +1,7 @@
 /*
  * gate.h: what stands between a disk's user and its format: limits of its rate, and what happens to a request that the host failed.
  *
- * Limits are per second; reads, writes, discards and zeroes count, a flush does not. A `burst` is what may pass at once after a pause;
+ * Limits are per second; reads, writes, discards and zeroes count, a flush does not; the bytes of a discard do not, as none are moved. A `burst` is what may pass at once after a pause;
  * a request that is larger than it passes and is paid off afterwards. What has to wait waits in order; disk_drain() lets all pass.
  *
  * Errors: REPORT hands them to the user. PAUSE holds the request and calls client.failed(), whose owner stops the guest; disk_retry() sends

@@ -148,6 +148,23 @@ static void rate_of_bytes(void **state)
 	free(c);
 }
 
+/* Nothing is moved by a discard: who trims a disk does not stop it. */
+static void discards_are_requests(void **state)
+{
+	struct call c, next;
+	uint64_t t0;
+
+	start(DISK_ERROR_REPORT, (struct disk_limits){.bytes = 64 * KiB, .bytes_burst = 4096});
+	c = (struct call){.r = {.op = DISK_DISCARD, .len = SIZE, .done = on_done}};
+	t0 = clock_mono_ns();
+	disk_submit(rig.d, &c.r);
+	submit(&next, DISK_READ, 0);
+	while (!c.done || !next.done)
+		uv_run(&rig.loop, UV_RUN_ONCE);
+	assert_int_equal(c.r.result, 0);
+	assert_true(clock_mono_ns() - t0 < 10000000000ull); /* it would be paid for in 64 s */
+}
+
 /* A drain does not wait for the clock, and a flush for nobody. */
 static void drain_opens(void **state)
 {
@@ -351,6 +368,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(rate_of_requests, setup, teardown),
 		cmocka_unit_test_setup_teardown(rate_of_bytes, setup, teardown),
+		cmocka_unit_test_setup_teardown(discards_are_requests, setup, teardown),
 		cmocka_unit_test_setup_teardown(drain_opens, setup, teardown),
 		cmocka_unit_test_setup_teardown(report, setup, teardown),
 		cmocka_unit_test_setup_teardown(pause_and_retry, setup, teardown),
