@@ -57,8 +57,8 @@ static int load_one(struct qcow2 *q, const uint8_t *p, uint64_t left, uint64_t *
 	name = get_be16(p + 18);
 	len = align_up(FIXED + (uint64_t)b->extra_len + name, 8);
 	if (!name || name > QCOW2_NAME_MAX || len > left || b->bits > 63 ||
-		b->table_size > TABLE_MAX / 8 || (b->table_off & (q->cluster_size - 1)) ||
-		b->table_off > q->file->size ||
+		memchr(p + FIXED + b->extra_len, 0, name) || b->table_size > TABLE_MAX / 8 ||
+		(b->table_off & (q->cluster_size - 1)) || b->table_off > q->file->size ||
 		b->table_size * 8ull > q->file->size - b->table_off ||
 		(b->table_size && !b->table_off))
 		return bad(q, e, q->nbitmaps);
