@@ -15,6 +15,7 @@
 
 #define CHUNK 16u /* log2 of the counters that are made at once */
 #define SAID_MAX 50u /* findings that are put into words */
+#define BEHIND 4u /* clusters, that compressed data may reach behind the end */
 #define FILE_MAX (1ull << 40) /* clusters */
 #define TAKE_MAX (1ull << 20) /* clusters that a repair takes for what shares its own with others */
 
@@ -30,7 +31,9 @@ struct check {
 	struct disk_check *out;
 	struct err *e;
 	enum q_check_kind kind;
-	uint64_t n, limit; /* clusters of the file; up to where entries point somewhere */
+	uint64_t n; /* clusters that may be referred to */
+	uint64_t limit,
+		end; /* up to where entries point somewhere: the file's end, and that with what was taken */
 	uint32_t **count; /* by chunks */
 	uint64_t *tables; /* L2 tables as often as they are referred to, in order */
 	uint64_t *old; /* those that snapshots refer to */
@@ -232,13 +235,15 @@ static int count_entry(struct check *k, struct l2 *t, const uint8_t *p, uint64_t
 		return 0;
 	}
 	if (entry & Q_COMPRESSED) {
-		uint64_t at = q_packed_host(q, entry), len = q_packed_len(q, entry);
+		uint64_t at = q_packed_host(q, entry);
+		uint64_t end = ((at + q_packed_len(q, entry) - 1) >> q->cluster_bits) + 1;
 
 		k->out->allocated += t->active;
 		k->out->compressed += t->active;
-		return count(k, at >> q->cluster_bits,
-			((at + len - 1) >> q->cluster_bits) - (at >> q->cluster_bits) + 1,
-			t->times);
+		/* It may reach over the end of the file, where something will be put. */
+		k->n = MAX(k->n, end);
+		c = at >> q->cluster_bits;
+		return count(k, c, end - c, t->times);
 	}
 	if (q_entry_type(q, entry) == Q_UNALLOCATED)
 		return 0;
@@ -266,10 +271,9 @@ static int count_table(struct check *k, struct l2 *t)
 		k->damaged = true;
 		k->out->errors += t->bad - 1;
 		say(k, true,
-			"%llu entries of the L2 table at 0x%llx are damaged; the first is number "
-			"%llu "
-			"(0x%llx)",
-			(unsigned long long)t->bad, (unsigned long long)t->off,
+			"the L2 table at 0x%llx has damaged entries: %llu, the first with number "
+			"%llu (0x%llx)",
+			(unsigned long long)t->off, (unsigned long long)t->bad,
 			(unsigned long long)t->first_bad,
 			(unsigned long long)get_be64(k->buf + t->first_bad * q->l2_entry));
 	}
@@ -572,6 +576,7 @@ static int take(struct check *k, uint64_t *out)
 			return 0;
 	}
 	k->n = MAX(k->n, c + 1);
+	k->end = MAX(k->end, c + 1);
 	k->rebuild |= c >> q->rb_bits >= q->rt_entries || !q->rt[c >> q->rb_bits];
 	k->taken++;
 	*out = c;
@@ -765,7 +770,7 @@ static int own_all(struct check *k)
 			rc = err_set(k->e, -ECANCELED, "disk %s: the check was stopped",
 				k->q->d->o.path);
 	}
-	k->limit = k->n;
+	k->limit = k->end;
 	/* What follows may change what was copied. */
 	if (k->taken && !rc)
 		rc = file_flush(k->q->file, k->e) ?: write_l1(k) ?: file_flush(k->q->file, k->e);
@@ -990,7 +995,7 @@ static int recount(struct check *k)
 	int rc;
 
 	drop_counts(k);
-	k->limit = k->n;
+	k->limit = k->end;
 	k->said = SAID_MAX + 1;
 	k->out = &quiet;
 	rc = count_all(k, false);
@@ -1088,14 +1093,14 @@ int q_check(struct qcow2 *q, enum q_check_kind kind, const struct disk_watch *w,
 	struct check k = {.q = q, .w = w, .out = out ?: &none, .e = e, .kind = kind};
 	int rc;
 
-	k.n = k.limit = (q->file->size + q->cluster_size - 1) >> q->cluster_bits;
+	k.n = k.limit = k.end = (q->file->size + q->cluster_size - 1) >> q->cluster_bits;
 	k.take_max = MIN(k.n, TAKE_MAX);
 	*k.out = (struct disk_check){.unit = q->cluster_size,
 		.total = (q->h.size + q->cluster_size - 1) >> q->cluster_bits};
 	if (k.n > FILE_MAX)
 		return err_set(e, -EFBIG, "disk %s: a file of %llu clusters is too large",
 			q->d->o.path, (unsigned long long)k.n);
-	k.count = calloc(((k.n + k.take_max) >> CHUNK) + 1, sizeof(*k.count));
+	k.count = calloc(((k.n + k.take_max + BEHIND) >> CHUNK) + 1, sizeof(*k.count));
 	k.buf = malloc(q->cluster_size);
 	rc = k.count && k.buf ? run(&k) : no_memory(&k);
 	drop_counts(&k);
