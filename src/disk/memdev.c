@@ -445,6 +445,8 @@ static void submit(struct file *f, struct file_req *r)
 		if (r->op == FILE_WRITE)
 			iov_read(r->iov, r->niov, 0, q.data, r->len);
 	}
+	for (unsigned i = 0; i < m->n; i++)
+		m->devs->met += meet(m->q[i].r, r);
 	inject(m, &q);
 	if (r->op != FILE_READ)
 		q.event = record(m->devs, &(struct memdev_event){.kind = SUBMIT,

@@ -47,6 +47,8 @@ struct memdevs {
 	uint64_t faults_hit;
 	uint64_t capacity; /* of each device, 0: no limit */
 	uint64_t ops[FILE_OPS]; /* requests so far */
+	uint64_t
+		met; /* changes that were sent while another one of the same bytes was on its way: a host does them in any order */
 	/* The cursor of memdevs_crash(): */
 	struct memdevs *base;
 	uint64_t at;

@@ -18,7 +18,7 @@ if not shutil.which("qemu-img"):
 top = os.environ.get("LODGE_TOP", os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
 BUILD = os.environ.get("LODGE_BUILD", os.path.join(top, "build"))
 D = os.path.join(os.environ.get("LODGE_TMP", "/tmp"), "cuts")
-KINDS = [k + batch for k in ("qcow2", "qcow2-synced", "qcow2-synced-overlay", "qcow2-overlay", "qcow2-overlay-longer", "qcow2-clones", "qcow2-bitmaps", "qcow2-subclusters",
+KINDS = [k + batch for k in ("qcow2", "qcow2-synced", "qcow2-synced-overlay", "qcow2-filled", "qcow2-overlay", "qcow2-overlay-longer", "qcow2-clones", "qcow2-bitmaps", "qcow2-subclusters",
                              "qcow2-subclusters-overlay", "qcow2-lazy", "qcow2-data", "qcow2-data-raw", "qcow2-data-overlay", "qcow2-small", "qcow2-v2", "qcow2-packed") for batch in ("", "-batch")]
 failed = 0
 

@@ -238,6 +238,10 @@ static void in_order(struct world *w)
 		v->filled = rnd(w, v->d->size / MiB) * MiB;
 	for (uint64_t n = 16 + rnd(w, 48); n; n--) {
 		v->filled = v->filled + FILL > v->d->size ? 0 : v->filled;
+		/* What is written ahead is late now and then: others get to its places first. */
+		w->devs.nfaults = 1;
+		w->devs.fault[0] = (struct memdev_fault){
+			.ops = 1 << FILE_FILL, .turns = (unsigned)rnd(w, 400)};
 		send_one(w, v, &c, DISK_WRITE, v->filled, FILL);
 		wait_and_look(w, &c, 1);
 		v->filled += FILL;
@@ -802,10 +806,20 @@ void crash_run(struct world *w)
 			(w->k->dense ? partly_shared : clone_one)(w);
 		if (w->k->overlays && i && w->nvolumes < VOLUMES && !rnd(w, 4))
 			overlay(w);
-		step(w, rnd(w, 20));
+		/* A block's worth, before anything else gets in between. */
+		step(w, w->k->fills && (i == 1 || i == 2) ? 0 : rnd(w, 20));
 	}
 	for (unsigned i = 0; i < w->nvolumes; i++)
 		disk_close(steal_ptr(w->volume[i].d));
 	disk_stores_clear(&w->stores);
 	uv_run(&w->loop, UV_RUN_DEFAULT);
+	if (w->k->fills && !w->devs.ops[FILE_FILL])
+		fail_msg("LODGE_CRASH_KIND=%s LODGE_CRASH_SEED=%llu: nothing was written ahead",
+			w->k->name, (unsigned long long)w->seed);
+	/* Requests are apart from each other: then what is made of them is, too. */
+	if (w->devs.met && !w->k->dense)
+		fail_msg("LODGE_CRASH_KIND=%s LODGE_CRASH_SEED=%llu: %llu changes were sent while "
+			 "others "
+			 "of the same bytes were on their way",
+			w->k->name, (unsigned long long)w->seed, (unsigned long long)w->devs.met);
 }

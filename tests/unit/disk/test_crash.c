@@ -5,7 +5,8 @@
  * made, deleted and gone back to, the disk made longer and shorter, closed and opened, compressed data, bitmaps of changes, and in a store checkpoints, and
  * clones of it and of its snapshots, which are written to in turn with it; of a qcow2 image overlays, each of which is written to instead of what is below it. Requests that are in flight at
  * once do not overlap, but for the dense kind: there they are neighbours or overlap, in blocks of which others share some parts. In the filled kinds small
- * writes follow one another, with flushes between them, so that blocks are made ready. Each write has a stamp of
+ * writes follow one another, with flushes between them, so that zeroes are written ahead of them, some of them late. What is made of requests that are apart
+ * is apart as well: no two changes of the same bytes are ever in flight together. Each write has a stamp of
  * its own in each of its sectors, and what is read behind it is that, or what was in flight at the same time. The record
  * of the device then gives the images that a power cut may leave behind each event that changes something, in several variants (nothing that was
  * not flushed, all of it, some sectors). On each:
@@ -135,6 +136,12 @@ static const struct kind kinds[] = {
 		.create = {{"cluster-size", "16K"}, {0}},
 		.backing = true,
 		.synced = true},
+	/* Clusters that small writes fill one after the other: zeroes are written ahead of them. */
+	{.name = "qcow2-filled",
+		QCOW2,
+		.create = {{"cluster-size", "64K"}, {0}},
+		.snapshots = true,
+		.fills = true},
 	{.name = "qcow2-overlay",
 		QCOW2,
 		.create = {{"cluster-size", "64K"}, {0}},
