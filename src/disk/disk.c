@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/err.h"
@@ -673,6 +674,12 @@ int disk_open_backing(struct disk *d, const char *path, const char *format, stru
 	o.client = (struct disk_client){0};
 	f = find_format(full, format, e);
 	rc = f ? open_at(&d->backing, f, &o, d, e) : -EINVAL;
+	/* An empty one, which the file's own message offers, would be the wrong one. */
+	if (rc == -ENOENT && access(full, F_OK))
+		return err_set(e, rc,
+			"disk %s: its backing file %s is not there: put it back, or say where it "
+			"is now: `lodge disk rebase %s:%s --unsafe --backing FILE:%s`",
+			d->o.path, full, d->o.path, d->format->name, format);
 	/* Once for a chain: the message of where it breaks has to have room. */
 	return rc && !d->depth ? err_wrap(e, "disk %s: its backing file", d->o.path) : rc;
 }

@@ -375,6 +375,24 @@ def _():
     fails(2, ["there is: off, metadata"], "create", "new:qcow2", *size, "-o", "preallocation=all")
     fails(2, ["write FILE:FORMAT"], "info", "")
     said = fails(3, ["lodge disk create none:FORMAT --size 8G"], "info", "none:qcow2")
+    disk("create", "snapped:qcow2", *size)
+    disk("snapshot", "snapped:qcow2", "-c", "one")
+    # A backing file that was moved: an empty one in its place would be the wrong one.
+    disk("create", "base:raw", *size)
+    disk("create", "over:qcow2", "--backing", "base:raw")
+    disk("create", "top2:qcow2", "--backing", "over:qcow2")
+    os.rename("base", "moved")
+    for verb in ("info", "--chain"), ("map",), ("resize", "+1M"):
+        said = fails(3, ["disk over: its backing file base is not there"], verb[0], "over:qcow2", *verb[1:])
+        assert "create" not in said and "disk over: its" in fails(3, ["base is not there"], verb[0], "top2:qcow2", *verb[1:]), said
+    sh(LODGE, *said.split("`lodge ")[1].split("`")[0].replace("FILE", "moved").split())  # what it says helps
+    disk("info", "--chain", "top2:qcow2")
+    disk("create", "data:qcow2", *size, "-o", "data-file=data.raw")
+    os.remove("data.raw")
+    said = fails(3, ["disk data: its data file data.raw is not there"], "info", "data:qcow2")
+    assert "create" not in said, said
+    fails(2, ["--create today"], "snapshot", "over:qcow2", "today")
+    fails(1, ["name or id"], "snapshot", "snapped:qcow2", "-c", "1")
     disk("create", "qemu:qcow2", *size, "-o", "cluster_size=4K,lazy_refcounts=on")
     has(disk("info", "qemu:qcow2"), "4 KiB")
     disk("create", "comma:qcow2", *size, "-o", "data-file=with,,comma,,cluster-size=4K", "--options", "cluster-size=64K,")

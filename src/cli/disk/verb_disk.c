@@ -127,10 +127,20 @@ static json_t *keys_json(const struct disk_key *k)
 	return list;
 }
 
+#define KEY_HELP 54 /* its column */
+
 static void print_keys(const char *head, const struct disk_key *k)
 {
-	for (; k && k->key; k++)
-		printf("  %-8s %-22s %-18s %s\n", head, k->key, k->values, k->help);
+	for (; k && k->key; k++) {
+		int col = printf("  %-8s %-16s %-24s ", head, k->key, k->values);
+
+		if (col > KEY_HELP) {
+			putchar('\n');
+			col = 0;
+		}
+		printf("%*s", KEY_HELP - col, "");
+		text_print_folded(stdout, k->help, KEY_HELP, KEY_HELP);
+	}
 }
 
 static int run_formats(void *opts, const struct args *a)
@@ -598,7 +608,9 @@ static int run_snapshot(void *opts, const struct args *a)
 	if (!!o->create + !!o->remove + !!o->apply > 1)
 		return usage("one of --create, --delete, --apply at a time");
 	if (a->n > 1 && !o->create)
-		return usage("only --create takes several disks");
+		return usage("only --create takes several disks; a snapshot's name stands behind "
+			     "its flag: --create %s",
+			a->v[1]);
 	session_begin(&s, o->json, "snapshot");
 	for (unsigned i = 0; i < a->n && !rc; i++)
 		rc = session_open(

@@ -236,7 +236,6 @@ static void clear_disk(struct lf *fs, struct lf_record *r)
 
 /* ---- making disks ---- */
 
-/* "disk" or "disk@snapshot". */
 int lf_no_disk(const struct lf *fs, const char *name, struct err *e)
 {
 	return err_set(e, -ENOENT,
@@ -244,6 +243,7 @@ int lf_no_disk(const struct lf *fs, const char *name, struct err *e)
 		fs->path);
 }
 
+/* "disk" or "disk@snapshot". */
 static struct lf_record *find_source(struct lf *fs, const char *text, struct err *e)
 {
 	cleanup(free_ptr) char *name = strdup(text);

@@ -574,7 +574,7 @@ static int refuse(struct qcow2 *q, enum disk_bitmap_op op, const char *name, uin
 		return 0;
 	}
 	if (b)
-		return err_set(e, -EEXIST, "disk %s: there is a bitmap %s", path, name);
+		return err_set(e, -EEXIST, "disk %s: there is a bitmap %s already", path, name);
 	if (!*name || strlen(name) > 255)
 		return err_set(e, -EINVAL, "disk %s: names of bitmaps have 1 to 255 bytes", path);
 	if (!is_pow2(granularity) || granularity < 512 || granularity > 1ull << 31)

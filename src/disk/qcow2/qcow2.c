@@ -137,6 +137,7 @@ static int open_data(struct qcow2 *q, struct err *e)
 	struct disk *d = q->d;
 	cleanup(free_ptr) char *path = NULL;
 	const char *name = disk_kv_get(d->o.kv, "data-file") ?: q->h.data_file;
+	int rc;
 
 	q->data = q->file;
 	if (!q->data_file)
@@ -150,9 +151,12 @@ static int open_data(struct qcow2 *q, struct err *e)
 	path = disk_backing_path(d->o.path, name);
 	if (!path)
 		return err_set(e, -ENOMEM, "disk %s: out of memory", d->o.path);
-	if (disk_file(d, path, 0, &q->data, e))
-		return err_wrap(e, "disk %s: its data file", d->o.path);
-	return 0;
+	rc = disk_file(d, path, 0, &q->data, e);
+	if (rc == -ENOENT)
+		return err_set(e, rc,
+			"disk %s: its data file %s is not there: put it back under that name",
+			d->o.path, path);
+	return rc ? err_wrap(e, "disk %s: its data file", d->o.path) : 0;
 }
 
 static int load(struct qcow2 *q, struct err *e)

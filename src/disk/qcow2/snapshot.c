@@ -631,7 +631,8 @@ static int refuse(struct qcow2 *q, enum disk_snap_op op, struct q_snaps *t, cons
 	if (op != DISK_SNAP_CREATE)
 		return 0;
 	if (i >= 0)
-		return err_set(e, -EEXIST, "disk %s: there is a snapshot %s", path, name);
+		return err_set(e, -EEXIST,
+			"disk %s: there is a snapshot with the name or id %s already", path, name);
 	if (!*name || strlen(name) > 255)
 		return err_set(e, -EINVAL, "disk %s: names of snapshots have 1 to 255 bytes", path);
 	if (t->n >= QCOW2_SNAPSHOTS_MAX)
