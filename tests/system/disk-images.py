@@ -509,6 +509,42 @@ def _():
     has(disk("measure", "q:qcow2", "--snapshot", "nope", "--to", "raw", code=3), "no snapshot nope")
 
 
+@check("block devices: as large as measure says; what stood there does not shine through")
+def _():
+    if os.geteuid():
+        print("SKIP: block devices: losetup needs root")
+        return
+    sparse_raw("r", 60 * MIB, 15)
+
+    def on_device(size, work):
+        with open("back", "wb") as f:
+            f.write(b"old " * (size // 4))
+        dev = sh("losetup", "-f", "--show", "back").strip()
+        try:
+            work(dev)
+        finally:
+            sh("losetup", "-d", dev)
+            os.remove("back")
+
+    def copied(fmt, name, *options):
+        def work(dev):
+            disk("convert", "r:raw", f"{dev}{name}:{fmt}", "--force", *options)
+            has(disk("compare", "r:raw", f"{dev}{name}:{fmt}"), "the same contents")
+            if fmt == "qcow2":
+                has(sh("qemu-img", "check", "-f", "qcow2", dev), "No errors")
+        return work
+
+    for options in ("cluster-size=64K",), ("cluster-size=4K",), ("cluster-size=2M",):
+        on_device(json.loads(disk("measure", "r:raw", "-t", "qcow2", "--json", "-o", *options))["required"], copied("qcow2", "", "-o", *options))
+    on_device(60 * MIB, copied("raw", ""))
+    on_device(60 * MIB, lambda dev: has(disk("create", f"{dev}:raw", "-s", "60M", "--force", "-o", "preallocation=full", code=2), "is a block device"))
+
+    def store(dev):
+        sh(LODGE, "store", "create", f"{dev}:lodgefs", "--force")
+        copied("lodgefs", "/d")(dev)
+    on_device(json.loads(disk("measure", "r:raw", "-t", "lodgefs", "--json"))["store_required"], store)
+
+
 @check("convert --snapshot is qemu-img convert -l")
 def _():
     for name, options in ("plain", ""), ("small", "cluster_size=4K"), ("sub", "extended_l2=on,cluster_size=32K"), ("v2", "compat=0.10"), ("top", "cluster_size=64K"):
