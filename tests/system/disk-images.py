@@ -573,6 +573,19 @@ def _():
             has(sh("qemu-img", "compare", "-f", "qcow2", "-F", "raw", "packed", "theirs"), "identical")
         has(disk("convert", f"{name}:qcow2", "ours:raw", "--snapshot", "s9", code=3), f"disk {name}: there is no snapshot s9")
         assert len(json.loads(sh("qemu-img", "info", "--output=json", name))["snapshots"]) == len(steps)
+    # Other verbs read it by a key behind the format.
+    disk("convert", "plain:qcow2", "ours:raw", "--snapshot", "s1", "--force")
+    has(disk("compare", "plain:qcow2,snapshot=s1", "ours:raw", "--strict"), "the same contents")
+    disk("compare", "plain:qcow2,snapshot=s0", "ours:raw", code=1)
+    assert json.loads(disk("map", "plain:qcow2,snapshot=s1", "--json")) != json.loads(disk("map", "plain:qcow2", "--json"))
+    has(disk("resize", "plain:qcow2,snapshot=s1", "+1M", code=1), "a snapshot is only read")
+    has(disk("info", "plain:qcow2,colour=red", code=2), "qcow2 has no option 'colour'")
+    has(disk("info", "plain:qcow2,snapshot", code=2), "'snapshot' is not KEY=VALUE")
+    has(disk("info", "plain:qcow3,snapshot=x", code=2), "there is no format 'qcow3,snapshot=x'")
+    has(disk("convert", "plain:qcow2,snapshot=s1", "x:raw", "--snapshot", "s1", code=2), "'snapshot' is there twice")
+    disk("create", "split:qcow2", "-s", "4M", "-o", "data-file=split:a")
+    os.rename("split:a", "split:raw,b")
+    has(disk("info", "split:qcow2,data-file=split:raw,,b"), "data_file ")
     # In a store: by name, and by the id that the list shows.
     sh(LODGE, "store", "create", "s:lodgefs", "-s", "128M")
     disk("convert", "plain:qcow2", "s/d:lodgefs", "--snapshot", "s0")
@@ -582,6 +595,8 @@ def _():
     disk("convert", "s/d:lodgefs", "ours:raw", "--snapshot", ids["one"], "--force")
     sh("qemu-img", "convert", "-f", "qcow2", "-O", "raw", "-l", "s0", "plain", "theirs")
     assert open("ours", "rb").read() == open("theirs", "rb").read(20 * MIB)
+    has(disk("info", "s/d@one:lodgefs", code=3), "no disk 'd@one'", "s/DISK:lodgefs,snapshot=NAME")
+    has(disk("compare", "s/d:lodgefs,snapshot=one", "ours:raw"), "the same contents")
     disk("snapshot", "s/d:lodgefs", "-d", ids["two"])
     assert [s["name"] for s in json.loads(disk("snapshot", "s/d:lodgefs", "--json"))] == ["one"]
     has(disk("snapshot", "s/d:lodgefs", "-d", "77", code=3), "no snapshot '77'")

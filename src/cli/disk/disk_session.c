@@ -114,10 +114,30 @@ static void on_lost(void *ctx, int why)
 		strerrordesc_np(-why) ?: "error");
 }
 
-static int open_as(struct session *s, const char *name, unsigned flags, const struct disk_kv *kv,
+/* What stands behind FILE:FORMAT and a comma, cut off; NULL: nothing. A name that ends with a format has none; values may have colons. */
+static char *cut_keys(char *name)
+{
+	const char *last = strrchr(name, ':');
+
+	if (last && disk_format_by_name(last + 1))
+		return NULL;
+	for (char *c = strchr(name, ':'), *comma; c; c = strchr(c + 1, ':')) {
+		comma = strchr(c, ',');
+		if (!comma)
+			break;
+		*comma = 0;
+		if (disk_format_by_name(c + 1))
+			return comma + 1;
+		*comma = ',';
+	}
+	return NULL;
+}
+
+static int open_as(struct session *s, const char *text, unsigned flags, const char *snapshot,
 	struct disk **out, struct err *e)
 {
-	cleanup(free_ptr) char *path = NULL;
+	cleanup(free_ptr) char *path = NULL, *name = strdup(text);
+	struct disk_kv kv[SESSION_KEYS + 1];
 	struct disk_opts o = {.readonly = flags & SESSION_READONLY,
 		.no_backing = flags & SESSION_NO_BACKING,
 		.force = flags & SESSION_FORCE,
@@ -127,10 +147,19 @@ static int open_as(struct session *s, const char *name, unsigned flags, const st
 		.loop = &s->loop,
 		.stores = &s->stores,
 		.client = {.lost = on_lost}};
-	int rc = disk_split_name(name, &path, &o.format, e);
+	unsigned n = 0;
+	int rc = name ? session_options(cut_keys(name), kv, SESSION_KEYS, e)
+		      : err_set(e, -ENOMEM, "out of memory");
 
+	rc = rc ?: disk_split_name(name, &path, &o.format, e);
 	if (rc)
 		return rc;
+	while (kv[n].key)
+		n++;
+	if (snapshot) {
+		kv[n] = (struct disk_kv){"snapshot", snapshot};
+		kv[n + 1].key = NULL;
+	}
 	if (s->n == ARRAY_SIZE(s->open))
 		return err_set(e, -EMFILE, "%s: too many disks at once", name);
 	o.path = path;
@@ -151,9 +180,7 @@ int session_open(
 int session_open_snapshot(
 	struct session *s, const char *name, const char *snapshot, struct disk **out, struct err *e)
 {
-	const struct disk_kv kv[] = {{snapshot ? "snapshot" : NULL, snapshot}, {0}};
-
-	return open_as(s, name, SESSION_READONLY, kv, out, e);
+	return open_as(s, name, SESSION_READONLY, snapshot, out, e);
 }
 
 static double percent(uint64_t part, uint64_t of)
@@ -216,9 +243,9 @@ int session_options(char *text, struct disk_kv *kv, unsigned max, struct err *e)
 		if (!*p)
 			continue;
 		if (!eq || eq == p)
-			return err_set(e, -EINVAL, "--options: '%s' is not KEY=VALUE", p);
+			return err_set(e, -EINVAL, "'%s' is not KEY=VALUE", p);
 		if (n + 1 == max)
-			return err_set(e, -EINVAL, "--options: more than %u", max - 1);
+			return err_set(e, -EINVAL, "more than %u options", max - 1);
 		*eq = 0;
 		/* QEMU's options have underscores. */
 		for (char *c = p; *c; c++)

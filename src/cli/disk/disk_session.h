@@ -18,6 +18,7 @@
 #include "disk/tool.h"
 
 #define SESSION_DISKS 16
+#define SESSION_KEYS 24 /* KEY=VALUE of one disk */
 
 struct session {
 	uv_loop_t loop;
@@ -36,6 +37,7 @@ enum { SESSION_READONLY = 1, SESSION_NO_BACKING = 2, SESSION_FORCE = 4 };
 
 void session_begin(struct session *s, bool json, const char *doing);
 void session_end(struct session *s);
+/* `name`: FILE:FORMAT, or FILE:FORMAT,KEY=VALUE... with what the format can be opened with. */
 int session_open(
 	struct session *s, const char *name, unsigned flags, struct disk **out, struct err *e);
 /* What it held when this snapshot was made, readonly. NULL: what it holds. */

@@ -12,8 +12,6 @@
 #include "cli/disk/disk_session.h"
 #include "cli/verb.h"
 
-#define MAX_KV 24
-
 /* ---- create ---- */
 
 struct create {
@@ -71,7 +69,7 @@ static int create(
 	struct session *s, const char *name, const struct create *c, bool pack, struct err *e)
 {
 	cleanup(free_ptr) char *path = NULL, *below = NULL;
-	struct disk_kv kv[MAX_KV];
+	struct disk_kv kv[SESSION_KEYS];
 	struct disk_create_opts o = {.size = c->size,
 		.kv = kv,
 		.loop = &s->loop,
@@ -82,7 +80,7 @@ static int create(
 	int rc = disk_split_name(name, &path, &format, e);
 
 	if (!rc)
-		rc = session_options(c->options, kv, MAX_KV, e);
+		rc = session_options(c->options, kv, SESSION_KEYS, e);
 	space = rc ? NULL : disk_kv_get(kv, "preallocation");
 	if (pack && space && strcmp(space, "off"))
 		rc = err_set(e, -EINVAL,
@@ -1167,7 +1165,11 @@ const struct verb verbs_disk[] = {
 	{VERB("disk compare", "FILE:FORMAT FILE:FORMAT", "ends with 1 when the contents differ"),
 		TWO_ARGS, .cmd.groups = compare_groups, .size = sizeof(struct compare),
 		.run = run_compare},
-	{VERB("disk formats", "", "the formats and their options"), .cmd.groups = json_groups,
-		.size = sizeof(struct json_only), .run = run_formats},
+	{VERB("disk formats", "", "the formats and their options"),
+		.cmd.text = "create: for --options of disk create, disk convert and store create. "
+			    "open: behind the format of a disk that is there, as in "
+			    "a.qcow2:qcow2,snapshot=monday; lodge run --disk takes commit, sorter, "
+			    "fence and take.",
+		.cmd.groups = json_groups, .size = sizeof(struct json_only), .run = run_formats},
 	VERBS_END,
 };

@@ -9,8 +9,6 @@
 #include "cli/disk/disk_session.h"
 #include "cli/verb.h"
 
-#define MAX_KV 24
-
 struct measure {
 	uint64_t size;
 	char *to, *options, *snapshot;
@@ -35,9 +33,9 @@ static const struct opt_group measure_groups[] = {{"Options", measure_opts}, {0}
 static int measure(struct session *s, const struct measure *m, const struct args *a,
 	struct disk_create_opts *o, struct disk_amount *out, struct err *e)
 {
-	struct disk_kv kv[MAX_KV];
+	struct disk_kv kv[SESSION_KEYS];
 	struct disk *from = NULL;
-	int rc = session_options(m->options, kv, MAX_KV, e);
+	int rc = session_options(m->options, kv, SESSION_KEYS, e);
 
 	if (!rc && a->n)
 		rc = session_open_snapshot(s, a->v[0], m->snapshot, &from, e);

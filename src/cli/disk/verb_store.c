@@ -9,8 +9,6 @@
 #include "cli/disk/disk_session.h"
 #include "cli/verb.h"
 
-#define MAX_KV 24
-
 /* "FILE:lodgefs" to its parts. */
 static int split(const char *name, char **path, const struct disk_store_format **f, struct err *e)
 {
@@ -88,11 +86,11 @@ static int run_create(void *opts, const struct args *a)
 {
 	struct create *c = opts;
 	cleanup(job_end) struct job j = {0};
-	struct disk_kv kv[MAX_KV];
+	struct disk_kv kv[SESSION_KEYS];
 	int rc = begin(&j, a, c->json, "creating");
 
 	if (!rc)
-		rc = session_options(c->options, kv, MAX_KV, &j.e);
+		rc = session_options(c->options, kv, SESSION_KEYS, &j.e);
 	if (!rc)
 		rc = disk_kv_known(kv, j.f->create_keys, j.f->name, NULL, &j.e);
 	if (!rc)

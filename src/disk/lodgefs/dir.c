@@ -238,6 +238,11 @@ static void clear_disk(struct lf *fs, struct lf_record *r)
 
 int lf_no_disk(const struct lf *fs, const char *name, struct err *e)
 {
+	if (strchr(name, '@'))
+		return err_set(e, -ENOENT,
+			"store %s has no disk '%s': a snapshot is read as "
+			"%s/DISK:lodgefs,snapshot=NAME",
+			fs->path, name, fs->path);
 	return err_set(e, -ENOENT,
 		"store %s has no disk '%s': `lodge store ls %s:lodgefs` lists them", fs->path, name,
 		fs->path);

@@ -146,8 +146,8 @@ static int open_data(struct qcow2 *q, struct err *e)
 	if (!name)
 		return err_set(e, -EINVAL,
 			"disk %s: its data is in another file whose name it does not have: "
-			"data-file=FILE says it",
-			d->o.path);
+			"%s:qcow2,data-file=FILE says it",
+			d->o.path, d->o.path);
 	path = disk_backing_path(d->o.path, name);
 	if (!path)
 		return err_set(e, -ENOMEM, "disk %s: out of memory", d->o.path);
