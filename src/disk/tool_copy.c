@@ -432,6 +432,18 @@ int disk_compare(
 
 #define REBASE_GRAIN (64 * KiB)
 
+enum difference { SAME, ZEROES, DATA };
+
+/* What the grain at `at` becomes, which is *n bytes long. */
+static enum difference grain(
+	const char *old, const char *new, uint64_t at, uint64_t len, uint64_t *n)
+{
+	*n = MIN(len - at, REBASE_GRAIN);
+	if (!memcmp(old + at, new + at, *n))
+		return SAME;
+	return is_zero(old + at, *n) ? ZEROES : DATA;
+}
+
 /* A piece of `from`: what `now` does not show (NULL: zeroes) goes into `to`. */
 static int differing_piece(struct disk *from, struct disk *now, struct disk *to, uint64_t off,
 	uint64_t len, char *mem, uint64_t *copied, struct err *e)
@@ -443,13 +455,17 @@ static int differing_piece(struct disk *from, struct disk *now, struct disk *to,
 		rc = fetch(now, off, new, len, false, e);
 	else if (!rc)
 		memset(new, 0, len);
-	for (uint64_t at = 0; at < len && !rc; at += REBASE_GRAIN) {
-		uint64_t n = MIN(len - at, REBASE_GRAIN);
+	for (uint64_t at = 0, n; at < len && !rc; at += n) {
+		enum difference what = grain(old, new, at, len, &n);
+		uint64_t more;
 
-		if (!memcmp(old + at, new + at, n))
+		/* What is alike goes there at once. */
+		while (at + n < len && grain(old, new, at + n, len, &more) == what)
+			n += more;
+		if (what == SAME)
 			continue;
-		rc = is_zero(old + at, n) ? disk_rw(to, DISK_WRITE_ZEROES, off + at, NULL, n, e)
-					  : disk_rw(to, DISK_WRITE, off + at, old + at, n, e);
+		rc = what == ZEROES ? disk_rw(to, DISK_WRITE_ZEROES, off + at, NULL, n, e)
+				    : disk_rw(to, DISK_WRITE, off + at, old + at, n, e);
 		*copied += n;
 	}
 	return rc;
