@@ -333,6 +333,25 @@ static void failed_flush_direct(void **state)
 	file_close(f);
 }
 
+/* Somebody cuts the file off, and puts it back. */
+static void cut_off(void **state)
+{
+	struct files fs = {.loop = &rig.loop, .io = IO_THREADS};
+	struct file *f = NULL;
+
+	assert_int_equal(file_open(&f, &fs, &(struct file_opts){.path = rig.path}, NULL), 0);
+	assert_int_equal(truncate(rig.path, SIZE / 2), 0);
+	assert_int_equal(file_read(f, SIZE / 2 - 4096, data, 4096, NULL), 0);
+	assert_int_equal(file_read(f, SIZE / 2 - 4096, data, 8192, NULL), -EIO);
+	assert_int_equal(file_flush(f, NULL), -EIO);
+	assert_int_equal(file_write(f, SIZE / 2 + 65536, data, 4096, NULL), 0);
+	assert_int_equal(file_flush(f, NULL), -EIO);
+	assert_int_equal(truncate(rig.path, SIZE), 0);
+	assert_int_equal(file_flush(f, NULL), 0);
+	assert_int_equal(file_read(f, SIZE, data, 4096, NULL), 0); /* nothing was there */
+	file_close(f);
+}
+
 struct part {
 	struct file_req r;
 	struct iovec iov;
@@ -434,6 +453,7 @@ int main(void)
 		T(in_part_ring),
 		T(in_part_threads),
 		T(beyond_named),
+		T(cut_off),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -17,6 +17,7 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "disk/dirty.h"
+#include "disk/memdev.h"
 #include "disk/tool.h"
 
 #define SIZE (4 * MiB + 3 * DISK_SECTOR) /* the last block is not whole */
@@ -265,12 +266,44 @@ static int teardown(void **state)
 	return 0;
 }
 
+/* A write that failed may have changed a part of what it was to change. */
+static void failed(void **state)
+{
+	struct memdevs devs = {
+		.nfaults = 1, .fault = {{.ops = 1 << FILE_WRITE, .error = -EIO, .torn = true}}};
+	uint8_t buf[4096] = {1};
+	struct disk_range range;
+	uv_loop_t loop;
+	struct disk *d;
+
+	uv_loop_init(&loop);
+	assert_int_equal(memdev_poke(&devs, "raw", MiB - 1, buf + 1, 1), 0);
+	assert_int_equal(disk_open(&d,
+				 &(struct disk_opts){.path = "raw",
+					 .format = "raw",
+					 .loop = &loop,
+					 .open_file = memdevs_open,
+					 .open_ctx = &devs},
+				 NULL),
+		0);
+	assert_int_equal(disk_dirty_start(d, NULL), 0);
+	assert_int_equal(
+		disk_rw(d, DISK_WRITE, 5 * DISK_DIRTY_BLOCK, buf, sizeof(buf), NULL), -EIO);
+	assert_true(disk_dirty_take(d, 0, MiB, &range));
+	assert_int_equal(range.offset, 5 * DISK_DIRTY_BLOCK);
+	disk_close(d);
+	uv_run(&loop, UV_RUN_DEFAULT);
+	assert_int_equal(uv_loop_close(&loop), 0);
+	memdevs_free(&devs);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_raw, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_qcow2, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_lodgefs, setup, teardown),
+		cmocka_unit_test(failed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

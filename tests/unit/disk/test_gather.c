@@ -55,6 +55,24 @@ static void is_patient(void **state)
 	gather_destroy(g);
 }
 
+/* What failed was quick for another reason. */
+static void failures_say_nothing(void **state)
+{
+	struct gather *g = gather_create();
+	struct gather_note note;
+
+	(void)copied(g, false, 24, 2000, 10);
+	for (unsigned i = 0; i < 24; i++) {
+		void *mem = gather_begin(g, false, MiB, &note);
+
+		assert_non_null(mem);
+		usleep(100);
+		gather_end(g, &note, mem, false);
+	}
+	assert_int_equal(copied(g, false, 64, 10, 10), 0);
+	gather_destroy(g);
+}
+
 /* A host that changes its mind is asked again. */
 static void looks_again(void **state)
 {
@@ -99,6 +117,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(goes_the_quicker_way),
 		cmocka_unit_test(is_patient),
+		cmocka_unit_test(failures_say_nothing),
 		cmocka_unit_test(looks_again),
 		cmocka_unit_test(not_all_can_be),
 	};
