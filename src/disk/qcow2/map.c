@@ -196,6 +196,9 @@ static void hole(const struct qcow2 *q, uint64_t off, struct q_map *m)
 	uint64_t table = q->cluster_size << q->l2_bits;
 
 	*m = (struct q_map){.type = Q_UNALLOCATED, .len = table - (off & (table - 1))};
+	/* What no L1 entry is for: an image can claim any size for a snapshot. */
+	if (off / table >= q->h.l1_size)
+		m->len = 1ull << 62;
 }
 
 int q_map(struct qcow2 *q, uint64_t off, uint64_t max, bool try, struct q_map *out)

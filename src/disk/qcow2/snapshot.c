@@ -585,8 +585,7 @@ static int note_tables(struct qcow2 *q, const uint64_t *l1, uint64_t n, bool add
 static int apply(struct qcow2 *q, const struct q_snap *s, struct err *e)
 {
 	uint32_t n = MAX(
-		s->l1_size, (uint32_t)MIN(qcow2_l1_entries(s->size, q->cluster_bits, q->extended),
-				    (uint64_t)QCOW2_L1_MAX / 8));
+		s->l1_size, (uint32_t)qcow2_l1_entries(s->size, q->cluster_bits, q->extended));
 	cleanup(free_ptr) uint64_t *old = NULL;
 	uint64_t *l1 = NULL, *more, host = 0, oldn = q->h.l1_size;
 	int rc = q_snap_l1(q, s, &l1, e);
@@ -616,6 +615,13 @@ static int apply(struct qcow2 *q, const struct q_snap *s, struct err *e)
 	return rc ?: flags(q);
 }
 
+/* With it the image could not be opened any more. */
+static bool bad_size(const struct qcow2 *q, uint64_t size)
+{
+	return size % 512 ||
+	       qcow2_l1_entries(size, q->cluster_bits, q->extended) > QCOW2_L1_MAX / 8;
+}
+
 static int refuse(struct qcow2 *q, enum disk_snap_op op, struct q_snaps *t, const char *name, int i,
 	struct err *e)
 {
@@ -628,6 +634,10 @@ static int refuse(struct qcow2 *q, enum disk_snap_op op, struct q_snaps *t, cons
 		return err_set(e, -EROFS, "disk %s: is not open for writing", path);
 	if (op != DISK_SNAP_CREATE && i < 0)
 		return err_set(e, -ENOENT, "disk %s: there is no snapshot %s", path, name);
+	if (op == DISK_SNAP_APPLY && bad_size(q, t->s[i].size))
+		return err_set(e, -EUCLEAN,
+			"disk %s: snapshot %s is damaged: no disk has %llu bytes", path, name,
+			(unsigned long long)t->s[i].size);
 	if (op != DISK_SNAP_CREATE)
 		return 0;
 	if (i >= 0)

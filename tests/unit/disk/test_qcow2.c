@@ -857,6 +857,42 @@ static void entries_into_tables(void **state)
 	clean("a");
 }
 
+/* A snapshot may claim to be of any size: one that no disk can have is not gone back to, and looking at it ends. */
+static void snapshot_of_any_size(void **state)
+{
+	static const uint64_t sizes[] = {1ull << 61, SIZE + 1, SIZE};
+	const struct disk_kv kv[] = {{"snapshot", "s"}, {0}};
+	struct disk_opts o = {.path = "a",
+		.format = "qcow2",
+		.readonly = true,
+		.kv = kv,
+		.loop = &rig.loop,
+		.open_file = memdevs_open,
+		.open_ctx = &rig.devs};
+	struct disk_extent x;
+	struct disk *d;
+
+	assert_int_equal(make("a", small, NULL, NULL), 0);
+	d = open_rw("a");
+	fill(d, 0, 4096, 1);
+	assert_int_equal(disk_snapshot(d, DISK_SNAP_CREATE, "s", &rig.e), 0);
+	disk_close(d);
+	for (unsigned i = 0; i < ARRAY_SIZE(sizes); i++) {
+		poke("a", peek("a", QCOW2_AT_SNAPSHOTS) + 40 + 8, sizes[i], 8);
+		assert_int_equal(disk_open(&d, &o, &rig.e), 0);
+		assert_int_equal(
+			disk_block_status(d, 4096, sizes[i] / 512 * 512 - 4096, &x, &rig.e), 0);
+		assert_false(x.flags & DISK_EXT_DATA);
+		disk_close(d);
+		d = open_rw("a");
+		assert_int_equal(
+			disk_snapshot(d, DISK_SNAP_APPLY, "s", &rig.e), i < 2 ? -EUCLEAN : 0);
+		expect(d, 0, 4096, 1);
+		disk_close(d);
+		clean("a");
+	}
+}
+
 static int open_device(
 	struct file **out, struct files *fs, const struct file_opts *o, struct err *e)
 {
@@ -1389,6 +1425,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(one_cluster_twice, setup, teardown),
 		cmocka_unit_test_setup_teardown(many_times, setup, teardown),
 		cmocka_unit_test_setup_teardown(entries_into_tables, setup, teardown),
+		cmocka_unit_test_setup_teardown(snapshot_of_any_size, setup, teardown),
 		cmocka_unit_test_setup_teardown(repair_in_device, setup, teardown),
 		cmocka_unit_test_setup_teardown(dirty_bit, setup, teardown),
 		cmocka_unit_test_setup_teardown(entry_into_table, setup, teardown),
