@@ -43,7 +43,8 @@
 #include "disk/tool.h"
 #include "random.h"
 
-static unsigned workload(const struct kind *k, uint64_t seed)
+/* *ahead: counts what was written ahead. */
+static unsigned workload(const struct kind *k, uint64_t seed, uint64_t *ahead)
 {
 	struct world *w = calloc(1, sizeof(*w));
 	unsigned n;
@@ -59,6 +60,7 @@ static unsigned workload(const struct kind *k, uint64_t seed)
 	uv_loop_init(&w->loop);
 	crash_run(w);
 	n = crash_cuts(w);
+	*ahead += w->devs.ops[FILE_FILL];
 	uv_run(&w->loop, UV_RUN_DEFAULT);
 	assert_int_equal(uv_loop_close(&w->loop), 0);
 	memdevs_free(&w->devs);
@@ -107,13 +109,16 @@ static void crash(const struct kind *k)
 	uint64_t first = one ? strtoull(one, NULL, 10) : 1;
 	uint64_t n = many ? strtoull(many, NULL, 10) : one || k->fills ? 1 : 2;
 	unsigned cuts = 0, done = 0;
+	uint64_t ahead = 0;
 
 	if (only && strcmp(only, k->name))
 		return;
 	if (!disk_format_by_name(k->format))
 		skip();
 	for (uint64_t seed = first + job; seed < first + n; seed += jobs, done++)
-		cuts += workload(k, seed);
+		cuts += workload(k, seed, &ahead);
+	if (k->fills && !one && done && !ahead)
+		fail_msg("%s: nothing was written ahead", k->name);
 	count(k->name, done, cuts);
 }
 
