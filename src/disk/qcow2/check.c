@@ -665,8 +665,8 @@ static int own_table(struct check *k, uint64_t i)
 
 	if (!off || !place_ok(k, off))
 		return 0;
-	if (twice && k->kind == Q_RECOVER) /* as a table: the first one was dealt with */
-		return 0;
+	if (twice && k->kind == Q_RECOVER && t.times == times(k, off))
+		return 0; /* by another L1 entry, and nothing else: that one was dealt with */
 	if (twice || t.times != times(k, off)) {
 		rc = own_place(k, i, c, &to);
 		t.times = 1;
