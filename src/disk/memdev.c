@@ -324,7 +324,8 @@ static void inject(struct memfile *m, struct queued *q)
 		q->turns = f->turns;
 		d->faults_hit++;
 	}
-	if (d->capacity && r->op == FILE_WRITE && r->off + r->len > d->capacity)
+	if (d->capacity && (r->op == FILE_WRITE || r->op == FILE_FILL) &&
+		r->off + r->len > d->capacity)
 		q->error = -ENOSPC;
 }
 

@@ -551,6 +551,34 @@ static void filled(void **state)
 	free(buf);
 }
 
+/* A host that has no space for zeroes ahead: the guest is told only of what has no place itself. */
+static void filled_short(void **state)
+{
+	char *buf = malloc(4096);
+	uint64_t n = 0;
+	struct disk *d;
+	int rc;
+
+	memset(buf, 9, 4096);
+	assert_int_equal(make("a", NULL, NULL, NULL), 0);
+	d = open_rw("a");
+	for (; n < 20 * CLUSTER; n += 4096)
+		settled(d, n, buf, 4096);
+	rig.devs.capacity = memdev_size(&rig.devs, "a") + 3 * CLUSTER;
+	while (!(rc = turn(d, DISK_WRITE, n, buf, 4096)))
+		n += 4096;
+	assert_int_equal(rc, -ENOSPC);
+	assert_true(n >= 23 * CLUSTER);
+	assert_true(memdev_size(&rig.devs, "a") <= rig.devs.capacity);
+	rig.devs.capacity = 0;
+	for (; n < 60 * CLUSTER; n += 4096)
+		settled(d, n, buf, 4096);
+	expect(d, 0, 60 * CLUSTER, 9);
+	disk_close(d);
+	assert_int_equal(check("a", false).errors + check("a", false).leaks, 0);
+	free(buf);
+}
+
 static uint64_t place_of(struct disk *d, uint64_t off)
 {
 	struct disk_extent x;
@@ -1418,6 +1446,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(synced, setup, teardown),
 		cmocka_unit_test_setup_teardown(filled, setup, teardown),
 		cmocka_unit_test_setup_teardown(filled_large, setup, teardown),
+		cmocka_unit_test_setup_teardown(filled_short, setup, teardown),
 		cmocka_unit_test_setup_teardown(freed_late, setup, teardown),
 		cmocka_unit_test_setup_teardown(repair, setup, teardown),
 		cmocka_unit_test_setup_teardown(table_in_data, setup, teardown),
