@@ -302,7 +302,8 @@ static int go(struct copy *c, struct err *e)
 	} while (c->busy || (!rc && !c->rc && c->next < c->end));
 	if (!rc && c->rc && c->o->compress && e && e->code)
 		rc = c->rc;
-	if (!rc && c->rc == -ENOSPC && c->to->format->store)
+	if (!rc && c->rc == -ENOSPC && c->to->format->store &&
+		file_room(c->to->files->first) >= PIECE)
 		rc = err_set(e, c->rc,
 			"copying disk %s to %s: the store is full: `lodge store df` shows how, "
 			"`lodge "

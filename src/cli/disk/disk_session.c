@@ -109,7 +109,10 @@ void session_end(struct session *s)
 
 static void on_lost(void *ctx, int why)
 {
-	(void)ctx;
+	const struct session *s = ctx;
+
+	if (s->forgotten)
+		return;
 	fprintf(stderr, "error: what was written last is lost: it cannot be written: %s\n",
 		strerrordesc_np(-why) ?: "error");
 }
@@ -146,7 +149,7 @@ static int open_as(struct session *s, const char *text, unsigned flags, const ch
 		.kv = kv,
 		.loop = &s->loop,
 		.stores = &s->stores,
-		.client = {.lost = on_lost}};
+		.client = {.lost = on_lost, .ctx = s}};
 	unsigned n = 0;
 	int rc = name ? session_options(cut_keys(name), kv, SESSION_KEYS, e)
 		      : err_set(e, -ENOMEM, "out of memory");

@@ -27,6 +27,7 @@ struct session {
 	unsigned n;
 	int sigfd;
 	bool json;
+	bool forgotten; /* what was written goes again: nobody misses any of it */
 	const char *doing; /* in front of the bar */
 	struct progress bar;
 	struct disk_watch watch; /* pass this to what takes long */

@@ -318,21 +318,27 @@ static bool is_blank(const struct disk *d)
 }
 
 /* A part of a copy looks like a disk. All disks are closed first: they may be of one store. */
-static void forget_copy(struct session *s, const char *name, struct disk *to)
+static int forget_copy(struct session *s, const char *name, struct disk *to, int why, struct err *e)
 {
 	cleanup(json_decrefp) json_t *what = NULL;
 	cleanup(free_ptr) char *path = NULL, *data = NULL;
 	const char *format;
+	struct err left = {0};
+	char first[sizeof(e->msg)];
 
+	s->forgotten = true;
 	if (!disk_describe(to, &what, NULL) && json_object_get(what, "data_file"))
 		data = disk_backing_path(to->o.path, json_text_at(what, "data_file"));
 	while (s->n)
 		session_close(s);
-	if (disk_split_name(name, &path, &format, NULL))
-		return;
-	disk_remove(format, path, &s->loop, NULL);
-	if (data)
-		disk_remove("raw", data, &s->loop, NULL);
+	if (disk_split_name(name, &path, &format, &left) ||
+		disk_remove(format, path, &s->loop, &left) ||
+		(data && disk_remove("raw", data, &s->loop, &left))) {
+		snprintf(first, sizeof(first), "%s", err_msg(e));
+		return err_set(e, why, "%.300s; a part of the copy is left there: %.150s", first,
+			err_msg(&left));
+	}
+	return why;
 }
 
 /* A bitmap is written when its disk is closed, and is marked until then. `bitmap` NULL: all of them. */
@@ -462,8 +468,8 @@ static int convert(struct session *s, const struct convert *c, const struct args
 				: disk_copy(from, to, copy, e);
 	rc = rc ?: fill_bitmaps(from, to, list, n, e);
 	if (rc)
-		forget_copy(s, a->v[1], to);
-	return rc || !n ? rc : bitmaps_written(s, a->v[1], NULL, e);
+		return forget_copy(s, a->v[1], to, rc, e);
+	return !n ? 0 : bitmaps_written(s, a->v[1], NULL, e);
 }
 
 static int run_convert(void *opts, const struct args *a)
