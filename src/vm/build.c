@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/err.h"
+#include "base/size.h"
 #include "base/util.h"
 #include "device/chardev.h"
 #include "device/virtio_blk.h"
@@ -48,8 +49,8 @@ struct device_list {
 	struct virtio_console_opts console;
 	struct virtio_vsock_opts vsock;
 	struct virtio_blk_opts disk[VM_MAX_DISKS];
-	struct disk_kv disk_kv[VM_MAX_DISKS][5];
-	char fence[VM_MAX_DISKS][24];
+	struct disk_kv disk_kv[VM_MAX_DISKS][6];
+	char fence[VM_MAX_DISKS][24], metadata[VM_MAX_DISKS][SIZE_TEXT];
 	char disk_id[VM_MAX_DISKS][VM_DISK_ID];
 };
 
@@ -79,6 +80,9 @@ static const struct disk_kv *disk_keys(struct device_list *l, const struct vm_di
 	snprintf(l->fence[i], sizeof(l->fence[i]), "%llu", (unsigned long long)d->fence);
 	if (d->fence)
 		l->disk_kv[i][n++] = (struct disk_kv){"fence", l->fence[i]};
+	if (d->metadata)
+		l->disk_kv[i][n++] = (struct disk_kv){
+			"metadata", size_text(l->metadata[i], d->metadata)};
 	if (d->take)
 		l->disk_kv[i][n++] = (struct disk_kv){"take", "on"};
 	if (d->commit == VM_COMMIT_BATCH)

@@ -164,6 +164,14 @@ parents = {d["name"]: d["parent"] for d in json.loads(lodge("store", "ls", "s:lo
 check("whose clone a disk is", parents["child"] == "from2@then" and parents["other"] == "from2" and not parents["from2"], parents)
 text = raw("store", "ls", "s:lodgefs").stdout
 check("store ls: nothing for the terminal", b"a?[31mb??" in text and b"\033" not in text, text)
+lodge("disk", "create", "s/m:lodgefs", "-s", "1M")
+for disk, what in ("data.raw:raw,metadata=8M", "only lodgefs has them"), ("s/m:lodgefs,metadata=1M", "is too small: give 4M to 4G"):
+    p = raw("run", "-d", "--firmware", "spin.bin", "--memory", "16M", "--disk", disk)
+    check(f"run --disk {disk} is refused", p.returncode == USAGE and what in p.stderr.decode(), p)
+lodge("run", "-d", "--firmware", "spin.bin", "--memory", "16M", "--name", "meta", "--disk", "s/m:lodgefs,metadata=8M")
+check("run --disk ...,metadata=8M: the store has so many pages in memory", '"pages_max":2048,' in lodge("stats", "meta", "--json").stdout, lodge("stats", "meta", "--json").stdout)
+lodge("kill", "meta")
+lodge("rm", "meta", ok=False)
 p = raw("run", "-d", "--firmware", "spin.bin", "--memory", "16M", "--disk", EVIL + b".raw:raw")
 check("a machine with such a file", p.returncode == USAGE and p.stderr == b"lodge run: --disk: the text is not UTF-8\n" and not p.stdout, p)
 

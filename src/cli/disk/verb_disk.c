@@ -1175,7 +1175,7 @@ const struct verb verbs_disk[] = {
 		.cmd.text = "create: for --options of disk create, disk convert and store create. "
 			    "open: behind the format of a disk that is there, as in "
 			    "a.qcow2:qcow2,snapshot=monday; lodge run --disk takes commit, sorter, "
-			    "fence and take.",
+			    "metadata, fence and take.",
 		.cmd.groups = json_groups, .size = sizeof(struct json_only), .run = run_formats},
 	VERBS_END,
 };

@@ -602,10 +602,11 @@ static void lf_stats_json(struct disk *d, json_t *obj)
 		{"journal_bytes", s->journal_bytes}, {"marks", s->marks},
 		{"checkpoints", s->checkpoints}, {"flushes", s->flushes},
 		{"page_writes", s->page_writes}, {"replayed", s->replayed}, {"dropped", s->dropped},
-		{"pages_in_memory", l->fs->pages_in}, {"page_reads", s->page_reads},
-		{"page_looks", s->page_looks}, {"checksum_errors", s->sum_errors},
-		{"without_checksum", l->fs->sums_wrote}, {"unwritten_pages", l->fs->ntouch},
-		{"zeroes_ahead", s->ahead_bytes}, {"error", (uint64_t)-l->fs->failed}};
+		{"pages_in_memory", l->fs->pages_in}, {"pages_max", l->fs->pages_max},
+		{"page_reads", s->page_reads}, {"page_looks", s->page_looks},
+		{"checksum_errors", s->sum_errors}, {"without_checksum", l->fs->sums_wrote},
+		{"unwritten_pages", l->fs->ntouch}, {"zeroes_ahead", s->ahead_bytes},
+		{"error", (uint64_t)-l->fs->failed}};
 
 	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
 		json_object_set_new(obj, all[i].name, json_integer((json_int_t)all[i].v));

@@ -329,6 +329,15 @@ const struct opt vm_disk_opts[] = {
 		D(sorter),
 		.dflt = "on",
 		.help = "qcow2, lodgefs: off: a transaction for each block, to compare with"},
+	{.flag = "metadata",
+		.key = "metadata",
+		.type = OPT_SIZE,
+		D(metadata),
+		.min = 4 * MiB,
+		.max = 4 * GiB,
+		.arg = "SIZE",
+		.help = "lodgefs: memory for pages of pointers; 64M, which is enough for 896 GiB "
+			"in use at a time, without it"},
 	OPT_DONE,
 };
 
@@ -454,7 +463,7 @@ const struct opt vm_config_opts[] = {
 		.help = "a disk; options: readonly, cache=writeback|none|writethrough, "
 			"on-error=report|pause|ignore, discard=on|off, iops=N, iops-burst=N, "
 			"bps=SIZE, bps-burst=SIZE, queues=N, io=uring|threads, id=ID, fence=N, "
-			"take, commit=flush|batch, sorter=on|off; a comma in "
+			"take, commit=flush|batch, sorter=on|off, metadata=SIZE; a comma in "
 			"the "
 			"file name is written twice"},
 	{.flag = "net",

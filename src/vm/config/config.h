@@ -76,6 +76,8 @@ struct vm_disk {
 	bool take; /* lodgefs: takes the store from another host that holds it */
 	int commit; /* enum vm_commit */
 	bool sorter; /* off: a transaction for each block, to compare with */
+	uint64_t
+		metadata; /* lodgefs: memory for pages of pointers; 0: as much as it takes by itself */
 };
 
 /* Host port to guest port. Addresses are IPv4 text; "" in guest is the guest's first address. */

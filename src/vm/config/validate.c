@@ -66,9 +66,10 @@ static int check_disk(const struct vm_config *c, unsigned i, struct err *e)
 				d->file);
 	}
 	/* A disk in a store is STORE/NAME: only who knows the store can look at it. */
-	if ((d->fence || d->take) && d->format != VM_FORMAT_LODGEFS)
+	if ((d->fence || d->take || d->metadata) && d->format != VM_FORMAT_LODGEFS)
 		return err_set(e, -EINVAL,
-			"disk %s: fence and take are about stores: only lodgefs has them", d->file);
+			"disk %s: fence, take and metadata are about stores: only lodgefs has them",
+			d->file);
 	if ((d->commit != VM_COMMIT_FLUSH || !d->sorter) && d->format == VM_FORMAT_RAW)
 		return err_set(e, -EINVAL,
 			"disk %s: commit and sorter are about metadata: raw has none", d->file);
