@@ -617,6 +617,39 @@ int q_release(struct qcow2 *q, uint64_t host, uint64_t clusters, bool punch)
 	return q_frees_add(&q->frees, host >> q->cluster_bits, clusters, punch);
 }
 
+/* How many clusters from c on, before `end`, nobody else refers to. */
+static int only_ours(struct qcow2 *q, uint64_t c, uint64_t end, uint64_t *n)
+{
+	uint64_t v = 1;
+	int rc = 0;
+
+	for (*n = 0; c + *n < end; ++*n) {
+		rc = q_refcount(q, c + *n, &v);
+		if (rc || v != 1)
+			break;
+	}
+	return rc;
+}
+
+/* What nobody else refers to goes back to the host in one piece, before somebody else can take it. */
+static int reap_run(struct qcow2 *q, uint64_t c, uint64_t end, bool punch)
+{
+	uint64_t n;
+	int rc = 0;
+
+	for (; c < end && !rc; c += n) {
+		n = end - c;
+		if (punch)
+			rc = only_ours(q, c, end, &n);
+		/* A hint: whose write comes by here has nothing to do with it. */
+		if (!rc && punch)
+			(void)q_punch(q, q->file, c << q->cluster_bits, n << q->cluster_bits);
+		n = MAX(n, 1ull);
+		rc = rc ?: q_refcount_add(q, c, n, -1);
+	}
+	return rc;
+}
+
 int q_reap(struct qcow2 *q)
 {
 	struct q_frees f = q->idle;
@@ -625,18 +658,8 @@ int q_reap(struct qcow2 *q)
 	q->idle = (struct q_frees){0};
 	if (f.n)
 		q->unpacked_entry = 0;
-	for (size_t i = 0; i < f.n && !rc; i++) {
-		for (uint64_t c = f.a[i].cluster; c < f.a[i].cluster + f.a[i].n && !rc; c++) {
-			uint64_t v = 0;
-
-			if (f.a[i].punch)
-				rc = q_refcount(q, c, &v);
-			/* A hint: whose write comes by here has nothing to do with it. */
-			if (!rc && v == 1)
-				(void)q_punch(q, q->file, c << q->cluster_bits, q->cluster_size);
-			rc = rc ?: q_refcount_add(q, c, 1, -1);
-		}
-	}
+	for (size_t i = 0; i < f.n && !rc; i++)
+		rc = reap_run(q, f.a[i].cluster, f.a[i].cluster + f.a[i].n, f.a[i].punch);
 	free(f.a);
 	return rc;
 }

@@ -1337,7 +1337,7 @@ static void rebase(void **state)
 	}
 }
 
-/* Giving space back is a hint: when the host fails that, nobody's write does. */
+/* Giving space back is a hint, once for all that lies together: when the host fails that, nobody's write does. */
 static void punch_fails(void **state)
 {
 	struct disk *d;
@@ -1351,7 +1351,7 @@ static void punch_fails(void **state)
 	rig.devs.fault[0] = (struct memdev_fault){.ops = 1 << FILE_DISCARD, .error = -EIO};
 	rig.devs.nfaults = 1;
 	fill(d, 8 * CLUSTER, 4096, 2);
-	assert_in_range(rig.devs.faults_hit, 1, 4);
+	assert_int_equal(rig.devs.faults_hit, 1);
 	disk_close(d);
 	assert_int_equal(check("a", false).errors + check("a", false).leaks, 0);
 }
