@@ -58,7 +58,8 @@ struct verb {
 /* The verbs of each file, each ending with VERBS_END. */
 extern const struct verb verbs_image[];
 extern const struct verb verbs_disk[];
-extern const struct verb verbs_measure[];
+extern const struct verb verbs_disk_make[];
+extern const struct verb verbs_disk_changes[];
 extern const struct verb verbs_store[];
 extern const struct verb verbs_switch[];
 extern const struct verb verbs_exec[];

@@ -55,8 +55,11 @@ static int take_down(struct file **at, struct files *fs, const struct file_opts 
 	f->o.at = NULL;
 	f->o.no_lock |= fs->shelf->look;
 	rc = f->o.no_lock ? 0 : f->ops->lock(f, true, e);
-	if (!rc)
+	if (!rc) {
 		rc = f->ops->measure(f, &f->size, e);
+		if (rc)
+			f->ops->lock(f, false, NULL);
+	}
 	if (rc) {
 		put_aside(fs->shelf, f);
 		return rc;

@@ -258,3 +258,23 @@ int session_options(char *text, struct disk_kv *kv, unsigned max, struct err *e)
 	}
 	return 0;
 }
+
+int session_bitmaps_written(struct session *s, const char *name, const char *bitmap, struct err *e)
+{
+	cleanup(free_ptr) struct disk_bitmap *list = NULL;
+	struct disk *d;
+	unsigned n = 0;
+	int rc;
+
+	while (s->n)
+		session_close(s);
+	rc = session_open(s, name, SESSION_READONLY | SESSION_NO_BACKING, &d, e);
+	rc = rc ?: disk_bitmaps(d, &list, &n, e);
+	for (unsigned i = 0; i < n && !rc; i++)
+		if (list[i].busy && (!bitmap || !strcmp(bitmap, list[i].name)))
+			rc = err_set(e, -EIO,
+				"disk %s: bitmap %s could not be written and is not complete: "
+				"`lodge disk bitmap %s --remove %s`",
+				d->o.path, list[i].name, name, list[i].name);
+	return rc;
+}

@@ -47,6 +47,8 @@ int session_open_snapshot(struct session *s, const char *name, const char *snaps
 /* fail(), with the bar taken away. */
 int session_failed(struct session *s, const struct err *e);
 void session_close(struct session *s); /* the disk that was opened last */
+/* A bitmap is written when its disk is closed, and is marked until then: closes all, and looks. `bitmap` NULL: all of that disk. */
+int session_bitmaps_written(struct session *s, const char *name, const char *bitmap, struct err *e);
 /* -EBUSY when `path` is a file of a disk that is open, or below one: it cannot be written to meanwhile. */
 int session_unused(const struct session *s, const char *path, struct err *e);
 /* Two names of one file, which is there. */
