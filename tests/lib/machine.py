@@ -37,6 +37,14 @@ def check(what, good, detail=""):
         sys.exit(1)
 
 
+def sh(*cmd, code=0, **kw):
+    """What a command says, on stdout and then stderr; another exit code than that fails."""
+    p = subprocess.run(cmd, capture_output=True, text=True, timeout=120, **kw)
+    if p.returncode != code:
+        raise AssertionError(f"{' '.join(cmd)}: {p.returncode}, not {code}\n{p.stdout}{p.stderr}")
+    return p.stdout + p.stderr
+
+
 def wait_for(f, seconds=60):
     """What f() answers once that is true; what it answered last when it does not come in time."""
     end = time.monotonic() + seconds * SLOW

@@ -10,17 +10,11 @@ import sys
 import tempfile
 import time
 
-top = os.environ.get("LODGE_TOP", os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
-LODGE = os.path.join(os.environ.get("LODGE_BUILD", os.path.join(top, "build")), "src/cli/lodge")
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
+from machine import LODGE, sh
+
 MIB = 1 << 20
 failed = 0
-
-
-def sh(*cmd, code=0):
-    p = subprocess.run(cmd, capture_output=True, text=True, timeout=60)
-    if p.returncode != code:
-        raise AssertionError(f"{' '.join(cmd)}: {p.returncode}, not {code}\n{p.stdout}{p.stderr}")
-    return p.stdout + p.stderr
 
 
 def disk(*args, code=0):

@@ -8,23 +8,15 @@ Witnesses: qemu-img check, qemu-io. A loop device, which does not become longer,
 import os
 import shutil
 import struct
-import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
-from machine import LODGE
+from machine import LODGE, sh
 
 PLACE = 0x00FFFFFFFFFFFE00
 COPIED = 1 << 63
 CLUSTER = 4096
 failed = 0
-
-
-def sh(*cmd, code=0):
-    p = subprocess.run(cmd, capture_output=True, text=True, timeout=60)
-    if p.returncode != code:
-        raise AssertionError(f"{' '.join(cmd)}: {p.returncode}, not {code}\n{p.stdout}{p.stderr}")
-    return p.stdout + p.stderr
 
 
 class Tables:

@@ -13,19 +13,12 @@ import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
-from machine import BUILD, LODGE
+from machine import BUILD, LODGE, sh
 
 TOOL = f"{BUILD}/tests/tools/disk-io"
 MIB = 1 << 20
 SIZE = 6 * MIB
 failed = 0
-
-
-def sh(*cmd, code=0, **kw):
-    p = subprocess.run(cmd, capture_output=True, text=True, timeout=120, **kw)
-    if p.returncode != code:
-        raise AssertionError(f"{' '.join(cmd)}: {p.returncode}, not {code}\n{p.stdout}{p.stderr}")
-    return p.stdout + p.stderr
 
 
 def machine(path, *commands):
