@@ -72,10 +72,10 @@ def messages(path):
         data = data[32 + n:]
 
 
-def replay(s, path, waits):
+def replay(s, sent, waits):
     """Each message as it was sent; what answers something waits for it."""
     heard = b""
-    for kind, m in messages(path):
+    for kind, m in sent:
         while kind in waits and b"LDMG" + struct.pack("<H", waits[kind]) not in heard:
             if not (more := s.recv(65536)):
                 return
@@ -91,10 +91,13 @@ for kept in sorted(f[:-6] for f in os.listdir(KEPT) if f.endswith(".0.bin")):
     r = Receive("old")
     a, b = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
     a.connect(r.at[5:])
-    t = threading.Thread(target=replay, args=(a, f"{KEPT}/{kept}.0.bin", {7: 10, 9: 17}))  # GO after READY, ACK after WHOLE
+    (_, hello), *rest = messages(f"{KEPT}/{kept}.0.bin")
+    a.sendall(hello)
+    a.recv(1, socket.MSG_PEEK)  # WELCOME: who joins before is nobody yet
+    t = threading.Thread(target=replay, args=(a, rest, {7: 10, 9: 17}))  # GO after READY, ACK after WHOLE
     t.start()
     b.connect(r.at[5:])
-    replay(b, f"{KEPT}/{kept}.1.bin", {})
+    replay(b, messages(f"{KEPT}/{kept}.1.bin"), {})
     t.join()
     check(f"{kept}: is taken", r.end()[0] == 0)
     until(f"{kept} goes on", lambda: "gap" in lodge("logs", "old").stdout)
