@@ -54,7 +54,7 @@ struct disk_range {
 struct disk_req {
 	enum disk_op op;
 	bool fua, unmap;
-	bool waited; /* its owner waits for it: with on_error PAUSE it is not held, and he is told */
+	bool waited; /* its owner waits for it, and is told of a failure: with on_error PAUSE it is not held, with IGNORE it is not called done */
 	uint64_t offset, len;
 	const struct iovec *iov;
 	unsigned niov;

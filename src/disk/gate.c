@@ -144,7 +144,7 @@ bool gate_failed(struct disk_gate *g, struct disk_req *r)
 
 	if (r->result == -EINVAL || r->result == -ERANGE || r->result == -EROFS)
 		return false;
-	if (g->d->o.on_error == DISK_ERROR_IGNORE) {
+	if (g->d->o.on_error == DISK_ERROR_IGNORE && !r->waited) {
 		g->ignored++;
 		if (r->op == DISK_READ)
 			iov_zero(r->iov, r->niov, 0, r->len);

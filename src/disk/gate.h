@@ -5,8 +5,8 @@
  * a request that is larger than it passes and is paid off afterwards. What has to wait waits in order; disk_drain() lets all pass.
  *
  * Errors: REPORT hands them to the user. PAUSE holds the request and calls client.failed(), whose owner stops the guest; disk_retry() sends
- * what is held once more, disk_fail_held() gives up and reports; who waits for a request (disk_req.waited) is told at once. IGNORE says that it was done. What is the user's own mistake
- * (-EINVAL, -ERANGE, -EROFS) is always reported.
+ * what is held once more, disk_fail_held() gives up and reports; IGNORE says that it was done. Who waits for a request
+ * himself (disk_req.waited: a new size, a snapshot, a move; not a guest) is told at once with each of them. What is the user's own mistake (-EINVAL, -ERANGE, -EROFS) is always reported.
  *
  * Threads: the loop's.
  */

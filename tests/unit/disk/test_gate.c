@@ -327,6 +327,28 @@ static void ignore(void **state)
 	assert_int_equal(c.r.result, -ERANGE);
 }
 
+/* A guest is told that all went well, and who asked for a longer disk that it could not be made durable. */
+static void ignore_and_wait(void **state)
+{
+	struct err e = {0};
+	struct call c;
+
+	start(DISK_ERROR_IGNORE, (struct disk_limits){0});
+	rig.d->o.client.resized = on_resized;
+	rig.devs.fault[0] = (struct memdev_fault){.ops = 1 << FILE_FLUSH, .error = -EIO};
+	rig.devs.nfaults = 1;
+	assert_int_equal(disk_resize(rig.d, 2 * SIZE, &e), -EIO);
+	assert_non_null(strstr(err_msg(&e), "could not be made durable"));
+	assert_int_equal(disk_size(rig.d), SIZE);
+	assert_int_equal(rig.resized, 0);
+	submit(&c, DISK_FLUSH, 0);
+	disk_drain(rig.d);
+	assert_int_equal(c.r.result, 0);
+	rig.devs.nfaults = 0;
+	assert_int_equal(disk_resize(rig.d, 2 * SIZE, &e), 0);
+	assert_int_equal(rig.resized, 1);
+}
+
 /* What was not flushed may be lost, torn, or there; what was flushed is there. */
 static void power_cut(void **state)
 {
@@ -377,6 +399,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(pause_and_wait, setup, teardown),
 		cmocka_unit_test_setup_teardown(resize_fails, setup, teardown),
 		cmocka_unit_test_setup_teardown(ignore, setup, teardown),
+		cmocka_unit_test_setup_teardown(ignore_and_wait, setup, teardown),
 		cmocka_unit_test_setup_teardown(power_cut, setup, teardown),
 	};
 
