@@ -244,9 +244,9 @@ struct disk_store_format {
 	/* Ends another host's hold, which fails from its next flush on. `fence`: the new number, 0: the next one. *now: which it is. */
 	int (*take)(
 		struct files *fs, const char *path, uint64_t fence, uint64_t *now, struct err *e);
-	/* Longer. 0: what the block device has now. *now: what it has afterwards. */
-	int (*resize)(
-		struct files *fs, const char *path, uint64_t size, uint64_t *now, struct err *e);
+	/* Longer. `more`: by `size`. 0: what the block device has now. *now: what it has afterwards. */
+	int (*resize)(struct files *fs, const char *path, uint64_t size, bool more, uint64_t *now,
+		struct err *e);
 };
 
 struct disk_ready;

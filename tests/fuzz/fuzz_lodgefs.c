@@ -210,7 +210,7 @@ static void administer(struct rig *r)
 	(void)disk_create("lodgefs", &o, NULL);
 	(void)store()->rename(&fs, "s", "c", "e", NULL);
 	(void)store()->remove(&fs, "s", "e", NULL);
-	(void)store()->resize(&fs, "s", 20 * MiB, &size, NULL);
+	(void)store()->resize(&fs, "s", 20 * MiB, false, &size, NULL);
 	(void)store()->trim(&fs, "s", NULL, &size, NULL);
 	(void)store()->take(&fs, "s", 0, &size, NULL);
 }

@@ -110,7 +110,9 @@ objects("disk", "create", b"s/" + EVIL + b":lodgefs", "-s", "1M", "-o", "track=o
 for verb in "ls", "df", "check", "take":
     objects("store", verb, "s:lodgefs")
 check("one disk is one disk", lodge("store", "df", "s:lodgefs").stdout.endswith("\n1 disk, 0 snapshots\n"), lodge("store", "df", "s:lodgefs").stdout)
-objects("store", "resize", "s:lodgefs", "-s", "80M")
+check("a store grows to a size", objects("store", "resize", "s:lodgefs", "80M") == {"size": 80 << 20})
+check("a store grows by a size", objects("store", "resize", "s:lodgefs", "+16M") == {"size": 96 << 20})
+check("a store has no less than it has", lodge("store", "resize", "s:lodgefs", "80M", ok=False).returncode == 2)
 objects("disk", "generation", b"s/" + EVIL + b":lodgefs", "--next")
 objects("disk", "map", b"s/" + EVIL + b":lodgefs", "--changed-since", "1")
 

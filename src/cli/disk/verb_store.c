@@ -5,6 +5,7 @@
 
 #include "base/err.h"
 #include "base/json.h"
+#include "base/size.h"
 #include "base/util.h"
 #include "cli/disk/disk_session.h"
 #include "cli/verb.h"
@@ -298,27 +299,21 @@ static int run_take(void *opts, const struct args *a)
 	return ended(&j, rc);
 }
 
-struct resize {
-	uint64_t size;
-	bool json;
-};
-static const struct opt resize_opts[] = {
-	{"size", 's', .type = OPT_SIZE, OPT_AT(struct resize, size), .arg = "SIZE",
-		.help = "what it has afterwards; a block device is taken whole without it"},
-	{"json", .type = OPT_FLAG, OPT_AT(struct resize, json), .help = "print JSON"},
-	OPT_DONE,
-};
-static const struct opt_group resize_groups[] = {{"Options", resize_opts}, {0}};
-
 static int run_resize(void *opts, const struct args *a)
 {
-	const struct resize *o = opts;
+	const struct json_only *o = opts;
+	const char *text = a->n > 1 ? a->v[1] : NULL;
 	cleanup(job_end) struct job j = {0};
-	uint64_t now = 0;
+	uint64_t now = 0, size = 0;
+	bool more = text && *text == '+';
 	int rc = begin(&j, a, o->json, "resizing");
 
+	if (!rc && text)
+		rc = size_parse(text + more, &size, &j.e);
+	if (!rc && text && !size)
+		rc = err_set(&j.e, -EINVAL, "store %s: '%s' is no size to grow to", j.path, text);
 	if (!rc)
-		rc = j.f->resize(&j.files, j.path, o->size, &now, &j.e);
+		rc = j.f->resize(&j.files, j.path, size, more, &now, &j.e);
 	if (!rc && o->json)
 		print_json_drop(json_pack("{s:I}", "size", (json_int_t)now));
 	return ended(&j, rc);
@@ -342,9 +337,10 @@ const struct verb verbs_store[] = {
 	{VERB("store trim", "FILE:FORMAT",
 		 "give back to the host what no disk has in use, such as what a kill left behind"),
 		STORE, .run = run_trim},
-	{VERB("store resize", "FILE:FORMAT", "make a store larger"), IN_STORE, .cmd.min_args = 1,
-		.cmd.max_args = 1, .cmd.groups = resize_groups, .size = sizeof(struct resize),
-		.run = run_resize},
+	{VERB("store resize", "FILE:FORMAT [[+]SIZE]", "make a store larger"), IN_STORE,
+		.cmd.text = "Without a size it has all of a block device that was made larger.",
+		.cmd.min_args = 1, .cmd.max_args = 2, .cmd.groups = json_groups,
+		.size = sizeof(struct json_only), .run = run_resize},
 	{VERB("store take", "FILE:FORMAT",
 		 "take a store from a host that is gone: what still writes there fails"),
 		IN_STORE, .cmd.min_args = 1, .cmd.max_args = 1, .cmd.groups = take_groups,

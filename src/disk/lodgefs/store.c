@@ -528,16 +528,23 @@ static int grow(struct lf *fs, uint64_t size, struct err *e)
 	return rc ?: lf_fail(fs, lf_super_write(fs), e);
 }
 
-static int store_resize(
-	struct files *files, const char *path, uint64_t size, uint64_t *now, struct err *e)
+static uint64_t end_of_store(const struct lf *fs)
+{
+	return fs->s.data_at + fs->s.blocks * LF_BLOCK;
+}
+
+static int store_resize(struct files *files, const char *path, uint64_t size, bool more,
+	uint64_t *now, struct err *e)
 {
 	struct lf *fs;
 	int rc = lf_open(&fs, files, &(struct lf_open){.path = path, .flags = LF_O_WRITE}, e);
 
 	if (rc)
 		return rc;
-	rc = grow(fs, size, e);
-	*now = fs->s.data_at + fs->s.blocks * LF_BLOCK;
+	if (more && __builtin_add_overflow(size, end_of_store(fs), &size))
+		rc = err_set(e, -EINVAL, "store %s: no store has so many bytes", path);
+	rc = rc ?: grow(fs, size, e);
+	*now = end_of_store(fs);
 	lf_close(fs);
 	return rc;
 }

@@ -988,10 +988,11 @@ static void growing(void **state)
 		n++;
 	put(f, d);
 	assert_int_equal(memdevs_record(&f->devs), 0);
-	assert_int_equal(disk_store_lodgefs.resize(&fs, "store", 16 * MiB, &now, &e), -EINVAL);
-	assert_int_equal(disk_store_lodgefs.resize(&fs, "store", GiB, &now, &e), -EFBIG);
+	assert_int_equal(
+		disk_store_lodgefs.resize(&fs, "store", 16 * MiB, false, &now, &e), -EINVAL);
+	assert_int_equal(disk_store_lodgefs.resize(&fs, "store", GiB, false, &now, &e), -EFBIG);
 	assert_non_null(strstr(err_msg(&e), "max-size"));
-	ok(disk_store_lodgefs.resize(&fs, "store", 64 * MiB, &now, &e), &e, "resize");
+	ok(disk_store_lodgefs.resize(&fs, "store", 64 * MiB, false, &now, &e), &e, "resize");
 	assert_int_equal(now, 64 * MiB);
 	assert_int_equal(space(f).total, before + 32 * MiB);
 	for (uint64_t point = 0; point <= memdevs_events(&f->devs); point++)
