@@ -100,6 +100,28 @@ def _():
     assert open("r", "rb").read() == open("ours", "rb").read()
 
 
+@check("resize --shrink: the file ends where qemu-img ends it")
+def _():
+    for options in ("cluster_size=64K",), ("cluster_size=4K",), ("cluster_size=64K,data_file=data",), ("cluster_size=64K,data_file=data,data_file_raw=on",), ("compat=0.10",):
+        ends = []
+        for whose in "ours", "theirs":
+            sh("rm", "-f", "q", "data")
+            sh("qemu-img", "create", "-q", "-f", "qcow2", "-o", *options, "q", "96M")
+            for at in range(0, 96, 16):
+                sh("qemu-io", "-f", "qcow2", "-c", f"write -P {at + 1} {at}M 16M", "q")
+            if whose == "ours":
+                disk("resize", "q:qcow2", "20M", "--shrink")
+            else:
+                sh("qemu-img", "resize", "-q", "--shrink", "q", "20M")
+            has(sh("qemu-img", "check", "-f", "qcow2", "q"), "No errors")
+            sh("qemu-io", "-f", "qcow2", "-r", "-c", "read -P 1 0 16M", "-c", "read -P 17 16M 4M", "q")
+            ends.append([os.path.getsize(f) for f in ("q", "data") if os.path.exists(f)])
+        # A table that is longer than it has to be may lie at the end.
+        assert ends[0][0] <= ends[1][0] + 4 * 65536 and ends[0][1:] <= ends[1][1:], (options, ends)
+    disk("resize", "q:qcow2", "96M")
+    sh("qemu-io", "-f", "qcow2", "-r", "-c", "read -P 0 20M 76M", "q")
+
+
 @check("compare finds the byte")
 def _():
     sparse_raw("r", 8 * MIB, 2)

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bitmap.h"
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/util.h"
@@ -114,6 +115,42 @@ static int shrink(struct qcow2 *q, uint64_t size, uint64_t back)
 	return rc ?: set_size(q, size);
 }
 
+/* Tables of the disk that lead behind its end, where nothing stands in them any more. */
+static int drop_tables(struct qcow2 *q, uint64_t size)
+{
+	int rc = 0;
+
+	for (uint64_t i = qcow2_l1_entries(size, q->cluster_bits, q->extended);
+		i < q->h.l1_size && !rc; i++) {
+		uint64_t table = q->l1[i] & Q_OFFSET;
+
+		if (!table)
+			continue;
+		q->l1[i] = 0;
+		bitmap_set(q->l1_dirty, i / 64);
+		q_set_del(&q->meta_set, table >> q->cluster_bits);
+		rc = q_release(q, table, 1, q->d->o.discard);
+	}
+	return rc;
+}
+
+/*
+ * The files end behind what is in use, after the header says the smaller size: entries are gone durably, then counts, then the end of the file. Each is whole
+ * without what comes after it.
+ */
+static int cut_files(struct qcow2 *q, uint64_t size)
+{
+	uint64_t data = q->raw_data ? size : align_up(size, q->cluster_size);
+	int rc = cut(q, size, q->h.l1_size * (q->cluster_size << q->l2_bits));
+
+	rc = rc ?: drop_tables(q, size);
+	rc = rc ?: q_cut_file(q);
+	/* What a cluster of the disk has in an external data file has the same place there. */
+	if (!rc && q->data != q->file && !q->data->block_device && q->data->size > data)
+		rc = file_truncate(q->data, data, NULL) ?: q_sync(q);
+	return rc;
+}
+
 /*
  * The guest may not see what the backing file has beyond the old end: zeroes are there before the size says so. Nor the state of a machine that QEMU has put behind
  * the end of its disk: that goes.
@@ -153,12 +190,17 @@ int q_resize(struct disk *d, uint64_t size, struct err *e)
 			"disk %s: has snapshots, which in version 2 are as large as the disk",
 			d->o.path);
 	rc = size < old ? shrink(q, size, back) : size > old ? grow(q, size, back) : 0;
-	if (!rc && q->raw_data)
+	if (!rc && q->raw_data && size > old)
 		rc = file_truncate(q->data, size, e);
 	if (rc)
 		return err_sys(e, rc, "disk %s: cannot be made %llu bytes long", d->o.path,
 			(unsigned long long)size);
-	return 0;
+	rc = size < old ? cut_files(q, size) : 0;
+	return rc ? err_sys(e, rc,
+			    "disk %s: has %llu bytes now; but the end of its file, which nothing "
+			    "uses any more, could not be cut off",
+			    d->o.path, (unsigned long long)size)
+		  : 0;
 }
 
 /* ---- backing file ---- */

@@ -298,6 +298,8 @@ static inline uint64_t q_end(const struct qcow2 *q) /* of what of the file may b
 int q_frees_append(struct q_frees *to, struct q_frees *from); /* empties `from` */
 /* Counts down what may be. Under `meta`. */
 int q_reap(struct qcow2 *q);
+/* Cuts off what nobody uses at the end of the file, and blocks of counts that count nothing; durable. Nothing is in flight, and nothing is dirty but in memory. */
+int q_cut_file(struct qcow2 *q);
 
 /* ---- map.c ---- */
 

@@ -663,3 +663,78 @@ int q_reap(struct qcow2 *q)
 	free(f.a);
 	return rc;
 }
+
+/* ---- the end of the file ---- */
+
+/* *end: behind the highest cluster that block `rti` counts, but for cluster `but`; 0: it counts none. */
+static int counted_end(struct qcow2 *q, uint64_t rti, uint64_t but, uint64_t *end)
+{
+	uint64_t per = per_slice(q), first = rti << q->rb_bits, c = first + (1ull << q->rb_bits);
+
+	*end = 0;
+	while (c > first && !*end) {
+		struct counts k;
+		int rc = counts_get(q, c -= per, &k);
+
+		if (rc)
+			return rc < 0 ? rc : 0;
+		for (uint64_t i = per; i-- && !*end;)
+			if (count_of(q, &k, i) && c + i != but)
+				*end = c + i + 1;
+		q_slice_put(k.s);
+	}
+	return 0;
+}
+
+/* Block `rti` goes when it counts nothing but itself: *end is 0 then. */
+static int drop_block(struct qcow2 *q, uint64_t rti, uint64_t *end)
+{
+	uint64_t c = q->rt[rti] >> q->cluster_bits;
+	bool inside = c >> q->rb_bits == rti;
+	int rc = counted_end(q, rti, c, end);
+
+	if (*end && inside)
+		*end = MAX(*end, c + 1);
+	if (rc || *end)
+		return rc;
+	q->rt[rti] = 0;
+	bitmap_set(q->rt_dirty, rti / 64);
+	q_set_del(&q->meta_set, c);
+	q_cache_drop(q, c << q->cluster_bits);
+	q->free_at = MIN(q->free_at, c);
+	return inside ? 0 : q_release(q, c << q->cluster_bits, 1, false);
+}
+
+/* From the end, up to the first block that counts something. 1: some went. */
+static int drop_blocks(struct qcow2 *q, uint64_t *end)
+{
+	int rc = 0, any = 0;
+
+	*end = 0;
+	for (uint64_t i = q->rt_entries; i-- && !rc && !*end;) {
+		if (!q->rt[i])
+			continue;
+		rc = drop_block(q, i, end);
+		any |= !rc && !*end;
+	}
+	return rc ?: any;
+}
+
+int q_cut_file(struct qcow2 *q)
+{
+	uint64_t end = 0;
+	int rc = q_settle(q);
+
+	if (q->file->block_device)
+		return rc;
+	while (!rc && (rc = drop_blocks(q, &end)) > 0)
+		rc = q_settle(q);
+	end <<= q->cluster_bits;
+	if (rc || !end || end >= q->file->size)
+		return rc;
+	/* The counts, and everything that leads there, are durable: what is behind is nobody's, whether it goes or not. */
+	rc = file_truncate(q->file, end, NULL) ?: q_sync(q);
+	if (!rc)
+		q->zero_from = end;
+	return rc;
+}
