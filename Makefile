@@ -35,6 +35,7 @@ bench: ## Lodge beside its peers: figures as JSON and SVG
 	@$(MAKE) --no-print-directory build
 	@$(BUILD)/src/cli/lodge image show debian:mini >/dev/null 2>&1 || $(BUILD)/src/cli/lodge image pull debian:mini
 	@bench/run --build $(BUILD)
+	@bench/disk --build $(BUILD) --caches none --quick
 	@LODGE_BUILD=$(BUILD) bench/migrate --rates 0,100,400
 	@LODGE_BUILD=$(BUILD) bench/update
 	@LODGE_BUILD=$(BUILD) bench/announce

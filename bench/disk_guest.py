@@ -166,10 +166,10 @@ def run(build, fmt, d, o):
         wait_unlocked(disks.files())
         for row in rows:
             got[row, 'host'].append(disks.bare(row))
-    return [table(row, arms, got) for row in rows]
+    return [table(row, fmt, arms, got) for row in rows]
 
 
-def table(row, arms, got):
+def table(row, fmt, arms, got):
     ours, peer = (got[row, a.name] for a in arms)
     ratios = sorted(x['iops'] / max(y['iops'], 1e-3) for x, y in zip(ours, peer))
     cells = [f"{a.name} {statistics.median(v['iops'] for v in got[row, a.name]):8.0f}/s {statistics.median(v['cpu_us'] for v in got[row, a.name]):7.1f} us"
@@ -180,5 +180,5 @@ def table(row, arms, got):
     print(f"{label(row):38s} {' | '.join(cells)} | x{statistics.median(ratios):.2f} ({ratios[0]:.2f}..{ratios[-1]:.2f}) CPU x{work:.2f} | "
           f"host {host:.0f}/s: {share[0]}, {share[1]}",
           flush=True)
-    return {'row': 'guest', 'label': label(row), 'ratio': statistics.median(ratios), 'cpu_ratio': work, 'host': got[row, 'host'],
+    return {'row': 'guest', 'format': fmt, 'label': label(row), 'ratio': statistics.median(ratios), 'ratios': ratios, 'cpu_ratio': work, 'host': got[row, 'host'],
             'arms': {a.name: got[row, a.name] for a in arms}}

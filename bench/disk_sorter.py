@@ -64,10 +64,11 @@ def run(build, fmt, d, o):
             for how in WAYS if i % 2 == 0 else reversed(WAYS):
                 with tempfile.TemporaryDirectory(dir=d) as t:
                     got[how].append(one(build, fmt, t, job, debian, row, how))
-        ratio = statistics.median(x['iops'] / max(y['iops'], 1e-3) for x, y in zip(*got.values()))
+        ratios = sorted(x['iops'] / max(y['iops'], 1e-3) for x, y in zip(*got.values()))
+        ratio = statistics.median(ratios)
         print(f"{label:38s} {' | '.join('%s %8.0f/s %7.1f us' % (w, statistics.median(x['iops'] for x in v), statistics.median(x['cpu_us'] for x in v)) for w, v in got.items())}"
               f" | x{ratio:.2f}", flush=True)
         for how, v in got.items():
             print(f'    {how}: ' + ', '.join(f'{k} {n}' for k, n in v[0]['counts'].items()), flush=True)
-        out.append({'row': 'guest-sorter', 'label': label, 'ratio': ratio, 'arms': got})
+        out.append({'row': 'guest-sorter', 'format': fmt, 'label': label, 'ratio': ratio, 'ratios': ratios, 'arms': got})
     return out
