@@ -33,6 +33,14 @@ def args(*disks):
             *sum((["--disk", d] for d in disks), [])]
 
 
+def refused(m, method, **params):
+    try:
+        m.call(method, **params)
+    except Exception as e:
+        return str(e)
+    return ""
+
+
 def ready(m):
     m.expect(b"debian:mini ready", 90)
     m.expect(b"# ", 10)
@@ -59,6 +67,10 @@ try:
         said = m.run("dd if=/dev/urandom of=/tmp/r bs=1M count=3 2>/dev/null; dd if=/tmp/r of=/dev/vda bs=1M seek=5 conv=fsync 2>/dev/null; md5sum </tmp/r", 60)
         m.call("disk_snapshot", id="root", name="live")
         m.run("dd if=/dev/zero of=/dev/vda bs=1M seek=5 count=3 conv=fsync 2>/dev/null", 60)
+        for wrong, words in ({"name": "x", "delete": "yes"}, "boolean"), ({"name": 5}, "text"), ({}, '"name" is missing'), ({"name": "x", "id": 7}, "text"), \
+                ({"name": "x", "ids": "root"}, "array"), ({"name": "live", "ids": ["root"], "delete": True}, "one disk"):
+            answer = refused(m, "disk_snapshot", **{"id": "root", **wrong})
+            check(f"disk_snapshot {wrong} is refused", words in answer, answer)
         info = m.call("disk_info", id="root")
         check("a snapshot of a running machine", [s["name"] for s in info["snapshots"]] == ["live"], json.dumps(info))
         m.call("disk_resize", id="root", size=48 * MIB)
@@ -70,6 +82,19 @@ try:
         took, counted = time.monotonic() - began, m.call("stats")["devices"]["parts"]
         # 2 MiB at 2 MiB a second, of which 64 KiB may pass at once.
         check("so many bytes a second", "done" in wrote and took > 0.9 and counted["delayed"] > 0, f"{took:.2f} s, {counted}")
+        for wrong, words in ({"op": "add", "granularity": "64K"}, "whole number"), ({"op": "add", "granularity": -1}, "negative"), ({"op": "count"}, "there is no"), ({}, "missing"):
+            answer = refused(m, "disk_bitmap", id="root", name="b", **wrong)
+            check(f"disk_bitmap {wrong} is refused", words in answer, answer)
+        m.call("disk_bitmap", id="root", name="b", op="add")
+        m.call("disk_bitmap", id="parts", name="b", op="add")
+        began = m.call("disk_changes", id="parts")["generation"]
+        for wrong, words in ({"since": str(began)}, "whole number"), ({"since": -1}, "negative"), ({"since": 0}, "known since"), ({"offset": -1}, "negative"), \
+                ({"offset": 1 << 40}, "behind the disk's end"), ({"next": 1}, "boolean"):
+            answer = refused(m, "disk_changes", id="parts", **wrong)
+            check(f"disk_changes {wrong} is refused", words in answer, answer)
+        m.run("dd if=/tmp/r of=/dev/vda bs=64k count=1 seek=16 oflag=direct conv=fsync 2>/dev/null; dd if=/tmp/r of=/dev/vdb bs=64k count=1 seek=144 oflag=direct conv=fsync 2>/dev/null", 60)
+        told = m.call("disk_changes", id="parts", since=began, next=True)
+        check("what has changed since a generation", told["changed"] == [{"start": 9 * MIB, "length": 65536}] and told["generation"] == began + 1, json.dumps(told))
         m.call("disk_resize", id="parts", size=24 * MIB)
         check("a grown lodgefs is seen", wait_for(lambda: m.run("cat /sys/block/vdb/size").strip() == str(24 * MIB // 512), 10))
         check("and written at its new end", "done" in m.run("dd if=/tmp/r of=/dev/vdb bs=64k count=8 seek=376 oflag=direct conv=fsync 2>/dev/null && echo done", 60))
@@ -83,6 +108,8 @@ try:
         m.type("poweroff\n")
         check("powers off with 0", m.wait(30) == 0)
     sh("qemu-img", "check", "-q", "-f", "qcow2", top)
+    changed = json.loads(sh(LODGE, "disk", "map", f"{top}:qcow2", "--bitmap", "b", "--json"))["changed"]
+    check("a bitmap that was begun while the machine ran", changed == [{"start": MIB, "length": 65536}], changed)
     sh(LODGE, "store", "check", f"{store}:lodgefs")
     with open(base, "rb") as f:
         check("what may only be read is as it was", f.read(10) == b"from below" and json.loads(sh(LODGE, "disk", "compare", f"{base}:raw", f"{store}/base:lodgefs", "--json").splitlines()[-1])["same"])

@@ -3,14 +3,19 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/json.h"
 #include "base/util.h"
 #include "disk/tool.h"
 #include "vm/control/control_impl.h"
 #include "vm/vm.h"
 
+/* What is of another kind than it should be is refused: taken for absent it would be answered as if nothing had been asked. */
 static int want_disk(const struct rpc_request *q, struct disk **d, struct err *e)
 {
-	return vm_disk(control_vm(q), json_string_value(json_object_get(q->params, "id")), d, e);
+	const char *id = NULL;
+	int rc = json_want_text(q->params, q->method->name, "id", true, &id, e);
+
+	return rc ?: vm_disk(control_vm(q), id, d, e);
 }
 
 static int resize(const struct rpc_request *q, json_t **res, struct err *e)
@@ -54,51 +59,65 @@ static int snapshot_ids(struct vm *vm, const json_t *ids, const char *name, stru
 
 static int snapshot(const struct rpc_request *q, json_t **res, struct err *e)
 {
-	const char *name = json_string_value(json_object_get(q->params, "name"));
-	bool gone = json_is_true(json_object_get(q->params, "delete"));
-	const json_t *ids = json_object_get(q->params, "ids");
+	const char *what = q->method->name, *name = NULL;
+	json_t *ids = NULL;
+	bool gone = false;
 	struct disk *d;
-	int rc;
+	int rc = json_want_text(q->params, what, "name", true, &name, e);
 
-	if (ids && !gone)
+	rc = rc ?: json_want_bool(q->params, what, "delete", false, &gone, e);
+	rc = rc ?: json_want_array(q->params, what, "ids", false, &ids, e);
+	if (!rc && ids && gone)
+		rc = err_set(e, -EINVAL, "%s: \"delete\" is of one disk: \"id\"", what);
+	if (!rc && ids)
 		return snapshot_ids(control_vm(q), ids, name, e);
-	rc = want_disk(q, &d, e);
+	rc = rc ?: want_disk(q, &d, e);
 	return rc ?: disk_snapshot(d, gone ? DISK_SNAP_DELETE : DISK_SNAP_CREATE, name, e);
 }
 
 static int bitmap(const struct rpc_request *q, json_t **res, struct err *e)
 {
 	static const char *const ops[] = {"add", "remove", "enable", "disable", "clear"};
-	const json_t *p = q->params;
-	const char *name = json_string_value(json_object_get(p, "name"));
-	const char *op = json_string_value(json_object_get(p, "op"));
-	uint64_t grain = (uint64_t)json_integer_value(json_object_get(p, "granularity"));
+	const char *what = q->method->name, *name = NULL, *op = NULL;
+	uint64_t grain = 0;
 	struct disk *d;
 	int rc = want_disk(q, &d, e);
 
-	for (unsigned i = 0; i < ARRAY_SIZE(ops) && !rc && name && op; i++)
+	rc = rc ?: json_want_text(q->params, what, "name", true, &name, e);
+	rc = rc ?: json_want_text(q->params, what, "op", true, &op, e);
+	rc = rc ?: json_want_u64(q->params, what, "granularity", false, &grain, e);
+	for (unsigned i = 0; i < ARRAY_SIZE(ops) && !rc; i++)
 		if (!strcmp(op, ops[i]))
 			return disk_bitmap(d, (enum disk_bitmap_op)i, name, grain ?: 64 * KiB, e);
 	return rc
 		       ?: err_set(e, -EINVAL,
-				  "disk_bitmap wants \"id\", \"name\", and \"op\": add, remove, "
-				  "enable, disable or clear");
+				  "%s: there is no \"op\" '%s': add, remove, enable, disable or "
+				  "clear",
+				  what, op);
 }
 
 /* Begins a new generation (`next`), then tells what has changed since one. */
 static int changes(const struct rpc_request *q, json_t **res, struct err *e)
 {
-	json_int_t since = json_integer_value(json_object_get(q->params, "since"));
-	json_int_t offset = json_integer_value(json_object_get(q->params, "offset"));
+	const char *what = q->method->name;
+	uint64_t since = 0, offset = 0;
+	bool next = false;
 	struct disk_generation g;
 	struct disk *d;
 	int rc = want_disk(q, &d, e);
 
-	if (!rc)
-		rc = disk_generation(d, json_is_true(json_object_get(q->params, "next")), &g, e);
-	return rc
-		       ?: disk_changes_json(
-				  d, since > 0 ? (uint64_t)since : g.now, (uint64_t)offset, res, e);
+	rc = rc ?: json_want_u64(q->params, what, "since", false, &since, e);
+	rc = rc ?: json_want_u64(q->params, what, "offset", false, &offset, e);
+	rc = rc ?: json_want_bool(q->params, what, "next", false, &next, e);
+	if (!rc && offset > disk_size(d))
+		rc = err_set(e, -ERANGE, "%s: %llu is behind the disk's end", what,
+			(unsigned long long)offset);
+	rc = rc ?: disk_generation(d, next, &g, e);
+	if (rc)
+		return rc;
+	if (!json_object_get(q->params, "since"))
+		since = g.now;
+	return disk_changes_json(d, since, offset, res, e);
 }
 
 #define A_DISK (VM_NEED_LIVE | VM_NEED_OURS | VM_NEED_LOOSE)
