@@ -212,18 +212,19 @@ struct grow {
 static int grow_plan(const struct qcow2 *q, struct grow *g, uint64_t cluster)
 {
 	uint64_t per = 1ull << q->rb_bits, per_cluster = q->cluster_size / 8;
+	uint64_t most = QCOW2_RT_MAX >> q->cluster_bits;
 
 	g->start = q->rt_entries << q->rb_bits;
 	g->clusters = q->h.rt_clusters;
 	do {
-		g->clusters += g->clusters / 2 + 1;
+		if (g->clusters >= most)
+			return -EFBIG;
+		g->clusters = MIN(g->clusters + g->clusters / 2 + 1, most);
 		g->blocks = 1;
 		while (g->blocks * per < g->clusters + g->blocks)
 			g->blocks++;
 		g->entries = g->clusters * per_cluster;
 	} while (g->entries < q->rt_entries + g->blocks || g->entries <= cluster >> q->rb_bits);
-	if (g->clusters << q->cluster_bits > QCOW2_RT_MAX)
-		return -EFBIG;
 	g->rt = calloc(g->entries, 8);
 	g->dirty = calloc(BITMAP_WORDS((g->entries + 63) / 64), 8);
 	g->buf = malloc(MAX(g->clusters << q->cluster_bits, q->cluster_size));
