@@ -284,6 +284,24 @@ def _():
     has(sh("qemu-img", "check", "-f", "qcow2", "q"), "No errors")
 
 
+@check("findings are one line of text, whatever names an image has")
+def _():
+    name = "a\x1b[2Jb"
+    disk("create", "q:qcow2", "-s", "8M")
+    sh("qemu-io", "-f", "qcow2", "-c", "write -P 1 0 64k", "q")
+    sh("qemu-img", "snapshot", "-c", name, "q")
+    with open("q", "r+b") as f:  # its first L1 entry leads behind the end
+        f.seek(64)
+        f.seek(int.from_bytes(f.read(8), "big"))
+        f.seek(int.from_bytes(f.read(8), "big"))
+        f.write(bytes.fromhex("0000ffffff000000"))
+    said = disk("check", "q:qcow2", code=1)
+    has(said, "L1 entry 0 of a?[2Jb points nowhere")
+    assert "\x1b" not in said, said
+    found = json.loads(disk("check", "q:qcow2", "--json", code=1))
+    assert len(found["found"]) == found["errors"] + found["leaks"], found
+
+
 @check("mistakes: what to do is said, the exit code is right, and nothing is left behind")
 def _():
     def wrong(code, words, *args):

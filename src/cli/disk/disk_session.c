@@ -45,13 +45,17 @@ static bool progress(void *ctx, uint64_t done, uint64_t of)
 static void found(void *ctx, bool error, const char *text)
 {
 	struct session *s = ctx;
+	char line[512];
 
+	/* It may have a name out of the image, which somebody else chose. */
+	snprintf(line, sizeof(line), "%s", text);
+	text_one_line(line);
 	session_clear(s);
 	if (s->json)
 		json_array_append_new(s->found,
-			json_pack("{s:s, s:s}", "kind", error ? "error" : "leak", "text", text));
+			json_pack("{s:s, s:s}", "kind", error ? "error" : "leak", "text", line));
 	else
-		fprintf(stderr, "%s: %s\n", error ? "error" : "leak", text);
+		fprintf(stderr, "%s: %s\n", error ? "error" : "leak", line);
 }
 
 void session_begin(struct session *s, bool json, const char *doing)
