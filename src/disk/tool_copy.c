@@ -229,8 +229,10 @@ static int feed(struct copy *c, struct slot *s, struct err *e)
 		} else if (x.flags & DISK_EXT_DATA || c->o->no_sparse) {
 			/* Pieces end at multiples of their size, so that clusters are written whole. */
 			x.len = MIN(x.len, PIECE - off % PIECE);
-			/* Compressed ones whole: what was left out of this piece so far are holes. */
+			/* Compressed ones whole: what was left out of this piece so far are holes, and counted. */
 			if (c->o->compress) {
+				c->done -= off % PIECE;
+				c->o->skipped -= off % PIECE;
 				off -= off % PIECE;
 				x.len = MIN(PIECE, c->end - off);
 				c->next = off;

@@ -92,6 +92,8 @@ def _():
         disk("convert", f"{out}:qcow2", f"back{n}:raw")
         assert open("r", "rb").read() == open(f"back{n}", "rb").read()
         assert os.stat(f"back{n}").st_blocks <= os.stat("r").st_blocks + 64, "holes were lost"
+    counted = json.loads(disk("convert", "r:raw", "counted:qcow2", "--compress", "--json").splitlines()[-1])
+    assert counted["copied"] + counted["skipped"] == os.path.getsize("r"), counted
     disk("convert", "r:raw", "dense:qcow2", "--compress", "--no-sparse")
     same("r", "raw", "dense", "qcow2")
     assert all(x["data"] for x in json.loads(disk("map", "dense:qcow2", "--json"))), "zeroes were left out"
