@@ -336,6 +336,7 @@ def _():
     disk("create", "-o", "clone=a", "s/b:lodgefs")  # is as large as what it is cloned from
     has(disk("info", "s/b:lodgefs"), "8 MiB")
     wrong(3, ["no snapshot 'x'"], "disk", "create", "-o", "clone=a@x", "s/c:lodgefs")
+    wrong(2, ["0 bytes"], "disk", "create", "-o", "compose=a/0/0", "s/c:lodgefs")
     wrong(2, ["--shrink"], "disk", "resize", "s/a:lodgefs", "4M")
     sh(LODGE, "disk", "convert", "s/a:lodgefs", "new:raw", "--force")
     has(sh(LODGE, "store", "--help"), "store take")

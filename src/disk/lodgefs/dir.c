@@ -326,6 +326,8 @@ static int parse_part(struct lf *fs, char *text, struct part *p, struct err *e)
 			return rc;
 	}
 	rc = part_size(strtok_r(NULL, "/", &save), &p->len, e);
+	if (!rc && !p->len)
+		rc = err_set(e, -EINVAL, "compose: a part of 0 bytes is none");
 	if (rc)
 		return rc;
 	name = strtok_r(NULL, "/", &save);
