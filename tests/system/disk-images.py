@@ -583,6 +583,34 @@ def _():
     on_device(json.loads(disk("measure", "r:raw", "-t", "lodgefs", "--json"))["store_required"], store)
 
 
+@check("a block device for the data alone: zeroes first where it is to be the disk by itself, no disk larger than it")
+def _():
+    if os.geteuid():
+        print("SKIP: block devices: losetup needs root")
+        return
+    with open("back", "wb") as f:
+        f.write(b"old " * (6 * MIB))
+    dev = sh("losetup", "-f", "--show", "back").strip()
+    try:
+        for raw in "on", "off":
+            options = ("-o", f"data-file={dev},data-file-raw={raw}", "--force")
+            has(disk("create", "q:qcow2", "-s", "25M", *options, code=1), "has 25165824 bytes")
+            disk("create", "q:qcow2", "-s", "8M", *options)
+            sh("qemu-io", "-f", "qcow2", "-c", "write -P 7 1M 64k", "q")
+            disk("resize", "q:qcow2", "16M")
+            has(disk("resize", "q:qcow2", "25M", code=1), "has 25165824 bytes")
+            assert json.loads(disk("info", "q:qcow2", "--json"))["size"] == 16 * MIB
+            sh("qemu-img", "check", "-q", "-f", "qcow2", "q")
+            disk("convert", "q:qcow2", f"flat{raw}:raw")
+            with open(f"flat{raw}", "rb") as f:
+                assert f.read() == bytes(MIB) + b"\7" * 65536 + bytes(15 * MIB - 65536), "what stood on the device shines through"
+            if raw == "on":  # what is behind the disk is left
+                with open(dev, "rb") as f, open("flaton", "rb") as g:
+                    assert f.read(16 * MIB) == g.read() and f.read(4) == b"old ", "the device is the disk"
+    finally:
+        sh("losetup", "-d", dev)
+
+
 @check("a host that is full: it is said that it is, and what is left behind")
 def _():
     if os.geteuid():

@@ -175,6 +175,24 @@ static int grow(struct qcow2 *q, uint64_t size, uint64_t back)
 	return rc ?: set_size(q, size);
 }
 
+/* A device with the disk's data does not become longer, and what it has behind the old end is none of the disk's. */
+static int device_room(struct qcow2 *q, uint64_t size, struct err *e)
+{
+	uint64_t old = q->d->size;
+	int rc;
+
+	if (!q->data_file || !q->data->block_device)
+		return 0;
+	rc = q->data->ops->measure(q->data, &q->data->size, e);
+	if (!rc && size > q->data->size)
+		rc = err_set(e, -ENOSPC, "disk %s: the device for its data, %s, has %llu bytes",
+			q->d->o.path, q->data->path, (unsigned long long)q->data->size);
+	/* Before anybody can see it. */
+	if (!rc && q->raw_data && size > old)
+		rc = file_zero(q->data, old, size - old, false, e) ?: file_flush(q->data, e);
+	return rc;
+}
+
 int q_resize(struct disk *d, uint64_t size, struct err *e)
 {
 	struct qcow2 *q = d->priv;
@@ -189,8 +207,11 @@ int q_resize(struct disk *d, uint64_t size, struct err *e)
 		return err_set(e, -EOPNOTSUPP,
 			"disk %s: has snapshots, which in version 2 are as large as the disk",
 			d->o.path);
+	rc = device_room(q, size, e);
+	if (rc)
+		return rc;
 	rc = size < old ? shrink(q, size, back) : size > old ? grow(q, size, back) : 0;
-	if (!rc && q->raw_data && size > old)
+	if (!rc && q->raw_data && size > old && !q->data->block_device)
 		rc = file_truncate(q->data, size, e);
 	if (rc)
 		return err_sys(e, rc, "disk %s: cannot be made %llu bytes long", d->o.path,

@@ -200,6 +200,16 @@ static int write_tables(struct create *c, struct err *e)
 	return rc ?: file_flush(c->file, e);
 }
 
+/* What a device holds is no part of the disk; where its bytes are to be the disk's they have to be what the tables say. */
+static int take_device(const struct create *c, const char *path, struct err *e)
+{
+	if (c->data->size < c->h.size)
+		return err_set(e, -ENOSPC, "disk %s: the device %s for its data has %llu bytes",
+			c->o->path, path, (unsigned long long)c->data->size);
+	return c->h.autoclear & QCOW2_DATA_FILE_RAW ? file_zero(c->data, 0, c->h.size, false, e)
+						    : 0;
+}
+
 static int make_data_file(struct create *c, struct err *e)
 {
 	cleanup(free_ptr) char *path = disk_backing_path(c->o->path, c->h.data_file);
@@ -210,7 +220,9 @@ static int make_data_file(struct create *c, struct err *e)
 	rc = file_make(&c->data, &c->fs, path, c->o->overwrite, e);
 	if (rc)
 		return err_wrap(e, "disk %s: its data file", c->o->path);
-	if (!c->data->block_device) {
+	if (c->data->block_device) {
+		rc = take_device(c, path, e);
+	} else {
 		rc = file_truncate(c->data, 0, e);
 		rc = rc ?: file_truncate(c->data, c->h.size, e);
 	}
