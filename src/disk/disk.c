@@ -629,14 +629,37 @@ int disk_file(struct disk *d, const char *path, unsigned flags, struct file **ou
 
 /* ---- backing files ---- */
 
+/* In names that stand in images QEMU takes what is before a colon for a protocol, unless a slash comes first. Of those there is one here, files. */
+static bool has_protocol(const char *path)
+{
+	return path[strcspn(path, ":/")] == ':';
+}
+
+static bool is_file(const char *path)
+{
+	return !strncmp(path, "file:", 5);
+}
+
 char *disk_backing_path(const char *of, const char *path)
 {
 	const char *slash = strrchr(of, '/');
 	char *out;
 
+	/* As in QEMU, it is not the image's folder that such a name begins in. */
+	if (is_file(path))
+		return strdup(path + 5);
 	if (*path == '/' || !slash)
 		return strdup(path);
 	return asprintf(&out, "%.*s/%s", (int)(slash - of), of, path) < 0 ? NULL : out;
+}
+
+char *disk_backing_name(const char *path)
+{
+	char *out;
+
+	if (!has_protocol(path) || is_file(path))
+		return strdup(path);
+	return asprintf(&out, "./%s", path) < 0 ? NULL : out;
 }
 
 int disk_open_backing(struct disk *d, const char *path, const char *format, struct err *e)
@@ -674,6 +697,11 @@ int disk_open_backing(struct disk *d, const char *path, const char *format, stru
 	o.client = (struct disk_client){0};
 	f = find_format(full, format, e);
 	rc = f ? open_at(&d->backing, f, &o, d, e) : -EINVAL;
+	if (rc == -ENOENT && has_protocol(path) && !is_file(path))
+		return err_set(e, -EOPNOTSUPP,
+			"disk %s: its backing file '%s' is none of this host's files but something "
+			"that QEMU reaches by a protocol, which is not supported",
+			d->o.path, path);
 	/* An empty one, which the file's own message offers, would be the wrong one. */
 	if (rc == -ENOENT && access(full, F_OK))
 		return err_set(e, rc,

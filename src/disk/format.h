@@ -299,8 +299,10 @@ int disk_file(struct disk *d, const char *path, unsigned flags, struct file **ou
  * chain is too deep. disk_close(d) closes it.
  */
 int disk_open_backing(struct disk *d, const char *path, const char *format, struct err *e);
-/* The path that `path` in image `of` means; malloc'ed. */
+/* The path that the name `path` in image `of` means; malloc'ed. "file:" before it is QEMU's way to name a file from the present folder. */
 char *disk_backing_path(const char *of, const char *path);
+/* The name for `path` in an image, as QEMU, too, takes it for a file's; malloc'ed. */
+char *disk_backing_name(const char *path);
 /* A READ of d->backing: offset, len, iov, niov, done are set by the caller; the array at iov is the caller's own and may be cut. What is beyond its end, or without one, reads as zeroes. */
 void disk_read_backing(struct disk *d, struct disk_req *child);
 

@@ -286,6 +286,36 @@ def _():
     has(sh("qemu-img", "check", "-f", "qcow2", "q"), "No errors")
 
 
+@check("names in images: with colons, with \"file:\", of other protocols, with bytes that are no text")
+def _():
+    sparse_raw("b:c.raw", 2 * MIB, 31)
+    sparse_raw("plain", 2 * MIB, 32)
+    odd = os.fsdecode(b"no\xfftext")
+    sparse_raw(odd, 2 * MIB, 33)
+    disk("create", "top:qcow2", "--backing", "b:c.raw:raw")
+    disk("create", "again:qcow2", "--backing", "plain:raw")
+    disk("rebase", "again:qcow2", "--backing", "b:c.raw:raw")
+    disk("create", "apart:qcow2", "-s", "2M", "-o", "data-file=d:e")
+    disk("convert", "plain:raw", "kept:qcow2", "-o", "data-file=d:f")
+    for name, like in ("top", "b:c.raw"), ("again", "plain"), ("kept", "plain"):
+        has(sh("qemu-img", "compare", "-f", "qcow2", "-F", "raw", name, "./" + like), "Images are identical")  # QEMU, too, takes it for a file
+        has(disk("compare", f"{name}:qcow2", f"{like}:raw"), "the same contents")
+    sh("qemu-img", "check", "-q", "-f", "qcow2", "apart")
+    os.mkdir("below")
+    sh("qemu-img", "create", "-q", "-f", "qcow2", "-b", "file:plain", "-F", "raw", "below/q")
+    has(disk("compare", "below/q:qcow2", "plain:raw"), "the same contents")
+    for path in "nbd://localhost/x", "nbd:unix:/sock", 'json:{"driver":"raw","file":{"driver":"file","filename":"plain"}}':
+        sh("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", path, "-F", "raw", "far", "2M")
+        has(disk("map", "far:qcow2", code=1), f"backing file '{path}'", "protocol")
+        assert json.loads(disk("info", "far:qcow2", "--json"))["backing_file"] == path
+    sh("qemu-img", "create", "-q", "-f", "qcow2", "-b", odd, "-F", "raw", "strange")
+    has(disk("compare", "strange:qcow2", f"{odd}:raw"), "the same contents")
+    assert json.loads(disk("info", "strange:qcow2", "--json"))["backing_file"] == "no?text"
+    sh(LODGE, "store", "create", f"{odd}s:lodgefs", "-s", "64M")
+    disk("create", f"{odd}s/d:lodgefs", "-s", "1M")
+    assert json.loads(disk("info", f"{odd}s/d:lodgefs", "--json"))["store"] == "no?texts"
+
+
 @check("findings are one line of text, whatever names an image has")
 def _():
     name = "a\x1b[2Jb"

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/json.h"
 #include "base/size.h"
 #include "base/util.h"
 #include "disk/lodgefs/lodgefs.h"
@@ -575,7 +576,7 @@ static int lf_info(struct disk *d, json_t *obj, struct err *e)
 	const struct lf *fs = l->fs;
 
 	(void)e;
-	json_object_set_new(obj, "store", json_string(fs->path));
+	json_object_set_new(obj, "store", json_text(fs->path));
 	json_object_set_new(obj, "block_size", json_integer(LF_BLOCK));
 	json_object_set_new(obj, "sub_block_size", json_integer(LF_SUB));
 	json_object_set_new(obj, "generation", json_integer((json_int_t)l->rec->generation));

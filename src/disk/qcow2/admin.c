@@ -6,6 +6,7 @@
 #include "base/bitmap.h"
 #include "base/bytes.h"
 #include "base/err.h"
+#include "base/json.h"
 #include "base/util.h"
 #include "disk/qcow2/admin.h"
 #include "disk/qcow2/bitmap.h"
@@ -303,7 +304,7 @@ int q_set_backing(struct disk *d, const char *path, const char *format, struct e
 			d->o.path);
 	if (path && !format)
 		return err_set(e, -EINVAL, "disk %s: the backing file needs its format", d->o.path);
-	q->h.backing = path ? strdup(path) : NULL;
+	q->h.backing = path ? disk_backing_name(path) : NULL;
 	q->h.backing_format = path ? strdup(format) : NULL;
 	if (path && (!q->h.backing || !q->h.backing_format))
 		rc = err_set(e, -ENOMEM, "disk %s: out of memory", d->o.path);
@@ -348,13 +349,13 @@ int q_info(struct disk *d, json_t *obj, struct err *e)
 	set_flag(obj, "dirty", h->incompatible & QCOW2_DIRTY);
 	set_flag(obj, "corrupt", q->corrupt || (h->incompatible & QCOW2_CORRUPT));
 	if (h->backing) {
-		json_object_set_new(obj, "backing_file", json_string(h->backing));
+		json_object_set_new(obj, "backing_file", json_text(h->backing));
 		json_object_set_new(obj, "backing_format",
-			h->backing_format ? json_string(h->backing_format) : json_null());
+			h->backing_format ? json_text(h->backing_format) : json_null());
 	}
 	if (q->data_file) {
 		json_object_set_new(
-			obj, "data_file", h->data_file ? json_string(h->data_file) : json_null());
+			obj, "data_file", h->data_file ? json_text(h->data_file) : json_null());
 		set_flag(obj, "data_file_raw", q->raw_data);
 	}
 	return 0;

@@ -86,8 +86,8 @@ static int take_options(struct create *c, struct err *e)
 			  (data ? QCOW2_DATA_FILE : 0);
 	h->autoclear = raw ? QCOW2_DATA_FILE_RAW : 0;
 	c->fill = fill;
-	h->data_file = data ? strdup(data) : NULL;
-	h->backing = o->backing ? strdup(o->backing) : NULL;
+	h->data_file = data ? disk_backing_name(data) : NULL;
+	h->backing = o->backing ? disk_backing_name(o->backing) : NULL;
 	h->backing_format = o->backing_format ? strdup(o->backing_format) : NULL;
 	if ((data && !h->data_file) || (o->backing && !h->backing))
 		return err_set(e, -ENOMEM, "out of memory");
