@@ -39,7 +39,7 @@ def check(what, good, detail=""):
 
 def sh(*cmd, code=0, **kw):
     """What a command says, on stdout and then stderr; another exit code than that fails."""
-    p = subprocess.run(cmd, capture_output=True, text=True, timeout=120, **kw)
+    p = subprocess.run(cmd, capture_output=True, text=True, timeout=120 * SLOW, **kw)
     if p.returncode != code:
         raise AssertionError(f"{' '.join(cmd)}: {p.returncode}, not {code}\n{p.stdout}{p.stderr}")
     return p.stdout + p.stderr
@@ -117,7 +117,7 @@ class Machine:
 
     def expect(self, text, seconds):
         """Waits until `text` comes on the console behind what was expected before; returns what came before it."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + seconds * SLOW
         while True:
             at = self.out.find(text, self.seen)
             if at >= 0:
@@ -125,7 +125,7 @@ class Machine:
                 self.seen = at + len(text)
                 return before
             if time.monotonic() > end:
-                raise Failed(f"{self.name}: no {text!r} in {seconds} s; last: {self.out[-500:]!r}")
+                raise Failed(f"{self.name}: no {text!r} in {seconds * SLOW:.0f} s; last: {self.out[-500:]!r}")
             if not self.pump(0.2) and self.p.poll() is not None and not self.pump(0):
                 if self.out.find(text, self.seen) < 0:
                     raise Failed(f"{self.name}: ended ({self.p.returncode}) before {text!r}; last: {self.out[-500:]!r}")
@@ -147,7 +147,7 @@ class Machine:
     def call(self, method, seconds=60, fds=(), **params):
         if not self.sock:
             path = os.path.join(HOME, "run", self.name, "control.sock")
-            end = time.monotonic() + 10
+            end = time.monotonic() + 10 * SLOW
             while True:
                 try:
                     self.sock = socket.socket(socket.AF_UNIX)
@@ -160,7 +160,7 @@ class Machine:
                         raise
                     time.sleep(0.05)
             self.reader = self.sock.makefile("r")
-        self.sock.settimeout(seconds)
+        self.sock.settimeout(seconds * SLOW)
         self.id += 1
         line = (json.dumps({"jsonrpc": "2.0", "id": self.id, "method": method, "params": params}) + "\n").encode()
         socket.send_fds(self.sock, [line], fds)
@@ -192,10 +192,10 @@ class Machine:
             raise Failed(f"{self.name}: snapshot: {st}")
 
     def wait(self, seconds):
-        end = time.monotonic() + seconds
+        end = time.monotonic() + seconds * SLOW
         while self.p.poll() is None:
             if time.monotonic() > end:
-                raise Failed(f"{self.name}: still runs after {seconds} s; last: {self.out[-500:]!r}")
+                raise Failed(f"{self.name}: still runs after {seconds * SLOW:.0f} s; last: {self.out[-500:]!r}")
             self.pump(0.1)
         while self.pump(0):
             pass

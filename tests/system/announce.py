@@ -133,7 +133,7 @@ try:
     peer = Host("left", "peer", "02:00:00:00:01:02", "10.9.0.2")
     with Machine("--kernel", image["kernel"], "--initrd", image["initrd"], "--append", image["append"], "--memory", "128M",
                  "--net", "switch=right", "--net", "switch=left", "--net", "switch=core", name="vm") as m:
-        m.expect(b"debian:mini ready", 60 * SLOW)
+        m.expect(b"debian:mini ready", 60)
         # Three cards, five addresses; each card talks to somebody.
         r = lodge("exec", "--wait", "30", "vm", "--", "sh", "-c", "killall udhcpc; set -- $(ls /sys/class/net | grep -v lo); "
                   "ip link set $1 up; ip link set $2 up; ip link set $3 up; "

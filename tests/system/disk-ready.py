@@ -10,7 +10,7 @@ from machine import LODGE, TMP, Machine, check, mini_image
 
 room = os.statvfs(TMP)
 if room.f_bavail * room.f_frsize < 2 << 30:
-    print("SKIP: less than 2 GiB free: nothing is written ahead there")
+    print("SKIP: not 2 GiB free: nothing is written ahead there")
     sys.exit(77)
 mini = mini_image()
 store = f"{TMP}/store"
