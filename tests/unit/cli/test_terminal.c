@@ -153,7 +153,7 @@ static bool is_raw(const struct stage *s)
 
 static void await_raw(const struct stage *s)
 {
-	for (unsigned i = 0; i < 300 && !is_raw(s); i++)
+	for (unsigned i = 0; i < 3000 && !is_raw(s); i++)
 		nanosleep(&(struct timespec){0, 10000000}, NULL);
 	assert_true(is_raw(s));
 }

@@ -153,7 +153,7 @@ static void test_budget(void **state)
 		assert_int_equal(x.reason, CPU_EXIT_BUDGET);
 	}
 	t0 = clock_mono_ns() - t0;
-	assert_true(t0 >= 100000000 && t0 < 1500000000);
+	assert_true(t0 >= 100000000 && t0 < 10000000000);
 	/* Nothing to finish: back at once. */
 	kb_put(b, 0x8000, 0);
 	kvm_engine.vcpu_run(b->v[0], 0, &x);

@@ -347,7 +347,7 @@ static void endless_traps(void **state)
 	b->h->pc = 0x2000;
 	rv64_engine.vcpu_run(b->v[0], 2000000, &x);
 	assert_int_equal(x.reason, CPU_EXIT_BUDGET);
-	assert_true(clock_mono_ns() - t0 < 1000000000);
+	assert_true(clock_mono_ns() - t0 < 10000000000);
 	/* S-mode in such a loop, and M-mode's timer for a watchdog */
 	open_pmp(b);
 	b->h->c.mtvec = VECTOR;

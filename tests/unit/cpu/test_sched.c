@@ -105,6 +105,9 @@ static void one_task_a_worker_stays_there(void **state)
 		t[i] = add(s, &sp[i]);
 	sched_resume(s);
 	usleep(100000);
+	/* A busy host may take its time. */
+	for (int i = 0; i < 3000 && (sp[0].slices < 2 || sp[1].slices < 2); i++)
+		usleep(10000);
 	sched_pause(s);
 	for (int i = 0; i < 2; i++) {
 		struct sched_task_stat st;

@@ -177,10 +177,10 @@ static void stop(uv_timer_t *t)
 	uv_stop(t->loop);
 }
 
-/* Turns the loop until n frames are there, or a second has passed. */
+/* Turns the loop until n frames are there, or half a minute has passed. */
 static void turn(struct guest *g, unsigned n)
 {
-	uint64_t end = clock_mono_ns() + 1000000000;
+	uint64_t end = clock_mono_ns() + 30000000000;
 	uv_timer_t t;
 
 	uv_timer_init(&g->loop, &t);

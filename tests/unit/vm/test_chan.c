@@ -115,7 +115,7 @@ static int trickle(void *ctx, struct err *e)
 
 static void test_deadline(void **state)
 {
-	const struct itimerspec each = {{0, 10000000}, {0, 1}};
+	const struct itimerspec each = {{0, 20000000}, {0, 1}};
 	struct rig r = {.fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK)};
 	struct mig_head h;
 	struct err e = {0};
@@ -124,7 +124,7 @@ static void test_deadline(void **state)
 	assert_int_equal(timerfd_settime(r.fd, 0, &each, NULL), 0);
 	make(&r,
 		(struct chan_opts){.stall_ns = LONG_NS,
-			.until_ns = clock_mono_ns() + 50000000,
+			.until_ns = clock_mono_ns() + 500000000,
 			.beside.serve = trickle},
 		false);
 	assert_int_equal(chan_recv(r.c, &h, &p, &e), -ETIMEDOUT);
