@@ -54,6 +54,11 @@ def wait_rounds(name, more, seconds=60):
     until(f"{name} goes on", lambda: rounds(name) >= first + more, seconds, lambda: lodge("logs", name, "--machine").stdout[-800:])
 
 
+def listens(port):
+    """For the shell of a guest: goes on when somebody takes connections to that port there."""
+    return f"until grep -qs ':{port:04X} [0-9A-F]*:0000 0A' /proc/net/tcp /proc/net/tcp6; do usleep 20000; done"
+
+
 def clock_off(name):
     """By how many seconds a guest's clock is surely wrong: what asking takes is nobody's fault."""
     before = time.time()

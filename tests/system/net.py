@@ -12,7 +12,8 @@ import threading
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from machine import HOME, TMP, VM, Machine, check, mini_image, wait_for
+from cli import listens
+from machine import HOME, SLOW, TMP, VM, Machine, check, mini_image, wait_for
 
 im = mini_image()
 BOOT = ["--kernel", im["kernel"], "--initrd", im["initrd"], "--append", im["append"], "--memory", "256M"]
@@ -64,7 +65,7 @@ def free_port(kind):
 
 def printed(m, command, text, seconds):
     """What the command prints, once that text is in it."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * SLOW
     while True:
         out = m.run(command)
         if text in out or time.monotonic() > end:
@@ -101,12 +102,11 @@ with Machine(*BOOT, "--seed", "7", "--net", f"user,hostfwd=tcp::{tcp}-:8080,host
     stats = m.call("stats")["devices"]["net0"]
     check("and the attempt is counted", stats["tx_drops"] > 0, stats)
 
-    m.type("(echo one from the guest | nc -l -p 8080 > /run/got) & sleep 1; echo rea''dy\n")
-    m.expect(b"ready", 20)
-    with socket.create_connection(("127.0.0.1", tcp), timeout=20) as s:
+    m.run("(echo one from the guest | nc -l -p 8080 > /run/got) & " + listens(8080))
+    with socket.create_connection(("127.0.0.1", tcp), timeout=20 * SLOW) as s:
         s.sendall(b"one from the host\n")
         s.shutdown(socket.SHUT_WR)
-        s.settimeout(20)
+        s.settimeout(20 * SLOW)
         answer = s.recv(100)
     check("a forwarded TCP port reaches the guest and answers", answer == b"one from the guest\n", answer)
     check("and the guest got what was sent", "one from the host" in printed(m, "cat /run/got", "host", 10))
@@ -168,7 +168,9 @@ class H(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         b = bytes(range(256)) * 32768
         self.send_response(200); self.send_header('Content-Length', str(len(b))); self.end_headers(); self.wfile.write(b)
-http.server.HTTPServer(('10.77.0.1', 8000), H).serve_forever()
+s = http.server.HTTPServer(('10.77.0.1', 8000), H)
+print('listens', flush=True)
+s.serve_forever()
 """
 
 why = make_namespace()
@@ -184,7 +186,8 @@ try:
         f.write(f'#!/bin/sh\nexec nsenter --net=/run/netns/{NS} {VM} "$@"\n')
     os.chmod(wrapper, 0o755)
     machine.VM = wrapper
-    server = subprocess.Popen(["ip", "netns", "exec", NS, sys.executable, "-c", SERVER], stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(["ip", "netns", "exec", NS, sys.executable, "-c", SERVER], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    server.stdout.readline()
     with Machine(*BOOT, "--net", "tap=tap0,mac=52:54:00:77:00:02", name="tap") as m:
         m.expect(b"# ", 60)
         m.run("killall udhcpc; ip addr add 10.77.0.2/24 dev eth0; ip link set eth0 up")

@@ -11,7 +11,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from cli import ENV, clock_off
+from cli import ENV, SLOW, clock_off, listens
 from migration import post_copy
 from machine import BUILD, LODGE, TMP, check, mini_image, skip
 
@@ -33,7 +33,7 @@ name = "a"
 
 
 def lodge(*args, seconds=300):
-    p = subprocess.run([LODGE, *args], capture_output=True, text=True, env=ENV, timeout=seconds, stdin=subprocess.DEVNULL)
+    p = subprocess.run([LODGE, *args], capture_output=True, text=True, env=ENV, timeout=seconds * SLOW, stdin=subprocess.DEVNULL)
     if p.returncode:
         check("lodge " + " ".join(args), False, p.stderr)
     return p.stdout
@@ -49,7 +49,7 @@ def move(to, *how):
     r = subprocess.Popen([LODGE, "receive", to, at], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     r.stdout.readline()
     lodge("migrate", name, at, "--downtime", "1000", *how)  # what a guest that writes so much costs is bench/migrate's to say
-    err = r.communicate(timeout=300)[1]
+    err = r.communicate(timeout=300 * SLOW)[1]
     if r.returncode:
         check(f"{name} moves", False, err)
     return to
@@ -72,7 +72,7 @@ def goes_on(what):
     off = clock_off(name)
     if off > 0.5:
         check(f"{what}: the clock is within 500 ms of the host's", False, off)
-    first, end = {f: f() for f in (rounds, lines)}, time.monotonic() + 240
+    first, end = {f: f() for f in (rounds, lines)}, time.monotonic() + 240 * SLOW
     for now, was in first.items():  # one after the other: the guest is asked as seldom as can be
         while not all(b > a for a, b in zip(was, now())):
             if time.monotonic() > end:
@@ -104,9 +104,9 @@ for smp in SMPS:
        "sha256sum d1 d2 d3 d4 > sums; sync")
     lodge("cp", PAIR, f"{name}:/bin/pairstamp")
     sh("pairstamp /dev/vda 64 256 >/dev/console 2>&1 </dev/null & "
-       "(i=0; while [ ! -e /tmp/stop ]; do i=$((i+1)); echo line $i >> /mnt/log; sync; usleep 50000; done) >/dev/null 2>&1 </dev/null & "
-       "(sleep 100000 | nc -l -p 9000 > /tmp/rx) >/dev/null 2>&1 </dev/null & sleep 1; "
-       "(i=0; while [ ! -e /tmp/stop ]; do i=$((i+1)); echo number $i; usleep 5000; done | tee /tmp/tx | nc 127.0.0.1 9000) >/dev/null 2>&1 </dev/null &")
+       "(i=0; while [ ! -e /tmp/stop ]; do i=$((i+1)); echo line $i >> /mnt/log; sync; usleep 50000; done; touch /tmp/logged) >/dev/null 2>&1 </dev/null & "
+       "(sleep 100000 | nc -l -p 9000 > /tmp/rx) >/dev/null 2>&1 </dev/null & " + listens(9000) + "; "
+       "(i=0; while [ ! -e /tmp/stop ]; do i=$((i+1)); echo number $i; usleep 5000; done | tee /tmp/tx | nc 127.0.0.1 9000; touch /tmp/sent) >/dev/null 2>&1 </dev/null &")
     sh(f"{LOAD} </dev/null & echo $! > /tmp/load")
     began, done, took = time.monotonic(), 0, {}
     while done < CYCLES and time.monotonic() < began + 60 * MINUTES:
@@ -128,7 +128,8 @@ for smp in SMPS:
         if CYCLES > 9 and i % 10 == 0:
             print(f"PASS: {smp} vCPUs: {i} cycles; seconds for one: " + ", ".join(f"{k} {v / i:.1f}" for k, v in took.items()), flush=True)
     goes_on(f"{smp} vCPUs, at the end")
-    sh("touch /tmp/stop; p=$(cat /tmp/load); kill $p; while [ -e /proc/$p ] && ! grep -q 'State:.Z' /proc/$p/status; do sleep 0.2; done; sleep 2")
+    sh("touch /tmp/stop; p=$(cat /tmp/load); kill $p; while [ -e /proc/$p ] && ! grep -q 'State:.Z' /proc/$p/status; do sleep 0.2; done; "
+       "until [ -e /tmp/logged -a -e /tmp/sent ]; do usleep 50000; done")
     if STRESS:
         said = sh("cat /tmp/stress")
         check(f"{smp} vCPUs, {done} cycles: stress-ng --verify finds nothing", "failed: 0" in said and "passed: 5" in said, said[-500:])

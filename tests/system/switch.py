@@ -8,10 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from machine import BUILD, HOME, LODGE, TMP, Machine, check, mini_image, skip, wait_for
+from cli import listens
+from machine import BUILD, HOME, LODGE, SLOW, TMP, Machine, check, mini_image, skip, wait_for
 
 if not os.path.exists(os.path.join(BUILD, "src/agent/lodge-agent.riscv64")):
     skip("riscv64-linux-gnu-gcc is not installed: this build has no agent")
@@ -21,7 +21,7 @@ env = dict(os.environ, LODGE_HOME=HOME)
 
 
 def lodge(*args, seconds=30):
-    return subprocess.run([LODGE, *args], capture_output=True, text=True, env=env, timeout=seconds, stdin=subprocess.DEVNULL)
+    return subprocess.run([LODGE, *args], capture_output=True, text=True, env=env, timeout=seconds * SLOW, stdin=subprocess.DEVNULL)
 
 
 def guest(name, command, seconds=30):
@@ -33,7 +33,7 @@ def show():
 
 
 # Before there is one.
-r = subprocess.run([os.path.join(BUILD, "src/vm/lodge-vm"), "--kernel", image["kernel"], "--net", "switch=lan"], capture_output=True, text=True, env=env, timeout=20)
+r = subprocess.run([os.path.join(BUILD, "src/vm/lodge-vm"), "--kernel", image["kernel"], "--net", "switch=lan"], capture_output=True, text=True, env=env, timeout=20 * SLOW)
 check("a machine on a switch that is not there says what to do", r.returncode == 1 and "lodge switch run lan" in r.stderr, r)
 r = lodge("switch", "show", "lan")
 check("showing it is `not found`", r.returncode == 3, r)
@@ -66,11 +66,9 @@ try:
         check("capture begins", lodge("switch", "capture", "lan", capture).returncode == 0)
         r = guest("a", "ping -c 5 -i 0.2 10.9.0.2")
         check("one guest reaches the other", r.returncode == 0 and "5 packets received" in r.stdout, r)
-        r = guest("b", "(sleep 8 | nc -l -p 7 > /tmp/got) > /dev/null 2>&1 < /dev/null & sleep 0.3; echo listening")
+        r = guest("b", "(sleep 8 | nc -l -p 7 > /tmp/got) > /dev/null 2>&1 < /dev/null & " + listens(7))
         r = guest("a", "dd if=/dev/urandom of=/tmp/data bs=64k count=64 2>/dev/null; nc 10.9.0.2 7 < /tmp/data; md5sum < /tmp/data")
-        time.sleep(0.5)
-        s = guest("b", "md5sum < /tmp/got")
-        check("4 MiB over TCP, the same at the other end", r.stdout and r.stdout == s.stdout, (r, s))
+        check("4 MiB over TCP, the same at the other end", r.stdout and wait_for(lambda: guest("b", "md5sum < /tmp/got").stdout == r.stdout), (r, guest("b", "wc -c < /tmp/got")))
         lodge("switch", "capture", "lan")
         j = show()
         check("both addresses were learned, on different ports", len({x["port"] for x in j["addresses"]}) == 2 and len(j["addresses"]) == 2, j)
@@ -89,12 +87,12 @@ try:
 
         # The switch ends: links go down; when it is back, so are they.
         check("stop", lodge("switch", "stop", "lan").returncode == 0)
-        server.wait(10)
-        r = guest("a", "i=$(ls /sys/class/net | grep -v lo); cat /sys/class/net/$i/carrier")
-        check("the guests see their link go down", r.stdout.strip() == "0", r)
+        server.wait(10 * SLOW)
+        carrier = lambda n: guest(n, "i=$(ls /sys/class/net | grep -v lo); cat /sys/class/net/$i/carrier").stdout.strip()
+        check("the guests see their link go down", wait_for(lambda: carrier("a") == carrier("b") == "0"), (carrier("a"), carrier("b")))
         r = lodge("switch", "run", "-d", "--user", "lan")
         check("start in the background, with user networking", r.returncode == 0, r)
-        check("both are plugged in again", wait_for(lambda: len(show()["ports"]) == 3), show())
+        check("both are plugged in again", wait_for(lambda: len(show()["ports"]) == 3 and carrier("a") == carrier("b") == "1"), show())
         r = guest("a", "ping -c 2 -i 0.2 10.9.0.2")
         check("and reach each other again", r.returncode == 0, r)
         got = [guest(n, "i=$(ls /sys/class/net | grep -v lo); ip addr flush dev $i; udhcpc -q -n -t 5 -T 1 -i $i >/dev/null 2>&1; ip -4 addr show dev $i | grep -o '10[.]0[.]2[.][0-9]*/24'") for n in "ab"]
@@ -105,5 +103,5 @@ finally:
     lodge("switch", "stop", "lan")
     if server.poll() is None:
         server.send_signal(signal.SIGTERM)
-        server.wait(10)
+        server.wait(10 * SLOW)
 check("nothing is left", not [f for f in os.listdir(os.path.join(HOME, "run", ".switches"))], os.listdir(os.path.join(HOME, "run", ".switches")))

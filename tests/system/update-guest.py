@@ -11,7 +11,7 @@ import sys
 import threading
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from cli import ENV, SLOW, gone, lodge, pid, rounds, wait_rounds
+from cli import ENV, SLOW, gone, listens, lodge, pid, rounds, wait_rounds
 from machine import BUILD, LODGE, TMP, check, mini_image, skip, wait_for
 
 RV64, X86 = (os.path.join(BUILD, "guest", f"stamp-{isa}.elf") for isa in ("rv64", "x86"))
@@ -61,7 +61,7 @@ def debian(fmt):
     lodge("run", "-d", "--name", "d", "--kernel", image["kernel"], "--initrd", image["initrd"], "--append", image["append"], "--memory", "256M", "--smp", "2",
           "--disk", f"{disk}:{fmt}", "--net", f"user,hostfwd=tcp:127.0.0.1:{port}-:7")
     sh = lambda text, **kw: lodge("exec", "--wait", "60", "d", "--", "sh", "-c", text, **kw).stdout
-    sh("(nc -ll -p 7 -e cat > /dev/null 2>&1 < /dev/null &)")
+    sh("(nc -ll -p 7 -e cat > /dev/null 2>&1 < /dev/null &); " + listens(7))
     # Each record is on the disk before the next one begins.
     sh("cat > /tmp/w <<'X'\ni=0\nwhile [ ! -e /tmp/stop ]; do i=$((i+1)); printf 'record %08d\\n' $i | dd of=/dev/vda bs=512 seek=$i conv=sync,fsync,notrunc "
        "2>/dev/null || echo FAIL $i >> /tmp/bad; echo $i > /tmp/at; done\necho $i > /tmp/last\nX\n(sh /tmp/w > /dev/null 2>&1 < /dev/null &)")
