@@ -87,7 +87,7 @@ for i, what in enumerate(("host name", "machine id", "host keys", None, "hardwar
 check("names and addresses by rule", [(x[0], x[5]) for x in ids] == [(n, f"10.0.2.{15 + k}") for k, n in enumerate(names, 1)], ids)
 check("the parent is what it was", identity("a") == before, identity("a"))
 check("the network works under the new addresses", all("1 packets received" in sh(n, "ping -c 1 -W 5 10.0.2.2") for n in [names[0], names[-1], "a"]))
-end = time.monotonic() + 60 + PACE
+end = time.monotonic() + (60 + PACE) * SLOW
 while True:
     drawn = {n: sh(n, "cat /tmp/random").split() for n in names + ["a"]}
     common = 0
@@ -109,24 +109,25 @@ for n in names:
 lodge("snapshot", "create", "a", "--name", "held", "--hold")
 moment = time.time()
 lines = int(sh("a", "wc -l < /tmp/clock"))
-check("the machine itself goes on after --hold", int(sh("a", f"sleep {1 + PACE // 10}; wc -l < /tmp/clock")) > lines)
+check("the machine itself goes on after --hold", wait_for(lambda: int(sh("a", "wc -l < /tmp/clock")) > lines))
 time.sleep(4)
 began = time.time()
 lodge("clone", "held", "--name", "late")
-off = float(sh("late-1", "cat /proc/uptime > /dev/null; date +%s")) - time.time()
-end = time.monotonic() + 60 + PACE
+off = clock_off("late-1")
+end = time.monotonic() + (60 + PACE) * SLOW
 while True:  # one of many looks at the clock now and then only
     seen = sorted({int(x) for x in sh("late-1", "cat /tmp/clock").split() if len(x) == 10})
     if seen[-1] >= began - 1 or time.monotonic() > end:
         break
     time.sleep(0.5)
-check("a clone's clock is the host's", -2 < off < 1, off)
+check("a clone's clock is the host's", off < 1, off)
 check("its programs have seen no second between the moment and its start", not [x for x in seen if moment + 1 < x < began - 1] and seen[-1] >= began - 1,
       (moment, began, seen[-8:]))
 lodge("kill", "late-1")
 lodge("restore", "held", "--name", "again", "-d")
-check("a restored machine's clock is the host's", abs(float(sh("again", "date +%s")) - time.time()) < 2)
-check("and who was held goes on", sh("again", f"wc -l < /tmp/clock; sleep {2 + PACE // 10}; wc -l < /tmp/clock").split()[0] != sh("again", "wc -l < /tmp/clock").strip())
+check("a restored machine's clock is the host's", clock_off("again") < 1, clock_off("again"))
+lines = int(sh("again", "wc -l < /tmp/clock"))
+check("and who was held goes on", wait_for(lambda: int(sh("again", "wc -l < /tmp/clock")) > lines))
 check("with the identity that it had", identity("again") == before, identity("again"))
 lodge("kill", "again")
 
