@@ -8,10 +8,9 @@ import os
 import re
 import subprocess
 import sys
-import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from machine import HOME, LODGE, TMP, Machine, check, mini_image, wait_for
+from machine import HOME, LODGE, SLOW, TMP, Machine, check, mini_image, wait_for
 
 SECONDS = int(os.environ.get("LODGE_EXITS_SECONDS", "6"))
 MARK = 0x101000
@@ -55,16 +54,17 @@ with Machine("--kernel", image["kernel"], "--initrd", image["initrd"], "--append
 
     p = lodge("trace", "exits", "exits", "--type", "page faults")
     check("trace: a type that is not there", p.returncode == 1 and "did you mean page fault?" in p.stderr, p.stderr)
-    vm.type("sleep 1; ls -lR /proc/sys >/dev/null\n")
+    vm.type("until [ -e /tmp/enough ]; do ls -l / >/dev/null; sleep 0.1; done &\n")
     faults = [json.loads(x) for x in lodge("trace", "exits", "exits", "--seconds", "3", "--type", "page fault", "--json").stdout.split("\n")[:-1]]
     check("trace: page faults are vector 14, with their address and error code",
           faults and all(f["basic"] == 0 and f["vector"] == 14 and f["given"] and f["address"] == f["qualification"] for f in faults) and
           {f["raw"] for f in faults} <= {"0xc", "0xd", "0xf"} and all((f["raw"] == "0xf") == bool(f["error"] & 2) for f in faults), faults[:2])
+    vm.run("touch /tmp/enough; wait")
 
     trace = os.path.join(TMP, "trace.json")
     with open(trace, "w") as f:
         follower = subprocess.Popen([LODGE, "trace", "exits", "exits", "--follow", "--json", "--type", "timer,ipi,external,mmio"], stdout=f, stderr=subprocess.PIPE, env=ENV)
-        time.sleep(1)
+        wait_for(lambda: os.path.getsize(trace))  # then it follows: a guest's timers never rest
         second = lodge("trace", "exits", "exits")
         check("trace: a second follower is refused, and told why", second.returncode == 4 and "somebody else" in second.stderr, second.stderr)
         mark = "cat /sys/class/rtc/rtc0/time >/dev/null"
@@ -76,7 +76,7 @@ with Machine("--kernel", image["kernel"], "--initrd", image["initrd"], "--append
         # It may be behind the guest: until it has told of the second mark.
         wait_for(lambda: open(trace).read().count(f'"physical":"{hex(MARK)}"') + open(trace).read().count(f'"physical": "{hex(MARK)}"') >= 2)
         follower.send_signal(2)
-        follower.wait(10)
+        follower.wait(10 * SLOW)
         complaints = follower.stderr.read().decode()
     check("trace: nothing was lost", "lost" not in complaints, complaints)
     seen = {k: interrupts(vm.run("cat /tmp/" + k)) for k in ("a1", "a2", "b1", "b2")}
