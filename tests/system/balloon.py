@@ -11,7 +11,7 @@ import time
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
 from cli import ENV, lodge, pid
 from migration import Receive, start_move
-from machine import HOME, LODGE, Failed, Machine, check, mini_image
+from machine import HOME, LODGE, SLOW, Failed, Machine, check, mini_image, wait_for
 
 MIB = 1 << 20
 
@@ -22,10 +22,23 @@ def rss_mib(m):
         return next(int(line.split()[1]) // 1024 for line in f if line.startswith("RssShmem:"))
 
 
+def wait(m, f, seconds=40):
+    """As wait_for(); the console is read meanwhile."""
+    return wait_for(lambda: (m.pump(0.2), f())[1], seconds)
+
+
 def settle(m, below, seconds):
-    end = time.monotonic() + seconds
-    while rss_mib(m) >= below and time.monotonic() < end:
+    wait(m, lambda: rss_mib(m) < below, seconds)
+    return rss_mib(m)
+
+
+def at_rest(m):
+    """What it comes to when nothing more is given back: the guest's kernel reports every two seconds."""
+    least, end = rss_mib(m), time.monotonic() + 5 * SLOW
+    while time.monotonic() < end:
         m.pump(0.2)
+        if rss_mib(m) < least - 1:
+            least, end = rss_mib(m), time.monotonic() + 5 * SLOW
     return rss_mib(m)
 
 
@@ -39,7 +52,8 @@ im["append"] += " init_on_alloc=0"
 with Machine("--kernel", im["kernel"], "--initrd", im["initrd"], "--append", im["append"], "--memory", "512M", name="balloon") as m:
     m.expect(b"# ", 60)
     m.run("free -m")
-    idle = settle(m, 200, 15)
+    idle = at_rest(m)
+    check("what it has not used is not there", idle < 200, idle)
 
     # Every page of a file in memory is touched, then the file goes: reporting must give those pages back.
     m.run("dd if=/dev/zero of=/run/big bs=1M count=180 2>/dev/null", 60)
@@ -53,18 +67,14 @@ with Machine("--kernel", im["kernel"], "--initrd", im["initrd"], "--append", im[
     m.run("dd if=/dev/zero of=/run/big bs=1M count=120 2>/dev/null", 60)
     full = rss_mib(m)
     m.call("balloon", target=256 * MIB)
-    end = time.monotonic() + 40
-    while balloon(m)["actual_bytes"] < 256 * MIB and time.monotonic() < end:
-        m.pump(0.2)
+    wait(m, lambda: balloon(m)["actual_bytes"] >= 256 * MIB)
     b = balloon(m)
     check("a guest asked to keep 256 of 512 MiB gives 256 back", b["actual_bytes"] == 256 * MIB and b["refused_pages"] == 0, b)
     check("and keeps its file", "120" in m.run("ls -l /run/big | awk '{ print $5 / 1048576 }'"))
-    check("its own figures came through the stats queue", balloon(m)["guest"].get("total", 0) > 100 * MIB, balloon(m))
+    check("its own figures came through the stats queue", wait(m, lambda: balloon(m)["guest"].get("total", 0) > 100 * MIB), balloon(m))
     check("memory of the host is within the target", rss_mib(m) < 256 + 16, rss_mib(m))
     m.call("balloon", target=512 * MIB)
-    end = time.monotonic() + 40
-    while balloon(m)["actual_bytes"] and time.monotonic() < end:
-        m.pump(0.2)
+    wait(m, lambda: not balloon(m)["actual_bytes"])
     check("asked to take all again, it does", balloon(m)["actual_bytes"] == 0, balloon(m))
     m.run("rm /run/big; dd if=/dev/zero of=/run/big bs=1M count=220 2>/dev/null", 60)
     check("and can use what it had given", rss_mib(m) > 220, rss_mib(m))
@@ -99,20 +109,16 @@ with Machine("--kernel", im["kernel"], "--initrd", im["initrd"], "--append", im[
                  os.path.join(HOME, "data/snapshots/given.snap"), name="again") as a:
         check("what lay there is in it", digest in a.run("sha256sum < /run/big", 60), a.out[-300:])
     lodge("snapshot", "rm", "given")
-    end = time.monotonic() + 40
-    while balloon(m)["actual_bytes"] and time.monotonic() < end:
-        m.pump(0.2)
+    wait(m, lambda: not balloon(m)["actual_bytes"])
 
     # It moves with its balloon full: what the guest has given back does not come, and costs the destination nothing.
     m.run("rm -f /run/big")
     m.call("balloon", target=192 * MIB)
-    end = time.monotonic() + 40
-    while balloon(m)["actual_bytes"] < 320 * MIB and time.monotonic() < end:
-        m.pump(0.2)
+    wait(m, lambda: balloon(m)["actual_bytes"] >= 320 * MIB)
     was = rss_mib(m)
     r = Receive("there")
     p = start_move("balloon", r.at)
-    out, err = p.communicate(timeout=60)
+    out, err = p.communicate(timeout=60 * SLOW)
     check("it moves with its balloon full", p.returncode == 0 and r.end()[0] == 0, err)
     now = rss_mib(pid("there"))
     check(f"what the guest has given back is not there either ({was} -> {now} MiB)", now < was + 16 and now < 192 + 16, (was, now))
