@@ -2,6 +2,7 @@
 # time-limit: 120
 """Memory is ready for the guest when it arrives: the host's tables are filled before it runs, the second-level map has as large leaves as it had. bench/arrive has
 the figures, beside a destination where nothing is mapped; tests/system/balloon.py what must not be mapped."""
+import contextlib
 import json
 import os
 import re
@@ -10,7 +11,7 @@ import sys
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
 from cli import SLOW, lodge, pid, until
-from machine import BUILD, LODGE, TMP, check, skip
+from machine import BUILD, LODGE, TMP, check, skip, wait_for
 from migration import Receive, start_move
 
 SWEEP = os.path.join(BUILD, "guest", "beat-sweep.elf")
@@ -42,11 +43,20 @@ check("the map has large leaves", had["leaves_2m"] + 512 * had["leaves_1g"] >= M
 r = Receive("b")
 lodge("pause", "a")
 p = start_move("a", r.at)
-out, err = p.communicate(timeout=60)
+out, err = p.communicate(timeout=60 * SLOW)
 check("it moves", p.returncode == 0 and r.end()[0] == 0, err)
 check("it has them there too", leaves("b") == had, (had, leaves("b")))
-threads = [open(f"/proc/{pid('b')}/task/{t}/comm").read().strip() for t in os.listdir(f"/proc/{pid('b')}/task")]
-check("nobody waits for faults any more", not {"uffd", "receive", "receive-n"} & set(threads), threads)
+
+
+def threads():
+    found = set()
+    for t in os.listdir(f"/proc/{pid('b')}/task"):
+        with contextlib.suppress(OSError):  # it has just ended
+            found.add(open(f"/proc/{pid('b')}/task/{t}/comm").read().strip())
+    return found
+
+
+check("nobody waits for faults any more", wait_for(lambda: not {"uffd", "receive", "receive-n"} & threads()), threads())
 before = faults("b")
 lodge("resume", "b")
 wait_sweeps("b", 4)

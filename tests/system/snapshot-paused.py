@@ -2,6 +2,7 @@
 # time-limit: 240
 """A running Debian kernel with user space is paused, inspected, saved as it stands, and goes on in a new process."""
 import os
+import re
 import sys
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
@@ -37,17 +38,19 @@ def round_trip(smp):
         m.snapshot(f"{saved}{smp}")
         while m.pump(0.3):
             pass
-        last = int(m.out.rsplit(b"tick ", 1)[1].split()[0])
         after = m.call("inspect")["state"]
         # The RTC shows the host's wall clock, which goes on.
         check(f"{smp} vCPUs: saving changes nothing", {k: v for k, v in state.items() if k != "rtc.0"} == {k: v for k, v in after.items() if k != "rtc.0"})
         m.call("kill")
         m.wait(10)
+        said = m.out
     with Machine(*args(smp), "--restore", f"{saved}{smp}", name=f"b{smp}") as m:
-        m.expect(b"tick ", 30)
-        first = int(m.expect(b"\r", 10))
-        check(f"{smp} vCPUs: goes on where it was", first in (last, last + 1), f"saved at {last}, went on at {first}")
-        m.expect(f"tick {first + 30}\r".encode(), 30)
+        for _ in range(30):
+            m.expect(b"tick ", 30)
+        m.expect(b"\n", 10)
+        # What it said here goes on where it stopped there, be it in the middle of a line.
+        ticks = [int(n) for n in re.findall(rb"tick (\d+)\r\n", said + m.out)]
+        check(f"{smp} vCPUs: goes on where it was", ticks == list(range(1, len(ticks) + 1)) and len(ticks) >= 40, ticks)
         m.type("kill %1\n")
         m.type("\n")
         m.expect(b"# ", 10)
