@@ -16,7 +16,7 @@ import termios
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from machine import BUILD, HOME, LODGE, TMP, check, mini_image, wait_for
+from machine import BUILD, HOME, LODGE, SLOW, TMP, check, mini_image, wait_for
 
 mini = mini_image()
 ENV = dict(os.environ, LODGE_HOME=HOME)
@@ -45,7 +45,7 @@ def exits(code):
 
 
 def lodge(*args, seconds=60, stdin=subprocess.DEVNULL):
-    return subprocess.run([LODGE, *args], stdin=stdin, capture_output=True, timeout=seconds, env=ENV, text=True)
+    return subprocess.run([LODGE, *args], stdin=stdin, capture_output=True, timeout=seconds * SLOW, env=ENV, text=True)
 
 
 def ok(*args, seconds=60):
@@ -89,7 +89,7 @@ class Terminal:
                                   preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
 
     def expect(self, text, seconds=30):
-        end = time.monotonic() + seconds
+        end = time.monotonic() + seconds * SLOW
         while (at := self.out.find(text, self.seen)) < 0:
             if time.monotonic() > end:
                 check(f"{text!r} comes on the terminal", False, repr(self.out[-500:]))
@@ -101,7 +101,7 @@ class Terminal:
         os.write(self.master, text.encode())
 
     def end(self, what, code):
-        end = time.monotonic() + 20
+        end = time.monotonic() + 20 * SLOW
         while self.p.poll() is None and time.monotonic() < end:
             if select.select([self.master], [], [], 0.1)[0]:
                 self.out += os.read(self.master, 65536)
@@ -172,13 +172,13 @@ def killed():
         p = subprocess.Popen([LODGE, "run", "--firmware", SPIN, "--memory", "16M"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=ENV)
         check(f"{what}: the guest runs", p.stdout.read(1) == b"A")
         p.send_signal(sig)
-        check(f"{what}: exit code", p.wait(20) == code, p.returncode)
+        check(f"{what}: exit code", p.wait(20 * SLOW) == code, p.returncode)
         p.stdout.close()
         nothing_left(what)
     p = subprocess.Popen([LODGE, "run", "--name", "k", "--firmware", SPIN, "--memory", "16M"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=ENV)
     p.stdout.read(1)
     os.kill(int(open(f"{HOME}/run/k/pid").read()), signal.SIGKILL)
-    check("lodge-vm is killed: exit code", p.wait(20) == 137, p.returncode)
+    check("lodge-vm is killed: exit code", p.wait(20 * SLOW) == 137, p.returncode)
     p.stdout.close()
     ok("rm", "k")
     nothing_left("lodge-vm is killed")
@@ -187,7 +187,7 @@ def killed():
     p.stdout.read(1)
     p.stdout.close()
     ok("reset", "o")
-    check("nobody reads the output: exit code", p.wait(20) == 1, p.returncode)
+    check("nobody reads the output: exit code", p.wait(20 * SLOW) == 1, p.returncode)
     check("nobody reads the output: it says so", b"nobody reads" in p.stderr.read())
     p.stdin.close()
     p.stderr.close()
@@ -231,10 +231,7 @@ def debian():
     """A guest that obeys: busybox on Debian's kernel."""
     args = ["--kernel", mini["kernel"], "--initrd", mini["initrd"], "--append", mini["append"], "--memory", "192M"]
     ok("run", "-d", "--name", "deb", *args)
-    for _ in range(300):
-        if "debian:mini ready" in lodge("logs", "deb").stdout:
-            break
-        time.sleep(0.2)
+    wait_for(lambda: "debian:mini ready" in lodge("logs", "deb").stdout)
     ok("pause", "deb")
     ok("inspect", "deb")
     ok("resume", "deb")
@@ -252,8 +249,8 @@ def debian():
     ok("rm", "deb")
     # What is typed before the guest has opened its console is lost there, as on a real machine.
     p = subprocess.Popen([LODGE, "run", *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENV)
-    out, sent, end = b"", False, time.monotonic() + 90
-    while time.monotonic() < end and select.select([p.stdout], [], [], 10)[0]:
+    out, sent, end = b"", False, time.monotonic() + 90 * SLOW
+    while select.select([p.stdout], [], [], max(0, end - time.monotonic()))[0]:
         chunk = os.read(p.stdout.fileno(), 65536)
         if not chunk:
             break
@@ -262,7 +259,7 @@ def debian():
             p.stdin.write(b"echo in''put; poweroff\n")
             p.stdin.close()  # its end is not the machine's
             sent = True
-    check("commands from a pipe, poweroff: 0", p.wait(30) == 0 and b"input\r\n" in out, f"{p.returncode} {out[-300:]}")
+    check("commands from a pipe, poweroff: 0", p.wait(30 * SLOW) == 0 and b"input\r\n" in out, f"{p.returncode} {out[-300:]}")
     p.stdout.close()
     nothing_left("Debian")
 
