@@ -13,6 +13,7 @@
 #include "base/err.h"
 #include "base/fsutil.h"
 #include "base/util.h"
+#include "disk/lock.h"
 #include "vm/rundir.h"
 
 #define BUSY_TRIES 1000 /* of 10 ms: the memory of a large machine is taken back first */
@@ -182,12 +183,12 @@ void place_undo_logs(struct place *p)
 		rmdir(p->dir);
 }
 
+/* Not by a process that was killed. */
 static bool is_locked(const struct place *p, const char *file)
 {
 	cleanup(close_fd) int fd = openat(p->lock, file, O_RDWR | O_CLOEXEC);
-	struct flock fl = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
 
-	return fd >= 0 && !fcntl(fd, F_OFD_GETLK, &fl) && fl.l_type != F_UNLCK;
+	return fd >= 0 && disk_lock(fd, file, true, NULL) == -EBUSY;
 }
 
 /* A machine that was migrated, or restored under another name, has it. Who began with the same .base has a name for it as well. */

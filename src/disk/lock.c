@@ -10,11 +10,13 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/util.h"
 
-#define LINGER_MS 3000
-#define STEP_MS 20
+#define LINGER_NS 20000000000ull
+#define BLIND_NS 3000000000ull /* where it may be held by a process that may not be looked at */
+#define STEP_NS 20000000
 
 static void close_dir(DIR **d)
 {
@@ -38,7 +40,7 @@ static bool holds_lock(const char *pid, const char *fd)
 	return strstr(text, "OFDLCK") != NULL;
 }
 
-static bool process_has(const char *pid, const struct stat *want)
+static bool process_has(const char *pid, const struct stat *want, bool *blind)
 {
 	char path[64];
 	cleanup(close_dir) DIR *d = NULL;
@@ -46,6 +48,7 @@ static bool process_has(const char *pid, const struct stat *want)
 
 	snprintf(path, sizeof(path), "/proc/%.16s/fd", pid);
 	d = opendir(path);
+	*blind |= !d && errno == EACCES;
 	while (d && (de = readdir(d))) {
 		struct stat st;
 
@@ -58,8 +61,11 @@ static bool process_has(const char *pid, const struct stat *want)
 	return false;
 }
 
-/* The kernel does not tell who holds an open file description lock: the processes that have the file open with one are looked through. 0: not found. */
-static long find_holder(int fd)
+/*
+ * The kernel does not tell who holds an open file description lock: the processes that have the file open with one are looked through. 0: not found;
+ * blind: among those that we may look at.
+ */
+static long find_holder(int fd, bool *blind)
 {
 	cleanup(close_dir) DIR *d = opendir("/proc");
 	const struct dirent *de;
@@ -68,25 +74,29 @@ static long find_holder(int fd)
 	if (!d || fstat(fd, &st))
 		return 0;
 	while ((de = readdir(d)))
-		if (isdigit((unsigned char)de->d_name[0]) && process_has(de->d_name, &st))
+		if (isdigit((unsigned char)de->d_name[0]) && process_has(de->d_name, &st, blind))
 			return strtol(de->d_name, NULL, 10);
 	return 0;
 }
 
 /*
  * A lock that nobody seems to hold is that of a process which was just killed: the kernel takes its ring down in the background, and
- * until then its last writes may still be going to the file. That is worth waiting for.
+ * until then its last writes may still be going to the file. That is worth waiting for: files that others have let go are closed there, too, one behind
+ * the other, which may take seconds.
  */
 static int wait_for_lock(int fd, const struct flock *fl, long *pid)
 {
+	uint64_t began = clock_mono_ns();
+	bool blind = false;
+
 	*pid = 0;
-	for (unsigned i = 0; fcntl(fd, F_OFD_SETLK, fl); i++) {
+	while (fcntl(fd, F_OFD_SETLK, fl)) {
 		if (errno != EAGAIN && errno != EACCES)
 			return -errno;
-		*pid = find_holder(fd);
-		if (*pid || i == LINGER_MS / STEP_MS)
+		*pid = find_holder(fd, &blind);
+		if (*pid || clock_mono_ns() - began > (blind ? BLIND_NS : LINGER_NS))
 			return -EAGAIN;
-		nanosleep(&(struct timespec){.tv_nsec = STEP_MS * 1000000}, NULL);
+		nanosleep(&(struct timespec){.tv_nsec = STEP_NS}, NULL);
 	}
 	return 0;
 }

@@ -11,7 +11,10 @@
 
 struct err;
 
-/* May wait up to 3 s for the remains of a process that was killed. */
+/*
+ * May wait up to 20 s for the remains of a process that was killed; 3 s where there are processes that the caller may not look at (/proc/PID/fd), of which
+ * one may hold it.
+ */
 int disk_lock(int fd, const char *path, bool write, struct err *e);
 /* At once, also while a ring that is being taken down still refers to the file. Nothing may be in flight. */
 void disk_unlock(int fd);

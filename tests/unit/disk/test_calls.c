@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <liburing.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -13,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -351,6 +353,44 @@ static void cut_off(void **state)
 	file_close(f);
 }
 
+static void *let_go(void *arg)
+{
+	usleep(3500000);
+	for (unsigned i = 0; i < 2; i++)
+		close(((int *)arg)[i]);
+	return NULL;
+}
+
+/* The lock of a process that was killed stays until the kernel has come to it. Here it lies in a socket. */
+static void left_locked(void **state)
+{
+	struct flock fl = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+	int fd = open(rig.path, O_RDWR | O_CLOEXEC), sv[2];
+	char text[CMSG_SPACE(sizeof(int))] = {0};
+	struct msghdr m = {.msg_iov = &(struct iovec){data, 1},
+		.msg_iovlen = 1,
+		.msg_control = text,
+		.msg_controllen = sizeof(text)};
+	struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+	pthread_t t;
+
+	if (geteuid()) {
+		print_message("SKIP: needs root, who may look at all processes\n");
+		skip();
+	}
+	*c = (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof(int)),
+		.cmsg_level = SOL_SOCKET,
+		.cmsg_type = SCM_RIGHTS};
+	memcpy(CMSG_DATA(c), &fd, sizeof(fd));
+	assert_int_equal(fcntl(fd, F_OFD_SETLK, &fl), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv), 0);
+	assert_int_equal(sendmsg(sv[0], &m, 0), 1);
+	close(fd);
+	assert_int_equal(pthread_create(&t, NULL, let_go, sv), 0);
+	assert_true(start(IO_THREADS, DISK_CACHE_WRITEBACK));
+	pthread_join(t, NULL);
+}
+
 struct part {
 	struct file_req r;
 	struct iovec iov;
@@ -453,6 +493,7 @@ int main(void)
 		T(in_part_threads),
 		T(beyond_named),
 		T(cut_off),
+		T(left_locked),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
