@@ -40,6 +40,7 @@ def whole(fmt, path):
     if fmt == "lodgefs":
         sh(LODGE, "store", "check", f"{path}:lodgefs")
     elif fmt == "qcow2":
+        sh(LODGE, "disk", "info", f"{path}:qcow2")  # waits for the lock of a machine that was just killed; QEMU does not
         # What was set aside when errors were ignored nobody could give back: leaks, and nothing else.
         p = subprocess.run(["qemu-img", "check", "-q", path], capture_output=True, text=True)
         check(f"qemu-img finds no damage in {os.path.basename(path)}", p.returncode in (0, 3), p.stdout + p.stderr)

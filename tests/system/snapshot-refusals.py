@@ -14,6 +14,7 @@ from machine import BUILD, HOME, LODGE, TMP, Machine, check, skip, wait_for
 from migration import Receive, rpc, start_move
 
 STAMP = os.path.join(BUILD, "guest", "stamp-rv64.elf")
+TAP = f"lt{os.getpid()}"
 if not os.path.exists(STAMP):
     skip("riscv64-linux-gnu-gcc is not installed")
 
@@ -63,14 +64,14 @@ with Machine(*args(*many), name="m") as m:
     refused("more disks than can be cloned", ("more than 7 disks",), 1, "clone", "m")
     check("it was no moment", m.call("snapshot_status")["state"] == "none")
     refused("of a snapshot without its disks", ("disk0", "--memory-only", "clone the machine while it runs"), 1, "clone", "bare")
-if os.geteuid() == 0 and os.path.exists("/dev/net/tun") and subprocess.run(["ip", "tuntap", "add", "lodget9", "mode", "tap"], capture_output=True).returncode == 0:
+if os.geteuid() == 0 and os.path.exists("/dev/net/tun") and subprocess.run(["ip", "tuntap", "add", TAP, "mode", "tap"], capture_output=True).returncode == 0:
     try:
-        with Machine(*args(), "--net", "tap=lodget9", name="m") as m:
+        with Machine(*args(), "--net", f"tap={TAP}", name="m") as m:
             m.expect(b"rounds", 60)
-            refused("the host's interface cannot be two machines'", ("lodget9", "user networking"), 1, "clone", "m")
+            refused("the host's interface cannot be two machines'", (TAP, "user networking"), 1, "clone", "m")
             check("it was no moment", m.call("snapshot_status")["state"] == "none")
     finally:
-        subprocess.run(["ip", "tuntap", "del", "lodget9", "mode", "tap"])
+        subprocess.run(["ip", "tuntap", "del", TAP, "mode", "tap"])
 else:
     print("PASS: a machine with a tap was not tried: none can be made here")
 
