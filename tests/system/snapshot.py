@@ -12,7 +12,8 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from cli import ENV, lodge, pid, wait_rounds
+from cli import ENV, SLOW, lodge, pid, until, wait_rounds
+from migration import rpc
 from machine import BUILD, HOME, LODGE, TMP, check, skip, wait_for
 
 STAMP, STAMP_X86 = (os.path.join(BUILD, "guest", f"stamp-{isa}.elf") for isa in ("rv64", "x86"))
@@ -25,11 +26,7 @@ def last(p):
 
 def boot(name, smp, memory="128M", *more):
     lodge("run", *(("--kernel", STAMP_X86) if "kvm" in more else ("--firmware", STAMP)), "--memory", memory, "--smp", str(smp), "--name", name, "-d", *more)
-    end = time.monotonic() + 30
-    while "rounds" not in lodge("logs", name).stdout:
-        if time.monotonic() > end:
-            check(f"{name} starts", False)
-        time.sleep(0.1)
+    until(f"{name} starts", lambda: "rounds" in lodge("logs", name).stdout)
 
 
 def store():
@@ -162,9 +159,10 @@ for sig in signal.SIGINT, signal.SIGKILL:
     p = subprocess.Popen([LODGE, "snapshot", "create", "a", "--name", "gone", "--queue", "256K"], env=ENV, stderr=subprocess.PIPE, text=True)
     time.sleep(0.06)
     p.send_signal(sig)
-    err = p.communicate(timeout=20)[1]
+    err = p.communicate(timeout=20 * SLOW)[1]
     check(f"{sig.name}: nothing is left", p.returncode != 0 and "gone.snap" not in store(), (p.returncode, err, store()))
     wait_rounds("a", 2)
+    until(f"{sig.name}: the machine has noticed", lambda: rpc("a", "snapshot_status")["state"] != "writing")
 
 # A full disk: writes fail in the middle.
 mnt = os.path.join(TMP, "small")
@@ -177,7 +175,7 @@ if os.geteuid() == 0 and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m
             p = lodge("snapshot", "create", "a", "--name", "full", ok=False)
             check("a full disk is said", p.returncode == 1 and "No space" in p.stderr, p.stderr)
         wait_rounds("a", 2)
-        check("a full disk: nothing is left", os.listdir(mnt) == [] and os.statvfs(mnt).f_bfree == os.statvfs(mnt).f_blocks, os.listdir(mnt))
+        check("a full disk: nothing is left", wait_for(lambda: os.listdir(mnt) == [] and (room := os.statvfs(mnt)).f_bfree == room.f_blocks), os.listdir(mnt))
     finally:
         os.unlink(STORE)
         os.rename(STORE + ".away", STORE)
@@ -188,9 +186,9 @@ else:
 # kill -9 of the machine in the middle.
 boot("k", 2)
 p = subprocess.Popen([LODGE, "snapshot", "create", "k", "--name", "dead", "--queue", "256K"], env=ENV, stderr=subprocess.PIPE, text=True)
-time.sleep(0.05)
+until("k is being saved", lambda: rpc("k", "snapshot_status")["state"] == "writing" or p.poll() is not None)
 os.kill(pid("k"), signal.SIGKILL)
-err = p.communicate(timeout=20)[1]
+err = p.communicate(timeout=20 * SLOW)[1]
 check("kill -9 of the machine: there is no snapshot", p.returncode != 0 and "k ended in the middle of it" in err and "dead.snap" not in store(), err)
 
 # ---- damage ----
@@ -229,7 +227,6 @@ for i in range(100):
     lodge("snapshot", "rm", "loop")
     if i in (30, 99):
         rss.append(int(re.search(r"RssAnon:\s+(\d+)", open(f"/proc/{pid('a')}/status").read()).group(1)))
-time.sleep(0.3)
-check("100 in a loop: no descriptor, no thread is left", files_of("a") <= fds and threads_of("a") == threads, (files_of("a"), fds, threads_of("a"), threads))
+check("100 in a loop: no descriptor, no thread is left", wait_for(lambda: files_of("a") <= fds and threads_of("a") == threads), (files_of("a"), fds, threads_of("a"), threads))
 check("100 in a loop: no memory is left", rss[1] < rss[0] + 16384, rss)
 lodge("kill", "a")
