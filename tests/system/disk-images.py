@@ -5,13 +5,14 @@ import json
 import os
 import random
 import resource
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
-from machine import LODGE, sh
+from machine import LODGE, sh, wait_for
 
 MIB = 1 << 20
 failed = 0
@@ -37,6 +38,12 @@ def check(name):
             os.chdir("/")
         return f
     return run
+
+
+def listens(path):
+    """Whether somebody does, at a socket: it is there a moment before."""
+    with socket.socket(socket.AF_UNIX) as s:
+        return not s.connect_ex(path)
 
 
 def has(text, *words):
@@ -655,19 +662,14 @@ def _():
             for options in (), ("-o", "preallocation=falloc"):
                 said = disk("convert", "large:raw", f"small/a:{fmt}", *options, code=1)
                 assert "No space left" in said and said.count("\n") == 1 and not os.listdir("small"), said
-        for _ in range(100):  # the kernel takes the last ring down in the background, and the file that it had goes only then
-            if os.statvfs("small").f_bfree * os.statvfs("small").f_bsize > 20 * MIB:
-                break
-            time.sleep(0.1)
+        # The kernel takes the last ring down in the background, and the file that it had goes only then.
+        wait_for(lambda: os.statvfs("small").f_bfree * os.statvfs("small").f_bsize > 20 * MIB)
         sh(LODGE, "store", "create", "small/s:lodgefs", "-s", "1G", "-o", "journal=2M")
         said = disk("convert", "large:raw", "small/s/d:lodgefs", code=1)
         left = json.loads(sh(LODGE, "store", "ls", "small/s:lodgefs", "--json"))
         assert "No space left" in said and "store is full" not in said and ("is left there" in said) == bool(left), (said, left)
     finally:
-        for _ in range(100):  # the kernel takes the last ring down in the background
-            if not subprocess.run(["umount", "small"], stderr=subprocess.DEVNULL).returncode:
-                break
-            time.sleep(0.1)
+        wait_for(lambda: not subprocess.run(["umount", "small"], stderr=subprocess.DEVNULL).returncode)  # that one, too
 
 
 @check("convert --snapshot is qemu-img convert -l")
@@ -812,12 +814,10 @@ def _():
     disk("convert", "r:raw", "q:qcow2")
     nbd = subprocess.Popen(["qemu-nbd", "-f", "qcow2", "-k", os.path.abspath("s"), "--persistent", "q"])
     try:
-        for _ in range(100):
-            if os.path.exists("s"):
-                break
-            subprocess.run(["sleep", "0.05"])
-        has(disk("resize", "q:qcow2", "+1M", code=4), "in use")
+        # It takes connections before it has opened the image, and answers behind that.
+        assert wait_for(lambda: listens("s")), "qemu-nbd does not listen"
         has(sh("qemu-img", "compare", "-f", "raw", "-F", "raw", "r", "nbd+unix:///?socket=s"), "identical")
+        has(disk("resize", "q:qcow2", "+1M", code=4), "in use")
     finally:
         nbd.terminate()
         nbd.wait()

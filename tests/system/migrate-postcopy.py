@@ -113,7 +113,8 @@ def move(smp, *more):
     st, err = result(start_move(name, r.at, *more))
     code, out, rerr = r.end()
     check(f"{name} moves {' '.join(more)}", st["phase"] == "done" and code == 0, (st, err, rerr))
-    check(f"{name}: the old one has ended, the new one is whole", state(name)["state"] is None and "coming" not in state(other), state(other))
+    until(f"{name}: the old one has ended", lambda: state(name)["state"] is None)
+    check(f"{name}: the new one is whole", "coming" not in state(other), state(other))
     name, other = other, name
     if smp > 1:
         wait_rounds(name, 2)

@@ -14,7 +14,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
-from cli import ENV, SLOW, gone, lodge, pid, rounds, wait_rounds
+from cli import ENV, SLOW, gone, lodge, pid, rounds, until, wait_rounds
 from machine import BUILD, HOME, LODGE, TMP, Machine, check, skip, wait_for
 
 RV64, X86 = (os.path.join(BUILD, "guest", f"stamp-{isa}.elf") for isa in ("rv64", "x86"))
@@ -207,9 +207,9 @@ for engine, flag, guest in (("rv64", "--firmware", RV64), ("kvm", "--kernel", X8
 # ---- its end is seen by who waits for it ----
 last = pid("a")
 lodge("kill", "a")
-check("it ends as any machine", gone(last) and not os.path.exists(os.path.join(HOME, "run", "a")))
+check("it ends as any machine", gone(last) and wait_for(lambda: not os.path.exists(os.path.join(HOME, "run", "a"))))
 p = subprocess.Popen([LODGE, "run", "--firmware", RV64, "--memory", "64M", "--smp", "2", "--name", "f"], env=ENV, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-wait_for(lambda: os.path.exists(os.path.join(HOME, "run", "f", "pid")), 30)
+until("f starts", lambda: "rounds" in lodge("logs", "f", ok=False).stdout)
 wait_rounds("f", 1)
 update("f", NEXT)
 wait_rounds("f", 1)

@@ -16,7 +16,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
 from cli import ENV, SLOW, gone, lodge, pid
-from machine import HOME, LODGE, check
+from machine import HOME, LODGE, check, wait_for
 
 USAGE, MISSING, LOCKED = 2, 3, 4
 KVM = [("cpu", "show")] if os.access("/dev/kvm", os.R_OK | os.W_OK) else []
@@ -265,5 +265,5 @@ r.send_signal(signal.SIGTERM)
 r.communicate(timeout=60 * SLOW)
 check("and is ended by what it does hear", r.returncode == 128 + signal.SIGTERM, r.returncode)
 lodge("rm", "n", ok=False)
-left = os.listdir(os.path.join(HOME, "run"))
-check("nothing is left at the end", not [x for x in left if x != ".switches"], left)
+left = lambda: [x for x in os.listdir(os.path.join(HOME, "run")) if x != ".switches"]
+check("nothing is left at the end", wait_for(lambda: not left(), 20), left())
