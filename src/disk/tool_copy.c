@@ -518,10 +518,19 @@ int disk_rebase(struct disk *d, struct disk *now, const struct disk_watch *w, ui
 	d->hard_zeroes = true;
 	while (off < d->size && !rc) {
 		struct disk_extent x;
+		bool zero = true;
 
-		rc = disk_block_status(d, off, MIN(d->size - off, PIECE - off % PIECE), &x, e);
-		if (!rc && (x.depth || !(x.flags & DISK_EXT_HERE)))
-			rc = differing_piece(d, now, d, off, x.len, mem.at.iov_base, copied, e);
+		rc = disk_block_status(d, off, d->size - off, &x, e);
+		if (!rc && (x.depth || !(x.flags & DISK_EXT_HERE))) {
+			if (now)
+				rc = look(now, off, &x.len, &zero, e);
+			/* Where neither shows anything nothing is read. */
+			if (!rc && (!zero || x.flags & DISK_EXT_DATA)) {
+				x.len = MIN(x.len, PIECE - off % PIECE);
+				rc = differing_piece(
+					d, now, d, off, x.len, mem.at.iov_base, copied, e);
+			}
+		}
 		off += x.len;
 		if (!rc && w && w->progress && !w->progress(w->ctx, off, d->size))
 			rc = err_set(e, -ECANCELED, "stopped");

@@ -193,6 +193,32 @@ def _():
     has(disk("rebase", "top:qcow2", code=2), "--alone")
 
 
+@check("another backing file, or none: what nobody has is not looked at, however large")
+def _():
+    sparse_raw("small", 4 * MIB, 41)
+    disk("create", "old:raw", "-s", "8T")
+    disk("create", "new:raw", "-s", "9T")
+    with open("old", "r+b") as f:
+        f.write(b"o" * 512)
+        f.seek(7 << 40)
+        f.write(b"o" * 512)
+    with open("new", "r+b") as f:
+        f.seek(5 << 40)
+        f.write(b"n" * 512)
+    disk("create", "top:qcow2", "-s", "10T", "--backing", "old:raw")
+    disk("create", "flat:raw", "-s", "10T")
+    for at in 0, 7 << 40:
+        with open("flat", "r+b") as f:
+            f.seek(at)
+            f.write(b"o" * 512)
+    for options in ("--backing", "new:raw"), ("--alone",), ("--backing", "small:raw"):
+        began = time.monotonic()
+        disk("rebase", "top:qcow2", *options)
+        has(disk("compare", "top:qcow2", "flat:raw"), "the same contents")
+        assert time.monotonic() - began < 60, "10 TiB were looked at"
+    has(sh("qemu-img", "check", "-f", "qcow2", "top"), "No errors")
+
+
 @check("snapshots: ours are theirs")
 def _():
     disk("create", "q:qcow2", "--size", "8M")
