@@ -834,6 +834,22 @@ def _():
     has(disk("bitmap", "s/d:lodgefs", "--merge", "new", "--from", "both", "--of", "q:qcow2", code=1), "the format lodgefs has no")
 
 
+@check("an image of 0 bytes, as qemu-img makes it: it has snapshots, and grows")
+def _():
+    sh("qemu-img", "create", "-q", "-f", "qcow2", "q", "0")
+    disk("snapshot", "q:qcow2", "--create", "s")
+    has(disk("bitmap", "q:qcow2", "--add", "b", code=2), "0 bytes")
+    disk("resize", "q:qcow2", "+1M")
+    disk("bitmap", "q:qcow2", "--add", "b")
+    has(disk("snapshot", "q:qcow2", "--apply", "s", code=1), "0 bytes", "--remove")
+    disk("bitmap", "q:qcow2", "--remove", "b")
+    disk("snapshot", "q:qcow2", "--apply", "s")
+    assert json.loads(disk("info", "q:qcow2", "--json"))["size"] == 0
+    disk("resize", "q:qcow2", "+64K")
+    disk("snapshot", "q:qcow2", "--delete", "s")
+    has(sh("qemu-img", "check", "-f", "qcow2", "q"), "No errors")
+
+
 @check("two openers; an NBD server as a witness")
 def _():
     sparse_raw("r", 8 * MIB, 5)

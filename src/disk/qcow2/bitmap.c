@@ -580,6 +580,9 @@ static int refuse(struct qcow2 *q, enum disk_bitmap_op op, const char *name, uin
 	if (!is_pow2(granularity) || granularity < 512 || granularity > 1ull << 31)
 		return err_set(e, -EINVAL,
 			"disk %s: a granularity is a power of two from 512 to 2 GiB", path);
+	if (!q->d->size)
+		return err_set(
+			e, -EINVAL, "disk %s: of a disk of 0 bytes nothing can change", path);
 	if (q->nbitmaps == QCOW2_BITMAPS_MAX)
 		return err_set(e, -EFBIG, "disk %s: at most %u bitmaps", path, QCOW2_BITMAPS_MAX);
 	if (!fits(q, (q->d->size / granularity + 7) / 8))

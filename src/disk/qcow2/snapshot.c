@@ -478,7 +478,8 @@ static int create(struct qcow2 *q, struct q_snaps *t, const char *name)
 	t->s = more;
 	snprintf(text, sizeof(text), "%llu", (unsigned long long)++t->last);
 	s = &t->s[t->n];
-	*s = (struct q_snap){.l1_size = q->h.l1_size,
+	/* A disk of 0 bytes may have a table of no entries, but a table takes a cluster, which nobody would count. */
+	*s = (struct q_snap){.l1_size = MAX(q->h.l1_size, 1u),
 		.date_s = (uint32_t)(now / 1000000000),
 		.date_ns = (uint32_t)(now % 1000000000),
 		.size = q->h.size,
@@ -490,7 +491,7 @@ static int create(struct qcow2 *q, struct q_snaps *t, const char *name)
 	if (!s->id || !s->name || !s->extra || set_keys(t, t->n - 1))
 		return -ENOMEM;
 	rc = tree_refs(q, q->l1, q->h.l1_size, 1);
-	rc = rc ?: write_l1(q, q->l1, q->h.l1_size, 0, &s->l1_off);
+	rc = rc ?: write_l1(q, q->l1, s->l1_size, 0, &s->l1_off);
 	rc = rc ?: flags(q);
 	rc = rc ?: append(q, s, t->n);
 	return rc <= 0 ? rc : store(q, t->s, t->n);
@@ -592,7 +593,8 @@ static int apply(struct qcow2 *q, const struct q_snap *s, struct err *e)
 
 	if (rc)
 		return rc;
-	more = calloc(MAX(n, 1u), 8);
+	n = MAX(n, 1u);
+	more = calloc(n, 8);
 	old = calloc(MAX(oldn, 1ull), 8);
 	rc = more && old ? q_bitmaps_resize(q, s->size) : -ENOMEM;
 	if (!rc) {
@@ -638,6 +640,12 @@ static int refuse(struct qcow2 *q, enum disk_snap_op op, struct q_snaps *t, cons
 		return err_set(e, -EUCLEAN,
 			"disk %s: snapshot %s is damaged: no disk has %llu bytes", path, name,
 			(unsigned long long)t->s[i].size);
+	/* QEMU takes a bitmap without a table for damage. */
+	if (op == DISK_SNAP_APPLY && !t->s[i].size && q->nbitmaps)
+		return err_set(e, -EOPNOTSUPP,
+			"disk %s: had 0 bytes in snapshot %s, of which there are no bitmaps: "
+			"remove them first (lodge disk bitmap --remove)",
+			path, name);
 	if (op != DISK_SNAP_CREATE)
 		return 0;
 	if (i >= 0)
