@@ -646,6 +646,30 @@ def _():
     on_device(json.loads(disk("measure", "r:raw", "-t", "lodgefs", "--json"))["store_required"], store)
 
 
+@check("a block device that may only be read")
+def _():
+    if os.geteuid():
+        print("SKIP: block devices: losetup needs root")
+        return
+    sparse_raw("r", 4 * MIB, 51)
+    disk("convert", "r:raw", "q:qcow2")
+    sh(LODGE, "store", "create", "s:lodgefs", "-s", "64M")
+    os.truncate("s", 64 * MIB)  # a device has all blocks
+    for name, fmt in ("r", "raw"), ("q", "qcow2"), ("s", "lodgefs"):
+        dev = sh("losetup", "-r", "-f", "--show", name).strip()
+        try:
+            if fmt == "lodgefs":
+                has(sh(LODGE, "store", "df", f"{dev}:lodgefs"), "0 disks")
+                has(disk("create", f"{dev}/d:lodgefs", "-s", "1M", code=1), "a device that may only be read")
+                continue
+            has(disk("compare", f"{dev}:{fmt}", "r:raw"), "the same contents")
+            has(disk("convert", "r:raw", f"{dev}:{fmt}", "--force", code=1), f"{dev} is a device that may only be read")
+            if fmt == "qcow2":
+                has(disk("snapshot", f"{dev}:qcow2", "--create", "s", code=1), "a device that may only be read")
+        finally:
+            sh("losetup", "-d", dev)
+
+
 @check("a block device for the data alone: zeroes first where it is to be the disk by itself, no disk larger than it")
 def _():
     if os.geteuid():

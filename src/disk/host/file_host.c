@@ -17,11 +17,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
 #include <linux/falloc.h>
+#include <linux/fs.h>
 
 #include "base/err.h"
 #include "base/pages.h"
@@ -569,6 +571,20 @@ static int open_error(const char *path, bool write, bool create, int code, struc
 	}
 }
 
+/* Linux opens such a device for writing, and fails what is written. */
+static int may_write(const struct host *h, struct err *e)
+{
+	int only_read = 0;
+
+	if (!h->f.block_device || h->f.o.readonly || ioctl(h->fd[BUFFERED], BLKROGET, &only_read) ||
+		!only_read)
+		return 0;
+	return err_set(e, -EROFS,
+		"disk %s is a device that may only be read: a machine that needs no more takes it "
+		"with readonly=on",
+		h->f.path);
+}
+
 static int open_direct(struct host *h, struct err *e)
 {
 	char self[40];
@@ -622,7 +638,9 @@ static int open_files(struct host *h, struct err *e)
 	h->f.block_device = S_ISBLK(st.st_mode);
 	if (is_pow2((uint64_t)st.st_blksize) && st.st_blksize >= 512 && st.st_blksize <= 1 << 20)
 		h->f.physical = (unsigned)st.st_blksize;
-	rc = o->no_lock ? 0 : disk_lock(h->fd[BUFFERED], o->path, !o->readonly, e);
+	rc = may_write(h, e);
+	if (!rc && !o->no_lock)
+		rc = disk_lock(h->fd[BUFFERED], o->path, !o->readonly, e);
 	if (!rc)
 		rc = measure(&h->f, &h->f.size, e);
 	if (!rc && o->direct)
