@@ -192,6 +192,57 @@ class Loop:
         shutil.rmtree(self.dir)
 
 
+def leaves(t):
+    """A store of two disks, with many pages of pointers that are in the journal only, on a host that has no room left; who had it is killed. What stands on the first."""
+    sh(LODGE, "store", "create", f"{t}/s:lodgefs", "--size", "1G", "-o", f"journal=8M,sums={SUMS}")
+    for name in "d0", "d1":
+        sh(LODGE, "disk", "create", f"{t}/s/{name}:lodgefs", "--size", "16G")
+        d = Disk("lodgefs", f"{t}/s/{name}")
+        for n in range(250):
+            assert d.write(n * 56 * MIB, 4096, n) == "ok"
+        assert d.do("f") == "ok"
+        if name == "d0":
+            kept = d.acked
+            assert d.do("S 0 1") == "ok"
+            d.__exit__()
+    fill_up(f"{t}/filler")
+    d.p.kill()
+    d.p.wait(60)
+    return kept
+
+
+def free_bytes(t):
+    os.sync()
+    return os.statvfs(t).f_bfree * os.statvfs(t).f_bsize
+
+
+def frees(host):
+    """A host that is full keeps nobody from letting go: a disk, a snapshot, what a guest discards; and what is given back is there."""
+    for what in "rm", "snapshot", "discard":
+        with host() as h:
+            t = getattr(h, "fs", h)
+            store, kept = f"{t}/s", leaves(t)
+            had = free_bytes(t)
+            if what == "rm":
+                sh(LODGE, "store", "rm", f"{store}:lodgefs", "d1")
+            elif what == "snapshot":
+                sh(LODGE, "disk", "snapshot", f"{store}/d0:lodgefs", "--delete", "s0")
+            else:
+                with Disk("lodgefs", f"{store}/d1") as d:
+                    for n in range(250):
+                        assert d.do(f"d {n * 56 * MIB} {MIB} 0") == "ok", n
+                    assert d.do("f") == "ok"
+                    for _ in range(100):  # it goes back in the background
+                        a = d.write(0, 65536, 7)
+                        if a == "ok":
+                            break
+                        time.sleep(.05)
+                    assert a == "ok", f"what was let go is not there: {a}, {free_bytes(t) - had} bytes"
+            assert what == "snapshot" or free_bytes(t) > had + (512 << 10), (had, free_bytes(t))
+            again("lodgefs", f"{store}/d0", kept)
+            whole("lodgefs", store)
+
+
 def quota(fmt):
     """A quota of the file system's own: btrfs counts for everybody, root too."""
     with Loop(["mkfs.btrfs", "-q", "-M"], 256) as t:
@@ -674,7 +725,11 @@ for kind in ("raw", "qcow2", "lodgefs"):
     case(f"{kind}: two openers", two_openers, kind)
     if kind != "raw" or os.path.isdir("/dev/shm"):
         case(f"{kind}: 16 TiB", huge, kind)
+TMPFS, EXT4 = lambda: Full("64m"), lambda: Loop(["mkfs.ext4", "-q"], 96)
+for name, host in ("tmpfs", TMPFS), ("ext4", EXT4):
+    case(f"lodgefs: a full host ({name}) keeps nobody from letting go", frees, host, root=True)
 SUMS = "on"
+case("lodgefs with checksums: a full host keeps nobody from letting go", frees, TMPFS, root=True)
 for what, f in (("the host is full", full), ("I/O errors", io_errors)):
     case(f"lodgefs with checksums: {what}", f, "lodgefs", root=True)
 case("lodgefs with checksums: over a limit of file sizes", file_sizes, "lodgefs")

@@ -66,7 +66,7 @@ def main():
 
 
 os.makedirs(small)
-subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", small], check=True)
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=56m", "tmpfs", small], check=True)
 try:
     main()
 finally:

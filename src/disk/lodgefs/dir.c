@@ -24,6 +24,11 @@ int lf_fail(const struct lf *fs, int rc, struct err *e)
 {
 	if (!rc)
 		return 0;
+	if (rc == -ENOSPC && fs->free_blocks && file_room(fs->f) < 2 * LF_BLOCK)
+		return err_set(e, rc,
+			"store %s: its host has no space left: make some there, or remove disks or "
+			"snapshots of the store, which needs none",
+			fs->path);
 	if (rc == -ENOSPC)
 		return err_set(e, rc,
 			"store %s is full: `lodge store df` shows how; remove disks or snapshots",
@@ -464,7 +469,7 @@ static int compose(struct lf *fs, struct lf_record **slot, struct lf_record *r, 
 	rc = at_rest(fs, e) ?: lf_fail(fs, share_parts(fs, NULL, r->height, &parts, &pages), e);
 	if (!rc && pages > LF_PAGES_MAX)
 		rc = lf_fail(fs, -ENOSPC, e);
-	rc = rc ?: lf_fail(fs, lf_reserve(fs, (unsigned)pages), e);
+	rc = rc ?: lf_fail(fs, lf_reserve(fs, (unsigned)pages, LF_PAGES_SPARE), e);
 	if (rc)
 		return rc;
 	rc = lf_fail(fs, lf_begin(fs, need_put(fs) + lf_need((unsigned)pages) + old->need), e);
@@ -520,7 +525,8 @@ static int make_disk(
 	}
 	if (r.size > LF_SIZE_MAX)
 		return too_large(o->path, e);
-	rc = (from ? at_rest(fs, e) : 0) ?: lf_fail(fs, lf_reserve(fs, LF_HEIGHT_MAX), e);
+	rc = (from ? at_rest(fs, e) : 0)
+		     ?: lf_fail(fs, lf_reserve(fs, LF_HEIGHT_MAX, LF_PAGES_SPARE), e);
 	if (rc)
 		return rc;
 	rc = lf_fail(fs, lf_begin(fs, lf_need(16) + old.need), e);
@@ -615,7 +621,8 @@ int lf_resize(struct disk *d, uint64_t size, struct err *e)
 	if (size < d->size)
 		rc = disk_rw(d, DISK_WRITE_ZEROES, size, NULL, d->size - size, e);
 	if (!rc)
-		rc = lf_fail(fs, lf_reserve(fs, 2 * LF_HEIGHT_MAX), e);
+		rc = lf_fail(fs,
+			lf_reserve(fs, 2 * LF_HEIGHT_MAX, size < d->size ? 0 : LF_PAGES_SPARE), e);
 	if (rc)
 		return rc;
 	rc = lf_fail(fs, lf_begin(fs, lf_need(16)), e);
@@ -688,7 +695,7 @@ static int snapshot_apply(struct disk *d, const struct lf_record *s, struct err 
 	struct lf_disk *l = d->priv;
 	struct lf *fs = l->fs;
 	uint64_t old;
-	int rc = lf_fail(fs, lf_reserve(fs, LF_HEIGHT_MAX), e);
+	int rc = lf_fail(fs, lf_reserve(fs, LF_HEIGHT_MAX, 0), e);
 
 	if (rc)
 		return rc;

@@ -607,7 +607,7 @@ static void lf_stats_json(struct disk *d, json_t *obj)
 		{"page_reads", s->page_reads}, {"page_looks", s->page_looks},
 		{"checksum_errors", s->sum_errors}, {"without_checksum", l->fs->sums_wrote},
 		{"unwritten_pages", l->fs->ntouch}, {"zeroes_ahead", s->ahead_bytes},
-		{"error", (uint64_t)-l->fs->failed}};
+		{"room_bytes", s->room_bytes}, {"error", (uint64_t)-l->fs->failed}};
 
 	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
 		json_object_set_new(obj, all[i].name, json_integer((json_int_t)all[i].v));

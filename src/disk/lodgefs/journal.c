@@ -892,6 +892,9 @@ int lf_flush(struct lf *fs)
 	if (by <= upto)
 		set_marked(fs, said);
 	reap(fs);
+	/* Else it would wait for the next record, which who has no space may never write. */
+	if (fs->freed && fs->discard && lf_room_short(fs))
+		(void)lf_write_later(fs);
 	return fs->failed;
 }
 

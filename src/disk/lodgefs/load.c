@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/bitmap.h"
 #include "base/crc32c.h"
 #include "base/err.h"
 #include "base/util.h"
@@ -1009,7 +1010,8 @@ static int load_sums(struct lf *fs, struct err *e)
 	if (!fs->s.sum_pages)
 		return 0;
 	fs->sums = calloc(fs->s.sum_pages, sizeof(*fs->sums));
-	if (!fs->sums)
+	fs->sums_room = calloc(BITMAP_WORDS(fs->s.sum_pages / LF_BLOCK_PAGES + 1), 8);
+	if (!fs->sums || !fs->sums_room)
 		return err_set(e, -ENOMEM, "store %s: out of memory", fs->path);
 	for (unsigned i = 0; i < HASH; i++)
 		for (struct lf_page *p = fs->overlay_hash[i], *next; p; p = next) {
@@ -1127,6 +1129,8 @@ int lf_open(struct lf **out, struct files *files, const struct lf_open *o, struc
 	if (!rc && write)
 		rc = begin_run(fs, e);
 	fs->writable = !rc && write;
+	if (fs->writable)
+		lf_room_all(fs);
 	if (rc) {
 		fs->failed = fs->failed ?: rc;
 		lf_close(fs);

@@ -5,6 +5,7 @@
  *   write.c    what the sorter asks: resolve, prepare, fill, commit
  *   tree.c     trees of pointer pages: lookup, copy-on-write, counts; blocks
  *   pages.c    pointer pages: room for them, and which are in memory
+ *   room.c     the host's space for metadata
  *   journal.c  transactions, marks, checkpoints
  *   load.c     superblock, recovery, loading; opening and closing a store; the lease
  *   track.c    what has changed since when: generations, bitmaps
@@ -57,6 +58,7 @@ struct err;
 #define LF_PAGES_MAX (1u << 20) /* of pointers and changes: 56 TiB */
 #define LF_PAGES_IN 16384u /* in memory, without another option: 64 MiB, for 896 GiB */
 #define LF_PAGES_LEAST 1024u
+#define LF_PAGES_SPARE 32u /* of those that are free, left to requests that only let go */
 
 #define LF_MAGIC "LodgeFS\1"
 #define LF_PAGE_MAGIC 0x6770664cu /* "Lfpg" */
@@ -244,6 +246,7 @@ struct lf_stats {
 	uint64_t
 		sum_errors; /* sub-blocks that did not fit their checksum, and were not handed out */
 	uint64_t ahead_bytes; /* zeroes, into blocks that nobody had asked for yet */
+	uint64_t room_bytes; /* zeroes, into blocks for pages */
 };
 
 /* Blocks that have been written with zeroes, and the one that is; held. */
@@ -287,9 +290,11 @@ struct lf {
 	uint64_t pages_in, pages_clean,
 		pages_max; /* in memory; of those on the list, which there are `max` of at most */
 	struct co_mutex pages_lock; /* they are read; inside of `lock` */
+	struct co_mutex room_lock; /* a block for pages gets its space */
 	struct lf_page **dir, **bitmap;
 	struct lf_sums **sums; /* NULL: the store has none. s.sum_pages; NULL: not in memory */
 	uint64_t sums_in, sums_hand, sums_wrote; /* in memory; bits in `wrote` */
+	uint64_t *sums_room; /* a bit for each 256 pages of them: they have their space */
 	struct co_mutex sums_lock; /* pages come and go; inside of `lock` */
 	bool settling;
 	struct lf_record **rec; /* pointers into dir pages; in order */
@@ -447,7 +452,7 @@ int lf_put(struct lf *fs); /* as lf_close() */
 bool lf_park(struct lf *fs, struct disk_req *r);
 /* That, now. */
 void lf_unpark(struct lf *fs);
-/* lf_write_out() in a second. false: there is nobody to do it. */
+/* lf_write_out() in a second, and where the host is short of space lf_mark() for what was let go. false: there is nobody to do it. */
 bool lf_write_later(struct lf *fs);
 void lf_disk_list(struct lf_disk *l);
 void lf_disk_unlist(struct lf_disk *l);
@@ -557,8 +562,12 @@ static inline bool lf_alone(const struct lf *fs, uint32_t ref)
 {
 	return ref && fs->block[ref - 1].refs == 1 && !fs->block[ref - 1].hold;
 }
-/* Room for n pages, promised; -ENOSPC. lf_unreserve() when they were used or are not needed. */
-int lf_reserve(struct lf *fs, unsigned n);
+/*
+ * Room for n pages, promised, while `spare` more stay free: 0 for who only lets go, else LF_PAGES_SPARE. May wait for the host; -ENOSPC, and what else it says.
+ * The other one never waits: -EAGAIN. lf_unreserve() when they were used or are not needed.
+ */
+int lf_reserve(struct lf *fs, unsigned n, unsigned spare);
+int lf_reserve_now(struct lf *fs, unsigned n, unsigned spare);
 void lf_unreserve(struct lf *fs, unsigned n);
 /* A block that nobody uses, held; -ENOSPC. lf_set_entry() takes a reference; lf_release() ends the hold. */
 int lf_alloc(struct lf *fs, uint32_t *block);
@@ -708,6 +717,17 @@ int lf_sums_put(struct lf *fs, const struct sorter_tx *tx, const struct lf_entry
 int lf_sums_settle(struct lf *fs);
 void lf_sums_relieve(struct lf *fs);
 int lf_sums_check(struct lf *fs, struct err *e);
+
+/* ---- room.c: those that make room wait ---- */
+
+bool lf_room_short(struct lf *fs); /* has the host little left? */
+/* Of a block that is held, and nobody's. Adds what is written to *wrote. */
+int lf_room_block(struct lf *fs, uint32_t block, uint64_t *wrote);
+/* Have the checksums of that block theirs? Makes it so; not with the lock. */
+bool lf_room_has_sums(const struct lf *fs, uint32_t block);
+int lf_room_sums(struct lf *fs, uint32_t block);
+/* Of all metadata that there is. Best effort; nothing is in flight, and nothing in the journal. */
+void lf_room_all(struct lf *fs);
 
 /* ---- ready.c ---- */
 

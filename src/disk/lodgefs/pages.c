@@ -300,23 +300,46 @@ int lf_page_adopt(struct lf *fs, struct lf_page *p)
 	return 0;
 }
 
-int lf_reserve(struct lf *fs, unsigned n)
+int lf_reserve_now(struct lf *fs, unsigned n, unsigned spare)
 {
 	if (fs->pages_used + fs->pages_reserved + n > LF_PAGES_MAX)
 		return -ENOSPC;
-	while (fs->pages_free < fs->pages_reserved + n) {
-		uint32_t block;
-		int rc = lf_alloc(fs, &block);
-
-		if (!rc && !pages_of(fs, block))
-			rc = -ENOMEM;
-		if (!rc)
-			fs->block[block].hold--; /* its pages keep it from now on */
-		if (rc)
-			return rc;
-	}
+	if (fs->pages_free < fs->pages_reserved + n + spare)
+		return -EAGAIN;
 	fs->pages_reserved += n;
 	return 0;
+}
+
+/* Another block for pages, with its space. */
+static int more_pages(struct lf *fs)
+{
+	uint32_t block;
+	int rc = lf_alloc(fs, &block);
+
+	if (rc)
+		return rc;
+	rc = lf_room_block(fs, block, &fs->stats.room_bytes);
+	if (!rc && !pages_of(fs, block))
+		rc = -ENOMEM;
+	if (rc)
+		lf_give_back(fs, block);
+	else
+		fs->block[block].hold--; /* its pages keep it from now on */
+	return rc;
+}
+
+int lf_reserve(struct lf *fs, unsigned n, unsigned spare)
+{
+	int rc = lf_reserve_now(fs, n, spare);
+
+	while (rc == -EAGAIN) {
+		lf_lock(fs, &fs->room_lock);
+		rc = lf_reserve_now(fs, n, spare); /* others have seen to it meanwhile */
+		if (rc == -EAGAIN)
+			rc = more_pages(fs) ?: -EAGAIN;
+		co_unlock(&fs->room_lock);
+	}
+	return rc;
 }
 
 void lf_unreserve(struct lf *fs, unsigned n)

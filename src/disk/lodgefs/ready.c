@@ -26,7 +26,6 @@
 #define HALF (LF_SUBS / 2)
 #define FLUSHES 16u /* through a cache: one for so many sub-blocks, at least */
 #define FREE_LEAST 64u /* blocks */
-#define ROOM_LEAST GiB /* that the host has */
 
 static bool small(const struct sorter_tx *tx)
 {
@@ -38,19 +37,6 @@ static bool small(const struct sorter_tx *tx)
 }
 
 /* ---- writing it ---- */
-
-static int write_zeroes(struct lf *fs, uint32_t block)
-{
-	uint64_t at = lf_block_at(fs, block), len = LF_BLOCK;
-	bool data;
-
-	/* It was in use before, and the host has kept what it had. */
-	if (!file_extent(fs->f, at, &len, &data) && data && len == LF_BLOCK)
-		return 0;
-	lf_reach_over(fs, block);
-	fs->stats.ahead_bytes += LF_BLOCK;
-	return lf_io(fs, FILE_FILL, at, NULL, LF_BLOCK);
-}
 
 static void write_end(struct lf *fs, int rc)
 {
@@ -70,7 +56,8 @@ static void write_job(void *arg)
 {
 	struct lf *fs = arg;
 
-	write_end(fs, write_zeroes(fs, fs->ready.busy - 1));
+	lf_reach_over(fs, fs->ready.busy - 1);
+	write_end(fs, lf_room_block(fs, fs->ready.busy - 1, &fs->stats.ahead_bytes));
 }
 
 static void write_after(void *arg)
@@ -84,7 +71,7 @@ static void make_ready(struct lf *fs)
 	uint32_t block;
 
 	if (fs->failed || fs->f->block_device || fs->free_blocks < FREE_LEAST ||
-		file_room(fs->f) < ROOM_LEAST || lf_alloc(fs, &block))
+		lf_room_short(fs) || lf_alloc(fs, &block))
 		return;
 	fs->ready.busy = block + 1;
 	fs->jobs++;

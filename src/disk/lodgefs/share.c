@@ -124,7 +124,11 @@ static void revive_drop(struct lf *fs)
 
 static void later_job(void *arg)
 {
-	(void)lf_write_out(arg); /* what fails is told by the next write or flush */
+	struct lf *fs = arg;
+
+	/* What fails is told by the next write or flush. */
+	if (!lf_write_out(fs) && fs->freed && lf_room_short(fs))
+		(void)lf_mark(fs);
 }
 
 static void later_after(void *arg)

@@ -219,8 +219,8 @@ static int store_create(const struct disk_create_opts *o, struct err *e)
 	if (!rc && !f->block_device)
 		rc = file_truncate(f, s.data_at, e); /* it grows with what is written */
 	/*
-	 * Space for the journal is there from the beginning: a host that is full does not stop overwriting for want of it. Pages have none set aside:
-	 * a checkpoint that finds none fails as any error of the host's does, and is tried again.
+	 * Space for the journal is there from the beginning: a host that is full does not stop overwriting for want of it. Pages get theirs when they
+	 * are reserved (room.c).
 	 */
 	if (!rc)
 		rc = file_zero(f, s.journal_at, s.journal_bytes, false, e);

@@ -172,6 +172,7 @@ void lf_sums_free(struct lf *fs)
 		free(fs->sums[i]);
 	}
 	free(fs->sums);
+	free(fs->sums_room);
 }
 
 /* ---- reading ---- */

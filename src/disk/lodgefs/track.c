@@ -198,7 +198,7 @@ static int pin_all(struct lf *fs, const struct lf_ahead *some, struct lf_pins *p
 static int record_some(struct lf *fs, struct lf_ahead *some, unsigned pages, unsigned others)
 {
 	cleanup(lf_pins_drop) struct lf_pins pins = {0};
-	int rc = lf_reserve(fs, pages);
+	int rc = lf_reserve(fs, pages, LF_PAGES_SPARE);
 
 	if (rc == -ENOSPC)
 		return record_all(fs, some, others);

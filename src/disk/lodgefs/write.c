@@ -114,7 +114,13 @@ static bool readonly_range(const struct lf_record *r, uint64_t mib)
 	return false;
 }
 
-enum { WANT_MARK = 1, WANT_RECORD = 2, WANT_PAGES = 4 };
+enum { WANT_MARK = 1, WANT_RECORD = 2, WANT_PAGES = 4, WANT_ROOM = 8 };
+
+/* What WANT_ROOM is about: pages; or the checksums of a block (+ 1). */
+struct lacks {
+	unsigned pages, spare;
+	uint32_t block;
+};
 
 static bool here(const struct lf_disk *l, uint64_t block)
 {
@@ -163,6 +169,7 @@ struct job {
 		struct sorter_tx *tx;
 		struct sorter_batch *batch;
 	};
+	struct lacks lacks;
 	int rc;
 };
 
@@ -464,26 +471,34 @@ static void plan_drop(struct lf *fs, struct plan *p)
 }
 
 /* WANT_*: that has to come first. */
-static int plan_make(struct lf_disk *l, struct sorter_tx *tx, struct plan *p)
+static int plan_make(struct lf_disk *l, struct sorter_tx *tx, struct plan *p, struct lacks *lacks)
 {
 	uint64_t copy[4] = {0};
 	struct cover c;
 	struct look k;
-	unsigned n = l->rec->height + 1u + lf_track_pages(l);
+	bool data;
 	int rc = l->fs->failed;
 
 	if (!rc && !here(l, tx->block))
 		rc = WANT_PAGES;
-	if (!rc)
-		rc = lf_reserve(l->fs, n);
 	if (rc)
 		return rc;
-	p->pages = n;
-	look_at(l, tx->block, &k);
 	cover(&c, tx);
+	data = any_data(&c);
+	*lacks = (struct lacks){.pages = l->rec->height + 1u + lf_track_pages(l),
+		.spare = data ? LF_PAGES_SPARE : 0};
+	rc = lf_reserve_now(l->fs, lacks->pages, lacks->spare);
+	if (rc)
+		return rc == -EAGAIN ? WANT_ROOM : rc;
+	p->pages = lacks->pages;
+	look_at(l, tx->block, &k);
 	p->now = k.e;
-	if (any_data(&c))
+	if (data)
 		rc = choose_own(l, tx, &k, p, copy);
+	if (!rc && p->taken && !lf_room_has_sums(l->fs, p->taken - 1)) {
+		*lacks = (struct lacks){.block = p->taken};
+		return WANT_ROOM;
+	}
 	/*
 	 * Writes inside a file can go on side by side, those that make it longer cannot. One alone, as all those are that lie in one block, is
 	 * better off at the end: what it writes into a hole ext4 converts behind it, in a thread that has to get a processor first.
@@ -505,10 +520,11 @@ static int plan_make(struct lf_disk *l, struct sorter_tx *tx, struct plan *p)
 }
 
 /* *want: the places, where WANT_RECORD is the answer; or NULL. */
-static int prepare_once(struct lf_disk *l, struct sorter_tx *tx, struct lf_sum_want *want)
+static int prepare_once(
+	struct lf_disk *l, struct sorter_tx *tx, struct lf_sum_want *want, struct lacks *lacks)
 {
 	struct plan *p = calloc(1, sizeof(*p));
-	int rc = p ? plan_make(l, tx, p) : -ENOMEM;
+	int rc = p ? plan_make(l, tx, p, lacks) : -ENOMEM;
 
 	for (unsigned i = 0; want && rc > 0 && rc & WANT_RECORD && i < tx->n; i++)
 		if (tx->elem[i].kind == SORT_DATA)
@@ -524,35 +540,63 @@ static int prepare_once(struct lf_disk *l, struct sorter_tx *tx, struct lf_sum_w
 	return rc;
 }
 
+/* What was let go may be there in a while. */
+static bool space_comes(const struct lf *fs)
+{
+	return fs->freed || fs->punching || fs->ready.busy;
+}
+
+static int make_room(struct lf *fs, const struct lacks *lacks)
+{
+	int rc;
+
+	if (lacks->block)
+		return lf_room_sums(fs, lacks->block - 1);
+	rc = lf_reserve(fs, lacks->pages, lacks->spare);
+	if (!rc)
+		lf_unreserve(fs, lacks->pages);
+	return rc;
+}
+
+static int prepare_wait(struct job *j)
+{
+	struct lf *fs = j->l->fs;
+	struct lf_ahead a = {.l = j->l};
+	int want = j->rc;
+
+	/* It changes between two looks: which places it needs is asked right before. */
+	if (want & WANT_RECORD)
+		j->rc = prepare_once(j->l, j->tx, &a.want, &j->lacks);
+	if (j->rc <= 0)
+		return j->rc;
+	return want & WANT_PAGES    ? lf_bring_both(fs, j->l->rec, j->l->track, j->tx->block)
+	       : want & WANT_ROOM   ? make_room(fs, &j->lacks)
+	       : want & WANT_RECORD ? lf_track_ahead(&a)
+				    : lf_mark(fs);
+}
+
 static void prepare_job(void *arg)
 {
 	struct job *j = arg;
 	struct lf *fs = j->l->fs;
+	bool full = false;
 
-	/*
-	 * Space that was freed is there again when that is durable and its readers are gone; and the host has got it, or not begun to. So is a block that is
-	 * being made ready.
-	 */
-	bool full = j->rc == -ENOSPC;
-
-	if (full)
-		j->rc = WANT_MARK;
-	while (j->rc > 0) {
-		struct lf_ahead a = {.l = j->l};
-		bool record = j->rc & WANT_RECORD, pages = j->rc & WANT_PAGES;
-
-		/* It changes between two looks: which places it needs is asked right before. */
-		if (record)
-			j->rc = prepare_once(j->l, j->tx, &a.want);
+	for (;;) {
+		/*
+		 * Space that was freed is there again when that is durable and its readers are gone; and the host has got it, or not begun to. So is a block that
+		 * is being made ready.
+		 */
+		if (j->rc == -ENOSPC && !full && space_comes(fs)) {
+			full = true;
+			j->rc = WANT_MARK;
+		}
 		if (j->rc <= 0)
-			break;
-		j->rc = pages	 ? lf_bring_both(fs, j->l->rec, j->l->track, j->tx->block)
-			: record ? lf_track_ahead(&a)
-				 : lf_mark(fs);
+			return;
+		j->rc = prepare_wait(j);
 		if (full)
 			lf_space(fs);
-		if (!j->rc)
-			j->rc = prepare_once(j->l, j->tx, NULL);
+		if (!j->rc && !j->tx->priv)
+			j->rc = prepare_once(j->l, j->tx, NULL, &j->lacks);
 	}
 }
 
@@ -569,14 +613,16 @@ static void prepare_after(void *arg)
 static void prepare(void *ctx, struct sorter_tx *tx)
 {
 	struct lf_disk *l = ctx;
-	int rc = prepare_once(l, tx, NULL);
+	struct lacks lacks;
+	int rc = prepare_once(l, tx, NULL, &lacks);
 	struct job *j;
 
-	if (rc > 0 || (rc == -ENOSPC && (l->fs->freed || l->fs->punching || l->fs->ready.busy))) {
+	if (rc > 0 || (rc == -ENOSPC && space_comes(l->fs))) {
 		j = job_make(l);
 		if (j) {
 			j->tx = tx;
 			j->rc = rc;
+			j->lacks = lacks;
 			lf_start_job(l->fs, prepare_job, prepare_after, j);
 			return;
 		}
