@@ -15,7 +15,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.environ["LODGE_TOP"], "tests/lib"))
 from cli import SLOW, lodge, pid, until
-from migration import Middle, Receive, alive, message, move, post_copy, start_move
+from migration import Middle, Receive, alive, message, move, post_copy, rpc, start_move
 from machine import BUILD, HOME, LODGE, TMP, check, mini_image, skip, wait_for
 
 PAIR = os.path.join(BUILD, "guest", "pairstamp")
@@ -121,7 +121,7 @@ def untouched(what):
 def refused(what, words, *receive, more=(), gone=made):
     r = Receive("no", *receive)
     p = start_move(name, r.at, "--copy-disks", *more)
-    out, err = p.communicate(timeout=60)
+    out, err = p.communicate(timeout=60 * SLOW)
     if p.returncode and not out:
         r.p.send_signal(signal.SIGINT)
     code, rout, rerr = r.end()
@@ -199,7 +199,7 @@ with socket.socket(socket.AF_UNIX) as s:
     s.listen(1)
     t = threading.Thread(target=older, args=(s,), daemon=True)
     t.start()
-    out, err = start_move(name, f"unix:{TMP}/old.sock", "--copy-disks").communicate(timeout=60)
+    out, err = start_move(name, f"unix:{TMP}/old.sock", "--copy-disks").communicate(timeout=60 * SLOW)
     check("an older Lodge is told apart before anything is sent", "older and cannot take disks" in json.loads(out)["error"], (out, err))
 
 # ---- faults at any point: the source goes on with its disks, nothing is left of the copy ----
@@ -212,7 +212,8 @@ for i, harm in enumerate(("kill -9 of the destination", "cut", "kill -9 of lodge
         to = Middle(r.at, 30000 + random.randrange(1 << random.randrange(16, 25)), harm).address
     p = start_move(name, to, "--copy-disks", "--bandwidth", "40M")
     if harm not in ("cut", "flip"):
-        wait_for(lambda: os.path.exists(os.path.join(HOME, "run/no/pid")) or p.poll() is not None)
+        # One that was ended before it had connected would never come, and be waited for.
+        until(f"{harm}: it has begun", lambda: rpc(name, "migrate_status")["phase"] in ("copying", "switching") or p.poll() is not None)
         time.sleep(random.random() * 0.3)
     if harm == "Ctrl-C":
         p.send_signal(signal.SIGINT)
@@ -222,7 +223,7 @@ for i, harm in enumerate(("kill -9 of the destination", "cut", "kill -9 of lodge
         r.p.kill()
     elif harm == "kill -9 of the destination":
         os.kill(pid("no"), signal.SIGKILL)
-    out, err = p.communicate(timeout=60)
+    out, err = p.communicate(timeout=60 * SLOW)
     code, rout, rerr = r.end()
     check(f"{harm}: it did not move", p.returncode != 0 and code != 0, (out, err, rout, rerr))
     untouched(harm)
