@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import tempfile
@@ -48,8 +49,11 @@ class Nbd:
     def __init__(self, path, *options):
         if os.path.exists("nbd"):
             os.unlink("nbd")
-        self.p = subprocess.Popen(["qemu-nbd", "-f", "qcow2", "-k", os.path.abspath("nbd"), *options, path])
-        while not os.path.exists("nbd"):
+        self.p = subprocess.Popen(["qemu-nbd", "-f", "qcow2", "-k", os.path.abspath("nbd"), "--persistent", *options, path])
+        while True:  # the socket is there a moment before it listens
+            with socket.socket(socket.AF_UNIX) as s:
+                if not s.connect_ex("nbd"):
+                    return
             assert self.p.poll() is None, f"qemu-nbd does not take {path} {options}"
             time.sleep(0.01)
 
