@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# time-limit: 200
+# time-limit: 420
 """Moves that go wrong at random points: the connection breaks, loses, repeats, swaps, damages or holds back what it carries; somebody is killed, or stopped by
 Ctrl-C. The guest, which looks at all its memory, goes on on exactly one side, or the error says what to do. LODGE_FAULTS=N: of each (100 on demand),
 LODGE_KINDS=word: only kinds with it, LODGE_SEED: the same again."""
