@@ -167,7 +167,8 @@ check("whose clone a disk is", parents["child"] == "from2@then" and parents["oth
 text = raw("store", "ls", "s:lodgefs").stdout
 check("store ls: nothing for the terminal", b"a?[31mb??" in text and b"\033" not in text, text)
 lodge("disk", "create", "s/m:lodgefs", "-s", "1M")
-for disk, what in ("data.raw:raw,metadata=8M", "only lodgefs has them"), ("s/m:lodgefs,metadata=1M", "is too small: give 4M to 4G"):
+for disk, what in ("data.raw:raw,metadata=8M", "only lodgefs has them"), ("s/m:lodgefs,metadata=1M", "is too small: give 4M to 4G"), \
+        ("data.raw:raw,iops-burst=9", "iops-burst alone"), ("data.raw:raw,iops=9,bps-burst=1M", "bps-burst alone"):
     p = raw("run", "-d", "--firmware", "spin.bin", "--memory", "16M", "--disk", disk)
     check(f"run --disk {disk} is refused", p.returncode == USAGE and what in p.stderr.decode(), p)
 lodge("run", "-d", "--firmware", "spin.bin", "--memory", "16M", "--name", "meta", "--disk", "s/m:lodgefs,metadata=8M")

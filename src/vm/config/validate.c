@@ -73,6 +73,12 @@ static int check_disk(const struct vm_config *c, unsigned i, struct err *e)
 	if ((d->commit != VM_COMMIT_FLUSH || !d->sorter) && d->format == VM_FORMAT_RAW)
 		return err_set(e, -EINVAL,
 			"disk %s: commit and sorter are about metadata: raw has none", d->file);
+	if ((d->iops_burst && !d->iops) || (d->bps_burst && !d->bps))
+		return err_set(e, -EINVAL,
+			"disk %s: %s-burst alone limits nothing: it is what may pass at once of "
+			"%s, add that",
+			d->file, d->iops_burst && !d->iops ? "iops" : "bps",
+			d->iops_burst && !d->iops ? "iops" : "bps");
 	if (d->format == VM_FORMAT_LODGEFS)
 		return 0;
 	return check_readable("disk", d->file, true, !d->readonly, e);
