@@ -448,6 +448,13 @@ def _():
     fails(4, ["below the other"], "rebase", "q:qcow2", "--backing", "top:qcow2")
     fails(1, ["external data file"], "convert", "r:raw", "new:qcow2", "--compress", "-o", "data-file=new.data")
     fails(1, ["File too large"], "convert", "r:raw", "new:qcow2", "-o", "data-file=new.data", limit=8 * MIB - 512)
+    sh("cp", "r", "real")
+    os.symlink("real", "link")
+    p = subprocess.run([LODGE, "disk", "convert", "q:qcow2", "link:qcow2", "--force"], capture_output=True, text=True, timeout=60,
+                       preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (MIB, MIB)))
+    has(p.stderr, "a part of the copy is left on link: ", "File too large")  # what the link leads to is not ours to remove
+    os.remove("link")
+    os.remove("real")
     for how in "metadata", "falloc", "full":
         fails(1, ["preallocated: File too large"], "create", "new:qcow2", *size, "-o", f"preallocation={how}", limit=MIB)
     for how in "falloc", "full":

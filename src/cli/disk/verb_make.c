@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/err.h"
 #include "base/json.h"
@@ -175,7 +176,8 @@ static int forget_copy(struct session *s, const char *name, struct disk *to, int
 		return err_set(e, why, "%.300s; a part of the copy is left there: %.150s", first,
 			err_msg(&left));
 	}
-	return why;
+	/* A block device; what a link leads to. */
+	return access(path, F_OK) ? why : err_wrap(e, "a part of the copy is left on %s", path);
 }
 
 /* What cannot be is said before anything is made. */
