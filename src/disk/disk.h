@@ -1,9 +1,9 @@
 /*
  * disk.h: disks: a number of 512-byte sectors behind an asynchronous contract, whatever format holds them.
  *
- *   virtio-blk --disk_submit()--> disk.c: checks, statistics --> format (raw.c) --> io.h: ring or threads --> file
- *        ^                                                                                            |
- *        +---- req->done(), then client.batch() once for a group, in the loop's thread <--------------+
+ *   virtio-blk --disk_submit()--> disk.c: checks, statistics --> format (raw.c) --> file.h --> io.h: ring or threads
+ *        ^                                                                                     |
+ *        +---- req->done(), then client.batch() once for a group, in the loop's thread <-------+
  *
  * Formats are named by whoever opens a disk, never guessed: a guest that writes another format's header into a raw disk must not
  * change what the file is. They are rows of one table (disk.c).

@@ -1,11 +1,11 @@
 /*
- * io.h: asynchronous operations on the files of a disk: what formats (raw.c) are written on.
+ * io.h: asynchronous operations on open files of the host: what file_host.c is written on.
  *
- *   format --io_submit()--> uring (disk_uring.c) or threads (disk_threads.c) --done(), in the loop--> format
+ *   file_host.c --io_submit()--> uring (disk_uring.c) or threads (disk_threads.c) --done(), in the loop--> file_host.c
  *
- * An io serves one disk: a small fixed table of open files, which it is given when it is made and never extends. It runs no
- * system call on any other file, and a ring is restricted to these files and to the operations below, so that a
- * process that was taken over cannot use the ring to step around its seccomp filter (io_uring_register(2), restrictions).
+ * An io serves one file: a small fixed table of its descriptors (with and without direct I/O), which it is given when it is made and never extends. It
+ * runs no system call on any other, and a ring is restricted to these and to the operations below, so that a process that was taken over cannot use
+ * the ring to step around its seccomp filter (io_uring_register(2), restrictions).
  *
  * Rules. submit, drain, destroy: loop thread. `done` is called in the loop thread, never from inside io_submit(), and may submit.
  * What a request points to stays in place until `done`. Nothing is ordered against anything else. A read or write may be short.

@@ -1,5 +1,5 @@
 /*
- * disk_uring.c: file operations through one io_uring for each disk.
+ * disk_uring.c: file operations through one io_uring for each file.
  *
  *   io_submit() --> list --uv_prepare, once a loop turn: neighbours become one operation--> ring --uv_poll--> done
  *

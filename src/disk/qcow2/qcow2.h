@@ -17,7 +17,7 @@
  *   refcount blocks | barrier | refcount table | barrier | L2 tables, L1 table
  *
  * where a barrier is fdatasync(2) and those are left out before which nothing was written that has to be durable first. All writes that were
- * linked since the last one share one transaction, and are acknowledged when it is in the file. A flush is a transaction and one more
+ * linked since the last one share one transaction. A flush is a transaction and one more
  * barrier (q_commit()). Clusters are counted many at a time (reserve), so that few transactions have counts in them. A crash between any two of these leaves clusters that are counted and not used, never ones that are used
  * and not counted. Clusters that are given up are counted down only after a flush has made the loss of the reference durable and
  * the sorter's quarantine is over.
