@@ -154,6 +154,15 @@ static void on_lost(void *ctx, int why)
 		env->report(env->ctx, b->v.dev.id, text);
 }
 
+static void on_bitmap_lost(void *ctx, const struct err *what)
+{
+	struct blk *b = ctx;
+	struct device_env *env = b->v.dev.env;
+
+	if (env->report)
+		env->report(env->ctx, b->v.dev.id, err_msg(what));
+}
+
 static void next_range(struct blk_req *q);
 
 static void on_done(struct disk_req *d)
@@ -454,7 +463,8 @@ static int realize(struct device *d, const void *opts, struct err *e)
 			VIRTIO_BLK_QUEUES_MAX);
 	disk.loop = d->env->loop;
 	disk.stores = &d->env->stores;
-	disk.client = (struct disk_client){on_batch, on_resized, b, on_failed, on_lost};
+	disk.client = (struct disk_client){
+		on_batch, on_resized, b, on_failed, on_lost, on_bitmap_lost};
 	rc = disk_open(&b->disk, &disk, e);
 	if (rc)
 		return rc;

@@ -83,6 +83,8 @@ struct disk_client {
 	void (*failed)(void *ctx, const struct disk_req *r);
 	/* From disk_close(): writes that were acknowledged, and that nobody flushed, could not be written: why (negative errno). */
 	void (*lost)(void *ctx, int why);
+	/* From there, and from disk_sleep(): a record of changes could not be written, and is marked as not complete. `what` says which, why, and what to do. */
+	void (*bitmap_lost)(void *ctx, const struct err *what);
 };
 
 /* Per second; 0: none. A burst is what may pass at once; 0: a tenth of a second's worth. gate.h */

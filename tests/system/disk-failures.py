@@ -19,7 +19,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
 from failing import take_lease
-from machine import BUILD, LODGE, fill_up, sh
+from machine import BUILD, LODGE, Machine, fill_up, sh
 
 TOOL = f"{BUILD}/tests/tools/disk-failures"
 IO = f"{BUILD}/tests/tools/disk-io"
@@ -241,6 +241,61 @@ def frees(host):
             assert what == "snapshot" or free_bytes(t) > had + (512 << 10), (had, free_bytes(t))
             again("lodgefs", f"{store}/d0", kept)
             whole("lodgefs", store)
+
+
+def bitmaps():
+    """Bitmaps that cannot be written when their disk is closed: that is said, by name, by whatever had the disk."""
+    with Full("24m") as t:
+        path, filler = f"{t}/image", f"{t}/filler"
+
+        def listed():
+            return json.loads(sh(LODGE, "disk", "bitmap", f"{path}:qcow2", "--json"))
+
+        def again():
+            if os.path.exists(filler):
+                os.unlink(filler)
+            for b in listed():
+                sh(LODGE, "disk", "bitmap", f"{path}:qcow2", "--remove", b["name"])
+            for b in "one", "two":
+                sh(LODGE, "disk", "bitmap", f"{path}:qcow2", "--add", b, "--granularity", "512B")
+
+        def lost(said):
+            busy = [b["name"] for b in listed() if b["busy"]]
+            assert busy and said.count("could not be written") == len(busy), (busy, said)
+            for b in busy:
+                for words in f"disk {path}: bitmap {b} could not be written (No space left on device)", "make a full one", f"`lodge disk bitmap {path}:qcow2 --remove {b}`":
+                    assert words in said, (words, said)
+            whole("qcow2", path)
+            again()
+
+        sh(LODGE, "disk", "create", f"{path}:qcow2", "--size", "64M")
+        again()
+        with Disk("qcow2", path) as d:
+            assert d.write(0, 65536, 1) == "ok" and d.do("f") == "ok"
+            fill_up(filler)
+        lost(d.last)
+        # The size that was asked for is there; the verb ends with 1 all the same.
+        for args in ("resize", f"{path}:qcow2", "+1M"), ("resize", f"{path}:qcow2", "64M", "--shrink"):
+            with Disk("qcow2", path) as d:
+                assert d.write(0, 65536, 2) == "ok"
+            fill_up(filler)
+            p = subprocess.run([LODGE, "disk", *args, "--json"], capture_output=True, text=True)
+            assert p.returncode == 1 and not p.stdout and p.stderr.startswith("error: "), p
+            lost(p.stderr)
+        assert json.loads(sh(LODGE, "disk", "info", f"{path}:qcow2", "--json"))["size"] == 64 * MIB
+        # A machine that ends.
+        with Disk("qcow2", path) as d:
+            assert d.write(0, 65536, 3) == "ok"
+        spin = f"{tempfile.gettempdir()}/lodge-spin-{os.getpid()}"
+        with open(spin, "wb") as f:
+            f.write(struct.pack("<II", 0x10500073, 0xFFDFF06F))  # waits for interrupts for ever
+        with Machine("--firmware", spin, "--disk", f"{path}:qcow2", "--memory", "16M", name="bitmaps") as m:
+            m.call("status")
+            fill_up(filler)
+            m.call("kill")
+            m.wait(60)
+        os.unlink(spin)
+        lost(open(m.log.name).read())
 
 
 def quota(fmt):
@@ -739,5 +794,6 @@ case("lodgefs: the lease is taken", lease)
 case("lodgefs: space that a kill left behind", left_by_a_kill)
 case("lodgefs: 10,000 snapshots", snapshots)
 if shutil.which("qemu-img"):
+    case("qcow2: bitmaps that cannot be written", bitmaps, root=True)
     case("qcow2: as many snapshots as there can be, and backing files", qcow2_snapshots)
 raise SystemExit(failed != 0)

@@ -177,6 +177,12 @@ static void on_lost(void *ctx, int why)
 	printf("lost %d\n", -why);
 }
 
+static void on_bitmap_lost(void *ctx, const struct err *what)
+{
+	(void)ctx;
+	puts(err_msg(what));
+}
+
 int main(int argc, char **argv)
 {
 	struct run run = {0};
@@ -204,7 +210,8 @@ int main(int argc, char **argv)
 		*v++ = 0;
 		kv[0] = (struct disk_kv){argv[i], v};
 	}
-	o.client = (struct disk_client){.failed = on_failed, .lost = on_lost, .ctx = &run};
+	o.client = (struct disk_client){
+		.failed = on_failed, .lost = on_lost, .bitmap_lost = on_bitmap_lost, .ctx = &run};
 	if (disk_open(&run.d, &o, &e)) {
 		printf("open: %s\n", err_msg(&e));
 		return 1;

@@ -97,13 +97,19 @@ void session_close(struct session *s)
 	disk_close(s->open[--s->n]);
 }
 
+int session_closed(struct session *s)
+{
+	while (s->n)
+		session_close(s);
+	return s->lost ? EXIT_FAILED : EXIT_DONE;
+}
+
 void session_end(struct session *s)
 {
 	if (!s->bar.begun)
 		return;
 	session_clear(s);
-	while (s->n)
-		session_close(s);
+	(void)session_closed(s);
 	uv_run(&s->loop, UV_RUN_DEFAULT);
 	uv_loop_close(&s->loop);
 	json_decref(s->found);
@@ -113,12 +119,25 @@ void session_end(struct session *s)
 
 static void on_lost(void *ctx, int why)
 {
-	const struct session *s = ctx;
+	struct session *s = ctx;
 
 	if (s->forgotten)
 		return;
+	s->lost = true;
+	session_clear(s);
 	fprintf(stderr, "error: what was written last is lost: it cannot be written: %s\n",
 		strerrordesc_np(-why) ?: "error");
+}
+
+static void on_bitmap_lost(void *ctx, const struct err *what)
+{
+	struct session *s = ctx;
+
+	if (s->forgotten)
+		return;
+	s->lost = true;
+	session_clear(s);
+	fprintf(stderr, "error: %s\n", err_msg(what));
 }
 
 /* What stands behind FILE:FORMAT and a comma, cut off; NULL: nothing. A name that ends with a format has none; values may have colons. */
@@ -153,7 +172,7 @@ static int open_as(struct session *s, const char *text, unsigned flags, const ch
 		.kv = kv,
 		.loop = &s->loop,
 		.stores = &s->stores,
-		.client = {.lost = on_lost, .ctx = s}};
+		.client = {.lost = on_lost, .bitmap_lost = on_bitmap_lost, .ctx = s}};
 	unsigned n = 0;
 	int rc = name ? session_options(cut_keys(name), kv, SESSION_KEYS, e)
 		      : err_set(e, -ENOMEM, "out of memory");
@@ -261,24 +280,4 @@ int session_options(char *text, struct disk_kv *kv, unsigned max, struct err *e)
 		kv[n].key = NULL;
 	}
 	return 0;
-}
-
-int session_bitmaps_written(struct session *s, const char *name, const char *bitmap, struct err *e)
-{
-	cleanup(free_ptr) struct disk_bitmap *list = NULL;
-	struct disk *d;
-	unsigned n = 0;
-	int rc;
-
-	while (s->n)
-		session_close(s);
-	rc = session_open(s, name, SESSION_READONLY | SESSION_NO_BACKING, &d, e);
-	rc = rc ?: disk_bitmaps(d, &list, &n, e);
-	for (unsigned i = 0; i < n && !rc; i++)
-		if (list[i].busy && (!bitmap || !strcmp(bitmap, list[i].name)))
-			rc = err_set(e, -EIO,
-				"disk %s: bitmap %s could not be written and is not complete: "
-				"`lodge disk bitmap %s --remove %s`",
-				d->o.path, list[i].name, name, list[i].name);
-	return rc;
 }

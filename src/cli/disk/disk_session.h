@@ -5,7 +5,7 @@
  *	session_begin(&s, json);
  *	rc = session_open(&s, "a.qcow2:qcow2", SESSION_READONLY, &d, &e);
  *
- * Errors of closing are the disks' own business: what has to be on the disk was flushed before.
+ * A verb that has changed a disk ends with session_closed(): bitmaps are written when a disk is closed.
  */
 #ifndef LODGE_CLI_DISK_SESSION_H
 #define LODGE_CLI_DISK_SESSION_H
@@ -28,6 +28,7 @@ struct session {
 	int sigfd;
 	bool json;
 	bool forgotten; /* what was written goes again: nobody misses any of it */
+	bool lost; /* closing a disk has lost something, which was said */
 	const char *doing; /* in front of the bar */
 	struct progress bar;
 	struct disk_watch watch; /* pass this to what takes long */
@@ -47,8 +48,11 @@ int session_open_snapshot(struct session *s, const char *name, const char *snaps
 /* fail(), with the bar taken away. */
 int session_failed(struct session *s, const struct err *e);
 void session_close(struct session *s); /* the disk that was opened last */
-/* A bitmap is written when its disk is closed, and is marked until then: closes all, and looks. `bitmap` NULL: all of that disk. */
-int session_bitmaps_written(struct session *s, const char *name, const char *bitmap, struct err *e);
+/*
+ * Closes all: the exit code of a verb that went well so far. EXIT_FAILED when closing has lost something, a bitmap that could not be written, or writes that could not;
+ * stderr says what.
+ */
+int session_closed(struct session *s);
 /* -EBUSY when `path` is a file of a disk that is open, or below one: it cannot be written to meanwhile. */
 int session_unused(const struct session *s, const char *path, struct err *e);
 /* Two names of one file, which is there. */

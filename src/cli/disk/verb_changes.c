@@ -93,6 +93,8 @@ static int run_snapshot(void *opts, const struct args *a)
 		rc = name ? disk_snapshot(d[0], op, name, &e) : list_snapshots(d[0], o->json, &e);
 	if (rc)
 		return session_failed(&s, &e);
+	if (session_closed(&s))
+		return EXIT_FAILED;
 	if (name && o->json)
 		print_json_drop(json_pack("{s:o}",
 			o->create   ? "created"
@@ -231,10 +233,10 @@ static int run_bitmap(void *opts, const struct args *a)
 		rc = op == MERGE
 			     ? merge(&s, d, o, &e)
 			     : disk_bitmap(d, (enum disk_bitmap_op)op, name, o->granularity, &e);
-	if (!rc && name)
-		rc = session_bitmaps_written(&s, a->v[0], name, &e);
 	if (rc)
 		return session_failed(&s, &e);
+	if (session_closed(&s))
+		return EXIT_FAILED;
 	if (name && o->json)
 		print_json_drop(json_pack("{s:o}", done[op], json_text(name)));
 	return EXIT_DONE;

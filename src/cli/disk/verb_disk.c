@@ -156,11 +156,12 @@ static int check(char *name, bool json, bool repair)
 	if (rc)
 		return session_failed(&s, &e);
 	session_clear(&s);
+	rc = session_closed(&s);
 	if (json)
 		print_json_drop(check_json(&c, s.found));
 	else
 		session_print_check(name, &c, repair ? NULL : "lodge disk repair");
-	return c.errors ? EXIT_FAILED : EXIT_DONE;
+	return c.errors ? EXIT_FAILED : rc;
 }
 
 static int run_check(void *opts, const struct args *a)
@@ -186,7 +187,8 @@ static const struct opt resize_opts[] = {
 };
 static const struct opt_group resize_groups[] = {{"Options", resize_opts}, {0}};
 
-static int resize(struct session *s, const struct args *a, bool shrink, struct err *e)
+static int resize(
+	struct session *s, const struct args *a, bool shrink, uint64_t *now, struct err *e)
 {
 	const char *text = a->v[1];
 	struct disk *d;
@@ -206,7 +208,9 @@ static int resize(struct session *s, const struct args *a, bool shrink, struct e
 			"disk %s has %" PRIu64
 			" bytes: --shrink permits to lose what is behind %" PRIu64,
 			a->v[0], d->size, size);
-	return disk_resize(d, size, e);
+	rc = disk_resize(d, size, e);
+	*now = disk_size(d);
+	return rc;
 }
 
 static int run_resize(void *opts, const struct args *a)
@@ -214,12 +218,15 @@ static int run_resize(void *opts, const struct args *a)
 	const struct resize *r = opts;
 	cleanup(session_end) struct session s = {0};
 	struct err e = {0};
+	uint64_t now = 0;
 
 	session_begin(&s, r->json, "resizing");
-	if (resize(&s, a, r->shrink, &e))
+	if (resize(&s, a, r->shrink, &now, &e))
 		return session_failed(&s, &e);
+	if (session_closed(&s))
+		return EXIT_FAILED;
 	if (r->json)
-		print_json_drop(json_pack("{s:I}", "size", (json_int_t)disk_size(s.open[0])));
+		print_json_drop(json_pack("{s:I}", "size", (json_int_t)now));
 	return EXIT_DONE;
 }
 
@@ -464,6 +471,8 @@ static int run_commit(void *opts, const struct args *a)
 	if (commit(&s, a->v[0], o->keep, &copy, &e))
 		return session_failed(&s, &e);
 	session_clear(&s);
+	if (session_closed(&s))
+		return EXIT_FAILED;
 	if (o->json)
 		print_json_drop(json_pack("{s:I}", "copied", (json_int_t)copy.copied));
 	else
@@ -535,6 +544,8 @@ static int run_rebase(void *opts, const struct args *a)
 	if (rebase(&s, r, a->v[0], &copied, &e))
 		return session_failed(&s, &e);
 	session_clear(&s);
+	if (session_closed(&s))
+		return EXIT_FAILED;
 	if (r->json)
 		print_json_drop(json_pack("{s:I}", "copied", (json_int_t)copied));
 	else

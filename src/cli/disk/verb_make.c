@@ -287,7 +287,7 @@ static int convert(struct session *s, const struct convert *c, const struct args
 	rc = rc ?: fill_bitmaps(from, to, list, n, e);
 	if (rc)
 		return forget_copy(s, a->v[1], to, rc, e);
-	return !n ? 0 : session_bitmaps_written(s, a->v[1], NULL, e);
+	return 0;
 }
 
 static int run_convert(void *opts, const struct args *a)
@@ -303,6 +303,8 @@ static int run_convert(void *opts, const struct args *a)
 	if (convert(&s, c, a, &copy, &e))
 		return session_failed(&s, &e);
 	session_clear(&s);
+	if (session_closed(&s))
+		return EXIT_FAILED;
 	if (c->json)
 		print_json_drop(json_pack("{s:I, s:I}", "copied", (json_int_t)copy.copied,
 			"skipped", (json_int_t)copy.skipped));

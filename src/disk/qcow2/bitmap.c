@@ -217,9 +217,11 @@ static int write_flags(struct qcow2 *q, struct q_bitmap *b, uint32_t flags)
 
 	put_be32(f, flags);
 	rc = q_pwrite(q, q->file, b->entry_off + 12, f, sizeof(f));
-	if (!rc)
-		b->flags = flags;
-	return rc;
+	if (rc)
+		return rc;
+	b->ours |= (flags & IN_USE) && !(b->flags & IN_USE);
+	b->flags = flags;
+	return 0;
 }
 
 int q_bitmaps_begin(struct qcow2 *q, struct err *e)
@@ -232,11 +234,9 @@ int q_bitmaps_begin(struct qcow2 *q, struct err *e)
 
 		if (!(b->flags & AUTO) || (b->flags & IN_USE))
 			continue;
-		if (usable(b)) {
-			rc = keep_map(q, b);
-			if (rc == -EFBIG || rc == -EUCLEAN)
-				rc = 0; /* not tracked: stays marked */
-		}
+		b->why = usable(b) ? keep_map(q, b) : -EOPNOTSUPP;
+		if (b->why != -EFBIG && b->why != -EUCLEAN && b->why != -EOPNOTSUPP)
+			rc = b->why; /* else: not tracked, and it stays marked */
 		rc = rc ?: write_flags(q, b, b->flags | IN_USE);
 		any = true;
 	}
@@ -272,6 +272,11 @@ void q_bitmaps_mark_all(struct qcow2 *q)
 static bool all_zero(const uint8_t *p, uint64_t n)
 {
 	return !*p && !memcmp(p, p + 1, n - 1);
+}
+
+static uint64_t table_clusters(const struct qcow2 *q, const struct q_bitmap *b)
+{
+	return MAX((b->table_size * 8ull + q->cluster_size - 1) >> q->cluster_bits, 1ull);
 }
 
 /* Everything is written to new clusters; the directory entry changes with the flag, in one sector or not: it is in use until then. */
@@ -328,6 +333,15 @@ static int save_one(struct qcow2 *q, struct q_bitmap *b)
 	rc = rc ?: save_map(q, b, table, &off);
 	/* Counts and contents before what refers to them. */
 	rc = rc ?: q_commit(q);
+	if (rc) {
+		for (uint64_t i = 0; table && i < size; i++)
+			if (table[i])
+				q_unalloc(q, table[i], 1);
+		if (off)
+			q_unalloc(q, off, table_clusters(q, b));
+		b->table_size = old.table_size;
+		return rc;
+	}
 	put_be64(field, off);
 	put_be32(field + 8, b->table_size);
 	put_be32(field + 12, b->flags & ~(uint32_t)IN_USE);
@@ -347,14 +361,36 @@ static int save_one(struct qcow2 *q, struct q_bitmap *b)
 	return release_map(q, &old);
 }
 
+/* What changed while we had it is not known. */
+static void tell(const struct qcow2 *q, const struct q_bitmap *b, int why)
+{
+	const struct disk *d = q->d;
+	struct err e = {0};
+
+	if (!d->o.client.bitmap_lost)
+		return;
+	err_set(&e, why,
+		"disk %s: bitmap %s could not be written (%s): it is not complete any more, and a "
+		"backup by it would miss changes: make a full one, and `lodge disk bitmap %s:qcow2 "
+		"--remove %s`",
+		d->o.path, b->name, strerrordesc_np(-why) ?: "error", d->o.path, b->name);
+	d->o.client.bitmap_lost(d->o.client.ctx, &e);
+}
+
 int q_bitmaps_save(struct qcow2 *q)
 {
 	int rc = 0;
 
-	/* One that is as long as a size which the disk did not get stays marked. */
-	for (unsigned i = 0; i < q->nbitmaps && !rc; i++)
-		if (q->bitmaps[i].map && q->bitmaps[i].map_bytes == bytes_of(q, &q->bitmaps[i]))
-			rc = save_one(q, &q->bitmaps[i]);
+	for (unsigned i = 0; i < q->nbitmaps; i++) {
+		struct q_bitmap *b = &q->bitmaps[i];
+		/* One that is as long as a size which the disk did not get stays marked. */
+		bool fits_disk = b->map && b->map_bytes == bytes_of(q, b);
+		int one = fits_disk && !q->corrupt ? save_one(q, b) : 0;
+
+		rc = rc ?: one;
+		if ((b->flags & IN_USE) && b->ours)
+			tell(q, b, one ?: b->why ?: -EIO);
+	}
 	return rc;
 }
 
@@ -452,11 +488,6 @@ static struct q_bitmap *find(const struct qcow2 *q, const char *name)
 	return NULL;
 }
 
-static uint64_t table_clusters(const struct qcow2 *q, const struct q_bitmap *b)
-{
-	return MAX((b->table_size * 8ull + q->cluster_size - 1) >> q->cluster_bits, 1ull);
-}
-
 static int empty_table(struct qcow2 *q, struct q_bitmap *b)
 {
 	uint64_t n = (bytes_of(q, b) + q->cluster_size - 1) >> q->cluster_bits;
@@ -483,6 +514,7 @@ static int add(struct qcow2 *q, const char *name, uint64_t granularity, struct e
 	q->bitmaps = more;
 	b = &more[q->nbitmaps];
 	*b = (struct q_bitmap){.flags = IN_USE | AUTO,
+		.ours = true,
 		.type = 1,
 		.bits = (uint8_t)__builtin_ctzll(granularity),
 		.name = strdup(name),

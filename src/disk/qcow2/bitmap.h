@@ -25,6 +25,8 @@ struct q_bitmap {
 	uint32_t extra_len;
 	uint8_t *map; /* in memory; NULL: not tracked */
 	uint64_t map_bytes;
+	bool ours; /* marked in the file by us: who closes it without having written it tells */
+	int why; /* it is not tracked; 0: it is */
 };
 
 int q_bitmaps_load(struct qcow2 *q, struct err *e);
@@ -36,7 +38,7 @@ void q_bitmaps_mark(struct qcow2 *q, uint64_t off, uint64_t len);
 void q_bitmaps_mark_all(struct qcow2 *q);
 /* The disk will be `size` bytes long. */
 int q_bitmaps_resize(struct qcow2 *q, uint64_t size);
-/* Before the disk is closed; nothing in flight. */
+/* Before the disk is closed; nothing in flight. Tells the client (disk_client.bitmap_lost) which could not be written. */
 int q_bitmaps_save(struct qcow2 *q);
 /* Tells fn of each stretch of the file that bitmaps occupy. */
 int q_bitmaps_clusters(struct qcow2 *q, int (*fn)(void *ctx, uint64_t off, uint64_t bytes),

@@ -293,6 +293,8 @@ static int qcow2_close(struct disk *d)
 		return 0;
 	while (q->jobs)
 		files_drain(d->files);
+	if (q->writable && q->corrupt)
+		(void)q_bitmaps_save(q); /* which tells that they are not */
 	if (q->writable)
 		rc = !q->corrupt ? finish(q) : q->late && q->unlinked ? -EIO : 0;
 	while (q->jobs)
