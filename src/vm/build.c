@@ -49,7 +49,7 @@ struct device_list {
 	struct virtio_console_opts console;
 	struct virtio_vsock_opts vsock;
 	struct virtio_blk_opts disk[VM_MAX_DISKS];
-	struct disk_kv disk_kv[VM_MAX_DISKS][6];
+	struct disk_kv disk_kv[VM_MAX_DISKS][8];
 	char fence[VM_MAX_DISKS][24], metadata[VM_MAX_DISKS][SIZE_TEXT];
 	char disk_id[VM_MAX_DISKS][VM_DISK_ID];
 };
@@ -89,6 +89,10 @@ static const struct disk_kv *disk_keys(struct device_list *l, const struct vm_di
 		l->disk_kv[i][n++] = (struct disk_kv){"commit", "batch"};
 	if (!d->sorter)
 		l->disk_kv[i][n++] = (struct disk_kv){"sorter", "off"};
+	if (d->snapshot)
+		l->disk_kv[i][n++] = (struct disk_kv){"snapshot", d->snapshot};
+	if (d->data_file)
+		l->disk_kv[i][n++] = (struct disk_kv){"data-file", d->data_file};
 	return l->disk_kv[i];
 }
 

@@ -113,6 +113,26 @@ try:
     sh(LODGE, "store", "check", f"{store}:lodgefs")
     with open(base, "rb") as f:
         check("what may only be read is as it was", f.read(10) == b"from below" and json.loads(sh(LODGE, "disk", "compare", f"{base}:raw", f"{store}/base:lodgefs", "--json").splitlines()[-1])["same"])
+    # What a disk held at a snapshot, and one whose data file has another name by now.
+    split, data = f"{TMP}/split.qcow2", f"{TMP}/split.data"
+    sh(LODGE, "disk", "snapshot", f"{store}/base:lodgefs", "--create", "was")
+    sh(LODGE, "disk", "create", f"{split}:qcow2", "--size", "4M", "-o", f"data-file={data}")
+    os.rename(data, f"{TMP}/moved,data")
+    with Machine(*args(f"{top}:qcow2,readonly,snapshot=live", f"{store}/base:lodgefs,readonly,snapshot=was", f"{split}:qcow2,data-file={TMP}/moved,,data"), name="df2") as m:
+        ready(m)
+        check("a snapshot is as large as the disk was", m.run("cat /sys/block/vda/size").strip() == str(32 * MIB // 512))
+        check("and has what the disk had", said.split()[0] in m.run("dd if=/dev/vda bs=1M skip=5 count=3 2>/dev/null | md5sum", 60))
+        check("and is only read", m.run("cat /sys/block/vda/ro /sys/block/vdb/ro /sys/block/vdc/ro").split() == ["1", "1", "0"])
+        check("a snapshot in a store", "from below" in m.run("head -c 10 /dev/vdb"))
+        check("a data file under its new name", "done" in m.run("dd if=/dev/vdb of=/dev/vdc bs=64k count=1 conv=fsync 2>/dev/null && echo done"))
+        m.type("poweroff\n")
+        check("powers off with 0", m.wait(30) == 0)
+    with open(f"{TMP}/moved,data", "rb") as f:
+        check("where it was written", f.read(10) == b"from below")
+    for flags, words in ((f"{top}:qcow2,snapshot=live", ["add readonly", "lodge disk convert --snapshot live"]), (f"{base}:raw,readonly,snapshot=x", ["raw has no snapshots"]),
+                         (f"{base}:raw,data-file=x", ["data-file is of qcow2"]), (f"{top}:qcow2,readonly,snapshot=nope", ["there is no snapshot nope"])):
+        p = subprocess.run([LODGE, "run", "--disk", flags, "--kernel", mini["kernel"]], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+        check(f"refused: {words[0]}", p.returncode in (2, 3) and all(w in p.stderr for w in words), p)
     sh(LODGE, "disk", "snapshot", f"{top}:qcow2", "--apply", "live")
     sh(LODGE, "disk", "convert", f"{top}:qcow2", f"{flat}:raw")
     with open(flat, "rb") as f:

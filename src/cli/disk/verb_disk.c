@@ -578,10 +578,10 @@ const struct verb verbs_disk[] = {
 		TWO_ARGS, .cmd.groups = compare_groups, .size = sizeof(struct compare),
 		.run = run_compare},
 	{VERB("disk formats", "", "the formats and their options"),
-		.cmd.text = "create: for --options of disk create, disk convert and store create. "
-			    "open: behind the format of a disk that is there, as in "
-			    "a.qcow2:qcow2,snapshot=monday; lodge run --disk takes commit, sorter, "
-			    "metadata, fence and take.",
+		.cmd.text =
+			"create: for --options of disk create, disk convert and store create. "
+			"open: behind the format of a disk that is there, as in "
+			"a.qcow2:qcow2,snapshot=monday; lodge run --disk takes all of these, too.",
 		.cmd.groups = json_groups, .size = sizeof(struct json_only), .run = run_formats},
 	VERBS_END,
 };

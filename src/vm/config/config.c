@@ -338,6 +338,20 @@ const struct opt vm_disk_opts[] = {
 		.arg = "SIZE",
 		.help = "lodgefs: memory for pages of pointers; 64M, which is enough for 896 GiB "
 			"in use at a time, without it"},
+	{.flag = "snapshot",
+		.key = "snapshot",
+		.type = OPT_TEXT,
+		D(snapshot),
+		.arg = "NAME",
+		.help = "qcow2, lodgefs: what the disk held when this snapshot was made, by name "
+			"or id; with readonly"},
+	{.flag = "data-file",
+		.key = "data-file",
+		.type = OPT_TEXT,
+		D(data_file),
+		.check = check_file,
+		.arg = "FILE",
+		.help = "qcow2: where the data of an image with an external data file is"},
 	OPT_DONE,
 };
 
@@ -463,9 +477,8 @@ const struct opt vm_config_opts[] = {
 		.help = "a disk; options: readonly, cache=writeback|none|writethrough, "
 			"on-error=report|pause|ignore, discard=on|off, iops=N, iops-burst=N, "
 			"bps=SIZE, bps-burst=SIZE, queues=N, io=uring|threads, id=ID, fence=N, "
-			"take, commit=flush|batch, sorter=on|off, metadata=SIZE; a comma in "
-			"the "
-			"file name is written twice"},
+			"take, commit=flush|batch, sorter=on|off, metadata=SIZE, snapshot=NAME, "
+			"data-file=FILE; a comma in a name is written twice"},
 	{.flag = "net",
 		.key = "nets",
 		.type = OPT_LIST,

@@ -78,6 +78,8 @@ struct vm_disk {
 	bool sorter; /* off: a transaction for each block, to compare with */
 	uint64_t
 		metadata; /* lodgefs: memory for pages of pointers; 0: as much as it takes by itself */
+	char *snapshot; /* qcow2, lodgefs: what the disk held when that was made; readonly. NULL: what it holds */
+	char *data_file; /* qcow2: where its data is; NULL: where the image says */
 };
 
 /* Host port to guest port. Addresses are IPv4 text; "" in guest is the guest's first address. */

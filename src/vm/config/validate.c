@@ -79,6 +79,16 @@ static int check_disk(const struct vm_config *c, unsigned i, struct err *e)
 			"%s, add that",
 			d->file, d->iops_burst && !d->iops ? "iops" : "bps",
 			d->iops_burst && !d->iops ? "iops" : "bps");
+	if (d->snapshot && d->format == VM_FORMAT_RAW)
+		return err_set(e, -EINVAL, "disk %s: raw has no snapshots", d->file);
+	if (d->snapshot && !d->readonly)
+		return err_set(e, -EINVAL,
+			"disk %s: a snapshot is only read: add readonly (to write upon it: `lodge "
+			"disk convert --snapshot %s` makes a disk of it; in a store, `lodge disk "
+			"create -o clone=DISK@%s`)",
+			d->file, d->snapshot, d->snapshot);
+	if (d->data_file && d->format != VM_FORMAT_QCOW2)
+		return err_set(e, -EINVAL, "disk %s: data-file is of qcow2", d->file);
 	if (d->format == VM_FORMAT_LODGEFS)
 		return 0;
 	return check_readable("disk", d->file, true, !d->readonly, e);
