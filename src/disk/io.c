@@ -11,9 +11,9 @@ int io_create(struct io **out, enum io_kind kind, const struct io_opts *o, struc
 	if (kind == IO_THREADS)
 		return io_threads_ops.create(out, o, e);
 	rc = io_uring_ops.create(out, o, e);
-	if (!rc || kind == IO_URING || rc == -ENOMEM)
+	if (!rc || kind == IO_URING)
 		return rc;
-	/* Containers and older kernels: not an error, only slower. */
+	/* Containers, older kernels, no memory that may be locked: not an error, only slower. */
 	if (e)
 		*e = (struct err){0};
 	return io_threads_ops.create(out, o, e);

@@ -45,6 +45,7 @@ static struct rig {
 	_Atomic int fail_syncs; /* so many of the next ones */
 	bool meet; /* a write at 0 fails while one at 4096 is under way, which the host says is done */
 	_Atomic bool begun, told;
+	int no_ring; /* what the host answers who wants one */
 } rig;
 
 static void note(enum what what, bool durable, uint64_t off, unsigned niov)
@@ -61,6 +62,17 @@ ssize_t __real_pwritev64v2(int fd, const struct iovec *iov, int n, off_t off, in
 ssize_t __wrap_pwritev64v2(int fd, const struct iovec *iov, int n, off_t off, int flags);
 int __real_fdatasync(int fd);
 int __wrap_fdatasync(int fd);
+
+int __real_io_uring_queue_init_params(
+	unsigned entries, struct io_uring *ring, struct io_uring_params *p);
+int __wrap_io_uring_queue_init_params(
+	unsigned entries, struct io_uring *ring, struct io_uring_params *p);
+
+int __wrap_io_uring_queue_init_params(
+	unsigned entries, struct io_uring *ring, struct io_uring_params *p)
+{
+	return rig.no_ring ?: __real_io_uring_queue_init_params(entries, ring, p);
+}
 
 int __wrap_io_uring_submit(struct io_uring *ring)
 {
@@ -454,6 +466,29 @@ static void in_part(enum io_kind io)
 		assert_int_equal(c[i].r.result, i && i < 5 ? 0 : -EFBIG);
 }
 
+/* Before Linux 5.12 rings are locked memory, of which a user may have too little (RLIMIT_MEMLOCK) for that of one more disk. */
+static void no_ring(void **state)
+{
+	static const int why[] = {-ENOSYS, -EPERM, -ENOMEM, -EMFILE};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(why); i++) {
+		struct disk_opts o = {.path = rig.path, .format = "raw", .loop = &rig.loop};
+		struct disk_info info;
+		struct err e = {0};
+
+		rig.no_ring = why[i];
+		assert_int_equal(disk_open(&rig.d, &o, NULL), 0);
+		disk_info(rig.d, &info);
+		assert_string_equal(info.io, "threads");
+		assert_int_equal(run(DISK_WRITE, 0, 4096, false), 0);
+		disk_close(rig.d);
+		rig.d = NULL;
+		o.io = IO_URING;
+		assert_int_equal(disk_open(&rig.d, &o, &e), why[i]);
+		rig.no_ring = 0;
+	}
+}
+
 static void in_part_ring(void **state)
 {
 	in_part(IO_URING);
@@ -490,6 +525,7 @@ int main(void)
 		T(failed_beside),
 		T(failed_flush_direct),
 		T(in_part_ring),
+		T(no_ring),
 		T(in_part_threads),
 		T(beyond_named),
 		T(cut_off),
