@@ -832,6 +832,23 @@ int disk_kv_choice(const struct disk_kv *kv, const char *key, const char *const 
 	return err_set(e, -EINVAL, "%s: there is no '%s'; there is: %s", key, v, list);
 }
 
+/* ---- what takes long ---- */
+
+bool disk_go_on(const struct disk *d, uint64_t done, uint64_t of)
+{
+	const struct disk_watch *w = d->o.watch;
+
+	return !w || !w->progress || w->progress(w->ctx, MIN(done, of), of);
+}
+
+int disk_stopped(const struct disk *d, uint64_t size, struct err *e)
+{
+	return err_set(e, -ECANCELED,
+		"disk %s: stopped: it has %llu bytes as before, and what lies behind %llu is gone "
+		"in part (the same again goes on)",
+		d->o.path, (unsigned long long)d->size, (unsigned long long)size);
+}
+
 /* ---- size ---- */
 
 /* What the format has made longer cannot always be taken back; but who uses the disk is not told, and sees what it saw. */

@@ -46,6 +46,7 @@ enum disk_op { DISK_READ, DISK_WRITE, DISK_FLUSH, DISK_DISCARD, DISK_WRITE_ZEROE
 enum disk_cache { DISK_CACHE_WRITEBACK, DISK_CACHE_NONE, DISK_CACHE_WRITETHROUGH };
 
 struct disk;
+struct disk_watch;
 
 struct disk_range {
 	uint64_t offset, len;
@@ -126,6 +127,8 @@ struct disk_opts {
 	struct disk_client client;
 	struct disk_limits limits;
 	enum disk_on_error on_error;
+	const struct disk_watch *
+		watch; /* shows, and may stop, what is asked of the disk and takes long: a new size, snapshots. Or NULL; outlives the disk */
 	/* Of the format: "sorter" = "off" ... ; NULL ends the list. NULL: none. */
 	const struct disk_kv *kv;
 	/* Tests put their devices below the format: see struct files. */
@@ -183,7 +186,7 @@ const char *disk_op_name(enum disk_op op);
 /*
  * Makes the disk `size` bytes long, durably, and tells the client. Only growing: a guest does not survive the loss of the end of
  * its disk. A size of 0 takes what the file has now (a block device that was extended). Where the host fails, the disk goes on being used with the size
- * that it had; the same again is right when the host works.
+ * that it had; the same again is right when the host works. -ECANCELED: o.watch has stopped it; what it was to lose may be gone in part, and it has the size that it had.
  */
 int disk_resize(struct disk *d, uint64_t size, struct err *e);
 

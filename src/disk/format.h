@@ -283,6 +283,11 @@ void disk_done(struct disk_req *r, int result);
 /* The same from the loop's next turn on, for what ends inside submit. */
 void disk_done_soon(struct disk_req *r, int result);
 
+/* For what d->o.watch is about. False: it is to stop. */
+bool disk_go_on(const struct disk *d, uint64_t done, uint64_t of);
+/* A disk that was to become shorter, and keeps its size: -ECANCELED. */
+int disk_stopped(const struct disk *d, uint64_t size, struct err *e);
+
 /* Tells the client that a group of requests has ended. Those that end in a file's `done` are told by the file. */
 void disk_batch(struct disk *d);
 

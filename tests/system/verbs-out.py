@@ -198,6 +198,24 @@ for how in "full", "Ctrl-C":
         p = raw("disk", "convert", source, target, preexec_fn=lambda: before_exec(how))
         inside = [d["name"] for d in json.loads(lodge("store", "ls", "s:lodgefs", "--json").stdout)]
         check(f"disk convert {source} {target}, {how}: nothing is left", p.returncode == 1 and not os.path.exists(target.split(":")[0]) and "to" not in inside, (p, inside))
+# What is stopped before it can be undone no more has not been; what cannot be undone is finished.
+lodge("disk", "create", "tables.qcow2:qcow2", "-s", "2G", "-o", "preallocation=metadata,cluster-size=4K")
+size = lambda name: json.loads(lodge("disk", "info", name, "--json").stdout)["size"]
+names = lambda: [s["name"] for s in json.loads(lodge("disk", "snapshot", "tables.qcow2:qcow2", "--json").stdout)]
+for args, said, left in ((("-c", "one"), "without a new snapshot", []), (("-a", "two"), "as it was before\n", ["two"]), (("-d", "two"), "", [])):
+    if left:
+        lodge("disk", "snapshot", "tables.qcow2:qcow2", "-c", "two")
+    p = raw("disk", "snapshot", "tables.qcow2:qcow2", *args, preexec_fn=lambda: before_exec("Ctrl-C"))
+    check(f"disk snapshot {args[0]}, Ctrl-C", p.returncode == (said != "") and said in p.stderr.decode() and names() == left, (p, names()))
+lodge("disk", "create", "s/long:lodgefs", "-s", "2G")
+for name in "tables.qcow2:qcow2", "s/long:lodgefs":
+    p = raw("disk", "resize", name, "16M", "--shrink", preexec_fn=lambda: before_exec("Ctrl-C"))
+    check(f"disk resize {name}, Ctrl-C", p.returncode == 1 and b"stopped: it has 2147483648 bytes as before" in p.stderr and size(name) == 2 << 30, (p, size(name)))
+    check(f"{name} is whole", lodge(*(("disk", "check", name) if "/" not in name else ("store", "check", "s:lodgefs"))).returncode == 0)
+shown = terminal_bytes(120, "disk", "resize", "tables.qcow2:qcow2", "16M", "--shrink")
+bars = [b for b in re.split("\r\033\\[K", shown) if b.startswith("resizing")]
+check("disk resize --shrink: a bar", len(bars) >= 2 and "2032.0 MiB" in bars[0], shown)
+check("and then it is shorter", size("tables.qcow2:qcow2") == 16 << 20 and os.path.getsize("tables.qcow2") < 32 << 20)
 p = raw("disk", "convert", "data.raw:raw", "whole.raw:raw", preexec_fn=lambda: before_exec("ignored"))
 check("a Ctrl-C that is ignored does not stop it", p.returncode == 0 and os.path.getsize("whole.raw") == 8 << 20, p)
 p = raw("disk", "resize", "data.raw:raw", "+18446744073709551615B", "--shrink")

@@ -172,6 +172,7 @@ static int open_as(struct session *s, const char *text, unsigned flags, const ch
 		.kv = kv,
 		.loop = &s->loop,
 		.stores = &s->stores,
+		.watch = &s->watch,
 		.client = {.lost = on_lost, .bitmap_lost = on_bitmap_lost, .ctx = s}};
 	unsigned n = 0;
 	int rc = name ? session_options(cut_keys(name), kv, SESSION_KEYS, e)

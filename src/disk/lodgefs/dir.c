@@ -607,6 +607,22 @@ int lf_disk_rename(struct lf *fs, const char *from, const char *to, struct err *
 
 /* ---- a disk that is open ---- */
 
+#define CUT GiB /* between two looks at whether to go on */
+
+/* What is cut off does not come back when it grows again. */
+static int cut(struct disk *d, uint64_t size, struct err *e)
+{
+	int rc = 0;
+
+	for (uint64_t at = size, n; at < d->size && !rc; at += n) {
+		n = MIN(d->size - at, CUT);
+		if (!disk_go_on(d, at - size, d->size - size))
+			return disk_stopped(d, size, e);
+		rc = disk_rw(d, DISK_WRITE_ZEROES, at, NULL, n, e);
+	}
+	return rc;
+}
+
 int lf_resize(struct disk *d, uint64_t size, struct err *e)
 {
 	struct lf_disk *l = d->priv;
@@ -617,9 +633,7 @@ int lf_resize(struct disk *d, uint64_t size, struct err *e)
 		return 0;
 	if (size > LF_SIZE_MAX)
 		return err_set(e, -EFBIG, "disk %s: is not made larger than 64 PiB", d->o.path);
-	/* What is cut off does not come back when it grows again. */
-	if (size < d->size)
-		rc = disk_rw(d, DISK_WRITE_ZEROES, size, NULL, d->size - size, e);
+	rc = cut(d, size, e);
 	if (!rc)
 		rc = lf_fail(fs,
 			lf_reserve(fs, 2 * LF_HEIGHT_MAX, size < d->size ? 0 : LF_PAGES_SPARE), e);

@@ -36,17 +36,24 @@ static int zero(struct disk *d, uint64_t off, uint64_t end)
 	return r.result;
 }
 
-static int cut(struct qcow2 *q, uint64_t from, uint64_t end)
+#define LOOKS 64u /* clusters between two looks at whether to go on */
+
+/* may_stop: it says how far it is, and may end early. */
+static int cut(struct qcow2 *q, uint64_t from, uint64_t end, bool may_stop)
 {
 	uint64_t first = (from + q->cluster_size - 1) >> q->cluster_bits;
 	uint64_t last = (end + q->cluster_size - 1) >> q->cluster_bits;
 	int rc = 0;
 
-	for (uint64_t c = first; c < last && !rc;) {
+	for (uint64_t c = first, n = 0; c < last && !rc; n++) {
 		struct q_slice *s;
 		struct q_map m;
 		uint64_t at, entry;
 
+		if (may_stop && n % LOOKS == 0 &&
+			!disk_go_on(q->d, (c - first) << q->cluster_bits,
+				(last - first) << q->cluster_bits))
+			return q_commit(q) ?: -ECANCELED;
 		rc = q_map(q, c << q->cluster_bits, end - (c << q->cluster_bits), false, &m);
 		if (!rc && m.type == Q_UNALLOCATED && !m.host && m.len >= q->cluster_size) {
 			c += m.len >> q->cluster_bits;
@@ -79,7 +86,7 @@ int q_empty(struct disk *d, struct err *e)
 			"disk %s: its data is in a file of its own, which is not emptied",
 			d->o.path);
 	q->unpacked_entry = 0;
-	rc = cut(q, 0, d->size);
+	rc = cut(q, 0, d->size, false);
 	return rc ? err_sys(e, rc, "disk %s: cannot be emptied", d->o.path) : 0;
 }
 
@@ -98,6 +105,7 @@ static int shrink(struct qcow2 *q, uint64_t size, uint64_t back)
 {
 	struct disk *d = q->d;
 	uint64_t old = d->size, end = MIN(old, align_up(size, q->cluster_size));
+	bool zeroes;
 	int rc;
 
 	/* Where the backing file would be seen while entries go one by one, zeroes stand in their places first. Version 2 has no entries that say so. */
@@ -108,12 +116,14 @@ static int shrink(struct qcow2 *q, uint64_t size, uint64_t back)
 	if (rc)
 		return rc;
 	/* Of data no entry is left behind the new end: who grows the disk again would see it. */
-	if (end > align_up(size, q->cluster_size)) {
-		rc = cut(q, end, old) ?: set_size(q, size);
-		return rc ?: cut(q, size, old);
-	}
-	rc = cut(q, size, old);
-	return rc ?: set_size(q, size);
+	zeroes = end > align_up(size, q->cluster_size);
+	rc = cut(q, zeroes ? end : size, old, true) ?: set_size(q, size);
+	if (!rc)
+		return zeroes ? cut(q, size, old, false) : 0;
+	/* It keeps its size, and bitmaps theirs. */
+	if (!q_bitmaps_resize(q, old))
+		q_bitmaps_mark(q, size, old - size);
+	return rc;
 }
 
 /* Tables of the disk that lead behind its end, where nothing stands in them any more. */
@@ -142,7 +152,7 @@ static int drop_tables(struct qcow2 *q, uint64_t size)
 static int cut_files(struct qcow2 *q, uint64_t size)
 {
 	uint64_t data = q->raw_data ? size : align_up(size, q->cluster_size);
-	int rc = cut(q, size, q->h.l1_size * (q->cluster_size << q->l2_bits));
+	int rc = cut(q, size, q->h.l1_size * (q->cluster_size << q->l2_bits), false);
 
 	rc = rc ?: drop_tables(q, size);
 	rc = rc ?: q_cut_file(q);
@@ -162,7 +172,7 @@ static int grow(struct qcow2 *q, uint64_t size, uint64_t back)
 	int rc = n > QCOW2_L1_MAX / 8 ? -EFBIG : q_bitmaps_resize(q, size);
 
 	if (!rc)
-		rc = cut(q, old, q->h.l1_size * (q->cluster_size << q->l2_bits));
+		rc = cut(q, old, q->h.l1_size * (q->cluster_size << q->l2_bits), false);
 	if (!rc && n > q->h.l1_size)
 		rc = q_resize_l1(q, (uint32_t)n, old);
 	if (rc)
@@ -214,6 +224,8 @@ int q_resize(struct disk *d, uint64_t size, struct err *e)
 	rc = size < old ? shrink(q, size, back) : size > old ? grow(q, size, back) : 0;
 	if (!rc && q->raw_data && size > old && !q->data->block_device)
 		rc = file_truncate(q->data, size, e);
+	if (rc == -ECANCELED)
+		return disk_stopped(d, size, e);
 	if (rc)
 		return err_sys(e, rc, "disk %s: cannot be made %llu bytes long", d->o.path,
 			(unsigned long long)size);

@@ -149,6 +149,10 @@ struct qcow2 {
 	unsigned
 		filled; /* allocations in a row that followed when small writes had filled what the one before gave (q_filled) */
 	struct q_snaps *snaps; /* snapshot.c; NULL: not wanted yet */
+	struct {
+		uint64_t done, of; /* tables */
+		bool stops; /* it can be undone */
+	} steps; /* of what is done to one */
 	uint64_t snapshots_bytes; /* of the snapshot table, once it was loaded */
 	uint64_t packed_at, packed_end; /* where the next compressed cluster goes */
 

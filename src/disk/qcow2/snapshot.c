@@ -309,6 +309,27 @@ static int table_refs(struct qcow2 *q, uint64_t table, int delta)
 	return rc;
 }
 
+/* ---- how far it is ---- */
+
+static uint64_t tables_in(const uint64_t *l1, uint64_t n)
+{
+	uint64_t all = 0;
+
+	while (n--)
+		all += (l1[n] & Q_OFFSET) != 0;
+	return all;
+}
+
+/* Another table is done. -ECANCELED: it is to stop, and can. */
+static int step(struct qcow2 *q)
+{
+	bool go = disk_go_on(
+		q->d, ++q->steps.done << q->cluster_bits, q->steps.of << q->cluster_bits);
+
+	return go || !q->steps.stops ? 0 : -ECANCELED;
+}
+
+/* What was counted up of these tables is counted down again when it is stopped: then all is as it was. */
 static int tree_refs(struct qcow2 *q, const uint64_t *l1, uint64_t n, int delta)
 {
 	int rc = 0;
@@ -323,6 +344,11 @@ static int tree_refs(struct qcow2 *q, const uint64_t *l1, uint64_t n, int delta)
 		rc = table_refs(q, table, delta);
 		rc = rc ?: q_refcount_add(q, table >> q->cluster_bits, 1, delta);
 		rc = rc ?: breathe(q);
+		rc = rc ?: step(q);
+		if (rc == -ECANCELED) {
+			q->steps.stops = false;
+			return tree_refs(q, l1, i + 1, -delta) ?: rc;
+		}
 	}
 	return rc;
 }
@@ -371,7 +397,7 @@ static int flags(struct qcow2 *q)
 		if (now != q->l1[i])
 			bitmap_set(q->l1_dirty, i / 64);
 		q->l1[i] = now;
-		rc = breathe(q);
+		rc = breathe(q) ?: step(q);
 	}
 	return rc;
 }
@@ -490,7 +516,10 @@ static int create(struct qcow2 *q, struct q_snaps *t, const char *name)
 	t->n++;
 	if (!s->id || !s->name || !s->extra || set_keys(t, t->n - 1))
 		return -ENOMEM;
+	q->steps.of = 2 * tables_in(q->l1, q->h.l1_size);
+	q->steps.stops = true;
 	rc = tree_refs(q, q->l1, q->h.l1_size, 1);
+	q->steps.stops = false;
 	rc = rc ?: write_l1(q, q->l1, s->l1_size, 0, &s->l1_off);
 	rc = rc ?: flags(q);
 	rc = rc ?: append(q, s, t->n);
@@ -505,6 +534,7 @@ static int delete (struct qcow2 *q, struct q_snaps *t, unsigned i, struct err *e
 
 	if (rc)
 		return rc;
+	q->steps.of = tables_in(l1, gone.l1_size) + tables_in(q->l1, q->h.l1_size);
 	memmove(&t->s[i], &t->s[i + 1], (t->n - i - 1) * sizeof(*t->s));
 	memmove(&t->key[2 * i], &t->key[2 * i + 2], (t->n - i - 1) * 2 * sizeof(*t->key));
 	t->n--;
@@ -596,12 +626,16 @@ static int apply(struct qcow2 *q, const struct q_snap *s, struct err *e)
 	n = MAX(n, 1u);
 	more = calloc(n, 8);
 	old = calloc(MAX(oldn, 1ull), 8);
-	rc = more && old ? q_bitmaps_resize(q, s->size) : -ENOMEM;
+	rc = more && old ? 0 : -ENOMEM;
 	if (!rc) {
 		memcpy(more, l1, s->l1_size * 8ull);
 		memcpy(old, q->l1, oldn * 8);
+		q->steps.of = 2 * tables_in(more, n) + tables_in(old, oldn);
 	}
+	q->steps.stops = true;
 	rc = rc ?: tree_refs(q, more, n, 1);
+	q->steps.stops = false;
+	rc = rc ?: q_bitmaps_resize(q, s->size);
 	rc = rc ?: write_l1(q, more, n, 0, &host);
 	rc = rc ?: switch_l1(q, more, n, host, s->size);
 	free(l1);
@@ -698,7 +732,7 @@ static int give_up(struct qcow2 *q, int code, struct err *e)
 int q_snapshot(struct disk *d, enum disk_snap_op op, const char *name, struct err *e)
 {
 	struct qcow2 *q = d->priv;
-	bool was_dirty = q->dirty_set;
+	bool was_dirty = q->dirty_set, stopped;
 	int rc = remember(q, e), i;
 
 	if (rc)
@@ -710,17 +744,22 @@ int q_snapshot(struct disk *d, enum disk_snap_op op, const char *name, struct er
 	rc = q_settle(q);
 	rc = rc ?: q_set_incompatible(q, QCOW2_DIRTY, 0);
 	q->dirty_set = q->v3;
+	q->steps.done = q->steps.of = 0;
 	if (!rc)
 		rc = op == DISK_SNAP_CREATE   ? create(q, q->snaps, name)
 		     : op == DISK_SNAP_DELETE ? delete (q, q->snaps, (unsigned)i, e)
 					      : apply(q, &q->snaps->s[i], e);
-	rc = rc ?: q_settle(q);
+	stopped = rc == -ECANCELED;
+	rc = stopped ? q_settle(q) : rc ?: q_settle(q);
 	q->dirty_set = was_dirty;
 	if (!rc && !was_dirty)
 		rc = q_set_incompatible(q, 0, QCOW2_DIRTY);
-	if (!rc)
+	if (!rc && !stopped)
 		return 0;
 	q_snaps_forget(q);
+	if (!rc)
+		return err_set(e, -ECANCELED, "disk %s: stopped: it is as it was before%s",
+			d->o.path, op == DISK_SNAP_CREATE ? ", without a new snapshot" : "");
 	return give_up(q, rc, e);
 }
 

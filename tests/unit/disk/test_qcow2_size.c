@@ -1,4 +1,7 @@
-/* test_qcow2_size.c: a qcow2 disk that becomes shorter: its files end behind what is in use, whatever was there, and at every power cut. */
+/*
+ * test_qcow2_size.c: a qcow2 disk that becomes shorter: its files end behind what is in use, whatever was there, and at every power cut. That, and snapshots, are
+ * stopped wherever they look whether to go on.
+ */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -53,6 +56,23 @@ static void make(const char *name, uint64_t size, const struct disk_kv *kv)
 		&rig.e, "create");
 }
 
+/* Lets so many looks pass, and says stop from then on. */
+static bool stop(void *ctx, uint64_t done, uint64_t of)
+{
+	unsigned *left = ctx;
+
+	assert_true(done <= of);
+	return *left && --*left;
+}
+
+static void on_bitmap_lost(void *ctx, const struct err *what)
+{
+	fail_msg("%s", err_msg(what));
+}
+
+static unsigned looks;
+static const struct disk_watch watch = {.progress = stop, .ctx = &looks};
+
 static struct disk *get(struct memdevs *devs, const char *name, bool force)
 {
 	struct disk *d;
@@ -64,6 +84,8 @@ static struct disk *get(struct memdevs *devs, const char *name, bool force)
 			   .force = force,
 			   .offline = true,
 			   .discard = true,
+			   .watch = looks ? &watch : NULL,
+			   .client = {.bitmap_lost = on_bitmap_lost},
 			   .loop = &rig.loop,
 			   .open_file = memdevs_open,
 			   .open_ctx = devs},
@@ -231,12 +253,123 @@ static void power(void **state)
 	}
 }
 
+static unsigned snapshots(struct disk *d)
+{
+	struct disk_snapshot *list;
+	unsigned n;
+
+	ok(disk_snapshots(d, &list, &n, &rig.e), &rig.e, "snapshots");
+	free(list);
+	return n;
+}
+
+static void starts(const struct kind *k)
+{
+	struct disk *d;
+
+	memdevs_free(&rig.devs);
+	memset(&rig.devs, 0, sizeof(rig.devs));
+	make("a", SIZE, k->kv);
+	d = get(&rig.devs, "a", false);
+	fill(d, 0, SIZE, 1);
+	if (!k->data)
+		ok(disk_bitmap(d, DISK_BITMAP_ADD, "b", 65536, &rig.e), &rig.e, "bitmap");
+	disk_close(d);
+}
+
+/* Stopped at each place where it looks: the disk keeps its size, what is to stay is there, and its bitmap knows what is not; the same again goes to the end. */
+static void shrinking_stops(void **state)
+{
+	const struct kind *k = &kinds[0];
+
+	for (unsigned n = 1, stopped = 1; stopped; n++) {
+		uint64_t len = SIZE - LESS;
+		struct disk *d;
+		bool dirty;
+
+		starts(k);
+		looks = n;
+		d = get(&rig.devs, "a", false);
+		stopped = disk_resize(d, LESS, &rig.e) == -ECANCELED;
+		looks = 0;
+		assert_true(stopped || n > 8);
+		assert_true(!stopped ||
+			    strstr(err_msg(&rig.e), "stopped: it has 10485760 bytes as before"));
+		assert_int_equal(disk_size(d), stopped ? SIZE : LESS);
+		has(d, 0, LESS, 1);
+		disk_close(d);
+		check(&rig.devs, "a", true);
+		d = get(&rig.devs, "a", false);
+		assert_int_equal(disk_size(d), stopped ? SIZE : LESS);
+		has(d, 0, LESS, 1);
+		if (stopped) {
+			ok(disk_bitmap_status(d, "b", LESS, &len, &dirty, &rig.e), &rig.e,
+				"bitmap");
+			assert_true(dirty && len == SIZE - LESS);
+			ok(disk_resize(d, LESS, &rig.e), &rig.e, "again");
+			has(d, 0, LESS, 1);
+		}
+		disk_close(d);
+		check(&rig.devs, "a", true);
+	}
+}
+
+/* A snapshot that is stopped is none; going back that is stopped has not gone. What cannot be undone any more is finished. */
+static void snapshots_stop(void **state)
+{
+	static const enum disk_snap_op ops[] = {
+		DISK_SNAP_CREATE, DISK_SNAP_APPLY, DISK_SNAP_DELETE};
+	const struct kind *k = &kinds[0];
+
+	for (unsigned i = 0; i < ARRAY_SIZE(ops); i++) {
+		unsigned n = 1, most = 0;
+
+		for (bool stopped = true; stopped; n++) {
+			bool create = ops[i] == DISK_SNAP_CREATE;
+			struct disk *d;
+
+			starts(k);
+			d = get(&rig.devs, "a", false);
+			if (!create) {
+				ok(disk_snapshot(d, DISK_SNAP_CREATE, "s", &rig.e), &rig.e,
+					"create");
+				fill(d, 2 * MiB, 4 * MiB, 2);
+			}
+			disk_close(d);
+			looks = n;
+			d = get(&rig.devs, "a", false);
+			stopped = disk_snapshot(d, ops[i], "s", &rig.e) == -ECANCELED;
+			looks = 0;
+			most += stopped;
+			assert_true(!stopped ||
+				    strstr(err_msg(&rig.e), "stopped: it is as it was before"));
+			assert_int_equal(
+				snapshots(d), ops[i] == DISK_SNAP_DELETE ? 0 : !create || !stopped);
+			has(d, 2 * MiB, 4 * MiB,
+				create || (ops[i] == DISK_SNAP_APPLY && !stopped) ? 1 : 2);
+			disk_close(d);
+			check(&rig.devs, "a", true);
+			d = get(&rig.devs, "a", false);
+			fill(d, 0, MiB, 3);
+			if (stopped)
+				ok(disk_snapshot(d, ops[i], "s", &rig.e), &rig.e, "again");
+			has(d, MiB, 2 * MiB, 1);
+			disk_close(d);
+			check(&rig.devs, "a", true);
+		}
+		/* Each of the five tables of the disk was a place to stop, but for what is finished. */
+		assert_int_equal(most, ops[i] == DISK_SNAP_DELETE ? 0 : 5);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(shorter, setup, teardown),
 		cmocka_unit_test_setup_teardown(snapshot_stays, setup, teardown),
 		cmocka_unit_test_setup_teardown(power, setup, teardown),
+		cmocka_unit_test_setup_teardown(shrinking_stops, setup, teardown),
+		cmocka_unit_test_setup_teardown(snapshots_stop, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
