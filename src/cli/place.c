@@ -16,7 +16,7 @@
 #include "disk/lock.h"
 #include "vm/rundir.h"
 
-#define BUSY_TRIES 1000 /* of 10 ms: the memory of a large machine is taken back first */
+#define BUSY_TRIES 3000 /* of 10 ms: memory is taken back first, and disks are let go */
 
 int place_path(const char *name, char *path, size_t size, struct err *e)
 {

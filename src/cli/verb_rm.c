@@ -7,9 +7,9 @@
 #include "cli/verb.h"
 #include "vm/rundir.h"
 
-#define ENDING_MS 3000
+#define ENDING_MS 30000
 
-/* A machine that has just ended is held by its process for a moment longer, until the kernel has taken its memory back. */
+/* A machine that has just ended is held by its process for a moment longer, until the kernel has taken its memory back, and by its keeper, who clears up. */
 static int find(struct place *p, const char *name, struct err *e)
 {
 	for (int i = 0;; i++) {
