@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# time-limit: 280
+# time-limit: 420
 """Bare guests of guest/rv64 on Lodge: each prints SUCCESS and ends with code 0, with so many vCPUs: translated, translated with the smallest
 code cache, and interpreted. The same on QEMU, where the guest does not test what QEMU is known to do otherwise."""
 import os
