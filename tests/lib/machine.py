@@ -9,6 +9,7 @@
 The console is the process's standard input and output, as when lodge-vm is run by hand. Everything it makes lies in LODGE_HOME below
 $LODGE_TMP. A machine that is still there at the end of the block is killed.
 """
+import contextlib
 import json
 import os
 import select
@@ -43,6 +44,16 @@ def sh(*cmd, code=0, **kw):
     if p.returncode != code:
         raise AssertionError(f"{' '.join(cmd)}: {p.returncode}, not {code}\n{p.stdout}{p.stderr}")
     return p.stdout + p.stderr
+
+
+@contextlib.contextmanager
+def loop_device(path, *options):
+    """A block device upon a file, by losetup's options; needs root."""
+    dev = sh("losetup", "-f", "--show", *options, path).strip()
+    try:
+        yield dev
+    finally:
+        sh("losetup", "-d", dev)
 
 
 def wait_for(f, seconds=60):

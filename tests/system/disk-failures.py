@@ -19,7 +19,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
 from failing import take_lease
-from machine import BUILD, LODGE, Machine, fill_up, sh
+from machine import BUILD, LODGE, Machine, fill_up, loop_device, sh
 
 TOOL = f"{BUILD}/tests/tools/disk-failures"
 IO = f"{BUILD}/tests/tools/disk-io"
@@ -366,16 +366,13 @@ def device(fmt, sector=512):
         back, filler = f"{t}/back", f"{t}/filler"
         with open(back, "wb") as f:
             f.truncate(96 * MIB)
-        dev = sh("losetup", "-f", "--show", "-b", str(sector), back).strip()
-        try:
+        with loop_device(back, "-b", str(sector)) as dev:
             if fmt == "lodgefs":
                 sh(LODGE, "store", "create", f"{dev}:lodgefs", "--size", "96M", "-o", f"journal=2M,sums={SUMS}", "--force")
                 sh(LODGE, "disk", "create", f"{dev}/d:lodgefs", "--size", "64M")
             if fmt == "qcow2":
                 sh(LODGE, "disk", "create", f"{dev}:qcow2", "--size", "64M", "--force")
             yield f"{dev}/d" if fmt == "lodgefs" else dev, dev, filler
-        finally:
-            subprocess.run(["losetup", "-d", dev], check=True)
 
 
 def stays_lost(d, policy, filler):
@@ -523,8 +520,7 @@ def wide_sectors(fmt):
     """Requests of 512 bytes on a device whose own sectors have 4 KiB, where fallocate(2) refuses them."""
     with tempfile.TemporaryDirectory(prefix="lodge-wide-") as t:
         os.truncate(os.open(f"{t}/back", os.O_CREAT | os.O_RDWR), 64 * MIB)
-        dev = sh("losetup", "-f", "--show", "-b", "4096", f"{t}/back").strip()
-        try:
+        with loop_device(f"{t}/back", "-b", "4096") as dev:
             name, size = dev, 2 * MIB
             if fmt == "qcow2":
                 sh(LODGE, "disk", "create", f"{dev}:qcow2", "--size", "2M", "-o", "cluster-size=512B", "--force")
@@ -551,8 +547,6 @@ def wide_sectors(fmt):
                 got = open(f"{t}/read", "rb").read(size)
                 assert got == disk, f"{mode}: sector {next(i for i in range(size) if got[i] != disk[i]) // 512} differs"
             whole(fmt, dev)
-        finally:
-            subprocess.run(["losetup", "-d", dev], check=True)
 
 
 def removed(fmt):

@@ -12,7 +12,7 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
-from machine import LODGE, sh, wait_for
+from machine import LODGE, loop_device, sh, wait_for
 
 MIB = 1 << 20
 failed = 0
@@ -627,12 +627,9 @@ def _():
     def on_device(size, work):
         with open("back", "wb") as f:
             f.write(b"old " * (size // 4))
-        dev = sh("losetup", "-f", "--show", "back").strip()
-        try:
+        with loop_device("back") as dev:
             work(dev)
-        finally:
-            sh("losetup", "-d", dev)
-            os.remove("back")
+        os.remove("back")
 
     def copied(fmt, name, *options):
         def work(dev):
@@ -663,8 +660,7 @@ def _():
     sh(LODGE, "store", "create", "s:lodgefs", "-s", "64M")
     os.truncate("s", 64 * MIB)  # a device has all blocks
     for name, fmt in ("r", "raw"), ("q", "qcow2"), ("s", "lodgefs"):
-        dev = sh("losetup", "-r", "-f", "--show", name).strip()
-        try:
+        with loop_device(name, "-r") as dev:
             if fmt == "lodgefs":
                 has(sh(LODGE, "store", "df", f"{dev}:lodgefs"), "0 disks")
                 has(disk("create", f"{dev}/d:lodgefs", "-s", "1M", code=1), "a device that may only be read")
@@ -673,8 +669,6 @@ def _():
             has(disk("convert", "r:raw", f"{dev}:{fmt}", "--force", code=1), f"{dev} is a device that may only be read")
             if fmt == "qcow2":
                 has(disk("snapshot", f"{dev}:qcow2", "--create", "s", code=1), "a device that may only be read")
-        finally:
-            sh("losetup", "-d", dev)
 
 
 @check("a block device for the data alone: zeroes first where it is to be the disk by itself, no disk larger than it")
@@ -684,8 +678,7 @@ def _():
         return
     with open("back", "wb") as f:
         f.write(b"old " * (6 * MIB))
-    dev = sh("losetup", "-f", "--show", "back").strip()
-    try:
+    with loop_device("back") as dev:
         for raw in "on", "off":
             options = ("-o", f"data-file={dev},data-file-raw={raw}", "--force")
             has(disk("create", "q:qcow2", "-s", "25M", *options, code=1), "has 25165824 bytes")
@@ -701,8 +694,6 @@ def _():
             if raw == "on":  # what is behind the disk is left
                 with open(dev, "rb") as f, open("flaton", "rb") as g:
                     assert f.read(16 * MIB) == g.read() and f.read(4) == b"old ", "the device is the disk"
-    finally:
-        sh("losetup", "-d", dev)
 
 
 @check("a host that is full: it is said that it is, and what is left behind")

@@ -11,7 +11,7 @@ import struct
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
-from machine import LODGE, sh
+from machine import LODGE, loop_device, sh
 
 PLACE = 0x00FFFFFFFFFFFE00
 COPIED = 1 << 63
@@ -113,12 +113,9 @@ def main():
         sys.exit(failed > 0)
     with open("device", "wb") as f:
         f.truncate(2 << 20)
-    loop = sh("losetup", "-f", "--show", "device").strip()
-    try:
+    with loop_device("device") as dev:
         for b in breaks:
-            attempt(f"{b.__name__}, a block device", b, loop)
-    finally:
-        sh("losetup", "-d", loop)
+            attempt(f"{b.__name__}, a block device", b, dev)
     sys.exit(failed > 0)
 
 

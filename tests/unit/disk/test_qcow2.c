@@ -18,30 +18,10 @@
 #include "disk/tool.h"
 #include "disk/qcow2/qcow2.h"
 #include "disk/qcow2/header.h"
+#include "images.h"
 
 #define SIZE (64 * MiB)
 #define CLUSTER (64 * KiB)
-
-static struct rig {
-	uv_loop_t loop;
-	struct memdevs devs;
-	struct err e;
-} rig;
-
-static int setup(void **state)
-{
-	memset(&rig, 0, sizeof(rig));
-	uv_loop_init(&rig.loop);
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	uv_run(&rig.loop, UV_RUN_DEFAULT);
-	assert_int_equal(uv_loop_close(&rig.loop), 0);
-	memdevs_free(&rig.devs);
-	return 0;
-}
 
 static int make(const char *name, const struct disk_kv *kv, const char *backing, const char *format)
 {

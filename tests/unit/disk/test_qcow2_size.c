@@ -18,30 +18,10 @@
 #include "disk/memdev.h"
 #include "disk/tool.h"
 #include "expect.h"
+#include "images.h"
 
 #define SIZE (10 * MiB) /* with clusters of 4 KiB two refcount blocks and five L2 tables */
 #define LESS MiB
-
-static struct rig {
-	uv_loop_t loop;
-	struct memdevs devs;
-	struct err e;
-} rig;
-
-static int setup(void **state)
-{
-	memset(&rig, 0, sizeof(rig));
-	uv_loop_init(&rig.loop);
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	uv_run(&rig.loop, UV_RUN_DEFAULT);
-	assert_int_equal(uv_loop_close(&rig.loop), 0);
-	memdevs_free(&rig.devs);
-	return 0;
-}
 
 static void make(const char *name, uint64_t size, const struct disk_kv *kv)
 {
